@@ -1,0 +1,339 @@
+"""What a run is, as frozen dataclasses: the keys of ``configs/*.yaml``.
+
+Nothing here imports JAX, so that ``--help`` and a wrong key answer at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from bert_jax.errors import BadInputError
+
+# Sizes of the paper (base, large) and of the published miniatures:
+# layers, hidden size, attention heads; the feed-forward size is always 4 x hidden.
+_SIZES = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+_VOCABULARY_SIZES = {"": 30_522, "-uncased": 30_522, "-cased": 28_996}
+
+# name -> (vocabulary size, layers, hidden size, attention heads)
+PRESETS: Mapping[str, tuple[int, int, int, int]] = {
+    f"bert-{size}{casing}": (vocabulary, *shape)
+    for size, shape in _SIZES.items()
+    for casing, vocabulary in _VOCABULARY_SIZES.items()
+}
+
+
+def as_dict(config: RunConfig) -> dict[str, Any]:
+    """The config as it is saved: nested dicts and a list of phases."""
+    return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dict as {"a.b": value}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _at_least(section: str, config: Any, low: int, names: str) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        if not value >= low:
+            raise BadInputError(f"{section}.{name} must be at least {low}, not {value}")
+
+
+def _share(section: str, config: Any, names: str) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise BadInputError(f"{section}.{name} must be in [0, 1), not {value}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. Sizes left at 0 come from the preset.
+
+    Args:
+        preset: bert-tiny, -mini, -small, -medium, -base or -large, each also -cased/-uncased.
+        vocab_size: Rows of the token embedding; 0 = the vocabulary of the data.
+        hidden_size: Width of the residual stream.
+        layers: Encoder layers.
+        heads: Attention heads; must divide hidden_size.
+        feed_forward_size: Width inside the feed-forward block.
+        max_positions: Longest sequence the position embedding can take.
+        segments: Kinds of segment ids (BERT: 2).
+        hidden_dropout: Dropout after the embeddings and after each sub-block.
+        attention_dropout: Dropout on the attention probabilities.
+        gelu: tanh approximation (google-research/bert) or erf (Hugging Face's "gelu").
+        layer_norm_epsilon: Added to the variance.
+        initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of them).
+        dtype: Type of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
+    """
+
+    preset: str = "bert-base"
+    vocab_size: int = 0
+    hidden_size: int = 0
+    layers: int = 0
+    heads: int = 0
+    feed_forward_size: int = 0
+    max_positions: int = 512
+    segments: int = 2
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    gelu: Literal["tanh", "erf"] = "tanh"
+    layer_norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def resolved(self) -> ModelConfig:
+        """This config with every size stated.
+
+        Raises:
+            BadInputError: The preset is unknown or the sizes do not fit each other.
+        """
+        if self.preset not in PRESETS:
+            raise BadInputError(
+                f"model.preset {self.preset!r} is unknown; choose one of {', '.join(PRESETS)}"
+            )
+        _, layers, hidden_size, heads = PRESETS[self.preset]
+        hidden_size = self.hidden_size or hidden_size
+        full = replace(
+            self,
+            layers=self.layers or layers,
+            hidden_size=hidden_size,
+            heads=self.heads or heads,
+            feed_forward_size=self.feed_forward_size or 4 * hidden_size,
+        )
+        _at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
+        _at_least("model", full, 0, "vocab_size")
+        _at_least("model", full, 2, "segments")
+        _share("model", full, "hidden_dropout attention_dropout")
+        if full.hidden_size % full.heads:
+            raise BadInputError(
+                f"model.hidden_size {full.hidden_size} is not a multiple of"
+                f" model.heads {full.heads}"
+            )
+        return full
+
+    def with_vocabulary(self, size: int) -> ModelConfig:
+        """This network for a vocabulary of `size` tokens; a larger ``vocab_size`` is kept.
+
+        Raises:
+            BadInputError: ``vocab_size`` is set and smaller than `size`.
+        """
+        if self.vocab_size == 0:
+            return replace(self, vocab_size=size)
+        if self.vocab_size < size:
+            raise BadInputError(
+                f"model.vocab_size {self.vocab_size} is smaller than the {size} tokens of the"
+                " tokenizer; raise it, or leave it out to take the tokenizer's"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which tokens are read and how they become masked pairs.
+
+    Args:
+        store: Folder written by ``bert-jax prepare``.
+        mlm_probability: Share of the tokens of a sequence that is predicted.
+        max_predictions: Most predictions in a sequence; 0 = ceil(mlm_probability x length).
+        short_seq_prob: Share of the passes over a document that aim at a shorter sequence.
+    """
+
+    store: str = ""
+    mlm_probability: float = 0.15
+    max_predictions: int = 0
+    short_seq_prob: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        _share("data", self, "mlm_probability short_seq_prob")
+        _at_least("data", self, 0, "max_predictions")
+
+    def predictions(self, length: int) -> int:
+        """Prediction slots (P) of a sequence of `length` tokens."""
+        return self.max_predictions or math.ceil(self.mlm_probability * length)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The update rule.
+
+    Args:
+        recipe: adamw, or bert2018 for the published code's rules (no bias correction, learning
+            rate that jumps at the end of the warm-up).
+        learning_rate: Peak learning rate.
+        warmup_steps: Updates over which the learning rate rises linearly from 0.
+        weight_decay: Decoupled decay; not applied to biases and LayerNorm.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        epsilon: Added to the root of the second moment.
+        clip_norm: Largest global gradient norm.
+    """
+
+    recipe: Literal["adamw", "bert2018"] = "adamw"
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10_000
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        _at_least("optimizer", self, 0, "learning_rate warmup_steps weight_decay epsilon")
+        _share("optimizer", self, "beta1 beta2")
+        if not self.clip_norm > 0:
+            raise BadInputError(f"optimizer.clip_norm must be above 0, not {self.clip_norm}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length of the run and what is reported on the way.
+
+    Args:
+        steps: Updates in all; 0 = the sum of the phases. Otherwise phases are cut off there, or
+            the last one goes on until there.
+        batch_size: Sequences per update, over all devices and processes.
+        log_every: Updates between log lines.
+        eval_every: Updates between held-out evaluations; 0 = none.
+        eval_batches: Batches of a held-out evaluation; 0 = all there are.
+    """
+
+    steps: int = 0
+    batch_size: int = 256
+    log_every: int = 100
+    eval_every: int = 1000
+    eval_batches: int = 50
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        _at_least("train", self, 1, "batch_size log_every")
+        _at_least("train", self, 0, "steps eval_every eval_batches")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the run with one sequence length.
+
+    Args:
+        length: Tokens of a sequence, [CLS] and [SEP] included.
+        steps: Updates; 0 = up to train.steps (last phase only).
+        batch_size: Sequences per update; 0 = train.batch_size.
+    """
+
+    length: int = 128
+    steps: int = 0
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.length < 5:
+            raise BadInputError(
+                f"phases: length {self.length} has no room for [CLS] A [SEP] B [SEP];"
+                " use at least 5"
+            )
+        _at_least("phases", self, 0, "steps batch_size")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is saved.
+
+    Args:
+        every: Updates between checkpoints.
+        keep: How many of the newest are kept.
+        keep_best: Also keep the one with the lowest held-out loss.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    keep_best: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        _at_least("checkpoint", self, 1, "every keep")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the step is spread over the devices.
+
+    Args:
+        mapping: jit (one program over a mesh, any number of hosts) or pmap (one host).
+    """
+
+    mapping: Literal["jit", "pmap"] = "jit"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A pre-training run.
+
+    Args:
+        run_dir: Folder of the run; the same folder again resumes it.
+        seed: Decides initial weights, pairs, order, masks and dropout.
+        phases: Stretches of the run, in order, as a list of {length, steps, batch_size}.
+    """
+
+    run_dir: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    phases: tuple[Phase, ...] = (Phase(),)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        """States every size, every phase's steps and batch size, and the steps in all."""
+        if not self.run_dir:
+            raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
+        phases = self._resolved_phases()
+        steps = sum(phase.steps for phase in phases)
+        object.__setattr__(self, "phases", phases)
+        object.__setattr__(self, "train", replace(self.train, steps=steps))
+        object.__setattr__(self, "model", self.model.resolved())
+        for phase in phases:
+            if phase.length > self.model.max_positions:
+                raise BadInputError(
+                    f"phases: length {phase.length} is longer than"
+                    f" model.max_positions {self.model.max_positions}"
+                )
+
+    def _resolved_phases(self) -> tuple[Phase, ...]:
+        if not self.phases:
+            raise BadInputError("phases is empty; give at least one {length, steps}")
+        total = self.train.steps or sum(phase.steps for phase in self.phases)
+        resolved: list[Phase] = []
+        left = total
+        for number, phase in enumerate(self.phases, start=1):
+            last = number == len(self.phases)
+            if phase.steps == 0 and not (last and self.train.steps):
+                raise BadInputError(
+                    f"phase {number} (length {phase.length}) has no steps; give it some"
+                    + (", or set train.steps" if last else "")
+                )
+            steps = left if last else min(phase.steps, left)
+            left -= steps
+            if steps:
+                batch_size = phase.batch_size or self.train.batch_size
+                resolved.append(Phase(phase.length, steps, batch_size))
+        return tuple(resolved)

@@ -1,0 +1,34 @@
+"""Failures that a user or a scheduler can act on; each class carries its exit code.
+
+Anything else that is raised is a bug, ends with exit code 1 and shows its traceback.
+"""
+
+
+class UserError(Exception):
+    """Reported as one line. The text names the file, key or value, and the remedy."""
+
+    exit_code = 1
+
+
+class BadArgumentsError(UserError):
+    """The command line is wrong."""
+
+    exit_code = 64
+
+
+class DeviceUnavailableError(UserError):
+    """No accelerator could be opened, or another process holds it."""
+
+    exit_code = 69
+
+
+class PreemptedError(UserError):
+    """The machine asked the run to end; its state is saved and the same command resumes it."""
+
+    exit_code = 75
+
+
+class BadInputError(UserError):
+    """The config or the data is wrong; starting again cannot help."""
+
+    exit_code = 78

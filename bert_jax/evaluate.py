@@ -1,0 +1,55 @@
+"""Exact held-out losses: sums over all batches, divided once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.batch import Batch
+from bert_jax.parallel import Layout
+from bert_jax.state import Params
+from bert_jax.steps import Objectives, means
+
+
+def evaluate(
+    eval_step: Callable[..., Objectives], layout: Layout, params: Params, batches: Iterator[Batch]
+) -> dict[str, Any]:
+    """Losses, accuracies and perplexity over `batches`.
+
+    Args:
+        eval_step: Of `layout`.
+        layout: Where the step runs.
+        params: Of the model.
+        batches: This process's rows of each.
+
+    Returns:
+        loss, mlm_loss, nsp_loss (nats), mlm_accuracy, nsp_accuracy, perplexity (of masked tokens),
+        predictions (masked tokens), sequences; empty if there is no batch.
+    """
+    # One step behind, so that the next batch is sent while this one is computed; added up in
+    # float64, because thousands of float32 sums would lose digits.
+    total: Objectives | None = None
+    pending: Objectives | None = None
+    for batch in batches:
+        launched = eval_step(params, layout.place(batch.arrays))
+        total, pending = _add(total, pending), launched
+    total = _add(total, pending)
+    if total is None:
+        return {}
+    values = {name: float(value) for name, value in means(total).items()}
+    return values | {
+        "perplexity": math.exp(values["mlm_loss"]),
+        "predictions": int(total.mlm.count),
+        "sequences": int(total.nsp.count),
+    }
+
+
+def _add(total: Objectives | None, more: Objectives | None) -> Objectives | None:
+    if more is None:
+        return total
+    fetched = jax.tree.map(np.float64, jax.device_get(more))
+    return fetched if total is None else jax.tree.map(np.add, total, fetched)

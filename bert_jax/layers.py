@@ -1,0 +1,158 @@
+"""The blocks of BERT (Devlin et al. 2018, https://arxiv.org/abs/1810.04805).
+
+Dimensions have one letter everywhere: B batch, T query token, S key token, D model, N heads,
+H head size, F feed-forward, V vocabulary, P predictions, L layers, E a second D, C classes,
+K kinds of segments.
+
+Parameters are float32. Matrix multiplications run in the config's dtype, softmax and LayerNorm in
+float32. Dropout takes an explicit key; without one (None) a module is deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from bert_jax.config import ModelConfig
+
+# Added to the scores of keys that may not be attended to; finite, so that a row without any key
+# (an example of weight 0) gives numbers instead of NaN.
+MASKED_SCORE = -1e9
+
+
+def initializer(config: ModelConfig) -> jax.nn.initializers.Initializer:
+    """The truncated normal of every kernel and embedding.
+
+    As in TensorFlow the standard deviation is nominal: cutting at two of it leaves 0.88 of it.
+    """
+    return jax.nn.initializers.truncated_normal(config.initializer_range)
+
+
+def dense(
+    config: ModelConfig,
+    einsum: str,
+    kernel_shape: tuple[int, ...],
+    bias_shape: tuple[int, ...],
+    rngs: nnx.Rngs,
+) -> nnx.Einsum:
+    """An affine map, written as the einsum of its input and its kernel."""
+    return nnx.Einsum(
+        einsum,
+        kernel_shape,
+        bias_shape,
+        dtype=jnp.dtype(config.dtype),
+        kernel_init=initializer(config),
+        rngs=rngs,
+    )
+
+
+def layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over D with float32 statistics."""
+    return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_epsilon, dtype=jnp.float32, rngs=rngs
+    )
+
+
+def gelu(config: ModelConfig) -> Callable[[Array], Array]:
+    """The activation function, in its tanh or erf form."""
+    approximate = config.gelu == "tanh"
+    return lambda x: jax.nn.gelu(x, approximate=approximate)
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Zeroes a share `rate` of the elements and scales up the others; the identity without key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def split(key: Array | None, count: int) -> list[Array | None]:
+    """`count` keys from one; no keys from none."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+class Embeddings(nnx.Module):
+    """Sum of token, segment and position embedding, LayerNorm, dropout (paper, section 3)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates the three tables."""
+        init, D = initializer(config), config.hidden_size
+        self.token = nnx.Param(init(rngs.params(), (config.vocab_size, D)))
+        self.segment = nnx.Param(init(rngs.params(), (config.segments, D)))
+        self.position = nnx.Param(init(rngs.params(), (config.max_positions, D)))
+        self.norm = layer_norm(config, rngs)
+        self.rate = config.hidden_dropout
+        self.dtype = config.dtype
+
+    def __call__(self, token_ids: Array, segment_ids: Array, key: Array | None) -> Array:
+        """Embeds int [B, T] ids as [B, T, D]."""
+        T = token_ids.shape[1]
+        # A one-hot product, because the gradient of a gather with few rows serialises on TPU.
+        kinds = jax.nn.one_hot(segment_ids, self.segment.shape[0], dtype=jnp.float32)
+        x = self.token[...][token_ids]
+        x = x + jnp.einsum("BTK,KD->BTD", kinds, self.segment[...])
+        x = x + self.position[...][None, :T]
+        return dropout(self.norm(x), self.rate, key).astype(self.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with biases, in both directions."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates the four projections."""
+        D, N = config.hidden_size, config.heads
+        H = D // N
+        self.query = dense(config, "BTD,DNH->BTNH", (D, N, H), (N, H), rngs)
+        self.key = dense(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
+        self.value = dense(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
+        self.output = dense(config, "BTNH,NHD->BTD", (N, H, D), (D,), rngs)
+        self.rate = config.attention_dropout
+
+    def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
+        """Attends from every token of x [B, T, D] to the tokens that mask, bool [B, S], allows."""
+        query, keys, value = self.query(x), self.key(x), self.value(x)
+        query = query * query.shape[-1] ** -0.5
+        scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, None, None, :], scores, MASKED_SCORE)
+        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), self.rate, key)
+        return self.output(jnp.einsum("BNTS,BSNH->BTNH", weights, value))
+
+
+class FeedForward(nnx.Module):
+    """Two affine maps with a GELU between them."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates both maps."""
+        D, F = config.hidden_size, config.feed_forward_size
+        self.intermediate = dense(config, "BTD,DF->BTF", (D, F), (F,), rngs)
+        self.output = dense(config, "BTF,FD->BTD", (F, D), (D,), rngs)
+        self.activation = gelu(config)
+
+    def __call__(self, x: Array) -> Array:
+        """Maps [B, T, D] to [B, T, D]."""
+        return self.output(self.activation(self.intermediate(x)))
+
+
+class EncoderLayer(nnx.Module):
+    """Attention and feed-forward, each followed by dropout, residual and LayerNorm (post-norm)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates both sub-blocks."""
+        self.attention = Attention(config, rngs)
+        self.attention_norm = layer_norm(config, rngs)
+        self.feed_forward = FeedForward(config, rngs)
+        self.feed_forward_norm = layer_norm(config, rngs)
+        self.rate = config.hidden_dropout
+
+    def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
+        """Maps [B, T, D] to [B, T, D]; mask is bool [B, T]."""
+        weights_key, attention_key, feed_forward_key = split(key, 3)
+        attended = dropout(self.attention(x, mask, weights_key), self.rate, attention_key)
+        x = self.attention_norm(x + attended).astype(x.dtype)
+        fed = dropout(self.feed_forward(x), self.rate, feed_forward_key)
+        return self.feed_forward_norm(x + fed).astype(x.dtype)

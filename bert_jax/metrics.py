@@ -1,0 +1,178 @@
+"""Numbers of a run: ``metrics.jsonl`` and TensorBoard, written without stopping the devices.
+
+The host may launch an update while earlier ones still run; `MetricsLog.push` reads values only a
+few updates later, when they are ready, and so also keeps the host from running far ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from bert_jax.config import RunConfig
+from bert_jax.errors import BadInputError
+from bert_jax.flops import PEAK_FLOPS, training_flops
+from bert_jax.steps import Metrics
+
+FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+# Updates that may be under way at once: enough that devices never wait for the host, few enough
+# that a request to stop is followed soon.
+IN_FLIGHT = 3
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An update whose metrics are not read yet."""
+
+    step: int
+    metrics: Metrics
+    tokens: int
+    sequences: int
+
+
+class MetricsLog:
+    """Collects the metrics of a run and writes those of every ``train.log_every``-th update.
+
+    Attributes:
+        tokens: Trained on so far, without padding, of all updates that were pushed.
+        last: The newest line about updates.
+    """
+
+    def __init__(self, run_dir: Path, config: RunConfig, step: int, tokens: int, seconds: float):
+        """Goes on at `step`; lines of later, lost updates are dropped."""
+        self._config = config
+        self.tokens = tokens
+        self._begun = time.monotonic() - seconds
+        self._queue: deque[Pushed] = deque()
+        self._finite_until = step
+        self.last: dict[str, Any] = {}
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            _drop_after(run_dir / FILE, step)
+            self._file = (run_dir / FILE).open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=step + 1)
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Measures the speed from here, after something other than training took time."""
+        self._since = time.monotonic()
+        self._tokens_since = self.tokens - self._tokens_in_queue()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, over all restarts."""
+        return time.monotonic() - self._begun
+
+    def note(self) -> str:
+        """The newest loss and speed, for a progress bar."""
+        if "loss" not in self.last:
+            return ""
+        return f"loss {self.last['loss']:.3f}  {self.last['tokens_per_second']:,.0f} tokens/s"
+
+    def push(self, step: int, metrics: Metrics, tokens: int, sequences: int) -> None:
+        """Takes the metrics of update `step`, which may still run."""
+        self.tokens += tokens
+        self._queue.append(Pushed(step, metrics, tokens, sequences))
+        while len(self._queue) > IN_FLIGHT:
+            self._settle(self._queue.popleft())
+
+    def settle(self) -> None:
+        """Reads everything that was pushed, and looks whether the last update was sound.
+
+        Raises:
+            BadInputError: A loss or gradient is not finite.
+        """
+        last = self._queue[-1] if self._queue else None
+        while self._queue:
+            self._settle(self._queue.popleft())
+        if last is not None:
+            self._check_finite(last.step, jax.device_get(last.metrics))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Writes one line and the same numbers to TensorBoard."""
+        if not self._writes or not values:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._writes:
+            self._file.close()
+            self._board.close()
+
+    def _settle(self, pushed: Pushed) -> None:
+        if pushed.step % self._config.train.log_every:
+            jax.block_until_ready(pushed.metrics)
+            return
+        values = {name: float(x) for name, x in jax.device_get(pushed.metrics).items()}
+        self._check_finite(pushed.step, values)
+        tokens = self.tokens - self._tokens_in_queue()
+        speed = (tokens - self._tokens_since) / (time.monotonic() - self._since)
+        self.last = values | {
+            "tokens": tokens,
+            "tokens_per_second": round(speed, 1),
+            "mfu": self._mfu(pushed, speed),
+            "seconds": round(self.seconds, 3),
+        }
+        self.write(pushed.step, self.last)
+        self.restart_clock()
+
+    def _tokens_in_queue(self) -> int:
+        return sum(pushed.tokens for pushed in self._queue)
+
+    def _mfu(self, pushed: Pushed, tokens_per_second: float) -> float | None:
+        peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+        if peak is None:
+            return None
+        predictions = round(pushed.tokens * self._config.data.mlm_probability)
+        flops = training_flops(self._config.model, pushed.tokens, pushed.sequences, predictions)
+        per_second = flops * tokens_per_second / pushed.tokens
+        return round(per_second / (peak * jax.device_count()), 4)
+
+    def _check_finite(self, step: int, values: dict[str, Any]) -> None:
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
+        if wrong:
+            raise BadInputError(
+                f"{' and '.join(wrong)} became {values[wrong[0]]} between step"
+                f" {self._finite_until} and step {step}; nothing of it was saved. Lower"
+                " optimizer.learning_rate or lengthen optimizer.warmup_steps; the run goes on from"
+                " its last checkpoint"
+            )
+        self._finite_until = step
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``; one that was cut off by a crash is left out."""
+    path = run_dir / FILE
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def _drop_after(path: Path, step: int) -> None:
+    lines = read(path.parent)
+    kept = [line for line in lines if line["step"] <= step]
+    if path.is_file():
+        draft = path.with_suffix(".tmp")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        draft.rename(path)

@@ -1,0 +1,105 @@
+"""The BERT encoder and the pre-training model on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from bert_jax.config import ModelConfig
+from bert_jax.heads import MaskedLanguageHead, NextSentenceHead
+from bert_jax.layers import Embeddings, EncoderLayer, dense, split
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def stacked(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
+    """`count` modules as one whose arrays have a leading axis L, for `jax.lax.scan`."""
+    arrays = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(
+        jax.random.split(rngs.params(), count)
+    )
+    one = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    return nnx.merge(nnx.graphdef(one), arrays)
+
+
+class Bert(nnx.Module):
+    """Embeddings and a stack of encoder layers; a pooled vector from the first token."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates the network; `config` must state every size (`ModelConfig.resolved`)."""
+        D = config.hidden_size
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = stacked(lambda r: EncoderLayer(config, r), config.layers, rngs)
+        self.pooler = dense(config, "BD,DE->BE", (D, D), (D,), rngs)
+        self.depth = config.layers
+
+    def __call__(
+        self, token_ids: Array, segment_ids: Array, mask: Array, key: Array | None = None
+    ) -> Array:
+        """The last layer's hidden states, [B, T, D].
+
+        Args:
+            token_ids: int [B, T].
+            segment_ids: int [B, T].
+            mask: bool [B, T], False at padding.
+            key: For dropout; None for none.
+        """
+        embedding_key, layers_key = split(key, 2)
+        x = self.embeddings(token_ids, segment_ids, embedding_key)
+        layer, arrays = nnx.split(self.layers)
+        keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
+
+        def apply(x: Array, this: tuple[nnx.State, Array | None]) -> tuple[Array, None]:
+            arrays, key = this
+            return nnx.merge(layer, arrays)(x, mask, key), None
+
+        return jax.lax.scan(apply, x, (arrays, keys), unroll=True)[0]
+
+    def pool(self, hidden: Array) -> Array:
+        """The vector of the whole sequence, [B, D], from hidden [B, T, D]: a map of [CLS]."""
+        return jnp.tanh(self.pooler(hidden[:, 0]))
+
+
+class PretrainingLogits(NamedTuple):
+    """float32: mlm [B, P, V] at the predicted positions, nsp [B, 2] (1 = not the next)."""
+
+    mlm: Array
+    nsp: Array
+
+
+class BertForPreTraining(nnx.Module):
+    """BERT with the masked language and the next sentence head."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Creates encoder and heads."""
+        self.bert = Bert(config, rngs)
+        self.mlm = MaskedLanguageHead(config, rngs)
+        self.nsp = NextSentenceHead(config, rngs)
+
+    def __call__(
+        self,
+        token_ids: Array,
+        segment_ids: Array,
+        mask: Array,
+        mlm_positions: Array,
+        key: Array | None = None,
+    ) -> PretrainingLogits:
+        """Logits of both objectives.
+
+        Args:
+            token_ids: int [B, T].
+            segment_ids: int [B, T].
+            mask: bool [B, T], False at padding.
+            mlm_positions: int [B, P]: where tokens are predicted.
+            key: For dropout; None for none.
+        """
+        hidden = self.bert(token_ids, segment_ids, mask, key)
+        predicted = jnp.take_along_axis(hidden, mlm_positions[..., None], axis=1)
+        return PretrainingLogits(
+            mlm=self.mlm(predicted, self.bert.embeddings.token[...]),
+            nsp=self.nsp(self.bert.pool(hidden)),
+        )

@@ -1,0 +1,48 @@
+"""A machine that is about to go away asks its processes to end; they save first."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+import jax
+
+from bert_jax.console import say
+from bert_jax.parallel import stop_agreed
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequests:
+    """Notices SIGTERM and Ctrl-C while it is entered.
+
+    With several processes JAX notices SIGTERM itself and lets all of them agree on a step. With one
+    process it would do so only after `jax.distributed.initialize`, so there the handler is ours.
+    """
+
+    def __enter__(self) -> StopRequests:
+        """Takes over the signals, if this is the only process."""
+        self._asked = False
+        self._before = {}
+        if jax.process_count() == 1:
+            self._before = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop now that `step` updates are done; every process must ask every time."""
+        return self._asked if jax.process_count() == 1 else stop_agreed(step)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        say(f"{signal.Signals(number).name}: saving after this step; once more ends without saving")
+        signal.signal(number, signal.SIG_DFL)

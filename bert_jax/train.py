@@ -1,0 +1,151 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax import resume
+from bert_jax.batch import TrainingData
+from bert_jax.checkpoint import Checkpoints, Meta
+from bert_jax.config import Phase, RunConfig, as_dict
+from bert_jax.console import progress, say
+from bert_jax.errors import PreemptedError
+from bert_jax.evaluate import evaluate
+from bert_jax.metrics import MetricsLog
+from bert_jax.parallel import Layout
+from bert_jax.state import TrainState, init_state, parameter_count
+from bert_jax.steps import Steps
+from bert_jax.stop import StopRequests
+
+
+class Trainer:
+    """One sitting of a run: from its newest checkpoint to its end, or to a request to stop."""
+
+    def __init__(
+        self, config: RunConfig, layout: Layout, data: TrainingData, digests: dict[str, str]
+    ) -> None:
+        """Restores the run, or begins it.
+
+        Args:
+            config: Of the run; ``model.vocab_size`` must be set.
+            layout: Where it runs.
+            data: What it learns from.
+            digests: Of the data, which a resumed run must find again.
+
+        Raises:
+            BadInputError: The run began with other settings, or a batch cannot be split.
+        """
+        self.config, self.layout, self.data, self.digests = config, layout, data, digests
+        for phase in config.phases:
+            layout.rows(phase.batch_size)
+        run_dir = Path(config.run_dir)
+        self.steps = Steps.of(config)
+        self.eval_step = layout.eval_step(self.steps)
+        self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
+        make = partial(init_state, config.model, self.steps.optimizer, config.seed)
+        restored = self.checkpoints.restore(layout.abstract_state(make), self._check)
+        self.state: TrainState
+        self.state, meta = restored or (layout.replicate(make), Meta())
+        self.step = meta.step
+        self.log = MetricsLog(run_dir, config, meta.step, meta.tokens, meta.seconds)
+        say(f"{f'resuming at step {self.step:,}' if restored else 'new run'} in {run_dir}")
+        say(f"{parameter_count(self.state.params):,} parameters; products in {config.model.dtype}")
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the last step.
+
+        Returns:
+            The last held-out evaluation, if there was one.
+
+        Raises:
+            PreemptedError: The process was told to end; everything is saved.
+            BadInputError: A loss is not finite; the newest checkpoint is from before that.
+        """
+        total, evaluation = self.config.train.steps, {}
+        with StopRequests() as stop, progress("step", total, self.step) as show:
+            for phase, first, last in self._phases():
+                train_step = self._compile(phase)
+                for batch in self.data.batches(first, last, self.layout.rows(phase.batch_size)):
+                    # This order is fixed: what is logged, evaluated and saved at step n is the
+                    # state after n updates, and a resumed run goes on with batch n.
+                    with jax.transfer_guard("disallow"):
+                        placed = self.layout.place(batch.arrays)
+                        self.state, metrics = train_step(self.state, placed)
+                    self.step += 1
+                    self.log.push(self.step, metrics, batch.tokens, phase.batch_size)
+                    evaluation = self._evaluate(phase)
+                    stopping = stop.agreed(self.step)
+                    self._save(evaluation, stopping)
+                    if stopping and self.step < total:
+                        self.checkpoints.wait()
+                        raise PreemptedError(
+                            f"told to stop: step {self.step:,} of {total:,} is saved in"
+                            f" {self.checkpoints.folder}; the same command goes on from there"
+                        )
+                    show(self.step, self.log.note())
+            self.checkpoints.wait()
+        return evaluation
+
+    def close(self) -> None:
+        """Ends the background threads and closes the files."""
+        self.checkpoints.close()
+        self.log.close()
+
+    def _check(self, meta: Meta) -> None:
+        """Refuses to resume a different run; prints what is different and allowed."""
+        new = as_dict(self.config)
+        for line in resume.changes(meta.config, new, meta.data, self.digests, meta.step):
+            say(f"changed since step {meta.step:,}: {line}")
+
+    def _phases(self) -> Iterator[tuple[Phase, int, int]]:
+        """The phases that are left, each with its first step and the one after its last."""
+        begin = 0
+        for phase in self.config.phases:
+            end = begin + phase.steps
+            if self.step < end:
+                yield phase, max(begin, self.step), end
+            begin = end
+
+    def _compile(self, phase: Phase) -> Any:
+        """The update of this phase; says what it needs."""
+        B, T = phase.batch_size, phase.length
+        say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
+        batch = self.layout.abstract_batch(B, T, self.config.data.predictions(T))
+        compiled = self.layout.train_step(self.steps).lower(self.state, batch).compile()
+        memory = compiled.memory_analysis()
+        gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
+        say(f"memory per device: {gib[0]:.2f} GiB arguments + {gib[1]:.2f} GiB temporary")
+        self.log.restart_clock()
+        return compiled
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.step % every == 0 or self.step == self.config.train.steps)
+
+    def _evaluate(self, phase: Phase) -> dict[str, Any]:
+        if not self._due(self.config.train.eval_every):
+            return {}
+        self.log.settle()
+        rows, limit = self.layout.rows(phase.batch_size), self.config.train.eval_batches
+        batches = self.data.heldout(phase.length, phase.batch_size, rows, limit)
+        found = evaluate(self.eval_step, self.layout, self.state.params, batches)
+        self.log.write(self.step, {f"eval_{name}": value for name, value in found.items()})
+        self.log.restart_clock()
+        return found
+
+    def _save(self, evaluation: dict[str, Any], stopping: bool) -> None:
+        if not (stopping or self._due(self.config.checkpoint.every)):
+            return
+        self.log.settle()
+        meta = Meta(
+            step=self.step,
+            tokens=self.log.tokens,
+            seconds=self.log.seconds,
+            config=as_dict(self.config),
+            data=self.digests,
+        )
+        self.checkpoints.save(self.state, meta, evaluation.get("loss"))

@@ -1,0 +1,1 @@
+"""Text to batches to commands: everything that knows files and corpora."""

@@ -1,0 +1,77 @@
+"""The ``bert-jax`` console script: finds the command, and turns failures into lines and codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from bert_jax import __version__
+from bert_jax.errors import BadArgumentsError, UserError
+
+# Command -> what the list of commands says of it. The module has the same name.
+COMMANDS = {
+    "train-tokenizer": "learn a vocabulary from a corpus",
+    "prepare": "turn a corpus into a token store",
+    "pretrain": "train BERT on a store; the same command again resumes",
+    "evaluate": "exact held-out losses and accuracies of a model",
+    "fill-mask": "what the model puts in place of [MASK]",
+    "inspect": "shapes, parameters, step and digest of a model or preset",
+}
+
+Main = Callable[[Sequence[str]], None]
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        f"bert-jax {__version__}: pre-train and use BERT in JAX\n\n"
+        f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{rows}\n\n"
+        "Any command takes --debug to show where an error came from."
+    )
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    argv = sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())  # noqa: T201
+        return
+    if argv[0] == "--version":
+        print(__version__)  # noqa: T201
+        return
+    run(lambda rest: _command(argv[0])(rest), argv[1:])
+
+
+def run(command: Main, argv: Sequence[str] | None = None) -> None:
+    """Calls a command with its arguments and exits with the documented code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        command([argument for argument in argv if argument != "--debug"])
+    except UserError as error:
+        if debug:
+            raise
+        print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`); Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _command(name: str) -> Main:
+    if name not in COMMANDS:
+        from pipelines.settings import nearest
+
+        raise BadArgumentsError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
+    return importlib.import_module(f"pipelines.{name.replace('-', '_')}").main
+
+
+if __name__ == "__main__":
+    main()

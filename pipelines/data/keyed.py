@@ -1,0 +1,91 @@
+"""Randomness without state: every draw is a pure function of a key and a counter.
+
+A step's batch can so be made alone, in any process and after any restart, and the numbers do not
+depend on the version of NumPy. The generator is SplitMix64 (Steele, Lea and Flood, "Fast
+splittable pseudorandom number generators", OOPSLA 2014): a Weyl sequence through a mixing function.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_WEYL = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_ROUNDS = 6
+
+
+def key(*parts: int | np.ndarray) -> np.ndarray:
+    """A key from integers or arrays of them (which broadcast); uint64."""
+    mixed = np.zeros((), np.uint64)
+    for part in parts:
+        mixed = bits(mixed, np.asarray(part).astype(np.uint64))
+    return mixed
+
+
+def bits(key: np.ndarray, counter: np.ndarray | np.uint64) -> np.ndarray:
+    """64 random bits for every pair of a key and a counter (both uint64, broadcast)."""
+    with np.errstate(over="ignore"):
+        x = np.atleast_1d(key + (counter + np.uint64(1)) * _WEYL)
+        for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
+            x ^= x >> shift
+            x *= multiplier
+        x ^= x >> _SHIFTS[2]
+    return x.reshape(np.broadcast_shapes(np.shape(key), np.shape(counter)))
+
+
+def uniform(bits: np.ndarray) -> np.ndarray:
+    """float64 in [0, 1) from random bits."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def below(bits: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
+    """int64 in [0, bound) from random bits; `bound` up to 2**32."""
+    return (uniform(bits) * bound).astype(np.int64)
+
+
+def binomial_half(key: np.ndarray, trials: np.ndarray) -> np.ndarray:
+    """Heads among `trials` tosses of a fair coin, one sum per key; int64 [N].
+
+    Args:
+        key: uint64 [N].
+        trials: int64 [N].
+    """
+    heads = np.zeros(len(trials), np.int64)
+    left = trials.copy()
+    active = np.flatnonzero(left > 0)
+    word = 0
+    while len(active):
+        used = np.minimum(left[active], 64).astype(np.uint64)
+        tossed = bits(key[active], np.uint64(word)) >> (np.uint64(64) - used)
+        heads[active] += np.bitwise_count(tossed)
+        left[active] -= 64
+        active = active[left[active] > 0]
+        word += 1
+    return heads
+
+
+def permuted(key: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
+    """Where a random permutation of range(`size`), chosen by `key`, sends each `index`.
+
+    A Feistel network permutes the next power of four; what falls outside of `size` is sent on
+    until it falls inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    Takes no memory for the permutation.
+
+    Args:
+        key: uint64 scalar.
+        index: int64 [N], each in [0, size).
+        size: Number of elements.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    rounds = bits(key, np.arange(_ROUNDS, dtype=np.uint64))
+    out = np.asarray(index).astype(np.uint64)
+    outside = np.arange(len(out))
+    while len(outside):
+        left, right = out[outside] >> half, out[outside] & mask
+        for round_key in rounds:
+            left, right = right, left ^ (bits(round_key, right) & mask)
+        out[outside] = left << half | right
+        outside = outside[out[outside] >= size]
+    return out.astype(np.int64)

@@ -1,0 +1,138 @@
+"""The built-in corpus: English prose from the documentation that every Python machine carries.
+
+It needs no download and no licence click, so that the first run works anywhere. Sources are the
+language reference behind ``help()`` (``pydoc_data.topics``) and the docstrings of the standard
+library and of this project's dependencies, read from source without importing them. The same
+package versions always give the same documents in the same order.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sysconfig
+from collections.abc import Iterator
+from importlib import metadata
+from inspect import cleandoc
+from itertools import chain
+from pathlib import Path
+
+from sentencex import segment
+
+LICENCE = (
+    "PSF-2.0 (Python), BSD-3-Clause (NumPy, SciPy), Apache-2.0 (JAX, Flax, Optax, Orbax, Grain)"
+)
+
+_PACKAGES = ("numpy", "scipy", "jax", "flax", "optax", "orbax-checkpoint", "grain")
+_SKIPPED = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "pydoc_data"}
+
+_CODE_LINE = re.compile(
+    r"""^\s*(
+        >>> | \.\.\.(\s|$) | \.\.\s | :\w[^:]*: | @\w        # doctest, directive, field, Epytext
+      | [-=~^*#+|.`_'"]{3,}\s*$ | \|.*\|\s*$                 # rule, table
+      | \w+\s*(\(.*\))?\s*(->|::=|=)                         # signature, grammar, assignment
+      | \w+(\s\w+)?:\s*$                                    # heading of a section
+    )""",
+    re.VERBOSE,
+)
+_PARAMETER_LINE = re.compile(r"^\s*[*\w, ]+\s*(\([^)]*\))?\s*:\s+(?=[A-Z])")
+_ROLE = re.compile(r":[\w:+-]+:`~?([^`<]*)(<[^`]*>)?`")
+_QUOTED = re.compile(r"``([^`]*)``|`([^`]*)`_{0,2}|\*\*([^*]+)\*\*|(?<!\w)\*([^*\s][^*]*)\*(?!\w)")
+_SENTENCE = re.compile(r"""^["'(]?[A-Z][^\\{}<>=|@#$%&*_~^\[\]`]*[.?!]["')]?$""")
+_WORD = re.compile(r"""^["'(]?[A-Za-z][a-z]*(['-][A-Za-z]+)*["')]?[,;:.?!]*["')]?$""")
+
+
+def documents() -> Iterator[list[str]]:
+    """Yields one list of sentences per topic, module, class or function, without repeats."""
+    seen: set[str] = set()
+    for text in chain(_topics(), _docstrings()):
+        # A sentence that was seen before is boilerplate, or its document is a copy.
+        fresh = [sentence for sentence in dict.fromkeys(prose(text)) if sentence not in seen]
+        seen.update(fresh)
+        if len(fresh) > 1:
+            yield fresh
+
+
+def prose(text: str) -> Iterator[str]:
+    """The sentences of a docstring, without markup, code, signatures and tables."""
+    for paragraph in _paragraphs(text):
+        for piece in segment("en", paragraph):
+            sentence = " ".join(piece.split())
+            words = sentence.split(" ")
+            plain = sum(bool(_WORD.match(word)) for word in words)
+            if len(words) >= 4 and plain >= 0.8 * len(words) and _SENTENCE.match(sentence):
+                yield sentence
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    lines: list[str] = []
+    code_indent: int | None = None  # of the line that announced a literal block with "::"
+    for line in [*cleandoc(text).splitlines(), ""]:
+        indent = len(line) - len(line.lstrip())
+        if code_indent is not None and line.strip():
+            if indent > code_indent:
+                continue
+            code_indent = None
+        code = bool(_CODE_LINE.match(line))
+        entry = line.lstrip().startswith(("- ", "* ", "+ ")) or _PARAMETER_LINE.match(line)
+        if lines and (not line.strip() or code or entry):
+            yield _without_markup(" ".join(lines))
+            lines = []
+        if line.rstrip().endswith("::"):
+            code_indent = indent
+            line = line.rstrip().removesuffix(":")
+        if line.strip() and not code:
+            lines.append(_PARAMETER_LINE.sub("", line).strip().lstrip("-*+ "))
+
+
+def _without_markup(text: str) -> str:
+    text = _ROLE.sub(r"\1", text)
+    return _QUOTED.sub(lambda match: next(filter(None, match.groups()), ""), text)
+
+
+def _topics() -> Iterator[str]:
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name]
+
+
+def _docstrings() -> Iterator[str]:
+    for path in chain(_standard_library(), *map(_package, _PACKAGES)):
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # templates and deliberately broken examples
+            continue
+        if text := ast.get_docstring(tree):
+            yield text
+        for node in tree.body:
+            yield from _object(node)
+
+
+def _object(node: ast.AST) -> Iterator[str]:
+    """A function's docstring, or that of a class together with those of its methods."""
+    if isinstance(node, ast.ClassDef):
+        members = [member for member in node.body if not isinstance(member, ast.Expr)]
+        texts = [ast.get_docstring(node), *chain.from_iterable(map(_object, members))]
+        yield "\n\n".join(filter(None, texts))
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        yield ast.get_docstring(node) or ""
+    elif isinstance(node, ast.Expr):  # numpy attaches the texts of its C functions by such calls
+        for child in ast.walk(node):
+            if isinstance(child, ast.Constant) and isinstance(child.value, str):
+                yield child.value
+
+
+def _standard_library() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    return sorted(path for path in root.rglob("*.py") if _wanted(path.relative_to(root)))
+
+
+def _package(name: str) -> list[Path]:
+    files = metadata.files(name) or []
+    wanted = (file for file in files if file.suffix == ".py" and _wanted(Path(file)))
+    return sorted(Path(str(file.locate())) for file in wanted)
+
+
+def _wanted(path: Path) -> bool:
+    return _SKIPPED.isdisjoint(path.parts) and not path.name.startswith("test_")

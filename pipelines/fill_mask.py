@@ -1,0 +1,91 @@
+"""``bert-jax fill-mask``: what a model puts in place of [MASK]."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax import parallel
+from bert_jax.errors import BadArgumentsError
+from bert_jax.steps import Steps
+from pipelines import cli
+from pipelines.data.tokenizer import Tokenizer
+from pipelines.model import Model, open_model
+from pipelines.settings import command_parser, parse
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = command_parser("fill-mask", "Ranks the tokens that could stand in place of [MASK].")
+    parser.add_argument("model", metavar="MODEL", help="run folder or RUN/checkpoints/STEP")
+    parser.add_argument("text", metavar="TEXT", help='such as "Paris is the [MASK] of France."')
+    parser.add_argument("--top-k", type=int, default=5, help="answers for each mask")
+    parser.add_argument("--json", action="store_true", help="print one JSON list per mask")
+    options = parse(parser, argv)
+    parallel.enable_compilation_cache()
+    parallel.devices()
+    model = open_model(Path(options.model), parallel.Layout(jax.local_devices()[:1]))
+    found = fill_mask(model, model.tokenizer(), options.text, options.top_k)
+    if options.json:
+        print(json.dumps(found))  # noqa: T201
+        return
+    for answers in found:
+        for answer in answers:
+            print(f"{answer['probability']:7.2%}  {answer['token']:16} {answer['text']}")  # noqa: T201
+
+
+def fill_mask(
+    model: Model, tokenizer: Tokenizer, text: str, top_k: int
+) -> list[list[dict[str, Any]]]:
+    """The `top_k` most probable tokens for every mask of a text, best first.
+
+    Returns:
+        Per mask a list of {token, id, probability, text}, where text has this mask filled in.
+
+    Raises:
+        BadArgumentsError: There is no mask, or the text is too long for the model.
+    """
+    ids = [tokenizer.cls_id, *tokenizer.encode_masked(text), tokenizer.sep_id]
+    positions = [place for place, token in enumerate(ids) if token == tokenizer.mask_id]
+    if not positions:
+        raise BadArgumentsError(f"there is no [MASK] in {text!r}")
+    longest = model.config.model.max_positions
+    if len(ids) > longest:
+        raise BadArgumentsError(f"the text has {len(ids)} tokens, the model takes {longest}")
+    arrays = {
+        "token_ids": np.array([ids], np.int32),
+        "segment_ids": np.zeros((1, len(ids)), np.int32),
+        "attention_mask": np.ones((1, len(ids)), bool),
+        "mlm_positions": np.array([positions], np.int32),
+    }
+    batch = jax.device_put(arrays)
+    logits = jax.jit(Steps.of(model.config).logits)(model.params, batch, None).mlm[0]
+    probabilities = np.asarray(jax.nn.softmax(logits))[:, : tokenizer.vocab_size]
+    found = []
+    for place, row in zip(positions, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[:top_k]
+        found.append(
+            [
+                {
+                    "token": tokenizer.decode([token]),
+                    "id": int(token),
+                    "probability": float(row[token]),
+                    "text": _filled(tokenizer, ids, place, int(token)),
+                }
+                for token in best
+            ]
+        )
+    return found
+
+
+def _filled(tokenizer: Tokenizer, ids: list[int], place: int, token: int) -> str:
+    return tokenizer.decode([*ids[1:place], token, *ids[place + 1 : -1]])
+
+
+if __name__ == "__main__":
+    cli.run(main)

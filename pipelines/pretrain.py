@@ -1,0 +1,87 @@
+"""``bert-jax pretrain``: train BERT on a token store; the same command again resumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from bert_jax import parallel
+from bert_jax.config import RunConfig
+from bert_jax.console import be_quiet, say
+from bert_jax.errors import BadInputError
+from bert_jax.train import Trainer
+from pipelines import cli
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import SPLITS, Store
+from pipelines.settings import run_config, to_yaml
+
+CONFIG = "config.yaml"
+TOKENIZER = "tokenizer"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    config = run_config(argv)
+    parallel.enable_compilation_cache()
+    parallel.initialize()
+    layout = parallel.Layout(parallel.devices(), config.parallel.mapping)
+    if jax.process_index():
+        be_quiet()
+    pretrain(config, layout)
+
+
+def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
+    """Trains, or goes on training, the run that `config` describes.
+
+    Raises:
+        BadInputError: Config, store and run folder do not fit each other.
+        PreemptedError: The process was told to end; everything is saved.
+    """
+    kind = layout.devices[0].device_kind
+    say(
+        f"{len(layout.devices)} x {kind}, {jax.process_count()} process(es), mesh"
+        f" {dict(layout.mesh.shape)}, mapping {layout.mapping}; jax {jax.__version__}"
+    )
+    store = _open(config)
+    config = replace(config, model=config.model.with_vocabulary(store.tokenizer.vocab_size))
+    data = PretrainingData(store, config)
+    if config.train.eval_every and not data.can_evaluate:
+        say(f"no held-out evaluation: {store.folder} holds out fewer than two documents")
+    digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from None
+    trainer = Trainer(config, layout, data, digests)
+    if jax.process_index() == 0:
+        (run_dir / CONFIG).write_text(to_yaml(config), "utf-8")
+        store.tokenizer.save(run_dir / TOKENIZER)
+    try:
+        found = trainer.run()
+    finally:
+        trainer.close()
+    say(f"{run_dir} is complete: {trainer.step:,} of {config.train.steps:,} steps")
+    if found:
+        say("held out: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+
+
+def _open(config: RunConfig) -> Store:
+    if not config.data.store:
+        raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
+    store = Store(Path(config.data.store))
+    started = time.monotonic()
+    for split in SPLITS:
+        store.verify(split)
+    ledger = store.ledger
+    tokens, seconds = ledger.total("train", "tokens"), time.monotonic() - started
+    say(f"{store.folder}: {tokens:,} tokens of {ledger.corpus}, verified in {seconds:.1f} s")
+    return store
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,165 @@
+"""Command lines and config files: typed, and with errors that name the nearest right key."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from bert_jax.config import Phase, RunConfig, as_dict, flatten
+from bert_jax.errors import BadArgumentsError, BadInputError
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """An ending for an error message that names the known word most like `word`, if any is."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def command_parser(command: str, description: str) -> ArgumentParser:
+    """Parser of ``bert-jax command``; `parse` reads with it."""
+    return ArgumentParser(
+        prog=f"bert-jax {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = None) -> Namespace:
+    """Reads the options `argv` over `base`.
+
+    Raises:
+        BadArgumentsError: An option is unknown, missing or of the wrong type.
+    """
+    try:
+        return parser.parse_args(list(argv), namespace=base)
+    except argparse.ArgumentError as error:
+        text = str(error)
+    if unknown := re.match(r"unrecognized arguments: (\S+)", text):
+        option = unknown[1].partition("=")[0]
+        keys = [f"--{key}" for key in parser.get_defaults().keys()]  # noqa: SIM118
+        known = [*keys, *(key.replace("_", "-") for key in keys)]
+        text = f"unknown option {option!r}{nearest(option, known)}"
+    raise BadArgumentsError(f"{_plain(text)}  ({parser.prog} --help lists the options)")
+
+
+def _plain(text: str) -> str:
+    """jsonargparse's complaint with option and type names as a user writes them."""
+    text = re.sub(r'Parser key "([^"]+)":\s*', r"--\1: ", text)
+    text = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", text)
+    text = re.sub(r"Expected a typing\.Literal\[(.+?)\]", r"expected one of \1", text)
+    return text.replace("Got value:", "got")
+
+
+def run_config(argv: Sequence[str]) -> RunConfig:
+    """The config of a run: the file after ``--config``, then the options ``--a.b VALUE``.
+
+    Raises:
+        BadArgumentsError: A wrong option.
+        BadInputError: A wrong file, key or value.
+    """
+    parser = command_parser(
+        "pretrain", "Trains BERT on a token store; the same command again resumes."
+    )
+    parser.add_argument("--config", metavar="FILE", help="a YAML file such as configs/tiny.yaml")
+    parser.add_class_arguments(RunConfig)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config")
+    try:
+        file = first.parse_known_args(argv)[0].config
+    except argparse.ArgumentError as error:
+        raise BadArgumentsError(str(error)) from None
+    base = None
+    if file is not None:
+        try:
+            base = parser.parse_object(read_yaml(Path(file)))
+        except argparse.ArgumentError as error:
+            raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
+    given = parser.instantiate(parse(parser, argv, base))
+    del given["config"]
+    return RunConfig(**vars(given))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
+
+    Raises:
+        BadInputError: The file is absent, is not YAML, or has an unknown key.
+    """
+    try:
+        given = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} is not a YAML file: {error}") from None
+    if not isinstance(given, dict):
+        raise BadInputError(f"{path}: expected keys and values, found {type(given).__name__}")
+    base = given.pop("base", None)
+    check_keys(given, RunConfig, str(path))
+    if base is None:
+        return given
+    return _merged(read_yaml(path.parent / str(base)), given)
+
+
+def config_from_dict(values: Mapping[str, Any], source: str) -> RunConfig:
+    """The config that ``asdict`` of a RunConfig gave.
+
+    Raises:
+        BadInputError: It was written by another version and does not fit any more.
+    """
+    check_keys(values, RunConfig, source)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfig)
+    try:
+        return RunConfig(**vars(parser.instantiate(parser.parse_object(dict(values)))))
+    except argparse.ArgumentError as error:
+        raise BadInputError(f"{source}: {_plain(str(error)).replace('--', '', 1)}") from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config as a YAML file that ``--config`` takes."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False)
+
+
+def check_keys(given: Mapping[str, Any], kind: type, source: str) -> None:
+    """Refuses a key that dataclass `kind` does not have, naming the nearest that it has.
+
+    Raises:
+        BadInputError: There is one.
+    """
+    known = _keys(kind)
+    for key in flatten(given):
+        if key not in known:
+            raise BadInputError(f"{source}: unknown key {key!r}{nearest(key, known)}")
+    for phase in given.get("phases") or ():
+        if isinstance(phase, Mapping):
+            for key in phase.keys() - _keys(Phase):
+                raise BadInputError(
+                    f"{source}: unknown key 'phases.{key}'{nearest(key, _keys(Phase))}"
+                )
+
+
+def _keys(kind: type, prefix: str = "") -> set[str]:
+    keys: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            keys |= _keys(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            keys.add(prefix + name)
+    return keys
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
