@@ -14,6 +14,7 @@ import errno
 import hashlib
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -33,9 +34,10 @@ from bert_jax.state import Params, TrainState
 
 FOLDER = "checkpoints"
 
-# Orbax logs each failure of each of its threads with a traceback (a full disk: 300 lines), and then
-# raises it as well; what it raises is reported below, once.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Orbax logs every failure of each of its threads and reads with a traceback (a full disk: 300
+# lines), and then raises it as well; what it raises is reported below, once.
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError) as error:
             text = str(error)
-            full = "No space left" in text or "quota" in text.lower()
+            full = "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC
             if not full and not isinstance(error, OSError):
                 raise
             good = _newest_first(self.folder)
@@ -295,11 +297,28 @@ def _restore_items(folder: Path, items: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _damage_reported() -> Iterator[None]:
     """Orbax, TensorStore and json raise many types on damaged files; all mean the same here."""
+    _ignore_late_reads()
     try:
         yield
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DamagedError(lines[0][:200]) from error
+        raise DamagedError(lines[0][:120]) from error
+
+
+def _ignore_late_reads() -> None:
+    """Silences reads of Orbax that fail after it gave up a restore: nobody waits for them."""
+    hook = sys.unraisablehook
+    if getattr(hook, "ignores_late_reads", False):
+        return
+
+    def filtered(late: Any) -> None:
+        code = getattr(late.object, "cr_code", None)
+        orphaned = code is not None and "orbax" in code.co_filename
+        if not orphaned and str(late.exc_value) != "Event loop is closed":
+            hook(late)
+
+    filtered.ignores_late_reads = True  # type: ignore[attr-defined]
+    sys.unraisablehook = filtered
 
 
 def _compare(arrays: Any, expected: dict[str, list[int]]) -> None:

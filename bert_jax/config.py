@@ -41,7 +41,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """A nested dict as {"a.b": value}; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

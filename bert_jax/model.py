@@ -57,7 +57,7 @@ class Bert(nnx.Module):
             arrays, key = this
             return nnx.merge(layer, arrays)(x, mask, key), None
 
-        return jax.lax.scan(apply, x, (arrays, keys), unroll=True)[0]
+        return jax.lax.scan(apply, x, (arrays, keys))[0]
 
     def pool(self, hidden: Array) -> Array:
         """The vector of the whole sequence, [B, D], from hidden [B, T, D]: a map of [CLS]."""

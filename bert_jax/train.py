@@ -43,18 +43,16 @@ class Trainer:
         self.config, self.layout, self.data, self.digests = config, layout, data, digests
         for phase in config.phases:
             layout.rows(phase.batch_size)
-        run_dir = Path(config.run_dir)
-        self.steps = Steps.of(config)
-        self.eval_step = layout.eval_step(self.steps)
+        run_dir, self.steps = Path(config.run_dir), Steps.of(config)
         self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         make = partial(init_state, config.model, self.steps.optimizer, config.seed)
         restored = self.checkpoints.restore(layout.abstract_state(make), self._check)
-        self.state: TrainState
-        self.state, meta = restored or (layout.replicate(make), Meta())
+        self.state: TrainState = restored[0] if restored else layout.replicate(make)
+        meta = restored[1] if restored else Meta()
         self.step = meta.step
         self.log = MetricsLog(run_dir, config, meta.step, meta.tokens, meta.seconds)
         say(f"{f'resuming at step {self.step:,}' if restored else 'new run'} in {run_dir}")
-        say(f"{parameter_count(self.state.params):,} parameters; products in {config.model.dtype}")
+        say(f"{parameter_count(self.state.params):,} parameters, {config.model.dtype} products")
 
     def run(self) -> dict[str, Any]:
         """Trains to the last step.
@@ -113,6 +111,7 @@ class Trainer:
 
     def _compile(self, phase: Phase) -> Any:
         """The update of this phase; says what it needs."""
+        self.log.settle()
         B, T = phase.batch_size, phase.length
         say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
         batch = self.layout.abstract_batch(B, T, self.config.data.predictions(T))
@@ -132,7 +131,7 @@ class Trainer:
         self.log.settle()
         rows, limit = self.layout.rows(phase.batch_size), self.config.train.eval_batches
         batches = self.data.heldout(phase.length, phase.batch_size, rows, limit)
-        found = evaluate(self.eval_step, self.layout, self.state.params, batches)
+        found = evaluate(self.layout.eval_step(self.steps), self.layout, self.state.params, batches)
         self.log.write(self.step, {f"eval_{name}": value for name, value in found.items()})
         self.log.restart_clock()
         return found

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from bert_jax.config import Phase, RunConfig, as_dict, flatten
+from bert_jax.config import Phase, RunConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError
 
 
@@ -129,31 +129,33 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(as_dict(config), sort_keys=False)
 
 
-def check_keys(given: Mapping[str, Any], kind: type, source: str) -> None:
+def check_keys(given: Mapping[str, Any], kind: type, source: str, prefix: str = "") -> None:
     """Refuses a key that dataclass `kind` does not have, naming the nearest that it has.
 
     Raises:
-        BadInputError: There is one.
+        BadInputError: There is one, or a section is not a section.
     """
-    known = _keys(kind)
-    for key in flatten(given):
-        if key not in known:
-            raise BadInputError(f"{source}: unknown key {key!r}{nearest(key, known)}")
-    for phase in given.get("phases") or ():
-        if isinstance(phase, Mapping):
-            for key in phase.keys() - _keys(Phase):
-                raise BadInputError(
-                    f"{source}: unknown key 'phases.{key}'{nearest(key, _keys(Phase))}"
-                )
+    hints = get_type_hints(kind)
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            known = [f"{prefix}{key}" for key in hints] if prefix else _keys(kind)
+            raise BadInputError(f"{source}: unknown key {name!r}{nearest(name, known)}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise BadInputError(f"{source}: {name} must hold keys and values, not {value!r}")
+            check_keys(value, cast(type, hints[key]), source, f"{name}.")
+        elif name == "phases" and isinstance(value, list):
+            for phase in filter(lambda phase: isinstance(phase, Mapping), value):
+                check_keys(phase, Phase, source, "phases.")
 
 
-def _keys(kind: type, prefix: str = "") -> set[str]:
-    keys: set[str] = set()
+def _keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
     for name, hint in get_type_hints(kind).items():
+        keys.append(prefix + name)
         if is_dataclass(hint):
-            keys |= _keys(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
-        else:
-            keys.add(prefix + name)
+            keys += _keys(cast(type, hint), f"{prefix}{name}.")
     return keys
 
 

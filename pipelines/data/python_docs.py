@@ -28,10 +28,10 @@ _SKIPPED = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "
 
 _CODE_LINE = re.compile(
     r"""^\s*(
-        >>> | \.\.\.(\s|$) | \.\.\s | :\w[^:]*: | @\w        # doctest, directive, field, Epytext
+        \.\.\s | :\w[^:]*: | @\w                            # directive, field, Epytext
       | [-=~^*#+|.`_'"]{3,}\s*$ | \|.*\|\s*$                 # rule, table
       | \w+\s*(\(.*\))?\s*(->|::=|=)                         # signature, grammar, assignment
-      | \w+(\s\w+)?:\s*$                                    # heading of a section
+      | \w+(\s\w+)?:\s*$ | [*\w, ]+\s:\s                    # heading, name and type
     )""",
     re.VERBOSE,
 )
@@ -66,23 +66,30 @@ def prose(text: str) -> Iterator[str]:
 
 def _paragraphs(text: str) -> Iterator[str]:
     lines: list[str] = []
-    code_indent: int | None = None  # of the line that announced a literal block with "::"
-    for line in [*cleandoc(text).splitlines(), ""]:
-        indent = len(line) - len(line.lstrip())
-        if code_indent is not None and line.strip():
-            if indent > code_indent:
-                continue
-            code_indent = None
-        code = bool(_CODE_LINE.match(line))
+    for line in [*_without_code(cleandoc(text).splitlines()), ""]:
         entry = line.lstrip().startswith(("- ", "* ", "+ ")) or _PARAMETER_LINE.match(line)
-        if lines and (not line.strip() or code or entry):
+        if lines and (not line.strip() or entry):
             yield _without_markup(" ".join(lines))
             lines = []
+        if line.strip():
+            lines.append(_PARAMETER_LINE.sub("", line).strip().lstrip("-*+ "))
+
+
+def _without_code(lines: list[str]) -> Iterator[str]:
+    """Puts a blank line in place of code, examples with their output, signatures and tables."""
+    code_indent: int | None = None  # of the line that announced a literal block with "::"
+    in_example = False
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if code_indent is not None and line.strip() and indent <= code_indent:
+            code_indent = None
+        in_example = bool(line.strip()) and (in_example or line.lstrip().startswith(">>>"))
+        if code_indent is not None or in_example or _CODE_LINE.match(line):
+            yield ""
+            continue
         if line.rstrip().endswith("::"):
             code_indent = indent
-            line = line.rstrip().removesuffix(":")
-        if line.strip() and not code:
-            lines.append(_PARAMETER_LINE.sub("", line).strip().lstrip("-*+ "))
+        yield line
 
 
 def _without_markup(text: str) -> str:

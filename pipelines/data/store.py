@@ -313,7 +313,7 @@ def _map(folder: Path, shard: Shard, part: str, size: int) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; prepare the store again") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise BadInputError(f"{path} is truncated or damaged: {error}") from None
     if array.shape != (size,):
         raise BadInputError(

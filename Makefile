@@ -1,0 +1,54 @@
+# Two commands do everything on a machine with Python >= 3.11, make and PyPI:
+#   make pretrain    the whole way from text to a trained model, on this computer
+#   make test        every check, on emulated devices
+# PYTHON picks the interpreter, as in: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DATA := data/python-docs
+
+# A virtual environment of another Python than the one asked for is made anew.
+ifneq ($(shell $(BIN)/python -V 2>&1),$(shell $(PYTHON) -V 2>&1))
+$(shell rm -rf $(VENV))
+endif
+
+.PHONY: help venv pretrain test lint clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: setup.cfg | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/test: setup.cfg | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	@touch $(VENV)/core $@
+
+venv: $(VENV)/test
+
+pretrain: $(VENV)/core
+	$(BIN)/bert-jax train-tokenizer --corpus python-docs --vocab-size 8000 --out $(DATA)/tokenizer
+	$(BIN)/bert-jax prepare --corpus python-docs --tokenizer $(DATA)/tokenizer --heldout 0.05 --out $(DATA)/store
+	$(BIN)/bert-jax pretrain --config configs/tiny.yaml
+	$(BIN)/bert-jax evaluate runs/tiny
+	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "This function [MASK] a new array with the given shape."
+	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "If the file does not [MASK], an error is raised."
+	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return true if the two objects are [MASK]."
+	@echo "The run is in runs/tiny; tensorboard --logdir runs/tiny shows its curves."
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest --numprocesses 2
+
+clean:
+	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

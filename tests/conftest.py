@@ -1,0 +1,157 @@
+"""Eight emulated devices, strict numerics, and small real files that the tests share."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+DEVICES = 8
+ROOT = Path(__file__).parents[1]
+VOCABULARY = 70  # about as much as the grammar below supports
+
+# Before JAX is imported.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+# Programs compiled by one test or process are reused by the others.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+
+import jax
+import pytest
+
+from bert_jax.config import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Phase,
+    RunConfig,
+    TrainConfig,
+)
+from bert_jax.parallel import Layout, devices
+from pipelines.data import tokenizer as tokenizers
+from pipelines.data.store import Store
+from pipelines.prepare import prepare
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+NAMES = "the captain|a sailor|the old cook|my sister|the doctor|a child|the farmer|our teacher"
+VERBS = "finds|carries|paints|sells|forgets|repairs|describes|hides"
+THINGS = "a wooden boat|the heavy box|some bread|the broken clock|a small lamp|the blue door"
+PLACES = "| in the harbour| near the river| behind the house| at the market|| on the hill|"
+
+
+def story(rng: random.Random, sentences: int) -> list[str]:
+    """Sentences from a small grammar; one person acts in all of them."""
+    name = rng.choice(NAMES.split("|"))
+    return [
+        f"{name.capitalize()} {rng.choice(VERBS.split('|'))} {rng.choice(THINGS.split('|'))}"
+        f"{rng.choice(PLACES.split('|'))}."
+        for _ in range(sentences)
+    ]
+
+
+def write_corpus(path: Path, documents: int, seed: int = 0) -> Path:
+    """A text corpus: one sentence per line, a blank line between documents."""
+    rng = random.Random(seed)  # noqa: S311
+    texts = ["\n".join(story(rng, rng.randint(1, 14))) for _ in range(documents)]
+    path.write_text("\n\n".join(texts) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "stories.txt", 80)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    sentences = [line for line in corpus.read_text("utf-8").splitlines() if line]
+    tokenizers.train("unigram", sentences, VOCABULARY, uncased=True).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store_dir(corpus: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    prepare(f"text:{corpus}", tokenizer_dir, folder, 0.1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(store_dir: Path) -> Store:
+    return Store(store_dir)
+
+
+@pytest.fixture
+def config(store_dir: Path, tmp_path: Path) -> RunConfig:
+    """A run of 20 steps that takes seconds; float32, so that topologies can be compared."""
+    return RunConfig(
+        run_dir=str(tmp_path / "run"),
+        data=DataConfig(store=str(store_dir), short_seq_prob=0.5),
+        model=ModelConfig(
+            preset="bert-tiny",
+            hidden_size=32,
+            max_positions=64,
+            vocab_size=VOCABULARY,
+            dtype="float32",
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
+        train=TrainConfig(batch_size=8, log_every=1, eval_every=10, eval_batches=2),
+        phases=(Phase(length=32, steps=20),),
+        checkpoint=CheckpointConfig(every=5),
+    )
+
+
+@pytest.fixture
+def still(config: RunConfig) -> RunConfig:
+    """The same without dropout."""
+    model = replace(config.model, hidden_dropout=0.0, attention_dropout=0.0)
+    return replace(config, model=model)
+
+
+@pytest.fixture(scope="session")
+def all_devices() -> Layout:
+    found = devices()
+    assert len(found) == DEVICES, "the emulated devices are missing: was JAX imported too early?"
+    return Layout(found)
+
+
+def environment(devices: int = 1, **variables: str) -> dict[str, str]:
+    """For a process of its own with so many emulated devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, **variables}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """`bert-jax ARGUMENTS` in this interpreter, warnings being errors."""
+    return [sys.executable, "-W", "error", "-m", "pipelines.cli", *map(str, arguments)]
+
+
+def bert_jax(
+    *arguments: str | Path, devices: int = 1, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end and returns what it said."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env=environment(devices, **variables),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Asserts that a command ended with `code` and one readable last line that has `words`."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("bert-jax: ")
+    for word in words:
+        assert word in last

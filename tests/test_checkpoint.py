@@ -1,0 +1,209 @@
+"""Checkpoints: any mesh, any damage."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.checkpoint import Checkpoints, Meta, checksums, digest, newest_params
+from bert_jax.config import RunConfig
+from bert_jax.errors import BadInputError, UserError
+from bert_jax.parallel import Layout, devices
+from bert_jax.state import TrainState, init_state
+from bert_jax.steps import Steps
+
+
+@pytest.fixture
+def make(config: RunConfig) -> partial[TrainState]:
+    return partial(init_state, config.model, Steps.of(config).optimizer, config.seed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make: partial[TrainState], all_devices: Layout) -> Path:
+    """A run with good checkpoints at steps 1 and 2."""
+    state = all_devices.replicate(make)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        state = jax.tree.map(lambda x: x + 1, state)
+        checkpoints.save(state, Meta(step=step, tokens=10 * step))
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path
+
+
+def restored(
+    folder: Path, make: partial[TrainState], layout: Layout
+) -> tuple[TrainState, Meta] | None:
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(layout.abstract_state(make), lambda meta: None)
+    finally:
+        checkpoints.close()
+
+
+def accept(meta: Meta) -> None:
+    pass
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_a_checkpoint_of_eight_devices_restores_on_any(
+    folder: Path, make: partial[TrainState], count: int
+) -> None:
+    found = restored(folder, make, Layout(devices()[:count]))
+    assert found is not None
+    state, meta = found
+    assert (meta.step, meta.tokens, int(state.step)) == (2, 20, 2)
+    expected = jax.tree.map(lambda x: x + 1 + 1, make())
+    same = jax.tree.map(
+        lambda a, b: bool((np.array(a) == np.array(b)).all()), state.params, expected.params
+    )
+    assert all(jax.tree.leaves(same))
+    assert digest(state.params) == digest(expected.params)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {count}
+
+
+def data_files(folder: Path, step: int) -> list[Path]:
+    files = (folder / "checkpoints" / str(step)).rglob("*")
+    return sorted(path for path in files if path.is_file() and path.stat().st_size)
+
+
+def test_any_flipped_bit_of_the_arrays_is_found(
+    folder: Path, make: partial[TrainState], all_devices: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    largest = max(data_files(folder, 2), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[int(rng.integers(len(content) // 4, len(content) // 2))] ^= 1 << int(rng.integers(8))
+    largest.write_bytes(content)
+    found = restored(folder, make, all_devices)
+    assert found is not None
+    assert found[1].step == 1
+    assert "checkpoint 2 is damaged" in capsys.readouterr().err
+    assert (folder / "checkpoints" / "2.damaged").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "delete", "garble"])
+def test_every_file_of_a_checkpoint_may_be_damaged(
+    folder: Path, make: partial[TrainState], all_devices: Layout, damage: str, tmp_path: Path
+) -> None:
+    """Either the step is refused and the one before is taken, or it restores unchanged."""
+    whole = shutil.copytree(folder / "checkpoints", tmp_path / "whole")
+    expected = digest(jax.tree.map(lambda x: x + 1 + 1, make()).params)
+    refused = 0
+    for path in data_files(folder, 2):
+        content = path.read_bytes()
+        if damage == "delete":
+            path.unlink()
+        else:
+            middle = len(content) // 2
+            kept = {
+                "cut": content[:middle],
+                "empty": b"",
+                "garble": content[:middle] + b"\0\xff" * 9,
+            }
+            path.write_bytes(kept[damage])
+        found = restored(folder, make, all_devices)
+        assert found is not None, path
+        state, meta = found
+        refused += meta.step == 1
+        assert meta.step == 1 or digest(state.params) == expected, path
+        shutil.rmtree(folder / "checkpoints")
+        shutil.copytree(whole, folder / "checkpoints")
+    assert refused >= 3
+
+
+def test_when_all_are_damaged_nothing_is_overwritten(
+    folder: Path, make: partial[TrainState], all_devices: Layout
+) -> None:
+    for step in (1, 2):
+        max(data_files(folder, step), key=lambda path: path.stat().st_size).write_bytes(b"x")
+    for _ in range(2):
+        with pytest.raises(BadInputError, match="every checkpoint"):
+            restored(folder, make, all_devices)
+    with pytest.raises(BadInputError, match="no checkpoint"):
+        newest_params(folder, lambda meta: all_devices.abstract_state(make).params)
+
+
+def test_a_reader_moves_nothing(
+    folder: Path, make: partial[TrainState], all_devices: Layout
+) -> None:
+    max(data_files(folder, 2), key=lambda path: path.stat().st_size).write_bytes(b"x")
+    params, meta = newest_params(folder, lambda meta: all_devices.abstract_state(make).params)
+    assert meta.step == 1
+    assert digest(params) == digest(jax.tree.map(lambda x: x + 1, make()).params)
+    assert (folder / "checkpoints" / "2").is_dir()
+
+
+def test_checksums_notice_every_bit_and_every_swap() -> None:
+    array = np.random.default_rng(0).normal(size=97).astype(np.float32)
+    compute = jax.jit(checksums)
+
+    def sums(values: np.ndarray) -> list[int]:
+        return np.array(compute({"x": jnp.array(values)})["x"]).tolist()
+
+    base = sums(array)
+    words = array.view(np.uint32)
+    for place in (0, 1, 50, 96):
+        for bit in range(32):
+            changed = words.copy()
+            changed[place] ^= np.uint32(1 << bit)
+            assert sums(changed.view(np.float32)) != base
+    swapped = array.copy()
+    swapped[[3, 4]] = swapped[[4, 3]]
+    assert sums(swapped) != base
+    halves = {"x": jnp.array(array).astype(jnp.bfloat16), "n": jnp.arange(3)}
+    assert set(compute(halves)) == {"x", "n"}
+
+
+def test_old_steps_go_and_the_best_stays(tmp_path: Path, make: partial[TrainState]) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_best=True)
+    state = make()
+    for step, loss in enumerate([3.0, 1.0, 2.0, None, 4.0], start=1):
+        checkpoints.save(state, Meta(step=step), loss)
+    checkpoints.wait()
+    checkpoints.close()
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"2", "4", "5"}
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
+    tmp_path: Path, make: partial[TrainState], all_devices: Layout
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1200k", "none", str(disk)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        checkpoints = Checkpoints(disk)
+        # Random bits do not compress.
+        bits = np.random.default_rng(0).integers(0, 2**32, 60_000, dtype=np.uint32)
+        state = all_devices.replicate(make)
+        noise = jnp.array(bits.view(np.float32))
+        state = TrainState(state.step, {"noise": noise}, {"noise": noise[::-1]})
+        checkpoints.save(state, Meta(step=1))
+        checkpoints.wait()
+        checkpoints.save(state, Meta(step=2))
+        with pytest.raises(UserError, match=r"disk is full.* Step 2 is safe"):
+            checkpoints.save(state, Meta(step=3))
+        checkpoints.close()
+        again = Checkpoints(disk)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        found = again.restore(abstract, accept)
+        again.close()
+        assert found is not None
+        assert digest(found[0].params) == digest(state.params)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

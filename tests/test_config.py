@@ -1,0 +1,119 @@
+"""Configs: what they fill in, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bert_jax.config import ModelConfig, Phase, RunConfig, TrainConfig, as_dict
+from bert_jax.errors import BadArgumentsError, BadInputError
+from conftest import bert_jax, refused
+from pipelines.settings import config_from_dict, run_config, to_yaml
+
+
+def phases(*steps: int, total: int = 0) -> list[int]:
+    given = tuple(Phase(length=16 * number, steps=s) for number, s in enumerate(steps, start=1))
+    config = RunConfig(run_dir="x", phases=given, train=TrainConfig(steps=total))
+    assert config.train.steps == sum(phase.steps for phase in config.phases)
+    return [phase.steps for phase in config.phases]
+
+
+def test_train_steps_decides_where_the_phases_end() -> None:
+    assert phases(30, 10) == [30, 10]
+    assert phases(30, 0, total=50) == [30, 20]
+    assert phases(30, 10, total=35) == [30, 5]
+    assert phases(30, 10, total=20) == [20]
+    assert phases(30, 10, total=90) == [30, 60]
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "word"),
+    [((0,), 0, "train.steps"), ((0, 10), 30, "phase 1"), ((), 3, "empty")],
+)
+def test_a_phase_without_steps_is_refused(steps: tuple[int, ...], total: int, word: str) -> None:
+    with pytest.raises(BadInputError, match=word):
+        phases(*steps, total=total)
+
+
+def test_a_preset_fills_only_what_is_not_said() -> None:
+    model = ModelConfig(preset="bert-large", layers=3).resolved()
+    assert (model.layers, model.hidden_size, model.heads) == (3, 1024, 16)
+    assert model.feed_forward_size == 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 30, "heads": 4}, ["30", "4"]),
+        ({"preset": "bert-huge"}, ["bert-huge"]),
+        ({"hidden_dropout": 1.5}, ["hidden_dropout", "1.5"]),
+        ({"hidden_dropout": float("nan")}, ["hidden_dropout"]),
+        ({"layers": -1}, ["layers", "-1"]),
+    ],
+)
+def test_an_impossible_network_is_refused(changes: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(BadInputError) as error:
+        ModelConfig(**changes).resolved()  # type: ignore[arg-type]
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_saved_config_reads_back_equal(config: RunConfig) -> None:
+    assert config_from_dict(yaml.safe_load(to_yaml(config)), "config.yaml") == config
+    assert config_from_dict(as_dict(config), "checkpoint") == config
+
+
+def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("run_dir: a\nmodel: {preset: bert-mini, layers: 5}\n")
+    (tmp_path / "over.yaml").write_text("base: base.yaml\nmodel: {layers: 6}\n")
+    config = run_config(["--config", str(tmp_path / "over.yaml"), "--train.steps", "7"])
+    assert (config.run_dir, config.model.layers, config.model.hidden_size) == ("a", 6, 256)
+    assert config.train.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optimizer: {learning_rte: 1}", ["optimizer.learning_rte", "optimizer.learning_rate"]),
+        ("phases: [{lenght: 1}]", ["phases.lenght", "length"]),
+        ("train: {batch_size: many}", ["train.batch_size", "many"]),
+        ("parallel: {mapping: xmap}", ["parallel.mapping", "xmap", "jit"]),
+        ("train: [1]", ["train"]),
+        ("- 1", ["list"]),
+        ("a: [", ["YAML"]),
+        ("base: nowhere.yaml", ["nowhere.yaml"]),
+    ],
+)
+def test_a_wrong_config_file_is_named_with_its_key(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(f"{text}\n")
+    with pytest.raises(BadInputError) as error:
+        run_config(["--config", str(file), "--run_dir", "x"])
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--trian.steps", "3"], ["--trian.steps", "--train.steps"]),
+        (["--train.steps", "few"], ["--train.steps", "few"]),
+        (["--config"], ["--config"]),
+    ],
+)
+def test_a_wrong_option_is_named(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(BadArgumentsError) as error:
+        run_config(["--run_dir", "x", *argv])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_exit_codes_tell_arguments_from_configs(tmp_path: Path) -> None:
+    refused(bert_jax("pretrain", "--trian.steps", "3"), 64, "did you mean '--train.steps'?")
+    (tmp_path / "wrong.yaml").write_text("modle: {}\n")
+    refused(bert_jax("pretrain", "--config", tmp_path / "wrong.yaml"), 78, "'modle'", "'model'")
+    refused(bert_jax("pre-train"), 64, "'pretrain'")

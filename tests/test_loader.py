@@ -1,0 +1,138 @@
+"""Batches as a pure function of (store, config, step)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.batch import FIELDS, Batch, shapes
+from bert_jax.config import Phase, RunConfig
+from bert_jax.errors import BadInputError
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+
+
+@pytest.fixture
+def data(store: Store, config: RunConfig) -> PretrainingData:
+    return PretrainingData(store, config)
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    same = (np.array_equal(first.arrays[name], second.arrays[name]) for name in FIELDS)
+    return first.tokens == second.tokens and all(same)
+
+
+def test_a_batch_has_the_documented_shapes_and_layout(data: PretrainingData, store: Store) -> None:
+    batch = data.batch_at(0)
+    arrays = batch.arrays
+    assert {name: array.shape for name, array in arrays.items()} == shapes(8, 32, 5)
+    assert all(arrays[name].dtype == dtype for name, (_, dtype) in FIELDS.items())
+    tokenizer = store.tokenizer
+    ids, segments, mask = arrays["token_ids"], arrays["segment_ids"], arrays["attention_mask"]
+    assert (ids[:, 0] == tokenizer.cls_id).all()
+    assert ((ids == tokenizer.sep_id).sum(axis=1) == 2).all()
+    assert (ids[~mask] == tokenizer.pad_id).all()
+    assert mask.sum() == batch.tokens
+    for row in range(8):
+        first, second = np.flatnonzero(ids[row] == tokenizer.sep_id)
+        expected = (np.arange(32) > first) & (np.arange(32) <= second)
+        assert (segments[row] == expected).all()
+        assert mask[row].sum() == second + 1
+
+
+def test_the_tokens_are_those_of_the_text(
+    data: PretrainingData, store: Store, corpus: Path
+) -> None:
+    text = " ".join(corpus.read_text("utf-8").lower().split())
+    tokenizer = store.tokenizer
+    for step in range(5):
+        arrays = data.batch_at(step).arrays
+        ids = arrays["token_ids"].copy()
+        used = arrays["mlm_weights"] > 0
+        rows = np.broadcast_to(np.arange(8)[:, None], used.shape)
+        ids[rows[used], arrays["mlm_positions"][used]] = arrays["mlm_targets"][used]
+        for row in range(8):
+            first, second = np.flatnonzero(ids[row] == tokenizer.sep_id)
+            for segment in (ids[row, 1:first], ids[row, first + 1 : second]):
+                assert tokenizer.decode(segment).strip() in text
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_processes_share_one_batch(data: PretrainingData, processes: int) -> None:
+    for step in (0, 7, 19):
+        whole = data.batch_at(step)
+        size = 8 // processes
+        parts = [data.batch_at(step, slice(p * size, (p + 1) * size)) for p in range(processes)]
+        for name in FIELDS:
+            joined = np.concatenate([part.arrays[name] for part in parts])
+            assert np.array_equal(joined, whole.arrays[name])
+        assert {part.tokens for part in parts} == {whole.tokens}
+
+
+def test_any_step_can_be_made_alone(data: PretrainingData, store: Store, config: RunConfig) -> None:
+    streamed = list(data.batches(0, 20))
+    assert len(streamed) == 20
+    fresh = PretrainingData(store, config)
+    for step in (19, 3, 11):
+        assert equal(fresh.batch_at(step), streamed[step])
+    later = list(data.batches(15, 20))
+    assert all(equal(a, b) for a, b in zip(later, streamed[15:], strict=True))
+
+
+def test_a_pass_meets_every_pair_and_the_next_pass_masks_anew(
+    store: Store, config: RunConfig
+) -> None:
+    data = PretrainingData(store, replace(config, phases=(Phase(length=32, steps=400),)))
+    examples = data._examples(config.phases[0])
+    size = len(examples.plan(0))
+    epoch, index, _ = examples.at(np.arange(size))
+    assert sorted(index.tolist()) == list(range(size))
+    assert (epoch == 0).all()
+    epoch, _, _ = examples.at(np.arange(size - 3, size + 5))
+    assert epoch.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_phases_of_one_length_go_on_through_the_text(store: Store, config: RunConfig) -> None:
+    whole = PretrainingData(store, replace(config, phases=(Phase(length=32, steps=9),)))
+    parts = (Phase(length=32, steps=4), Phase(length=16, steps=2), Phase(length=32, steps=3))
+    cut = PretrainingData(store, replace(config, phases=parts))
+    assert equal(cut.batch_at(6), whole.batch_at(4))
+    assert cut.batch_at(4).arrays["token_ids"].shape == (8, 16)
+
+
+def test_another_seed_gives_other_batches(store: Store, config: RunConfig) -> None:
+    first = PretrainingData(store, config).batch_at(0)
+    other = PretrainingData(store, replace(config, seed=1)).batch_at(0)
+    assert not equal(first, other)
+
+
+def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunConfig) -> None:
+    data = PretrainingData(store, config)
+    for size in (3, 8):
+        batches = list(data.heldout(32, size))
+        weights = np.concatenate([batch.arrays["nsp_weights"] for batch in batches])
+        rows = np.concatenate([batch.arrays["token_ids"] for batch in batches])[weights > 0]
+        assert weights[: int(weights.sum())].all()
+        if size == 3:
+            expected = rows
+        assert np.array_equal(rows, expected)
+    assert len(list(data.heldout(32, 3, limit=2))) == 2
+    # Runs with other seeds are measured on the same masks.
+    other = next(iter(PretrainingData(store, replace(config, seed=9)).heldout(32, 3)))
+    assert np.array_equal(other.arrays["token_ids"], expected[:3])
+
+
+def test_an_id_outside_of_the_vocabulary_is_noticed(
+    data: PretrainingData, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = data._train
+    tokens = np.array(split._tokens[0])
+    tokens[:] = store.tokenizer.vocab_size
+    monkeypatch.setattr(split, "_tokens", [tokens])
+    with pytest.raises(BadInputError, match=str(store.tokenizer.vocab_size)):
+        data.batch_at(0)
+    with pytest.raises(BadInputError, match="train"):
+        next(iter(data.batches(0, 1)))

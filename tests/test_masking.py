@@ -1,0 +1,88 @@
+"""Masked language modelling, against google-research/bert's rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.data import keyed
+from pipelines.data.masking import Predictions, mask_tokens
+
+VOCAB, MASK, CLS, SEP = 1000, 4, 2, 3
+
+
+def masked(
+    lengths: np.ndarray, width: int, slots: int, probability: float = 0.15, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, Predictions]:
+    """Rows of [CLS] tokens [SEP] padding: (before, after, predictions)."""
+    position = np.arange(width)
+    token_ids = np.random.default_rng(1).integers(5, VOCAB, (len(lengths), width)).astype(np.int32)
+    token_ids[:, 0] = CLS
+    token_ids[position == lengths[:, None] - 1] = SEP
+    token_ids[position >= lengths[:, None]] = 0
+    candidates = (position > 0) & (position < lengths[:, None] - 1)
+    before = token_ids.copy()
+    key = keyed.key(seed, np.arange(len(lengths)))
+    found = mask_tokens(token_ids, candidates, lengths, key, slots, probability, MASK, VOCAB)
+    return before, token_ids, found
+
+
+def test_the_number_of_predictions_is_rounded_half_to_even_and_bounded() -> None:
+    lengths = np.array([3, 10, 30, 50, 70, 90, 128])
+    _, _, found = masked(lengths, 128, 12)
+    # 0.45→max 1; 1.5→2; 4.5→4; 7.5→8; 10.5→10; 13.5→14 and 19.2→19, both cut to the slots
+    assert found.weights.sum(axis=1).tolist() == [1, 2, 4, 8, 10, 12, 12]
+
+
+def test_slots_hold_ascending_positions_and_the_tokens_that_stood_there() -> None:
+    lengths = np.random.default_rng(0).integers(3, 61, 500)
+    before, after, found = masked(lengths, 61, 10)
+    used = found.weights > 0
+    rows = np.broadcast_to(np.arange(500)[:, None], used.shape)
+    assert (found.targets[used] == before[rows[used], found.positions[used]]).all()
+    assert (found.targets[~used] == 0).all()
+    assert (found.positions[~used] == 0).all()
+    steps = np.diff(found.positions, axis=1)[used[:, 1:]]
+    assert (steps > 0).all()
+    chosen = np.zeros(before.shape, bool)
+    chosen[rows[used], found.positions[used]] = True
+    assert (before == after)[~chosen].all()
+    assert not np.isin(before[chosen], [0, CLS, SEP]).any()
+
+
+def test_eighty_ten_ten_over_the_whole_vocabulary() -> None:
+    _, after, found = masked(np.full(4000, 128), 128, 20)
+    used = found.weights > 0
+    rows = np.broadcast_to(np.arange(4000)[:, None], used.shape)
+    now = after[rows[used], found.positions[used]]
+    count = used.sum()
+    assert count == 4000 * 19
+    assert (now == MASK).sum() / count == pytest.approx(0.8, abs=0.005)
+    assert (now == found.targets[used]).sum() / count == pytest.approx(0.1, abs=0.004)
+    replaced = now[(now != MASK) & (now != found.targets[used])]
+    # Special tokens are drawn too, and the draw does not stop at the largest id of the text.
+    assert replaced.min() < 5
+    assert replaced.max() >= VOCAB - 5
+    assert replaced.mean() == pytest.approx(VOCAB / 2, rel=0.03)
+
+
+def test_every_candidate_is_as_likely() -> None:
+    _, _, found = masked(np.full(20_000, 34), 34, 5)
+    counts = np.bincount(found.positions[found.weights > 0], minlength=34)
+    assert counts[0] == counts[33] == 0
+    expected = 20_000 * 5 / 32
+    assert abs(counts[1:33] - expected).max() < 5 * expected**0.5
+
+
+def test_masks_depend_on_the_key_alone() -> None:
+    lengths = np.full(8, 40)
+    _, first, _ = masked(lengths, 40, 6, seed=3)
+    _, again, _ = masked(lengths, 40, 6, seed=3)
+    _, other, _ = masked(lengths, 40, 6, seed=4)
+    assert (first == again).all()
+    assert (first != other).any(axis=1).all()
+
+
+def test_more_predictions_than_candidates_are_not_made() -> None:
+    _, _, found = masked(np.array([4, 5]), 8, 8, probability=0.99)
+    assert found.weights.sum(axis=1).tolist() == [2, 3]

@@ -1,0 +1,176 @@
+"""The network: sizes, shapes, types, and what must not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bert_jax.config import ModelConfig
+from bert_jax.layers import Attention, dropout
+from bert_jax.model import BertForPreTraining, PretrainingLogits
+from bert_jax.state import init_params, parameter_count
+
+# Prime sizes, so that a wrong axis shows itself in the message.
+B, T, P, V, D, N, F, L = 2, 13, 3, 101, 35, 5, 23, 3
+
+
+@pytest.fixture(scope="module")
+def small() -> ModelConfig:
+    return ModelConfig(
+        preset="bert-tiny",
+        vocab_size=V,
+        hidden_size=D,
+        heads=N,
+        feed_forward_size=F,
+        layers=L,
+        max_positions=T,
+        initializer_range=0.2,
+        dtype="float32",
+    ).resolved()
+
+
+Forward = Callable[..., PretrainingLogits]
+
+
+def compiled(config: ModelConfig) -> Forward:
+    """The network of `config` with the weights of seed 0, as one program."""
+    definition, arrays = nnx.split(BertForPreTraining(config, nnx.Rngs(0)))
+    return jax.jit(lambda *args: nnx.merge(definition, arrays)(*args))
+
+
+@pytest.fixture(scope="module")
+def model(small: ModelConfig) -> Forward:
+    return compiled(small)
+
+
+def inputs(seed: int = 0) -> tuple[jax.Array, ...]:
+    rng = np.random.default_rng(seed)
+    token_ids = jnp.array(rng.integers(5, V, (B, T)))
+    segment_ids = jnp.array(np.arange(T) > 6).astype(jnp.int32)[None].repeat(B, 0)
+    mask = jnp.array(np.arange(T) < np.array([[T], [T - 4]]))
+    return token_ids, segment_ids, mask, jnp.array([[1, 4, 7], [2, 3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("preset", "whole", "encoder"),
+    [("bert-base", 110_106_428, 109_482_240), ("bert-large", 336_226_108, 335_141_888)],
+)
+def test_published_parameter_counts(preset: str, whole: int, encoder: int) -> None:
+    config = ModelConfig(preset=preset, vocab_size=30_522).resolved()
+    params = jax.eval_shape(partial(init_params, config, 0))
+    assert parameter_count(params) == whole
+    assert parameter_count(params["bert"]) == encoder
+
+
+def test_logits_have_the_documented_shapes(model: Forward) -> None:
+    logits = model(*inputs())
+    assert logits.mlm.shape == (B, P, V)
+    assert logits.nsp.shape == (B, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtypes_are_those_of_the_policy(small: ModelConfig, dtype: str) -> None:
+    model = BertForPreTraining(replace(small, dtype=dtype), nnx.Rngs(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+    # Under strict promotion no operation widens or narrows a type by accident.
+    with jax.numpy_dtype_promotion("strict"):
+        logits = jax.eval_shape(model, *inputs(), jax.random.key(0))
+        hidden = jax.eval_shape(model.bert, *inputs()[:3])
+    assert (logits.mlm.dtype, logits.nsp.dtype) == (jnp.float32, jnp.float32)
+    assert (hidden.dtype, hidden.shape) == (jnp.dtype(dtype), (B, T, D))
+
+
+def close(first: PretrainingLogits, second: PretrainingLogits) -> bool:
+    return all(np.allclose(a, b, atol=2e-5) for a, b in zip(first, second, strict=True))
+
+
+def test_padding_does_not_matter(model: Forward) -> None:
+    token_ids, segment_ids, mask, positions = inputs()
+    other = token_ids.at[1, T - 4 :].set(7)
+    whole = model(token_ids, segment_ids, mask, positions)
+    assert close(whole, model(other, segment_ids, mask, positions))
+    cut = slice(0, T - 4)
+    short = model(token_ids[1:, cut], segment_ids[1:, cut], mask[1:, cut], positions[1:])
+    assert np.allclose(short.mlm[0], whole.mlm[1], atol=2e-5)
+
+
+def test_every_token_sees_both_sides(model: Forward) -> None:
+    token_ids, segment_ids, mask, _ = inputs()
+    at = jnp.full((B, 1), 6)
+    before = model(token_ids, segment_ids, mask, at).mlm
+    for place in (5, 7):
+        changed = token_ids.at[0, place].add(1)
+        after = model(changed, segment_ids, mask, at).mlm
+        assert not np.allclose(before[0], after[0], atol=1e-3)
+        assert np.allclose(before[1], after[1], atol=1e-5)
+
+
+def test_position_segment_and_order_matter(model: Forward) -> None:
+    token_ids, segment_ids, mask, positions = inputs()
+    base = model(token_ids, segment_ids, mask, positions)
+    assert not close(base, model(token_ids, 1 - segment_ids, mask, positions))
+    swapped = token_ids.at[:, 10].set(token_ids[:, 8]).at[:, 8].set(token_ids[:, 10])
+    assert not close(base, model(swapped, segment_ids, mask, positions))
+
+
+def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
+    attention = Attention(small, nnx.Rngs(3))
+    x = np.random.default_rng(0).normal(size=(T, D)).astype(np.float32)
+    mask = np.arange(T) < 9
+    parts = {
+        name: np.array(getattr(attention, name).kernel[...]).reshape(D, N, D // N)
+        for name in ("query", "key", "value")
+    }
+    heads = []
+    for n in range(N):
+        q, k, v = (x @ parts[name][:, n] for name in ("query", "key", "value"))
+        scores = q @ k.T / np.sqrt(D // N)
+        scores[:, ~mask] = -np.inf
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        heads.append(weights / weights.sum(axis=1, keepdims=True) @ v)
+    expected = np.concatenate(heads, axis=1) @ np.array(attention.output.kernel[...]).reshape(D, D)
+    found = jax.jit(attention, static_argnums=2)(jnp.array(x)[None], jnp.array(mask)[None], None)[0]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_row_without_any_token_gives_numbers(model: Forward) -> None:
+    token_ids, segment_ids, mask, positions = inputs()
+    logits = model(token_ids, segment_ids, jnp.zeros_like(mask), positions)
+    assert np.isfinite(logits.mlm).all()
+
+
+def test_dropout_is_keyed_and_keeps_the_mean() -> None:
+    x = jnp.ones((400, 500))
+    dropped = dropout(x, 0.1, jax.random.key(1))
+    assert np.mean(dropped == 0) == pytest.approx(0.1, abs=0.003)
+    assert dropped.mean() == pytest.approx(1, abs=0.005)
+    assert (dropped == dropout(x, 0.1, jax.random.key(1))).all()
+    assert (dropped != dropout(x, 0.1, jax.random.key(2))).any()
+    assert dropout(x, 0.1, None) is x
+
+
+def test_initial_weights_are_the_cut_normal(small: ModelConfig) -> None:
+    config = replace(small, hidden_size=200, vocab_size=500, initializer_range=0.02)
+    params = init_params(config, 0)
+    table = np.array(params["bert"]["embeddings"]["token"])
+    assert np.abs(table).max() <= 0.04
+    assert table.std() == pytest.approx(0.02 * 0.8796, rel=0.01)
+    kernels = np.array(params["bert"]["layers"]["attention"]["query"]["kernel"])
+    assert kernels.std() == pytest.approx(0.02 * 0.8796, rel=0.02)
+    assert not np.allclose(kernels[0], kernels[1])
+    other = init_params(config, 1)
+    assert not np.allclose(table, other["bert"]["embeddings"]["token"])
+    assert not np.any(params["mlm"]["bias"])
+
+
+def test_gelu_follows_the_config(model: Forward, small: ModelConfig) -> None:
+    erf = compiled(replace(small, gelu="erf"))
+    difference = np.abs(model(*inputs()).mlm - erf(*inputs()).mlm).max()
+    assert 1e-7 < difference < 0.05

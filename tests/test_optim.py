@@ -1,0 +1,93 @@
+"""Update rules, against NumPy renderings of the published ones."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bert_jax.config import ModelConfig, OptimizerConfig
+from bert_jax.optim import decay_mask, learning_rate, optimizer
+from bert_jax.state import init_params
+
+Recipe = Literal["adamw", "bert2018"]
+
+
+def reference(recipe: Recipe, steps: int) -> dict[str, np.ndarray]:
+    """`steps` updates in float64 of a kernel (decays) and a bias (does not)."""
+    config = OptimizerConfig(recipe=recipe, learning_rate=0.01, warmup_steps=10)
+    values = {"kernel": np.full((2, 3), 0.5), "bias": np.full(3, 0.5)}
+    first = {name: np.zeros_like(x) for name, x in values.items()}
+    second = {name: np.zeros_like(x) for name, x in values.items()}
+    for step in range(steps):
+        grads = gradient(step)
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        if recipe == "bert2018":
+            rate = 0.01 * (step / 10 if step < 10 else 1 - step / steps)
+        else:
+            rate = 0.01 * ((step + 1) / 10 if step < 10 else (steps - step) / (steps - 10))
+        for name, grad in grads.items():
+            clipped = grad / max(1.0, norm)
+            first[name] = 0.9 * first[name] + 0.1 * clipped
+            second[name] = 0.999 * second[name] + 0.001 * clipped**2
+            m, v = first[name], second[name]
+            if recipe == "adamw":
+                m, v = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+            direction = m / (np.sqrt(v) + config.epsilon)
+            if name == "kernel":
+                direction = direction + 0.01 * values[name]
+            values[name] = values[name] - rate * direction
+    return values
+
+
+def gradient(step: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    scale = 3.0 if step % 7 == 0 else 0.1  # some are clipped, most are not
+    return {"kernel": rng.normal(0, scale, (2, 3)), "bias": rng.normal(0, scale, 3)}
+
+
+@pytest.mark.parametrize("recipe", ["adamw", "bert2018"])
+def test_fifty_updates_are_the_published_rule(recipe: Recipe) -> None:
+    config = OptimizerConfig(recipe=recipe, learning_rate=0.01, warmup_steps=10)
+    rule, rate = optimizer(config), learning_rate(config, 50)
+    params: optax.Params = {"kernel": jnp.full((2, 3), 0.5), "bias": jnp.full(3, 0.5)}
+    state = rule.init(params)
+    for step in range(50):
+        grads = jax.tree.map(lambda g: jnp.array(g, jnp.float32), gradient(step))
+        direction, state = rule.update(grads, state, params)
+        scale = rate(jnp.float32(step))
+        params = jax.tree.map(lambda p, d, scale=scale: p - scale * d, params, direction)
+    expected = reference(recipe, 50)
+    for name in expected:
+        assert np.abs(np.array(params[name]) - expected[name]).max() <= 1e-6
+
+
+def test_learning_rate_lines() -> None:
+    ours = learning_rate(OptimizerConfig(learning_rate=1.0, warmup_steps=4), 10)
+    steps = jnp.arange(10.0)
+    assert np.allclose(ours(steps), [0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    code = OptimizerConfig(recipe="bert2018", learning_rate=1.0, warmup_steps=4)
+    published = learning_rate(code, 10)
+    assert np.allclose(published(steps), [0, 0.25, 0.5, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    for config in (code, OptimizerConfig(learning_rate=1.0, warmup_steps=0)):
+        assert np.isfinite(learning_rate(config, 10)(steps)).all()
+
+
+def test_decay_spares_biases_and_layer_norm_only() -> None:
+    config = ModelConfig(preset="bert-tiny", vocab_size=50).resolved()
+    params = jax.eval_shape(partial(init_params, config, 0))
+    names = jax.tree_util.tree_leaves_with_path(decay_mask(params))
+    decayed = {
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, decays in names if decays
+    }
+    assert all(name.endswith(("kernel", "token", "segment", "position")) for name in decayed)
+    spared = len(names) - len(decayed)
+    # 3 embeddings, 6 kernels of a layer, pooler, transform, classifier.
+    assert len(decayed) == 3 + 6 + 3
+    # 5 LayerNorms of two, 9 biases of affine maps, the output bias.
+    assert spared == 2 * 4 + 9 + 1

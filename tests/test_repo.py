@@ -1,0 +1,96 @@
+"""The rules that the code base keeps."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from pipelines.cli import COMMANDS
+from pipelines.settings import run_config
+
+PACKAGES = ("bert_jax", "pipelines", "tpu")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+# Dependency -> the only files that may import it.
+OWNERS = {
+    "orbax": {"bert_jax/checkpoint.py"},
+    "sentencepiece": {"pipelines/data/tokenizer.py"},
+    "tokenizers": {"pipelines/data/tokenizer.py"},
+    "tensorboardX": {"bert_jax/metrics.py"},
+    "grain": {"pipelines/data/loader.py"},
+    "jsonargparse": {"pipelines/settings.py"},
+    "optax": {"bert_jax/optim.py", "bert_jax/state.py", "bert_jax/steps.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_short_and_imports_in_one_direction(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+    name = str(path.relative_to(ROOT))
+    if name.startswith("bert_jax/"):
+        assert imports(path).isdisjoint({"pipelines", "tpu"})
+    for dependency, owners in OWNERS.items():
+        assert name in owners or dependency not in imports(path), dependency
+    assert path.name != "utils.py"
+
+
+def test_the_training_loop_fits_on_a_few_screens() -> None:
+    assert len((ROOT / "bert_jax/train.py").read_text("utf-8").splitlines()) <= 150
+
+
+def test_only_parallel_decides_how_programs_are_mapped() -> None:
+    for path in SOURCES:
+        text = path.read_text("utf-8")
+        if path.name != "parallel.py":
+            assert "pmap(" not in text
+            assert "NamedSharding(" not in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_config_shows_its_command_and_parses(path: Path) -> None:
+    header = "".join(line for line in path.read_text("utf-8").splitlines(True) if line[0] == "#")
+    command = re.search(r"bert-jax pretrain (.*)", header)
+    assert command, "the header comment names no command"
+    assert f"--config configs/{path.name}" in command[1]
+    assert "Hardware" in header
+    assert "xpected" in header
+    config = run_config(shlex.split(command[1].replace("configs/", f"{ROOT}/configs/")))
+    assert config.train.steps > 0
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for command in re.findall(r"bert-jax ([a-z]+(?:-[a-z]+)*) ", text):
+        assert command in COMMANDS
+    make = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert re.search(rf"^{target}:", make, re.MULTILINE), target
+
+
+def test_nothing_large_is_committed() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        assert (ROOT / name).stat().st_size < 200_000, name

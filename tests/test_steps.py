@@ -1,0 +1,174 @@
+"""The step on 1, 2, 4 and 8 devices, mapped by jit and by pmap, is one and the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.config import Phase, RunConfig
+from bert_jax.errors import BadInputError
+from bert_jax.evaluate import evaluate
+from bert_jax.losses import cross_entropy
+from bert_jax.parallel import Layout, devices
+from bert_jax.state import TrainState, init_state
+from bert_jax.steps import Steps
+from conftest import DEVICES
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+
+
+def trained(
+    config: RunConfig, store: Store, layout: Layout, count: int
+) -> tuple[list[dict[str, float]], list[TrainState]]:
+    """Metrics and states of the first `count` updates."""
+    steps, data = Steps.of(config), PretrainingData(store, config)
+    state = layout.replicate(partial(init_state, config.model, steps.optimizer, config.seed))
+    step = layout.train_step(steps)
+    metrics, states = [], []
+    for number in range(count):
+        batch = layout.place(data.batch_at(number).arrays)
+        state, found = step(state, batch)
+        metrics.append({name: float(value) for name, value in found.items()})
+        states.append(jax.tree.map(np.array, state))
+    return metrics, states
+
+
+def difference(first: Any, second: Any) -> float:
+    """Largest difference of two trees, relative to the largest value in them.
+
+    Not per array: the gradient of the key bias is exactly zero, so that all of it is rounding.
+    """
+    leaves = [jax.tree.leaves(jax.tree.map(np.float64, tree)) for tree in (first, second)]
+    largest = max(np.abs(leaf).max() for leaf in leaves[0])
+    return max(np.abs(a - b).max() for a, b in zip(*leaves, strict=True)) / largest
+
+
+def first_moment(state: TrainState) -> Any:
+    """Of Adam; after one update it is the clipped gradient times 1 - beta1."""
+    return next(part.mu for part in state.opt_state if hasattr(part, "mu"))
+
+
+def test_losses_and_gradient_norms_do_not_depend_on_the_devices(
+    config: RunConfig, store: Store
+) -> None:
+    """With dropout, and with another number of predictions in every row."""
+    config = replace(config, phases=(Phase(length=64, steps=20),))
+    data = PretrainingData(store, config)
+    ragged = [len(set(data.batch_at(n).arrays["mlm_weights"].sum(axis=1))) > 1 for n in range(20)]
+    assert all(ragged)
+    alone, _ = trained(config, store, Layout(devices()[:1]), 20)
+    for count in (2, 4, 8):
+        spread, _ = trained(config, store, Layout(devices()[:count]), 20)
+        for one, many in zip(alone, spread, strict=True):
+            for name in ("loss", "mlm_loss", "nsp_loss", "grad_norm"):
+                assert many[name] == pytest.approx(one[name], rel=1e-5), (count, name)
+
+
+def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
+    still: RunConfig, store: Store
+) -> None:
+    by_jit, jit_states = trained(still, store, Layout(devices(), "jit"), 10)
+    by_pmap, pmap_states = trained(still, store, Layout(devices(), "pmap"), 10)
+    for one, other in zip(by_jit, by_pmap, strict=True):
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-5), name
+    assert difference(first_moment(jit_states[0]), first_moment(pmap_states[0])) < 1e-5
+    assert difference(jit_states[9].params, pmap_states[9].params) < 1e-5
+
+
+def test_the_gradient_is_that_of_the_loss_of_the_whole_batch(
+    still: RunConfig, store: Store
+) -> None:
+    steps = Steps.of(still)
+    state = init_state(still.model, steps.optimizer, still.seed)
+    batch = jax.tree.map(jnp.array, PretrainingData(store, still).batch_at(0).arrays)
+
+    def loss(params: Any) -> jax.Array:
+        logits = steps.logits(params, batch, None)
+        log_mlm = jax.nn.log_softmax(logits.mlm)
+        mlm = -jnp.take_along_axis(log_mlm, batch["mlm_targets"][..., None], -1)[..., 0]
+        log_nsp = jax.nn.log_softmax(logits.nsp)
+        nsp = -jnp.take_along_axis(log_nsp, batch["nsp_labels"][:, None], -1)
+        weights = batch["mlm_weights"]
+        return jnp.sum(mlm * weights) / jnp.sum(weights) + jnp.mean(nsp)
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
+    metrics, states = trained(still, store, Layout(devices()), 1)
+    assert metrics[0]["loss"] == pytest.approx(float(value), rel=1e-5)
+    clip = min(1.0, 1.0 / metrics[0]["grad_norm"])
+    expected = jax.tree.map(lambda g: 0.1 * clip * np.array(g), grads)
+    assert difference(expected, first_moment(states[0])) < 1e-5
+
+
+def test_the_step_is_pure_and_counts(still: RunConfig, store: Store) -> None:
+    steps = Steps.of(still)
+    state = init_state(still.model, steps.optimizer, still.seed)
+    batch = jax.tree.map(jnp.array, PretrainingData(store, still).batch_at(0).arrays)
+    after, metrics = jax.jit(steps.train)(state, batch)
+    assert (int(state.step), int(after.step)) == (0, 1)
+    assert set(metrics) == {
+        "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "grad_norm",
+        "learning_rate",
+    }  # fmt: skip
+
+
+def test_devices_that_map_alone_drop_out_differently(config: RunConfig, store: Store) -> None:
+    still = replace(config.model, hidden_dropout=0.0, attention_dropout=0.0)
+    dropped, _ = trained(config, store, Layout(devices(), "pmap"), 1)
+    undropped, _ = trained(replace(config, model=still), store, Layout(devices(), "pmap"), 1)
+    assert dropped[0]["loss"] != undropped[0]["loss"]
+
+
+def test_the_donated_state_is_gone(still: RunConfig, store: Store, all_devices: Layout) -> None:
+    steps = Steps.of(still)
+    state = all_devices.replicate(partial(init_state, still.model, steps.optimizer, 0))
+    batch = all_devices.place(PretrainingData(store, still).batch_at(0).arrays)
+    all_devices.train_step(steps)(state, batch)
+    with pytest.raises(RuntimeError, match="deleted"):
+        np.array(state.params["bert"]["embeddings"]["token"])
+
+
+@pytest.mark.parametrize("mapping", ["jit", "pmap"])
+def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
+    still: RunConfig, store: Store, mapping: Any
+) -> None:
+    steps, data = Steps.of(still), PretrainingData(store, still)
+    found = []
+    for count, size in ((1, 1), (2, 6), (DEVICES, 16)):
+        layout = Layout(devices()[:count], mapping)
+        state = layout.replicate(partial(init_state, still.model, steps.optimizer, 0))
+        batches = data.heldout(32, size)
+        found.append(evaluate(layout.eval_step(steps), layout, state.params, batches))
+    for other in found[1:]:
+        assert other["predictions"] == found[0]["predictions"]
+        assert other["sequences"] == found[0]["sequences"]
+        for name in ("mlm_loss", "nsp_loss", "perplexity"):
+            assert other[name] == pytest.approx(found[0][name], rel=1e-6)
+        assert other["mlm_accuracy"] == found[0]["mlm_accuracy"]
+
+
+def test_a_batch_that_cannot_be_split_is_refused(all_devices: Layout) -> None:
+    with pytest.raises(BadInputError, match="12 sequences cannot be split over 8 devices"):
+        all_devices.rows(12)
+
+
+def test_cross_entropy_sums_and_leaves_out() -> None:
+    logits = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [5.0, 1.0, 1.0]])
+    tally = cross_entropy(logits, jnp.array([0, 2, 1]), jnp.array([1.0, 1.0, 0.0]))
+    expected = np.log(np.exp([2.0, 0.0, -1.0]).sum()) - 2.0 + np.log(3.0)
+    assert float(tally.loss) == pytest.approx(expected, rel=1e-6)
+    assert (float(tally.count), float(tally.correct)) == (2.0, 1.0)
+
+
+def test_the_gradient_of_the_cross_entropy_is_softmax_minus_target() -> None:
+    logits = jnp.array(np.random.default_rng(0).normal(size=(4, 7)), jnp.float32)
+    targets = jnp.array([0, 6, 3, 3])
+    grads = jax.grad(lambda x: cross_entropy(x, targets, jnp.ones(4)).loss)(logits)
+    expected = jax.nn.softmax(logits) - jax.nn.one_hot(targets, 7)
+    assert np.allclose(grads, expected, atol=1e-6)

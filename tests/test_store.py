@@ -1,0 +1,176 @@
+"""The token store: what is written, and what is noticed on reading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import BadInputError
+from conftest import bert_jax, refused, write_corpus
+from pipelines.data import store as stores
+from pipelines.data import tokenizer as tokenizers
+from pipelines.data.store import Store, StoreWriter
+from pipelines.prepare import prepare
+
+
+@pytest.fixture
+def copy(store_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store_dir, tmp_path / "copy"))
+
+
+def test_the_store_holds_the_corpus(store: Store, corpus: Path) -> None:
+    documents = [text.splitlines() for text in corpus.read_text("utf-8").split("\n\n")]
+    ledger = store.ledger
+    assert sum(ledger.total(split, "documents") for split in stores.SPLITS) == len(documents)
+    assert sum(ledger.total(s, "sentences") for s in stores.SPLITS) == sum(map(len, documents))
+    split = store.split("train")
+    begin, end = split.sentence_offsets[split.document_offsets[[0, 1]]]
+    tokens = split.gather(np.array([begin]), np.array([end - begin]))
+    text = store.tokenizer.decode(tokens)
+    assert text in {" ".join(document).lower() for document in documents}
+
+
+def test_shards_are_one_sequence(
+    corpus: Path, tokenizer_dir: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "SHARD_TOKENS", 1000)
+    prepare(f"text:{corpus}", tokenizer_dir, tmp_path / "small", 0.1)
+    small = Store(tmp_path / "small")
+    assert len(small.ledger.splits["train"]) > 3
+    one, many = store.split("train"), small.split("train")
+    assert np.array_equal(one.sentence_offsets, many.sentence_offsets)
+    assert np.array_equal(one.document_offsets, many.document_offsets)
+    starts = one.sentence_offsets[:-1]
+    lengths = np.diff(one.sentence_offsets)
+    order = np.random.default_rng(0).permutation(len(starts))
+    assert np.array_equal(
+        one.gather(starts[order], lengths[order]), many.gather(starts[order], lengths[order])
+    )
+
+
+def test_two_bytes_a_token(store: Store, store_dir: Path) -> None:
+    tokens = sum(store.ledger.total(split, "tokens") for split in stores.SPLITS)
+    size = sum(path.stat().st_size for path in store_dir.glob("*.npy"))
+    assert store.split("train")._tokens[0].dtype == np.uint16
+    assert size / tokens < 2.6  # the sentences of this grammar are short
+    assert stores.token_dtype(65_536) == np.uint16
+    assert stores.token_dtype(65_537) == np.uint32
+
+
+def test_preparing_again_finds_the_work_done_and_refuses_other_work(
+    corpus: Path, tokenizer_dir: Path, store_dir: Path, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
+    arguments = ("--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir, "--out", store_dir)
+    again = bert_jax("prepare", *arguments, "--heldout", "0.1")
+    assert again.returncode == 0
+    assert "already there" in again.stderr
+    refused(bert_jax("prepare", *arguments, "--heldout", "0.2"), 78, "0.1", "0.2")
+    tokenizers.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
+    other = ("--corpus", f"text:{corpus}", "--tokenizer", tmp_path, "--out", store_dir)
+    refused(bert_jax("prepare", *other, "--heldout", "0.1"), 78, "tokenizer")
+    assert before == {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
+
+
+def test_an_unfinished_store_is_none_and_is_written_again(
+    corpus: Path, tokenizer_dir: Path, store: Store, copy: Path
+) -> None:
+    (copy / stores.LEDGER).unlink()
+    with pytest.raises(BadInputError, match="not a finished token store"):
+        Store(copy)
+    ledger = prepare(f"text:{corpus}", tokenizer_dir, copy, 0.1)
+    assert ledger.digest == store.ledger.digest
+
+
+def test_held_out_documents_are_chosen_by_their_text(
+    tokenizer_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    doubled = tmp_path / "doubled.txt"
+    doubled.write_text("\n\n".join([corpus.read_text("utf-8")] * 2), "utf-8")
+    one = prepare(f"text:{corpus}", tokenizer_dir, tmp_path / "one", 0.3)
+    two = prepare(f"text:{doubled}", tokenizer_dir, tmp_path / "two", 0.3)
+    for split in stores.SPLITS:
+        assert two.total(split, "documents") == 2 * one.total(split, "documents")
+        assert one.total(split, "documents") > 10
+
+
+@pytest.mark.parametrize("part", stores.PARTS)
+def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: str) -> None:
+    path = copy / f"train-00000.{part}.npy"
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[-3] ^= 4
+    path.write_bytes(changed)
+    with pytest.raises(BadInputError, match=path.name):
+        Store(copy).verify("train")
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(BadInputError, match=path.name):
+        Store(copy).split("train")
+    path.write_bytes(b"")
+    with pytest.raises(BadInputError, match=path.name):
+        Store(copy).split("train")
+    path.unlink()
+    with pytest.raises(BadInputError, match=path.name):
+        Store(copy).split("train")
+
+
+def test_a_ledger_that_does_not_fit_is_refused(copy: Path) -> None:
+    ledger = json.loads((copy / stores.LEDGER).read_text("utf-8"))
+
+    def write(**changes: object) -> None:
+        (copy / stores.LEDGER).write_text(json.dumps(ledger | changes))
+
+    write(format=99)
+    with pytest.raises(BadInputError, match="format 99"):
+        Store(copy)
+    write(splits={"train": [{"name": "x"}]})
+    with pytest.raises(BadInputError, match="damaged"):
+        Store(copy)
+    write(tokenizer="0" * 64)
+    with pytest.raises(BadInputError, match="tokenizer"):
+        _ = Store(copy).tokenizer
+    (copy / stores.LEDGER).write_text(json.dumps(ledger)[:100])
+    with pytest.raises(BadInputError, match="damaged"):
+        Store(copy)
+
+
+def test_empty_sentences_and_documents_leave_no_trace(tokenizer_dir: Path, tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, tokenizers.load(tokenizer_dir))
+    writer.add("train", [[5, 6], [], [7]])
+    writer.add("train", [[], []])
+    writer.add("train", [[8]])
+    ledger = writer.close("x", "y", 0.0)
+    assert (ledger.total("train", "documents"), ledger.total("train", "sentences")) == (2, 3)
+    assert Store(tmp_path).split("train").sentence_offsets.tolist() == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["empty"]),
+        (b"\n\n \n", ["empty"]),
+        (b"Only one document.\nWith two sentences.\n", ["1 document", "two", "blank line"]),
+        ("Ein schöner Tag.\n".encode("latin-1"), ["UTF-8", "0xf6", "offset 7", "iconv"]),
+    ],
+)
+def test_a_corpus_without_use_is_refused(
+    tokenizer_dir: Path, tmp_path: Path, content: bytes, words: list[str]
+) -> None:
+    (tmp_path / "text.txt").write_bytes(content)
+    corpus = ("--corpus", f"text:{tmp_path}/text.txt", "--tokenizer", tokenizer_dir)
+    refused(bert_jax("prepare", *corpus, "--out", tmp_path / "store", "--heldout", "0"), 78, *words)
+    assert not (tmp_path / "store" / stores.LEDGER).exists()
+
+
+def test_wrong_arguments_of_prepare(tokenizer_dir: Path, tmp_path: Path) -> None:
+    rest = ("--tokenizer", tokenizer_dir, "--out", tmp_path / "s")
+    refused(bert_jax("prepare", "--corpus", "text:/nowhere/*.txt", *rest), 78, "/nowhere/*.txt")
+    refused(bert_jax("prepare", "--corpus", "wikipedia", *rest), 64, "'wikipedia'", "text:GLOB")
+    text = write_corpus(tmp_path / "t.txt", 4)
+    corpus = ("--corpus", f"text:{text}", "--out", tmp_path / "s")
+    refused(bert_jax("prepare", *corpus, "--tokenizer", tmp_path), 78, "vocab.txt")
+    refused(bert_jax("prepare", *corpus, *rest[:2], "--heldout", "1.5"), 64, "--heldout")
