@@ -48,7 +48,7 @@ lint: $(VENV)/test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

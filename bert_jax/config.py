@@ -303,20 +303,22 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
-        """States every size, every phase's steps and batch size, and the steps in all."""
+        """States every size, and every phase's steps and batch size."""
         if not self.run_dir:
             raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
-        phases = self._resolved_phases()
-        steps = sum(phase.steps for phase in phases)
-        object.__setattr__(self, "phases", phases)
-        object.__setattr__(self, "train", replace(self.train, steps=steps))
+        object.__setattr__(self, "phases", self._resolved_phases())
         object.__setattr__(self, "model", self.model.resolved())
-        for phase in phases:
+        for phase in self.phases:
             if phase.length > self.model.max_positions:
                 raise BadInputError(
                     f"phases: length {phase.length} is longer than"
                     f" model.max_positions {self.model.max_positions}"
                 )
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return sum(phase.steps for phase in self.phases)
 
     def _resolved_phases(self) -> tuple[Phase, ...]:
         if not self.phases:

@@ -75,7 +75,7 @@ class Steps:
         return cls(
             model=define(config.model),
             optimizer=optimizer(config.optimizer),
-            learning_rate=learning_rate(config.optimizer, config.train.steps),
+            learning_rate=learning_rate(config.optimizer, config.steps),
             seed=config.seed,
         )
 

@@ -64,15 +64,15 @@ class Trainer:
             PreemptedError: The process was told to end; everything is saved.
             BadInputError: A loss is not finite; the newest checkpoint is from before that.
         """
-        total, evaluation = self.config.train.steps, {}
+        total, evaluation = self.config.steps, {}
         with StopRequests() as stop, progress("step", total, self.step) as show:
             for phase, first, last in self._phases():
                 train_step = self._compile(phase)
                 for batch in self.data.batches(first, last, self.layout.rows(phase.batch_size)):
                     # This order is fixed: what is logged, evaluated and saved at step n is the
                     # state after n updates, and a resumed run goes on with batch n.
+                    placed = self.layout.place(batch.arrays)
                     with jax.transfer_guard("disallow"):
-                        placed = self.layout.place(batch.arrays)
                         self.state, metrics = train_step(self.state, placed)
                     self.step += 1
                     self.log.push(self.step, metrics, batch.tokens, phase.batch_size)
@@ -123,7 +123,7 @@ class Trainer:
         return compiled
 
     def _due(self, every: int) -> bool:
-        return every > 0 and (self.step % every == 0 or self.step == self.config.train.steps)
+        return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def _evaluate(self, phase: Phase) -> dict[str, Any]:
         if not self._due(self.config.train.eval_every):

@@ -65,7 +65,7 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
         found = trainer.run()
     finally:
         trainer.close()
-    say(f"{run_dir} is complete: {trainer.step:,} of {config.train.steps:,} steps")
+    say(f"{run_dir} is complete: {trainer.step:,} of {config.steps:,} steps")
     if found:
         say("held out: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 

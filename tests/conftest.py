@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 DEVICES = 8
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,7 @@ from bert_jax.parallel import Layout, devices
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
+from pipelines.settings import to_yaml
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -87,11 +90,11 @@ def store(store_dir: Path) -> Store:
     return Store(store_dir)
 
 
-@pytest.fixture
-def config(store_dir: Path, tmp_path: Path) -> RunConfig:
+@pytest.fixture(scope="session")
+def config_base(store_dir: Path) -> RunConfig:
     """A run of 20 steps that takes seconds; float32, so that topologies can be compared."""
     return RunConfig(
-        run_dir=str(tmp_path / "run"),
+        run_dir="unset",
         data=DataConfig(store=str(store_dir), short_seq_prob=0.5),
         model=ModelConfig(
             preset="bert-tiny",
@@ -105,6 +108,12 @@ def config(store_dir: Path, tmp_path: Path) -> RunConfig:
         phases=(Phase(length=32, steps=20),),
         checkpoint=CheckpointConfig(every=5),
     )
+
+
+@pytest.fixture
+def config(config_base: RunConfig, tmp_path: Path) -> RunConfig:
+    """The same in a folder of the test's own."""
+    return replace(config_base, run_dir=str(tmp_path / "run"))
 
 
 @pytest.fixture
@@ -155,3 +164,29 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
     assert last.startswith("bert-jax: ")
     for word in words:
         assert word in last
+
+
+def start(*arguments: str | Path, devices: int = 1, **variables: str) -> subprocess.Popen[str]:
+    """Starts a command that goes on beside the test."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        env=environment(devices, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def write_config(config: RunConfig, folder: Path) -> Path:
+    """The config as a file for ``--config``."""
+    file = folder / "config.yaml"
+    file.write_text(to_yaml(config), "utf-8")
+    return file
+
+
+def inspected(model: Path) -> dict[str, Any]:
+    """What ``bert-jax inspect MODEL --json`` prints."""
+    result = bert_jax("inspect", model, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)

@@ -16,7 +16,7 @@ from pipelines.settings import config_from_dict, run_config, to_yaml
 def phases(*steps: int, total: int = 0) -> list[int]:
     given = tuple(Phase(length=16 * number, steps=s) for number, s in enumerate(steps, start=1))
     config = RunConfig(run_dir="x", phases=given, train=TrainConfig(steps=total))
-    assert config.train.steps == sum(phase.steps for phase in config.phases)
+    assert config.steps == sum(phase.steps for phase in config.phases)
     return [phase.steps for phase in config.phases]
 
 
@@ -70,7 +70,7 @@ def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:
     (tmp_path / "over.yaml").write_text("base: base.yaml\nmodel: {layers: 6}\n")
     config = run_config(["--config", str(tmp_path / "over.yaml"), "--train.steps", "7"])
     assert (config.run_dir, config.model.layers, config.model.hidden_size) == ("a", 6, 256)
-    assert config.train.steps == 7
+    assert config.steps == 7
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_config_shows_its_command_and_parses(path: Path) -> None:
     assert "Hardware" in header
     assert "xpected" in header
     config = run_config(shlex.split(command[1].replace("configs/", f"{ROOT}/configs/")))
-    assert config.train.steps > 0
+    assert config.steps > 0
 
 
 def test_the_readme_names_only_commands_that_exist() -> None:

@@ -1,0 +1,183 @@
+"""Two real processes with four devices each, joined by JAX's coordination service."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax import metrics
+from bert_jax.batch import FIELDS
+from bert_jax.config import Phase, RunConfig
+from conftest import ROOT, bert_jax, command, environment, inspected, refused, write_config
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+
+# Prints what this process holds after restoring, and every token of three global batches.
+WITNESS = """
+import json, sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+import jax
+from jax.experimental import multihost_utils
+from bert_jax import parallel
+from bert_jax.checkpoint import Checkpoints, digest
+from bert_jax.state import init_state
+from bert_jax.steps import Steps
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.settings import run_config
+
+config = run_config(["--config", sys.argv[1]])
+parallel.initialize()
+layout = parallel.Layout(parallel.devices())
+steps = Steps.of(config)
+make = partial(init_state, config.model, steps.optimizer, config.seed)
+checkpoints = Checkpoints(Path(config.run_dir))
+state, meta = checkpoints.restore(layout.abstract_state(make), lambda meta: None)
+data = PretrainingData(Store(Path(config.data.store)), config)
+rows = layout.rows(config.train.batch_size)
+tokens = []
+for batch in data.batches(0, 3, rows):
+    placed = layout.place(batch.arrays)
+    whole = multihost_utils.process_allgather(placed["token_ids"], tiled=True)
+    tokens.append(whole.tolist())
+found = {"step": meta.step, "digest": digest(state.params), "devices": jax.device_count()}
+print(json.dumps(found | {"rows": [rows.start, rows.stop], "tokens": tokens}))
+"""
+
+
+def both(*commands: list[str], devices: int = 4) -> list[subprocess.Popen[str]]:
+    """Starts the same command as two processes of one job."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(
+                devices,
+                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=str(number),
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, command in enumerate(commands * 2)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[subprocess.CompletedProcess[str]]:
+    results = []
+    for process in processes:
+        try:
+            out, err = process.communicate(timeout=180)
+        finally:
+            process.kill()
+        results.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    return results
+
+
+@pytest.fixture(scope="module")
+def base(config_base: RunConfig) -> RunConfig:
+    phases = (Phase(length=64, steps=20),)
+    return replace(config_base, phases=phases)
+
+
+@pytest.fixture(scope="module")
+def spread(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on two processes."""
+    folder = tmp_path_factory.mktemp("spread")
+    config = write_config(replace(base, run_dir=str(folder / "run")), folder)
+    results = ended(both(command("pretrain", "--config", config)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    # One process speaks.
+    assert "8 x cpu, 2 process(es)" in results[0].stderr
+    assert results[1].stderr == ""
+    return folder / "run"
+
+
+def test_two_processes_train_as_one_process_does(
+    base: RunConfig, spread: Path, tmp_path: Path
+) -> None:
+    for devices in (1, 8):
+        run = tmp_path / str(devices)
+        config = write_config(replace(base, run_dir=str(run)), tmp_path)
+        result = bert_jax("pretrain", "--config", config, devices=devices)
+        assert result.returncode == 0, result.stderr
+        lines = zip(metrics.read(run), metrics.read(spread), strict=True)
+        for one, two in lines:
+            assert one["step"] == two["step"]
+            assert one.get("tokens") == two.get("tokens")
+            for name in {"loss", "grad_norm", "eval_mlm_loss"} & one.keys():
+                assert one[name] == pytest.approx(two[name], rel=1e-5), one["step"]
+
+
+def test_a_checkpoint_of_eight_devices_and_the_batches_are_the_same_for_both(
+    base: RunConfig, tmp_path: Path, store: Store
+) -> None:
+    short = replace(base, run_dir=str(tmp_path / "run"), phases=(Phase(length=64, steps=3),))
+    config = write_config(short, tmp_path)
+    made = bert_jax("pretrain", "--config", config, devices=8)
+    assert made.returncode == 0, made.stderr
+    expected = inspected(tmp_path / "run")
+    results = ended(both([sys.executable, "-c", WITNESS, str(config)]))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    # The last line: Gloo prints before it.
+    witnesses = [json.loads(result.stdout.splitlines()[-1]) for result in results]
+    data = PretrainingData(store, short)
+    for witness in witnesses:
+        assert (witness["devices"], witness["step"]) == (8, 3)
+        assert witness["digest"] == expected["digest"]
+        for step, tokens in enumerate(witness["tokens"]):
+            assert np.array_equal(tokens, data.batch_at(step).arrays["token_ids"])
+    assert [witness["rows"] for witness in witnesses] == [[0, 4], [4, 8]]
+    assert set(data.batch_at(0).arrays) == set(FIELDS)
+
+
+def test_sigterm_to_one_stops_both_at_one_step_and_the_run_ends_with_the_same_bits(
+    base: RunConfig, spread: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # Long enough that the signal arrives in the middle; cut to 20 steps afterwards.
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    slow = ("--checkpoint.every", "1000", "--train.eval_every", "1")
+    processes = both(command("pretrain", "--config", config, *slow))
+    while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    results = ended(processes)
+    assert [result.returncode for result in results] == [75, 75], results[0].stderr
+    (saved,) = (int(path.name) for path in (run / "checkpoints").iterdir())
+    assert 0 < saved < 20
+    results = ended(both(command("pretrain", "--config", config)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert f"resuming at step {saved}" in results[0].stderr
+    assert inspected(run)["digest"] == inspected(spread)["digest"]
+
+
+def test_pmap_is_refused_on_two_processes(base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    for result in ended(
+        both(command("pretrain", "--config", config, "--parallel.mapping", "pmap"))
+    ):
+        refused(result, 78, "pmap", "one process", "parallel.mapping: jit")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_job_that_is_described_wrongly_is_refused(base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    wrong = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two"}
+    refused(bert_jax("pretrain", "--config", config, **wrong), 78, "JAX_NUM_PROCESSES=two")
