@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
-from bert_jax.errors import BadArgumentsError, UserError
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
@@ -18,6 +20,15 @@ COMMANDS = {
     "evaluate": "exact held-out losses and accuracies of a model",
     "fill-mask": "what the model puts in place of [MASK]",
     "inspect": "shapes, parameters, step and digest of a model or preset",
+}
+
+# Failures of the file system that the user can mend -> exit code.
+_OF_THE_USER = {
+    errno.EACCES: BadInputError.exit_code,
+    errno.EPERM: BadInputError.exit_code,
+    errno.EROFS: BadInputError.exit_code,
+    errno.ENOSPC: UserError.exit_code,
+    errno.EDQUOT: UserError.exit_code,
 }
 
 Main = Callable[[Sequence[str]], None]
@@ -52,17 +63,23 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in argv
     try:
         command([argument for argument in argv if argument != "--debug"])
-    except UserError as error:
-        if debug:
-            raise
-        print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`… | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if debug or error.errno not in _OF_THE_USER:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"bert-jax: {where}{error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(_OF_THE_USER[error.errno])
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _command(name: str) -> Main:

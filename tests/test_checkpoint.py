@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bert_jax.errors import BadInputError, UserError
 from bert_jax.parallel import Layout, devices
 from bert_jax.state import TrainState, init_state
 from bert_jax.steps import Steps
+from conftest import small_disk
 
 
 @pytest.fixture
@@ -46,10 +46,6 @@ def restored(
         return checkpoints.restore(layout.abstract_state(make), lambda meta: None)
     finally:
         checkpoints.close()
-
-
-def accept(meta: Meta) -> None:
-    pass
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
@@ -176,23 +172,14 @@ def test_old_steps_go_and_the_best_stays(tmp_path: Path, make: partial[TrainStat
 def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
     tmp_path: Path, make: partial[TrainState], all_devices: Layout
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1200k", "none", str(disk)],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small disk")
-    try:
+    with small_disk(tmp_path / "disk", "size=1200k") as disk:
         checkpoints = Checkpoints(disk)
         # Random bits do not compress.
         bits = np.random.default_rng(0).integers(0, 2**32, 60_000, dtype=np.uint32)
-        state = all_devices.replicate(make)
         noise = jnp.array(bits.view(np.float32))
-        state = TrainState(state.step, {"noise": noise}, {"noise": noise[::-1]})
+        step = all_devices.replicate(make).step
+        state = TrainState(step, {"noise": noise}, {"noise": noise[::-1]})
         checkpoints.save(state, Meta(step=1))
-        checkpoints.wait()
         checkpoints.save(state, Meta(step=2))
         with pytest.raises(UserError, match=r"disk is full.* Step 2 is safe"):
             checkpoints.save(state, Meta(step=3))
@@ -201,9 +188,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        found = again.restore(abstract, accept)
+        found = again.restore(abstract, lambda meta: None)
         again.close()
         assert found is not None
         assert digest(found[0].params) == digest(state.params)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

@@ -25,7 +25,7 @@ from bert_jax.config import (
     RunConfig,
     TrainConfig,
 )
-from conftest import ROOT, bert_jax, inspected, refused, start, write_config
+from conftest import ROOT, bert_jax, inspected, refused, small_disk, start, write_config
 
 STEPS = 40
 
@@ -299,6 +299,33 @@ def test_a_run_that_cannot_start_says_why(
 ) -> None:
     only = ("--phases", "[{length: 16, steps: 5}]")
     refused(bert_jax(*arguments, *only, *change, devices=2), code, *words)
+
+
+def test_a_disk_that_fills_up_costs_no_step_that_was_saved(
+    finished: Path, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "small", "size=18m") as disk:
+        here = ("--run_dir", f"{disk}/run")
+        refused(bert_jax(*arguments, *here), 1, "disk is full", "is safe", "same command")
+        kept = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
+        assert [name for name in kept if name.isdigit()]
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        again = bert_jax(*arguments, *here)
+        assert again.returncode == 0, again.stderr
+        assert "resuming at step" in again.stderr
+        assert inspected(disk / "run")["digest"] == inspected(finished)["digest"]
+
+
+def test_a_read_only_folder_is_said_in_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "locked", "ro") as disk:
+        refused(bert_jax(*arguments, "--run_dir", f"{disk}/run"), 78, str(disk), "ead-only")
+
+
+def test_debug_shows_where_an_error_came_from(arguments: tuple[str, ...]) -> None:
+    result = bert_jax(*arguments, "--data.store", "/nowhere", "--debug")
+    assert result.returncode == 78
+    assert "Traceback" in result.stderr
+    assert "read_ledger" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""The log of a run, and the arithmetic behind MFU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bert_jax import metrics
+from bert_jax.config import ModelConfig, RunConfig
+from bert_jax.errors import BadInputError
+from bert_jax.flops import PEAK_FLOPS, training_flops
+from bert_jax.metrics import MetricsLog
+from bert_jax.state import init_params, parameter_count
+from bert_jax.steps import Steps
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+
+NAMES = {
+    "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "grad_norm", "learning_rate",
+}  # fmt: skip
+
+
+def values(loss: float = 1.0) -> dict[str, jax.Array]:
+    return {name: jnp.float32(loss) for name in NAMES}
+
+
+@pytest.fixture
+def log(config: RunConfig, tmp_path: Path) -> Iterator[MetricsLog]:
+    with closing(MetricsLog(tmp_path, config, 0, 0, 0.0)) as opened:
+        yield opened
+
+
+def test_lines_come_a_few_updates_later_and_all_in_the_end(log: MetricsLog, tmp_path: Path) -> None:
+    for step in range(1, 11):
+        log.push(step, values(step), tokens=100, sequences=8)
+        assert len(metrics.read(tmp_path)) == max(0, step - metrics.IN_FLIGHT)
+    log.settle()
+    lines = metrics.read(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert [line["loss"] for line in lines] == [float(step) for step in range(1, 11)]
+    assert [line["tokens"] for line in lines] == [100 * step for step in range(1, 11)]
+    assert all(line["tokens_per_second"] > 0 for line in lines)
+    assert "loss 10.000" in log.note()
+
+
+def test_only_every_nth_update_is_written(config: RunConfig, tmp_path: Path) -> None:
+    config = replace(config, train=replace(config.train, log_every=4))
+    with closing(MetricsLog(tmp_path, config, 0, 0, 0.0)) as log:
+        for step in range(1, 11):
+            log.push(step, values(), tokens=10, sequences=8)
+        log.settle()
+    assert [(line["step"], line["tokens"]) for line in metrics.read(tmp_path)] == [(4, 40), (8, 80)]
+
+
+def test_time_and_tokens_go_on_over_a_restart_and_lost_steps_are_dropped(
+    log: MetricsLog, config: RunConfig, tmp_path: Path
+) -> None:
+    for step in range(1, 6):
+        log.push(step, values(), tokens=10, sequences=8)
+    log.settle()
+    log.write(5, {"eval_loss": 2.0})
+    log.close()
+    with (tmp_path / metrics.FILE).open("a") as file:
+        file.write('{"step": 6, "lo')  # killed while writing
+    with closing(MetricsLog(tmp_path, config, 3, 30, 500.0)) as again:
+        assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2, 3]
+        again.push(4, values(), tokens=10, sequences=8)
+        again.settle()
+    last = metrics.read(tmp_path)[-1]
+    assert (last["step"], last["tokens"]) == (4, 40)
+    assert 500 < last["seconds"] < 560
+    assert all(json.loads(line) for line in (tmp_path / metrics.FILE).read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_value_that_is_not_finite_is_an_error(
+    config: RunConfig, tmp_path: Path, name: str
+) -> None:
+    """Also between two log lines: it is looked at before anything is saved."""
+    config = replace(config, train=replace(config.train, log_every=100))
+    with closing(MetricsLog(tmp_path, config, 0, 0, 0.0)) as log:
+        log.push(1, values(), 10, 8)
+        log.settle()
+        log.push(2, values() | {name: jnp.float32("nan")}, 10, 8)
+        with pytest.raises(BadInputError, match=f"{name} became nan between step 1 and step 2"):
+            log.settle()
+
+
+def test_a_phase_change_does_not_distort_the_speed(log: MetricsLog, tmp_path: Path) -> None:
+    log.push(1, values(), tokens=1_000_000, sequences=8)
+    log.settle()
+    log.restart_clock()
+    log.push(2, values(), tokens=10, sequences=8)
+    log.settle()
+    first, second = metrics.read(tmp_path)
+    assert second["tokens_per_second"] < first["tokens_per_second"] / 10
+
+
+@pytest.mark.parametrize(("preset", "length"), [("bert-base", 128), ("bert-large", 512)])
+def test_flops_are_six_per_parameter_and_token_and_attention(preset: str, length: int) -> None:
+    config = ModelConfig(preset=preset, vocab_size=30_522).resolved()
+    params = jax.eval_shape(partial(init_params, config, 0))
+    matrices = parameter_count(params["bert"]["layers"])
+    attention = 12 * config.layers * config.hidden_size * length
+    found = training_flops(config, tokens=256 * length, sequences=256, predictions=0)
+    expected = 256 * length * (6 * matrices + attention)
+    assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> None:
+    """Forward and backward of a full batch, on a network whose matrix products dominate."""
+    # One layer, because the compiler counts the body of a loop once.
+    sizes = {"hidden_size": 128, "feed_forward_size": 512, "vocab_size": 2000, "layers": 1}
+    model = replace(still.model, **sizes)
+    config = replace(still, model=model)
+    steps = Steps.of(config)
+    batch = jax.tree.map(jnp.array, PretrainingData(store, config).batch_at(0).arrays)
+    params = init_params(config.model, 0)
+
+    def loss(params: object) -> jax.Array:
+        logits = steps.logits(params, batch, None)  # type: ignore[arg-type]
+        return logits.mlm.sum() + logits.nsp.sum()
+
+    counted = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
+    ours = training_flops(config.model, tokens=8 * 32, sequences=8, predictions=8 * 5)
+    assert ours == pytest.approx(counted, rel=0.15)
+
+
+def test_peaks_are_plausible() -> None:
+    assert PEAK_FLOPS["TPU v4"] == 275e12
+    assert all(20e12 < peak < 3e15 for peak in PEAK_FLOPS.values())
