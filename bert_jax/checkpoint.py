@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
-from jax.experimental import multihost_utils
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
+from bert_jax.parallel import any_process
 from bert_jax.state import Params, TrainState
 
 FOLDER = "checkpoints"
@@ -182,16 +182,20 @@ class Checkpoints:
             BadInputError: All checkpoints are damaged.
         """
         for step in _newest_first(self.folder):
+            damage = ""
             try:
                 meta, sums = read_meta(self.folder / str(step))
                 check(meta)
                 state = self._restore_state(step, abstract, sums)
             except DamagedError as error:
-                self._set_aside(step)
-                say(f"checkpoint {step} is damaged ({error}); kept as {step}.damaged, not used")
-                continue
-            self._manager.reload()
-            return state, meta
+                damage = str(error)
+            # Processes must not go on from different steps.
+            if not any_process(bool(damage)):
+                self._manager.reload()
+                return state, meta
+            self._set_aside(step)
+            reason = damage or "another process could not read it"
+            say(f"checkpoint {step} is damaged ({reason}); kept as {step}.damaged, not used")
         if any(self.folder.glob("*.damaged")):
             raise BadInputError(
                 f"every checkpoint in {self.folder} is damaged; restore the folder from a copy, or"
@@ -214,8 +218,7 @@ class Checkpoints:
             if target.exists():
                 shutil.rmtree(target)
             damaged.rename(target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+        any_process(False)  # nobody goes on before it is renamed
 
     def _check_space(self, state: TrainState) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -197,6 +197,13 @@ def _sum_over_devices(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
 
 
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true in any process; every process must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
 def stop_agreed(step: int) -> bool:
     """Whether, because one process of several was told to end, all of them stop after `step`.
 

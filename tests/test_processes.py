@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -165,6 +166,23 @@ def test_sigterm_to_one_stops_both_at_one_step_and_the_run_ends_with_the_same_bi
     results = ended(both(command("pretrain", "--config", config)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     assert f"resuming at step {saved}" in results[0].stderr
+    assert inspected(run)["digest"] == inspected(spread)["digest"]
+
+
+def test_two_processes_fall_back_to_the_same_checkpoint(
+    base: RunConfig, spread: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(spread, tmp_path / "run"))
+    newest = (run / "checkpoints" / "20" / "params").rglob("*")
+    largest = max(newest, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 16
+    largest.write_bytes(content)
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    results = ended(both(command("pretrain", "--config", config)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert "checkpoint 20 is damaged" in results[0].stderr
+    assert "resuming at step 15" in results[0].stderr
     assert inspected(run)["digest"] == inspected(spread)["digest"]
 
 
