@@ -37,9 +37,9 @@ pretrain: $(VENV)/core
 	$(BIN)/bert-jax prepare --corpus python-docs --tokenizer $(DATA)/tokenizer --heldout 0.05 --out $(DATA)/store
 	$(BIN)/bert-jax pretrain --config configs/tiny.yaml
 	$(BIN)/bert-jax evaluate runs/tiny
-	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "This function [MASK] a new array with the given shape."
-	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "If the file does not [MASK], an error is raised."
-	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return true if the two objects are [MASK]."
+	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "The default [MASK] is zero."
+	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Returns the number of [MASK] in the list."
+	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return a new array with the given [MASK] and type."
 	@echo "The run is in runs/tiny; tensorboard --logdir runs/tiny shows its curves."
 
 lint: $(VENV)/test
