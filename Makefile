@@ -11,7 +11,7 @@ DATA := data/python-docs
 
 # A virtual environment of another Python than the one asked for is made anew.
 ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
-$(shell rm -rf $(VENV))
+.PHONY: $(BIN)/python
 endif
 
 .PHONY: help venv pretrain test lint clean
@@ -20,13 +20,13 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/core: setup.cfg | $(BIN)/python
+$(VENV)/core: setup.cfg $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/test: setup.cfg | $(BIN)/python
+$(VENV)/test: setup.cfg $(BIN)/python
 	$(PIP) --editable '.[test]'
 	@touch $(VENV)/core $@
 

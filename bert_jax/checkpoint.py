@@ -5,13 +5,14 @@
 Orbax writes in the background, commits atomically, and restores onto any mesh. It does not notice a
 changed bit in a file, and does not look at an older step when the newest is damaged. So `meta`
 holds a checksum of every array, which is compared after every restore, and the newest step that
-passes is taken.
+passes is taken. `meta` holds a SHA-256 of itself for the same reason.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import shutil
 import sys
@@ -57,6 +58,18 @@ class Meta:
     seconds: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+
+
+_FULL = ("No space left", "Disk quota exceeded", "File too large")
+# In messages of XLA and TensorStore.
+_NOT_DAMAGE = (
+    "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED",
+    "Permission denied",
+    "Too many open files",
+    "Input/output error",
+    "Stale file handle",
+)
 
 
 class DamagedError(Exception):
@@ -148,7 +161,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     opt_state=ocp.args.StandardSave(state.opt_state),
-                    meta=ocp.args.JsonSave(asdict(meta) | {"checksums": sums}),
+                    meta=ocp.args.JsonSave(_signed(asdict(meta) | {"checksums": sums})),
                 ),
                 metrics=None if eval_loss is None else {"loss": eval_loss},
             )
@@ -169,7 +182,7 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, check: Callable[[Meta], None]
     ) -> tuple[TrainState, Meta] | None:
-        """The newest good checkpoint; damaged newer ones are renamed to ``STEP.damaged``.
+        """The newest good checkpoint; damaged newer ones are then renamed to ``STEP.damaged``.
 
         Args:
             abstract: Shapes, dtypes and shardings to restore to.
@@ -181,6 +194,7 @@ class Checkpoints:
         Raises:
             BadInputError: All checkpoints are damaged.
         """
+        damaged: list[int] = []
         for step in _newest_first(self.folder):
             damage = ""
             try:
@@ -191,15 +205,15 @@ class Checkpoints:
                 damage = str(error)
             # Processes must not go on from different steps.
             if not any_process(bool(damage)):
-                self._manager.reload()
+                self._set_aside(damaged)
                 return state, meta
-            self._set_aside(step)
             reason = damage or "another process could not read it"
-            say(f"checkpoint {step} is damaged ({reason}); kept as {step}.damaged, not used")
-        if any(self.folder.glob("*.damaged")):
+            say(f"checkpoint {step} is damaged ({reason})")
+            damaged.append(step)
+        if damaged:
             raise BadInputError(
-                f"every checkpoint in {self.folder} is damaged; restore the folder from a copy, or"
-                " remove it to start again"
+                f"no checkpoint in {self.folder} can be read; nothing was changed. Restore the"
+                " folder from a copy, or move it away to start again"
             )
         return None
 
@@ -211,14 +225,15 @@ class Checkpoints:
         _compare(arrays, sums)
         return TrainState(step=jax.device_put(np.int32(step), abstract.step.sharding), **arrays)
 
-    def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
-            damaged = self.folder / str(step)
-            target = damaged.with_name(f"{step}.damaged")
+    def _set_aside(self, steps: list[int]) -> None:
+        for step in steps if jax.process_index() == 0 else []:
+            target = self.folder / f"{step}.damaged"
             if target.exists():
                 shutil.rmtree(target)
-            damaged.rename(target)
-        any_process(False)  # nobody goes on before it is renamed
+            (self.folder / str(step)).rename(target)
+            say(f"checkpoint {step} is kept as {target.name}, not used")
+        any_process(False)  # nobody goes on before they are renamed
+        self._manager.reload()
 
     def _check_space(self, state: TrainState) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -232,7 +247,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError) as error:
             text = str(error)
-            full = "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC
+            full = any(sign in text for sign in _FULL) or getattr(error, "errno", 0) == errno.ENOSPC
             if not full and not isinstance(error, OSError):
                 raise
             good = _newest_first(self.folder)
@@ -258,7 +273,13 @@ def newest_params(
         BadInputError: There is none, or all are damaged.
     """
     folder = run_dir.absolute() / FOLDER
-    for candidate in _newest_first(folder) if step is None else [step]:
+    there = _newest_first(folder)
+    if not there:
+        raise BadInputError(f"{run_dir} holds no checkpoint yet")
+    if step is not None and step not in there:
+        known = ", ".join(map(str, reversed(there)))
+        raise BadInputError(f"{run_dir} has no checkpoint {step}; there are {known}")
+    for candidate in there if step is None else [step]:
         try:
             meta, sums = read_meta(folder / str(candidate))
             arrays = _restore_items(folder / str(candidate), {"params": define(meta)})
@@ -274,12 +295,23 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, list[int]]]:
     """What was saved beside the arrays, and their checksums.
 
     Raises:
-        DamagedError: It cannot be read.
+        DamagedError: It cannot be read, or is not what was saved.
     """
     with _damage_reported():
         given = _restore_items(folder, {"meta": None})["meta"]
+        if given != _signed({key: value for key, value in given.items() if key != "sha256"}):
+            raise DamagedError("meta is not what was saved")
+        del given["sha256"]
         sums = given.pop("checksums")
+        if given["step"] != int(folder.name):
+            raise DamagedError(f"it was saved as step {given['step']}")
         return Meta(**given), sums
+
+
+def _signed(content: dict[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(content))  # tuples become lists, as they will be when read
+    text = json.dumps(plain, sort_keys=True)
+    return plain | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _newest_first(folder: Path) -> list[int]:
@@ -299,11 +331,19 @@ def _restore_items(folder: Path, items: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _damage_reported() -> Iterator[None]:
-    """Orbax, TensorStore and json raise many types on damaged files; all mean the same here."""
+    """Orbax, TensorStore and json raise many types on damaged files; all mean the same here.
+
+    What says nothing about the files (no memory, no permission, too many open files) passes.
+    """
     _ignore_late_reads()
     try:
         yield
+    except (DamagedError, MemoryError):
+        raise
     except Exception as error:
+        other_cause = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+        if other_cause or any(text in str(error) for text in _NOT_DAMAGE):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DamagedError(lines[0][:120]) from error
 

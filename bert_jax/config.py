@@ -163,11 +163,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         _share("data", self, "mlm_probability short_seq_prob")
+        if self.mlm_probability == 0:
+            raise BadInputError("data.mlm_probability must be above 0: nothing would be learned")
         _at_least("data", self, 0, "max_predictions")
 
     def predictions(self, length: int) -> int:
         """Prediction slots (P) of a sequence of `length` tokens."""
-        return self.max_predictions or math.ceil(self.mlm_probability * length)
+        return min(self.max_predictions or math.ceil(self.mlm_probability * length), length)
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class TrainConfig:
         steps: Updates in all; 0 = the sum of the phases. Otherwise phases are cut off there, or
             the last one goes on until there.
         batch_size: Sequences per update, over all devices and processes.
-        log_every: Updates between log lines.
+        log_every: Updates between lines of metrics.jsonl.
         eval_every: Updates between held-out evaluations; 0 = none.
         eval_batches: Batches of a held-out evaluation; 0 = all there are.
     """
@@ -304,10 +306,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """States every size, and every phase's steps and batch size."""
+        if not 0 <= self.seed < 1 << 32:
+            raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
         if not self.run_dir:
             raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
         object.__setattr__(self, "phases", self._resolved_phases())
         object.__setattr__(self, "model", self.model.resolved())
+        every, evaluated = self.checkpoint.every, self.train.eval_every
+        if self.checkpoint.keep_best and (not evaluated or every % evaluated):
+            raise BadInputError(
+                f"checkpoint.keep_best needs every checkpoint to be evaluated: checkpoint.every"
+                f" {every} must be a multiple of train.eval_every {evaluated}"
+            )
         for phase in self.phases:
             if phase.length > self.model.max_positions:
                 raise BadInputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import (
@@ -31,7 +31,9 @@ def be_quiet() -> None:
 def say(message: str) -> None:
     """Prints one line to standard error."""
     if not _quiet:
-        _console.print(message, markup=False)
+        # A closed terminal or pipe must not end a training run.
+        with suppress(OSError):
+            _console.print(message, markup=False)
 
 
 @contextmanager

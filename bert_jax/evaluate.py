@@ -14,6 +14,8 @@ from bert_jax.parallel import Layout
 from bert_jax.state import Params
 from bert_jax.steps import Objectives, means
 
+_LARGEST_EXPONENT = 700.0  # a diverged model has a perplexity that is too large, not an error
+
 
 def evaluate(
     eval_step: Callable[..., Objectives], layout: Layout, params: Params, batches: Iterator[Batch]
@@ -42,7 +44,7 @@ def evaluate(
         return {}
     values = {name: float(value) for name, value in means(total).items()}
     return values | {
-        "perplexity": math.exp(values["mlm_loss"]),
+        "perplexity": math.exp(min(values["mlm_loss"], _LARGEST_EXPONENT)),
         "predictions": int(total.mlm.count),
         "sequences": int(total.nsp.count),
     }

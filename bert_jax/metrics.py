@@ -10,15 +10,18 @@ import json
 import math
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, UserError
 from bert_jax.flops import PEAK_FLOPS, training_flops
 from bert_jax.steps import Metrics
 
@@ -60,7 +63,11 @@ class MetricsLog:
         if self._writes:
             _drop_after(run_dir / FILE, step)
             self._file = (run_dir / FILE).open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=step + 1)
+            (run_dir / TENSORBOARD).mkdir(exist_ok=True)
+            # Not SummaryWriter, whose thread reports a full disk with a traceback of its own.
+            self._board = EventsWriter(str(run_dir / TENSORBOARD / "events"))
+            start = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -84,7 +91,8 @@ class MetricsLog:
         self.tokens += tokens
         self._queue.append(Pushed(step, metrics, tokens, sequences))
         while len(self._queue) > IN_FLIGHT:
-            self._settle(self._queue.popleft())
+            if self._settle(self._queue.popleft()):
+                self.restart_clock()
 
     def settle(self) -> None:
         """Reads everything that was pushed, and looks whether the last update was sound.
@@ -96,31 +104,47 @@ class MetricsLog:
         while self._queue:
             self._settle(self._queue.popleft())
         if last is not None:
-            self._check_finite(last.step, jax.device_get(last.metrics))
+            self.check_finite(last.step, jax.device_get(last.metrics))
+            self.restart_clock()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes one line and the same numbers to TensorBoard."""
+        """Writes one line and the same numbers to TensorBoard.
+
+        Raises:
+            UserError: The disk is full, or the folder cannot be written any more.
+        """
         if not self._writes or not values:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
-        self._board.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                if value is not None:
+                    event = Event(step=step, summary=scalar(name, value), wall_time=time.time())
+                    self._board.write_event(event)
+            self._board.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name}: {error.strerror}; the last checkpoint is safe, the same"
+                " command goes on from it"
+            ) from None
 
     def close(self) -> None:
         """Closes the files."""
         if self._writes:
-            self._file.close()
-            self._board.close()
+            self._writes = False
+            with suppress(OSError):  # what a full disk did not take was reported by `write`
+                self._board.close()
+            with suppress(OSError):
+                self._file.close()
 
-    def _settle(self, pushed: Pushed) -> None:
+    def _settle(self, pushed: Pushed) -> bool:
+        """Waits for an update; whether its metrics were written."""
         if pushed.step % self._config.train.log_every:
             jax.block_until_ready(pushed.metrics)
-            return
+            return False
         values = {name: float(x) for name, x in jax.device_get(pushed.metrics).items()}
-        self._check_finite(pushed.step, values)
+        self.check_finite(pushed.step, values)
         tokens = self.tokens - self._tokens_in_queue()
         speed = (tokens - self._tokens_since) / (time.monotonic() - self._since)
         self.last = values | {
@@ -130,7 +154,7 @@ class MetricsLog:
             "seconds": round(self.seconds, 3),
         }
         self.write(pushed.step, self.last)
-        self.restart_clock()
+        return True
 
     def _tokens_in_queue(self) -> int:
         return sum(pushed.tokens for pushed in self._queue)
@@ -144,8 +168,14 @@ class MetricsLog:
         per_second = flops * tokens_per_second / pushed.tokens
         return round(per_second / (peak * jax.device_count()), 4)
 
-    def _check_finite(self, step: int, values: dict[str, Any]) -> None:
-        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
+    def check_finite(self, step: int, values: dict[str, Any]) -> None:
+        """Refuses to go on with a state that is lost.
+
+        Raises:
+            BadInputError: A loss or gradient is not finite.
+        """
+        known = [name for name in ("loss", "grad_norm") if name in values]
+        wrong = [name for name in known if not math.isfinite(values[name])]
         if wrong:
             raise BadInputError(
                 f"{' and '.join(wrong)} became {values[wrong[0]]} between step"

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.batch import FIELDS, Arrays, shapes
+from bert_jax.console import say
 from bert_jax.errors import BadInputError, DeviceUnavailableError
 from bert_jax.state import TrainState
 from bert_jax.steps import DeviceBatch, Steps
@@ -45,12 +46,14 @@ def initialize() -> None:
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, *numbers = (os.environ.get(name) for name in names)
+    if address:
+        say(f"process {numbers[1]} of {numbers[0]}: meeting the others at {address}")
     try:
         count, number = (None if text is None else int(text) for text in numbers)
         jax.distributed.initialize(address, count, number)
     except (ValueError, TypeError) as error:
         # JAX's own search for a cluster has no public answer but this message.
-        if address is None and "coordinator_address should be defined" in str(error):
+        if "coordinator_address should be defined" in str(error) and numbers == [None, None]:
             return
         given = ", ".join(f"{name}={os.environ.get(name)}" for name in names)
         raise BadInputError(f"{given}: {error}") from None
@@ -64,9 +67,10 @@ def devices() -> list[jax.Device]:
     """
     try:
         found = jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # an assertion without CUDA's libraries
+        reason = (str(error).splitlines() or ["its platform is not installed"])[0]
         raise DeviceUnavailableError(
-            f"no device can be opened: {str(error).splitlines()[0]}; end the process that holds it,"
+            f"no device can be opened: {reason}; end the process that holds it,"
             " or set JAX_PLATFORMS=cpu"
         ) from None
     return sorted(found, key=lambda device: (device.process_index, device.id))

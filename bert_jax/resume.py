@@ -46,10 +46,16 @@ def changes(
         step: Of the checkpoint.
 
     Raises:
-        BadInputError: Network, data, seed or a phase's length or batch size differ, or the steps of
-            a phase that is over.
+        BadInputError: Network, data or seed differ, or the length or batch size of any step that
+            both have; or the config ends before `step`.
     """
     was, now = flatten(old), flatten(new)
+    asked = sum(phase["steps"] for phase in new["phases"])
+    if asked < step:
+        raise BadInputError(
+            f"{now['run_dir']} is at step {step:,} already, beyond the {asked:,} steps of this"
+            " config; raise train.steps or the steps of its phases, or choose another run_dir"
+        )
     differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
     refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]
     refused += [
@@ -57,7 +63,7 @@ def changes(
         for name in new_data
         if old_data.get(name) != new_data[name]
     ]
-    if _contradict(old["phases"], new["phases"], step):
+    if _contradict(old["phases"], new["phases"]):
         refused.append(f"phases: {_written(old['phases'])} -> {_written(new['phases'])}")
     if refused:
         raise BadInputError(
@@ -70,14 +76,19 @@ def changes(
     return allowed
 
 
-def _contradict(old: list[dict[str, int]], new: list[dict[str, int]], step: int) -> bool:
-    """Whether phases differ in length or batch size, or in the steps of one that is over."""
-    for was, now in zip(old, new, strict=False):
-        if (was["length"], was["batch_size"]) != (now["length"], now["batch_size"]):
-            return True
-    ends = list(accumulate(phase["steps"] for phase in old))
-    over = [phase["steps"] for phase, end in zip(old, ends, strict=True) if end < step]
-    return over != [phase["steps"] for phase in new[: len(over)]]
+def _contradict(old: list[dict[str, int]], new: list[dict[str, int]]) -> bool:
+    """Whether a step that both plans have differs in length or batch size."""
+    plans = [_spans(phases) for phases in (old, new)]
+    steps = min(plan[-1][0] for plan in plans)
+    begins = {0, *(end for plan in plans for end, _ in plan if end < steps)}
+    was, now = ([next(kind for end, kind in plan if s < end) for s in begins] for plan in plans)
+    return was != now
+
+
+def _spans(phases: list[dict[str, int]]) -> list[tuple[int, tuple[int, int]]]:
+    """The step after each phase, and its length and batch size."""
+    ends = accumulate(phase["steps"] for phase in phases)
+    return [(end, (p["length"], p["batch_size"])) for end, p in zip(ends, phases, strict=True)]
 
 
 def _written(phases: list[dict[str, int]]) -> str:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 
 from bert_jax.console import say
 from bert_jax.parallel import stop_agreed
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from bert_jax.signals import take_over
 
 
 class StopRequests:
-    """Notices SIGTERM and Ctrl-C while it is entered.
+    """Notices SIGTERM, Ctrl-C and a closed terminal while it is entered.
 
-    With several processes JAX notices SIGTERM itself and lets all of them agree on a step. With one
-    process it would do so only after `jax.distributed.initialize`, so there the handler is ours.
+    With several processes JAX notices SIGTERM itself and lets all of them agree on a step, and the
+    other signals are passed on as that. With one process it would do so only after
+    `jax.distributed.initialize`, so there the handler is ours.
     """
 
     def __enter__(self) -> StopRequests:
-        """Takes over the signals, if this is the only process."""
+        """Takes over the signals."""
         self._asked = False
-        self._before = {}
+        self._before: dict[int, Any] = {}
         if jax.process_count() == 1:
-            self._before = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+            self._before = take_over(self._notice)
+        else:
+            self._before = take_over(_terminate, but=(signal.SIGTERM,))
         return self
 
     def __exit__(
@@ -46,3 +50,7 @@ class StopRequests:
         self._asked = True
         say(f"{signal.Signals(number).name}: saving after this step; once more ends without saving")
         signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

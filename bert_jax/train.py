@@ -19,7 +19,7 @@ from bert_jax.evaluate import evaluate
 from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout
 from bert_jax.state import TrainState, init_state, parameter_count
-from bert_jax.steps import Steps
+from bert_jax.steps import DeviceBatch, Steps, means
 from bert_jax.stop import StopRequests
 
 
@@ -50,21 +50,19 @@ class Trainer:
         self.state: TrainState = restored[0] if restored else layout.replicate(make)
         meta = restored[1] if restored else Meta()
         self.step = meta.step
+        self.eval_step = layout.eval_step(self.steps)
         self.log = MetricsLog(run_dir, config, meta.step, meta.tokens, meta.seconds)
         say(f"{f'resuming at step {self.step:,}' if restored else 'new run'} in {run_dir}")
         say(f"{parameter_count(self.state.params):,} parameters, {config.model.dtype} products")
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> None:
         """Trains to the last step.
-
-        Returns:
-            The last held-out evaluation, if there was one.
 
         Raises:
             PreemptedError: The process was told to end; everything is saved.
             BadInputError: A loss is not finite; the newest checkpoint is from before that.
         """
-        total, evaluation = self.config.steps, {}
+        total = self.config.steps
         with StopRequests() as stop, progress("step", total, self.step) as show:
             for phase, first, last in self._phases():
                 train_step = self._compile(phase)
@@ -76,10 +74,10 @@ class Trainer:
                         self.state, metrics = train_step(self.state, placed)
                     self.step += 1
                     self.log.push(self.step, metrics, batch.tokens, phase.batch_size)
-                    evaluation = self._evaluate(phase)
                     stopping = stop.agreed(self.step)
-                    self._save(evaluation, stopping)
-                    if stopping and self.step < total:
+                    eval_loss = None if stopping else self._evaluate(phase)
+                    self._save(eval_loss, placed, stopping)
+                    if stopping:
                         self.checkpoints.wait()
                         raise PreemptedError(
                             f"told to stop: step {self.step:,} of {total:,} is saved in"
@@ -87,7 +85,6 @@ class Trainer:
                         )
                     show(self.step, self.log.note())
             self.checkpoints.wait()
-        return evaluation
 
     def close(self) -> None:
         """Ends the background threads and closes the files."""
@@ -125,26 +122,26 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
-    def _evaluate(self, phase: Phase) -> dict[str, Any]:
+    def _evaluate(self, phase: Phase) -> float | None:
         if not self._due(self.config.train.eval_every):
-            return {}
+            return None
         self.log.settle()
         rows, limit = self.layout.rows(phase.batch_size), self.config.train.eval_batches
         batches = self.data.heldout(phase.length, phase.batch_size, rows, limit)
-        found = evaluate(self.layout.eval_step(self.steps), self.layout, self.state.params, batches)
+        found = evaluate(self.eval_step, self.layout, self.state.params, batches)
+        self.log.check_finite(self.step, found)
         self.log.write(self.step, {f"eval_{name}": value for name, value in found.items()})
+        say(f"step {self.step:,} held out: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}")
         self.log.restart_clock()
-        return found
+        return found.get("loss")
 
-    def _save(self, evaluation: dict[str, Any], stopping: bool) -> None:
+    def _save(self, eval_loss: float | None, batch: DeviceBatch, stopping: bool) -> None:
         if not (stopping or self._due(self.config.checkpoint.every)):
             return
         self.log.settle()
-        meta = Meta(
-            step=self.step,
-            tokens=self.log.tokens,
-            seconds=self.log.seconds,
-            config=as_dict(self.config),
-            data=self.digests,
-        )
-        self.checkpoints.save(self.state, meta, evaluation.get("loss"))
+        # The metrics are from before the update; what it made of the state is not known yet.
+        after = means(self.eval_step(self.state.params, batch))
+        self.log.check_finite(self.step, jax.device_get(after))
+        tokens, seconds = self.log.tokens, self.log.seconds
+        meta = Meta(self.step, tokens, seconds, as_dict(self.config), self.digests)
+        self.checkpoints.save(self.state, meta, eval_loss)

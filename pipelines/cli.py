@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
-from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.errors import BadArgumentsError, BadInputError, PreemptedError, UserError
+from bert_jax.signals import StoppedError, end_at_once, take_over
 
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
@@ -22,13 +24,16 @@ COMMANDS = {
     "inspect": "shapes, parameters, step and digest of a model or preset",
 }
 
-# Failures of the file system that the user can mend -> exit code.
-_OF_THE_USER = {
+# Failures of the file system that starting again does not mend -> exit code.
+_PERMANENT = {
     errno.EACCES: BadInputError.exit_code,
     errno.EPERM: BadInputError.exit_code,
     errno.EROFS: BadInputError.exit_code,
-    errno.ENOSPC: UserError.exit_code,
-    errno.EDQUOT: UserError.exit_code,
+    errno.ENOENT: BadInputError.exit_code,
+    errno.EEXIST: BadInputError.exit_code,
+    errno.ENOTDIR: BadInputError.exit_code,
+    errno.EISDIR: BadInputError.exit_code,
+    errno.ENAMETOOLONG: BadInputError.exit_code,
 }
 
 Main = Callable[[Sequence[str]], None]
@@ -41,7 +46,7 @@ def usage() -> str:
     return (
         f"bert-jax {__version__}: pre-train and use BERT in JAX\n\n"
         f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{rows}\n\n"
-        "Any command takes --debug to show where an error came from."
+        "Any command takes --debug to show where an error came from; --version tells the version."
     )
 
 
@@ -49,18 +54,21 @@ def main() -> None:
     """Entry point of the console script."""
     argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage())  # noqa: T201
-        return
-    if argv[0] == "--version":
-        print(__version__)  # noqa: T201
-        return
-    run(lambda rest: _command(argv[0])(rest), argv[1:])
+        run(lambda _: print(usage(), flush=True))  # noqa: T201
+    elif argv[0] == "--version":
+        run(lambda _: print(__version__, flush=True))  # noqa: T201
+    else:
+        run(lambda rest: _command(argv[0])(rest), argv[1:])
 
 
 def run(command: Main, argv: Sequence[str] | None = None) -> None:
     """Calls a command with its arguments and exits with the documented code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale such as C has few characters
+            stream.reconfigure(errors="backslashreplace")
+    take_over(end_at_once)
     try:
         command([argument for argument in argv if argument != "--debug"])
     except BrokenPipeError:
@@ -73,13 +81,14 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
         print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except OSError as error:
-        if debug or error.errno not in _OF_THE_USER:
-            raise
+        if debug:
+            traceback.print_exc()
         where = f"{error.filename}: " if error.filename else ""
-        print(f"bert-jax: {where}{error.strerror}", file=sys.stderr)  # noqa: T201
-        sys.exit(_OF_THE_USER[error.errno])
-    except KeyboardInterrupt:
-        sys.exit(130)
+        print(f"bert-jax: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
+        sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
+    except StoppedError as stopped:
+        print(f"bert-jax: {stopped}; the same command starts again", file=sys.stderr)  # noqa: T201
+        sys.exit(PreemptedError.exit_code)
 
 
 def _command(name: str) -> Main:

@@ -32,7 +32,10 @@ def main(argv: Sequence[str]) -> None:
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices())
     model = open_model(Path(options.model), layout)
-    found = measure(model, Store(Path(options.store or model.config.data.store)), layout)
+    store = Path(options.store or model.config.data.store)
+    if not options.store and not store.exists():
+        raise BadInputError(f"the store of the run, {store}, is not here; say where: --store DIR")
+    found = measure(model, Store(store), layout)
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return
@@ -62,7 +65,8 @@ def measure(model: Model, store: Store, layout: parallel.Layout) -> dict[str, An
     batch_size = -(-phase.batch_size // count) * count
     data = PretrainingData(store, model.config)
     targets = np.zeros(tokenizer.vocab_size, np.int64)
-    batches = _counted(data.heldout(phase.length, batch_size), targets)
+    total = data.heldout_batches(phase.length, batch_size)
+    batches = _counted(data.heldout(phase.length, batch_size), targets, total)
     step = layout.eval_step(Steps.of(model.config))
     found = evaluate(step, layout, model.params, batches)
     if not found:
@@ -89,9 +93,9 @@ def _frequencies(split: Split, vocab_size: int) -> np.ndarray:
     return np.sum(counts, axis=0)
 
 
-def _counted(batches: Iterator[Batch], targets: np.ndarray) -> Iterator[Batch]:
+def _counted(batches: Iterator[Batch], targets: np.ndarray, total: int) -> Iterator[Batch]:
     """Passes batches on and adds up in `targets` [V] how often each token is to be predicted."""
-    with progress("evaluating", None) as show:
+    with progress("evaluating batch", total) as show:
         for number, batch in enumerate(batches, start=1):
             used = batch.arrays["mlm_weights"] > 0
             targets += np.bincount(batch.arrays["mlm_targets"][used], minlength=len(targets))

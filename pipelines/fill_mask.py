@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found))  # noqa: T201
         return
     for answers in found:
+        if answers is not found[0]:
+            print()  # noqa: T201
         for answer in answers:
             print(f"{answer['probability']:7.2%}  {answer['token']:16} {answer['text']}")  # noqa: T201
 
@@ -44,12 +46,18 @@ def fill_mask(
 ) -> list[list[dict[str, Any]]]:
     """The `top_k` most probable tokens for every mask of a text, best first.
 
+    Each mask is filled on its own; the others stay in the text.
+
     Returns:
         Per mask a list of {token, id, probability, text}, where text has this mask filled in.
 
     Raises:
-        BadArgumentsError: There is no mask, or the text is too long for the model.
+        BadArgumentsError: There is no mask, the text is too long for the model or not UTF-8.
     """
+    if top_k < 1:
+        raise BadArgumentsError(f"--top-k must be at least 1, not {top_k}")
+    if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+        raise BadArgumentsError("the text is not UTF-8")
     ids = [tokenizer.cls_id, *tokenizer.encode_masked(text), tokenizer.sep_id]
     positions = [place for place, token in enumerate(ids) if token == tokenizer.mask_id]
     if not positions:
@@ -84,7 +92,10 @@ def fill_mask(
 
 
 def _filled(tokenizer: Tokenizer, ids: list[int], place: int, token: int) -> str:
-    return tokenizer.decode([*ids[1:place], token, *ids[place + 1 : -1]])
+    filled = [*ids[1:place], token, *ids[place + 1 : -1]]
+    masks = [number for number, one in enumerate(filled) if one == tokenizer.mask_id]
+    bounds = zip([-1, *masks], [*masks, len(filled)], strict=True)
+    return " [MASK] ".join(tokenizer.decode(filled[a + 1 : b]) for a, b in bounds).strip()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def open_model(path: Path, layout: Layout) -> Model:
     if path.parent.name == FOLDER and path.name.isdigit():
         folder, step = path.parent.parent, int(path.name)
     if not (folder / FOLDER).is_dir():
-        raise BadInputError(f"{path} is neither a run folder nor a checkpoint of one")
+        raise BadInputError(f"{path} is neither a run folder nor RUN/{FOLDER}/STEP")
 
     def abstract(meta: Meta) -> Params:
         config = config_from_dict(meta.config, str(path))

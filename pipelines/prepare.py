@@ -12,7 +12,8 @@ from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.corpora import Document, open_corpus
-from pipelines.data.store import LEDGER, Ledger, SplitName, StoreWriter, read_ledger
+from pipelines.data.store import LEDGER, WORK, Ledger, SplitName, StoreWriter, read_ledger
+from pipelines.folders import own
 from pipelines.settings import command_parser, parse
 
 # Documents that are tokenised in one call, so that the libraries can use their threads.
@@ -45,6 +46,7 @@ def prepare(spec: str, tokenizer_dir: Path, out: Path, heldout: float) -> Ledger
     """
     if not 0 <= heldout < 1:
         raise BadArgumentsError(f"--heldout must be in [0, 1), not {heldout}")
+    own(out, "--out", (LEDGER, WORK))
     corpus = open_corpus(spec)
     tokenizer = tokenizers.load(tokenizer_dir)
     if (out / LEDGER).is_file():
@@ -65,6 +67,8 @@ def prepare(spec: str, tokenizer_dir: Path, out: Path, heldout: float) -> Ledger
     _check_enough(writer, spec)
     ledger = writer.close(spec, corpus.licence, heldout)
     say(f"{out}: {_summary(ledger)}")
+    if heldout and ledger.total("heldout", "documents") < 2:
+        say("fewer than two documents are held out: no evaluation; see --heldout")
     return ledger
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 
 from bert_jax import parallel
+from bert_jax.checkpoint import FOLDER
 from bert_jax.config import RunConfig
 from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadInputError
@@ -17,6 +20,8 @@ from bert_jax.train import Trainer
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import SPLITS, Store
+from pipelines.data.tokenizer import Tokenizer, load
+from pipelines.folders import exclusive, own
 from pipelines.settings import run_config, to_yaml
 
 CONFIG = "config.yaml"
@@ -51,23 +56,41 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
     data = PretrainingData(store, config)
     if config.train.eval_every and not data.can_evaluate:
         say(f"no held-out evaluation: {store.folder} holds out fewer than two documents")
+    if config.optimizer.warmup_steps >= config.steps:
+        say(f"optimizer.warmup_steps {config.optimizer.warmup_steps:,} is longer than the run")
     digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
     run_dir = Path(config.run_dir)
+    own(run_dir, "run_dir", (CONFIG, FOLDER))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from None
-    trainer = Trainer(config, layout, data, digests)
-    if jax.process_index() == 0:
-        (run_dir / CONFIG).write_text(to_yaml(config), "utf-8")
-        store.tokenizer.save(run_dir / TOKENIZER)
-    try:
-        found = trainer.run()
-    finally:
-        trainer.close()
+    with exclusive(run_dir) if jax.process_index() == 0 else nullcontext():
+        trainer = Trainer(config, layout, data, digests)
+        try:
+            if jax.process_index() == 0:
+                _keep_at_hand(run_dir, config, store.tokenizer)
+            trainer.run()
+        finally:
+            trainer.close()
     say(f"{run_dir} is complete: {trainer.step:,} of {config.steps:,} steps")
-    if found:
-        say("held out: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+
+
+def _keep_at_hand(run_dir: Path, config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Writes what is needed to use the run; whole files only, whenever the process is killed."""
+    draft = run_dir / f"{CONFIG}.tmp"
+    draft.write_text(to_yaml(config), "utf-8")
+    draft.replace(run_dir / CONFIG)
+    folder = run_dir / TOKENIZER
+    try:
+        same = load(folder).digest == tokenizer.digest
+    except BadInputError:
+        same = False
+    if not same:
+        draft = run_dir / f"{TOKENIZER}.tmp"
+        tokenizer.save(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
 
 
 def _open(config: RunConfig) -> Store:

@@ -19,6 +19,8 @@ from bert_jax.errors import BadArgumentsError, BadInputError
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """An ending for an error message that names the known word most like `word`, if any is."""
+    if word.endswith((".yaml", ".yml")):
+        return f"; did you mean '--config {word}'?"
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -34,25 +36,39 @@ def command_parser(command: str, description: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = None) -> Namespace:
-    """Reads the options `argv` over `base`.
+    """Reads the options `argv` over `base`; "_" and "-" in their names mean the same.
 
     Raises:
         BadArgumentsError: An option is unknown, missing or of the wrong type.
     """
+    known = list(parser._option_string_actions)  # argparse has no public list of them
+    spelled = {name.replace("_", "-"): name for name in known}
     try:
-        return parser.parse_args(list(argv), namespace=base)
+        words = [_respelled(word, spelled) for word in argv]
+        return parser.parse_args(words, namespace=base)
     except argparse.ArgumentError as error:
         text = str(error)
     if unknown := re.match(r"unrecognized arguments: (\S+)", text):
         option = unknown[1].partition("=")[0]
-        keys = [f"--{key}" for key in parser.get_defaults().keys()]  # noqa: SIM118
-        known = [*keys, *(key.replace("_", "-") for key in keys)]
         text = f"unknown option {option!r}{nearest(option, known)}"
+    elif missing := re.search(r"arguments are required: (.+)|Key .(\w+). is required", text):
+        names = (missing[1] or missing[2]).split(", ")
+        options = [spelled.get(f"--{name.replace('_', '-')}", name.upper()) for name in names]
+        text = f"give {', '.join(options)}"
     raise BadArgumentsError(f"{_plain(text)}  ({parser.prog} --help lists the options)")
+
+
+def _respelled(word: str, spelled: Mapping[str, str]) -> str:
+    name, equals, value = word.partition("=")
+    if not name.startswith("--"):
+        return word
+    return spelled.get(name.replace("_", "-"), name) + equals + value
 
 
 def _plain(text: str) -> str:
     """jsonargparse's complaint with option and type names as a user writes them."""
+    if "phases" in text and ("class_path" in text or "class path" in text or "tuple" in text):
+        return "phases must be a list such as [{length: 128, steps: 1000, batch_size: 256}]"
     text = re.sub(r'Parser key "([^"]+)":\s*', r"--\1: ", text)
     text = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal\[(.+?)\]", r"expected one of \1", text)
@@ -88,12 +104,18 @@ def run_config(argv: Sequence[str]) -> RunConfig:
     return RunConfig(**vars(given))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
+
+    Args:
+        path: Of the file.
+        above: Files that it is a base of.
 
     Raises:
         BadInputError: The file is absent, is not YAML, or has an unknown key.
     """
+    if path.resolve() in above:
+        raise BadInputError(f"{path}: base leads back to the file itself")
     try:
         given = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
@@ -101,12 +123,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} is not a YAML file: {error}") from None
     if not isinstance(given, dict):
-        raise BadInputError(f"{path}: expected keys and values, found {type(given).__name__}")
+        found = "nothing" if given is None else f"a {type(given).__name__}"
+        raise BadInputError(f"{path}: expected keys and values, found {found}")
     base = given.pop("base", None)
     check_keys(given, RunConfig, str(path))
     if base is None:
         return given
-    return _merged(read_yaml(path.parent / str(base)), given)
+    if not isinstance(base, str):
+        raise BadInputError(f"{path}: base must be the name of a file, not {base!r}")
+    return _merged(read_yaml(path.parent / base, (*above, path.resolve())), given)
 
 
 def config_from_dict(values: Mapping[str, Any], source: str) -> RunConfig:
@@ -138,6 +163,11 @@ def check_keys(given: Mapping[str, Any], kind: type, source: str, prefix: str = 
     hints = get_type_hints(kind)
     for key, value in given.items():
         name = f"{prefix}{key}"
+        if "." in str(key) and key in _keys(kind):
+            nested = ": {".join(str(key).split(".")) + ": …" + "}" * str(key).count(".")
+            raise BadInputError(f"{source}: write {key!r} as {nested}")
+        if value is None:
+            raise BadInputError(f"{source}: {name} has no value")
         if key not in hints:
             known = [f"{prefix}{key}" for key in hints] if prefix else _keys(kind)
             raise BadInputError(f"{source}: unknown key {name!r}{nearest(name, known)}")

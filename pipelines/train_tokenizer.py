@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from bert_jax.console import progress, say
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.corpora import Corpus, open_corpus
+from pipelines.folders import own
 from pipelines.settings import command_parser, parse
 
 # Says what a tokenizer was learned from, so that the same command again finds its work done.
@@ -34,9 +35,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--model",
-        type=Literal["unigram", "bpe"],
-        default="unigram",
-        help="how SentencePiece cuts words; unigram encodes four times as fast",
+        type=Literal["unigram", "bpe"] | None,
+        help="how SentencePiece cuts words; unigram, its default, encodes four times as fast",
     )
     casing = parser.add_mutually_exclusive_group()
     casing.add_argument(
@@ -44,7 +44,11 @@ def main(argv: Sequence[str]) -> None:
     )
     casing.add_argument("--cased", dest="uncased", action="store_false", help="keep capitals")
     options = parse(parser, argv)
-    kind: tokenizers.Kind = options.model if options.kind == "sentencepiece" else "wordpiece"
+    if options.kind == "wordpiece" and options.model:
+        raise BadArgumentsError("--model is a choice of --kind sentencepiece; leave it out")
+    kind: tokenizers.Kind = (
+        "wordpiece" if options.kind == "wordpiece" else options.model or "unigram"
+    )
     train(options.corpus, options.vocab_size, Path(options.out), kind, options.uncased)
 
 
@@ -60,16 +64,25 @@ def train(
     Raises:
         UserError: A wrong argument or corpus, or `out` holds another tokenizer.
     """
+    own(out, "--out", (RECORD,))
     record = {"corpus": spec, "vocab_size": vocab_size, "kind": kind, "uncased": uncased}
     if (out / RECORD).is_file():
-        found = json.loads((out / RECORD).read_text("utf-8"))
+        try:
+            found = json.loads((out / RECORD).read_text("utf-8"))
+        except ValueError:
+            raise BadInputError(
+                f"{out / RECORD} is damaged; remove {out} and learn again"
+            ) from None
         if found == record:
             say(f"{out}: already there, {vocab_size:,} tokens ({kind})")
             return
-        raise BadInputError(f"{out} holds a tokenizer made with {found}; choose another --out")
+        other = ", ".join(f"{key} {value}" for key, value in found.items())
+        raise BadInputError(f"{out} holds a tokenizer made with {other}; choose another --out")
     tokenizer = tokenizers.train(kind, _sentences(open_corpus(spec)), vocab_size, uncased)
-    tokenizer.save(out)
-    (out / RECORD).write_text(json.dumps(record) + "\n", "utf-8")
+    draft = out.with_name(f"{out.name}.tmp")
+    tokenizer.save(draft)
+    (draft / RECORD).write_text(json.dumps(record) + "\n", "utf-8")
+    draft.replace(out)
     say(f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)")
 
 

@@ -9,9 +9,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from bert_jax.checkpoint import Checkpoints, Meta, checksums, digest, newest_params
+from bert_jax.checkpoint import (
+    Checkpoints,
+    DamagedError,
+    Meta,
+    checksums,
+    digest,
+    newest_params,
+    read_meta,
+)
 from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.parallel import Layout, devices
@@ -115,14 +124,61 @@ def test_every_file_of_a_checkpoint_may_be_damaged(
     assert refused >= 3
 
 
+def test_every_bit_of_what_is_saved_beside_the_arrays_counts(
+    folder: Path, make: partial[TrainState], all_devices: Layout
+) -> None:
+    """Another step, seed or setting must not be believed, and the step before is taken."""
+    path = folder / "checkpoints" / "2" / "meta" / "metadata"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(DamagedError):
+            read_meta(path.parent.parent)
+    path.write_bytes(whole.replace(b'"step": 2', b'"step": 3'))
+    found = restored(folder, make, all_devices)
+    assert found is not None
+    assert found[1].step == 1
+
+
+def test_a_checkpoint_under_another_number_is_refused(folder: Path) -> None:
+    shutil.copytree(folder / "checkpoints" / "1", folder / "checkpoints" / "7")
+    with pytest.raises(DamagedError, match="saved as step 1"):
+        read_meta(folder / "checkpoints" / "7")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError(13, "no"), ValueError("RESOURCE_EXHAUSTED: memory")]
+)
+def test_what_is_no_damage_renames_nothing(
+    folder: Path,
+    make: partial[TrainState],
+    all_devices: Layout,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    checkpoints = Checkpoints(folder)
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
+    with pytest.raises(type(error)):
+        checkpoints.restore(all_devices.abstract_state(make), lambda meta: None)
+    assert not list(folder.rglob("*.damaged"))
+
+
 def test_when_all_are_damaged_nothing_is_overwritten(
     folder: Path, make: partial[TrainState], all_devices: Layout
 ) -> None:
     for step in (1, 2):
         max(data_files(folder, step), key=lambda path: path.stat().st_size).write_bytes(b"x")
     for _ in range(2):
-        with pytest.raises(BadInputError, match="every checkpoint"):
+        with pytest.raises(
+            BadInputError, match=r"no checkpoint .* can be read; nothing was changed"
+        ):
             restored(folder, make, all_devices)
+    assert not list(folder.rglob("*.damaged"))
     with pytest.raises(BadInputError, match="no checkpoint"):
         newest_params(folder, lambda meta: all_devices.abstract_state(make).params)
 

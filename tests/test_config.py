@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert_jax.config import ModelConfig, Phase, RunConfig, TrainConfig, as_dict
+from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError
 from conftest import bert_jax, refused
 from pipelines.settings import config_from_dict, run_config, to_yaml
@@ -84,6 +84,17 @@ def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:
         ("- 1", ["list"]),
         ("a: [", ["YAML"]),
         ("base: nowhere.yaml", ["nowhere.yaml"]),
+        ("base: wrong.yaml", ["base", "itself"]),
+        ("base: [a.yaml]", ["base", "a.yaml"]),
+        ("train: {steps: null}", ["train.steps", "no value"]),
+        ("optimizer.learning_rate: 1", ["optimizer: {learning_rate: …}"]),
+        ("phases: [32, 5]", ["phases must be a list"]),
+        ("data: {mlm_probability: 0}", ["data.mlm_probability", "above 0"]),
+        ("seed: 99999999999999999999", ["seed"]),
+        (
+            "train: {steps: 1}\ncheckpoint: {keep_best: true, every: 10}",
+            ["multiple", "train.eval_every"],
+        ),
     ],
 )
 def test_a_wrong_config_file_is_named_with_its_key(
@@ -103,6 +114,7 @@ def test_a_wrong_config_file_is_named_with_its_key(
         (["--trian.steps", "3"], ["--trian.steps", "--train.steps"]),
         (["--train.steps", "few"], ["--train.steps", "few"]),
         (["--config"], ["--config"]),
+        (["my.yaml"], ["--config my.yaml"]),
     ],
 )
 def test_a_wrong_option_is_named(argv: list[str], words: list[str]) -> None:
@@ -110,6 +122,15 @@ def test_a_wrong_option_is_named(argv: list[str], words: list[str]) -> None:
         run_config(["--run_dir", "x", *argv])
     for word in words:
         assert word in str(error.value)
+
+
+def test_underscores_and_hyphens_are_the_same() -> None:
+    config = run_config(["--run-dir", "x", "--optimizer.learning-rate", "2", "--train.steps=3"])
+    assert (config.run_dir, config.optimizer.learning_rate, config.steps) == ("x", 2.0, 3)
+
+
+def test_a_sequence_has_no_more_predictions_than_tokens() -> None:
+    assert DataConfig(max_predictions=20).predictions(16) == 16
 
 
 def test_exit_codes_tell_arguments_from_configs(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from bert_jax.batch import FIELDS, Batch, shapes
 from bert_jax.config import Phase, RunConfig
-from bert_jax.errors import BadInputError
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 
@@ -123,16 +122,3 @@ def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunC
     # Runs with other seeds are measured on the same masks.
     other = next(iter(PretrainingData(store, replace(config, seed=9)).heldout(32, 3)))
     assert np.array_equal(other.arrays["token_ids"], expected[:3])
-
-
-def test_an_id_outside_of_the_vocabulary_is_noticed(
-    data: PretrainingData, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    split = data._train
-    tokens = np.array(split._tokens[0])
-    tokens[:] = store.tokenizer.vocab_size
-    monkeypatch.setattr(split, "_tokens", [tokens])
-    with pytest.raises(BadInputError, match=str(store.tokenizer.vocab_size)):
-        data.batch_at(0)
-    with pytest.raises(BadInputError, match="train"):
-        next(iter(data.batches(0, 1)))

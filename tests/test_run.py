@@ -26,6 +26,7 @@ from bert_jax.config import (
     TrainConfig,
 )
 from conftest import ROOT, bert_jax, inspected, refused, small_disk, start, write_config
+from pipelines.folders import exclusive
 
 STEPS = 40
 
@@ -195,6 +196,11 @@ def test_another_mesh_goes_on_with_a_run(
         (("--data.mlm_probability", "0.2"), ["data.mlm_probability: 0.15 -> 0.2"]),
         (("--optimizer.recipe", "bert2018"), ["optimizer.recipe: adamw -> bert2018"]),
         (
+            ("--phases", "[{length: 16, steps: 20}, {length: 32, steps: 20, batch_size: 2}]"),
+            ["24 steps of 4 x 16, 16 steps of 2 x 32", "20 steps of 4 x 16"],
+        ),
+        (("--train.steps", "30"), ["step 40 already", "30 steps"]),
+        (
             ("--phases", "[{length: 16, steps: 24}, {length: 64, steps: 16}]"),
             ["24 steps of 4 x 16, 16 steps of 2 x 32", "16 steps of 4 x 64"],
         ),
@@ -235,11 +241,42 @@ def test_the_learning_rate_the_log_and_the_length_may_change(
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
+    arguments = (*arguments, "--checkpoint.every", "1")
+    assert bert_jax(*arguments, "--train.steps", "2").returncode == 0
     result = bert_jax(*arguments, "--optimizer.learning_rate", "1e38")
     refused(result, 78, "became", "step", "optimizer.learning_rate")
-    saved = (tmp_path / "run" / "checkpoints").iterdir()
-    for step in saved:
-        assert inspected(step)["step"] < 8
+    assert inspected(tmp_path / "run")["step"] == 2
+    assert bert_jax(*arguments, "--train.steps", "6").returncode == 0
+    assert inspected(tmp_path / "run")["step"] == 6
+
+
+def test_a_run_that_diverges_is_stopped_by_its_evaluation(arguments: tuple[str, ...]) -> None:
+    changes = ("--optimizer.learning_rate", "1e4", "--optimizer.warmup_steps", "0")
+    result = bert_jax(*arguments, *changes, "--train.eval_every", "1", "--train.steps", "3")
+    assert result.returncode in (0, 78)
+    assert "Traceback" not in result.stderr
+
+
+def test_two_processes_do_not_write_to_one_run(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with exclusive(tmp_path / "run"):
+        refused(bert_jax(*arguments), 69, "another process", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_before_the_first_step(arguments: tuple[str, ...], number: int) -> None:
+    process = start(*arguments)
+    assert process.stderr is not None
+    time.sleep(1)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, output
+    assert "Traceback" not in output
+
+
+def test_a_missing_device_is_one_line(arguments: tuple[str, ...]) -> None:
+    for platform in ("tpu", "cuda", "none-such"):
+        refused(bert_jax(*arguments, JAX_PLATFORMS=platform), 69, "JAX_PLATFORMS=cpu")
 
 
 def test_evaluate_fill_mask_and_inspect_use_the_run(finished: Path, store_dir: Path) -> None:

@@ -80,6 +80,7 @@ def test_an_unfinished_store_is_none_and_is_written_again(
     corpus: Path, tokenizer_dir: Path, store: Store, copy: Path
 ) -> None:
     (copy / stores.LEDGER).unlink()
+    (copy / stores.WORK).mkdir()
     with pytest.raises(BadInputError, match="not a finished token store"):
         Store(copy)
     ledger = prepare(f"text:{corpus}", tokenizer_dir, copy, 0.1)
@@ -136,6 +137,33 @@ def test_a_ledger_that_does_not_fit_is_refused(copy: Path) -> None:
     (copy / stores.LEDGER).write_text(json.dumps(ledger)[:100])
     with pytest.raises(BadInputError, match="damaged"):
         Store(copy)
+
+
+def test_an_id_outside_of_the_vocabulary_is_noticed(copy: Path) -> None:
+    ledger = json.loads((copy / stores.LEDGER).read_text("utf-8"))
+    path = copy / "train-00000.tokens.npy"
+    tokens = np.load(path)
+    tokens[-1] = ledger["vocab_size"]
+    np.save(path, tokens)
+    ledger["splits"]["train"][0]["sha256"]["tokens"] = stores.sha256(path)
+    (copy / stores.LEDGER).write_text(json.dumps(ledger))
+    with pytest.raises(BadInputError, match=str(ledger["vocab_size"])):
+        Store(copy).verify("train")
+
+
+def test_nothing_is_written_into_a_folder_of_other_things(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train-images.npy").write_bytes(b"mine")
+    source = ("--corpus", f"text:{corpus}")
+    prepared = ("prepare", *source, "--tokenizer", tokenizer_dir, "--out")
+    learned = ("train-tokenizer", *source, "--vocab-size", "60", "--out")
+    for command in (prepared, learned):
+        refused(bert_jax(*command, tmp_path), 78, "train-images.npy", "other things")
+        refused(bert_jax(*command, tmp_path / "train-images.npy"), 78, "file")
+        refused(bert_jax(*command, ""), 64, "--out")
+        refused(bert_jax(*command, "gs://bucket/x"), 78, "local")
+    assert [path.name for path in tmp_path.iterdir()] == ["train-images.npy"]
 
 
 def test_empty_sentences_and_documents_leave_no_trace(tokenizer_dir: Path, tmp_path: Path) -> None:

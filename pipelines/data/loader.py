@@ -110,13 +110,7 @@ class Examples:
     def _tokens(self, pairs: Pairs) -> np.ndarray:
         starts = np.stack([pairs.a_start, pairs.b_start], axis=1).ravel()
         lengths = np.stack([pairs.a_length, pairs.b_length], axis=1).ravel()
-        tokens = self.split.gather(starts, lengths)
-        if tokens.max() >= self.tokenizer.vocab_size:
-            raise BadInputError(
-                f"the {self.split.name} tokens of the store hold id {tokens.max()}, but the"
-                f" vocabulary has only {self.tokenizer.vocab_size}; prepare the store again"
-            )
-        return tokens
+        return self.split.gather(starts, lengths)
 
 
 class PretrainingData:
@@ -166,8 +160,7 @@ class PretrainingData:
         """
         if not self.can_evaluate:
             return
-        data = self._config.data
-        examples = Examples(self._heldout, self._tokenizer, data, _HELDOUT_SEED, length)
+        examples = self._heldout_examples(length)
         total = len(examples.plan(0))
         for number, start in enumerate(range(0, total, batch_size)):
             if limit and number == limit:
@@ -180,6 +173,15 @@ class PretrainingData:
                 "nsp_weights": real,
             }
             yield replace(batch, arrays=batch.arrays | weights)
+
+    def heldout_batches(self, length: int, batch_size: int) -> int:
+        """Number of batches of held-out text."""
+        if not self.can_evaluate:
+            return 0
+        return -(-len(self._heldout_examples(length).plan(0)) // batch_size)
+
+    def _heldout_examples(self, length: int) -> Examples:
+        return Examples(self._heldout, self._tokenizer, self._config.data, _HELDOUT_SEED, length)
 
     def _examples(self, phase: Phase) -> Examples:
         config = self._config

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -28,6 +29,7 @@ from pipelines.data import tokenizer as tokenizers
 
 FORMAT = 1
 LEDGER = "ledger.json"
+WORK = "work"
 TOKENIZER = "tokenizer"
 PARTS = ("tokens", "sentences", "documents")
 SHARD_TOKENS = 1 << 26
@@ -103,10 +105,8 @@ class StoreWriter:
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._pending = {split: _Pending() for split in SPLITS}
         self._shards: dict[SplitName, list[Shard]] = {split: [] for split in SPLITS}
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in SPLITS:
-            for file in folder.glob(f"{split}-*.npy"):
-                file.unlink()
+        self._work = folder / WORK
+        shutil.rmtree(self._work, ignore_errors=True)
 
     def add(self, split: SplitName, sentences: list[list[int]]) -> None:
         """Appends a document; sentences without tokens are left out."""
@@ -132,6 +132,9 @@ class StoreWriter:
         for split in SPLITS:
             if self._pending[split].documents:
                 self._flush(split)
+        for path in self._work.iterdir():
+            path.replace(self._folder / path.name)
+        self._work.rmdir()
         self._tokenizer.save(self._folder / TOKENIZER)
         ledger = Ledger(
             corpus=corpus,
@@ -157,7 +160,8 @@ class StoreWriter:
         }
         hashes = {}
         for part, array in arrays.items():
-            path = self._folder / f"{name}.{part}.npy"
+            self._work.mkdir(parents=True, exist_ok=True)
+            path = self._work / f"{name}.{part}.npy"
             np.save(path, array)
             hashes[part] = sha256(path)
         sizes = {part: len(array) for part, array in arrays.items()}
@@ -249,11 +253,12 @@ class Store:
             BadInputError: The copy in the store is not the one in the ledger.
         """
         tokenizer = tokenizers.load(self.folder / TOKENIZER)
-        if tokenizer.digest != self.ledger.tokenizer:
+        known = (self.ledger.tokenizer, self.ledger.vocab_size)
+        if (tokenizer.digest, tokenizer.vocab_size) != known:
             raise BadInputError(
                 f"{self.folder / TOKENIZER} is not the tokenizer that made the store"
                 f" (ledger {self.ledger.tokenizer[:12]}, found {tokenizer.digest[:12]});"
-                " prepare the store again"
+                " remove the store and prepare it again"
             )
         return tokenizer
 
@@ -262,10 +267,10 @@ class Store:
         return Split(self.folder, name, self.ledger.splits[name])
 
     def verify(self, name: SplitName) -> None:
-        """Reads every file of a split, which also warms the page cache, and compares its hash.
+        """Reads every file of a split, which also warms the page cache, and checks it.
 
         Raises:
-            BadInputError: A file is absent or damaged.
+            BadInputError: A file is absent or damaged, or holds an id beyond the vocabulary.
         """
         for shard in self.ledger.splits[name]:
             for part, expected in shard.sha256.items():
@@ -273,8 +278,14 @@ class Store:
                 if not path.is_file() or sha256(path) != expected:
                     raise BadInputError(
                         f"{path} is not what the ledger says (its SHA-256 differs);"
-                        " prepare the store again"
+                        " remove the store and prepare it again"
                     )
+            largest = _map(self.folder, shard, "tokens", shard.tokens).max()
+            if largest >= self.ledger.vocab_size:
+                raise BadInputError(
+                    f"{self.folder}: {shard.name} holds the token id {largest}, but the vocabulary"
+                    f" has only {self.ledger.vocab_size}; remove the store and prepare it again"
+                )
 
 
 def read_ledger(folder: Path) -> Ledger:
@@ -291,14 +302,18 @@ def read_ledger(folder: Path) -> Ledger:
         if given.get("format") != FORMAT:
             raise BadInputError(
                 f"{path} has format {given.get('format')}, this version reads {FORMAT};"
-                " prepare the store again"
+                " remove the store and prepare it again"
             )
         given["splits"] = {
             split: [Shard(**shard) for shard in shards] for split, shards in given["splits"].items()
         }
+        if set(given["splits"]) != set(SPLITS):
+            raise ValueError(f"splits {', '.join(given['splits'])}")
         return Ledger(**given)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInputError(f"{path} is damaged ({error}); prepare the store again") from None
+        raise BadInputError(
+            f"{path} is damaged ({error}); remove the store and prepare it again"
+        ) from None
 
 
 def sha256(path: Path) -> str:
@@ -312,12 +327,13 @@ def _map(folder: Path, shard: Shard, part: str, size: int) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise BadInputError(f"{path} is missing; prepare the store again") from None
+        raise BadInputError(f"{path} is missing; remove the store and prepare it again") from None
     except (ValueError, OSError, EOFError) as error:
         raise BadInputError(f"{path} is truncated or damaged: {error}") from None
     if array.shape != (size,):
         raise BadInputError(
-            f"{path} holds {array.size} entries, the ledger says {size}; prepare the store again"
+            f"{path} holds {array.size} entries, the ledger says {size}; remove the store and"
+            " prepare it again"
         )
     return array
 

@@ -32,6 +32,8 @@ CONFIG_FILE = "tokenizer_config.json"
 
 # SentencePiece keeps its training sentences in memory: 10 M of them are about 2 GiB.
 MAX_TRAINING_SENTENCES = 10_000_000
+# SentencePiece leaves longer ones out without a word; its default is 4,192.
+_MAX_SENTENCE_BYTES = 1 << 26
 # The pieces depend on this number (partial sums are added up per thread), so it is fixed.
 _TRAINING_THREADS = 8
 # google-research/bert: a longer word is [UNK].
@@ -90,9 +92,11 @@ class Tokenizer(ABC):
             if number:
                 ids.append(self.mask_id)
             (encoded,) = self.encode([part])
-            # SentencePiece starts every text with a word boundary, also in the middle of a word.
-            continued = number > 0 and part and not part[0].isspace()
-            ids += encoded[1:] if continued and self.pieces[encoded[0]] == "▁" else encoded
+            if not encoded:
+                continue
+            # SentencePiece starts every text with a word boundary, also "." after a mask.
+            bare = number and not part[:1].isspace() and self.pieces[encoded[0]] == "▁"
+            ids += encoded[1:] if bare else encoded
         return ids
 
 
@@ -232,6 +236,7 @@ def _train_sentencepiece(
             unk_piece=SPECIALS[1],
             control_symbols=list(SPECIALS[2:]),
             input_sentence_size=MAX_TRAINING_SENTENCES,
+            max_sentence_length=_MAX_SENTENCE_BYTES,
             num_threads=_TRAINING_THREADS,
             minloglevel=2,
         )
@@ -302,7 +307,7 @@ def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -
     if len(ids) != vocab_size:
         bound = "at most" if len(ids) < vocab_size else "at least"
         raise BadInputError(
-            f"the text supports {bound} {len(ids)} tokens; --vocab-size is {vocab_size}"
+            f"the text supports {bound} {len(ids)} tokens; change --vocab-size {vocab_size}"
         )
     return WordPieceTokenizer(sorted(ids, key=ids.__getitem__), uncased)
 

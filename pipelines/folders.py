@@ -1,0 +1,61 @@
+"""Folders that commands write: whose they are, and who writes to them now."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
+
+
+def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:
+    """Refuses to write into a folder that holds other things.
+
+    Args:
+        folder: To be written.
+        option: That named it.
+        marks: One of these names is in every folder of this kind.
+
+    Raises:
+        BadArgumentsError: No folder is named.
+        BadInputError: It is a file, or holds something but none of `marks`.
+    """
+    if re.match(r"[a-z0-9]+:/", str(folder)):
+        raise BadInputError(f"{option} {folder}: only local folders can be written so far")
+    if folder == Path():
+        raise BadArgumentsError(f"{option} names no folder")
+    if folder.exists() and not folder.is_dir():
+        raise BadInputError(f"{option} {folder} is a file, not a folder")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and names.isdisjoint(marks):
+        raise BadInputError(
+            f"{option} {folder} holds other things ({min(names)}, …); choose an empty or new folder"
+        )
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds `folder`, which must exist, against other processes that ask; ends with the process.
+
+    Raises:
+        DeviceUnavailableError: Another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems know no locks; there the user has to take care.
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(descriptor)
+            raise DeviceUnavailableError(
+                f"another process is writing to {folder}; wait for it or stop it"
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
