@@ -381,10 +381,11 @@ def test_the_second_start_takes_its_programs_from_the_cache(
     short = (*arguments, "--phases", "[{length: 16, steps: 2}]")
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     assert bert_jax(*short, "--run_dir", tmp_path / "a", **cache).returncode == 0
-    made = {path.name for path in (tmp_path / "cache").iterdir()}
-    assert any("train" in name for name in made)
+    made = set((tmp_path / "cache").glob("jit_train-*"))
+    assert made
     second = bert_jax(*short, "--run_dir", tmp_path / "b", JAX_LOGGING_LEVEL="DEBUG", **cache)
     assert second.returncode == 0
     assert "Persistent compilation cache hit for 'jit_train'" in second.stderr
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == made
+    # Programs that take less than a second to compile are kept or not as the machine is loaded.
+    assert set((tmp_path / "cache").glob("jit_train-*")) == made
     assert inspected(tmp_path / "a")["digest"] == inspected(tmp_path / "b")["digest"]
