@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
-from pipelines.data.corpora import Document, open_corpus
-from pipelines.data.store import LEDGER, WORK, Ledger, SplitName, StoreWriter, read_ledger
-from pipelines.folders import own
+from pipelines.data.assemble import assemble
+from pipelines.data.corpora import CORPUS_HELP, Block, Corpus, open_corpus
+from pipelines.data.runners import run_beam, run_local
+from pipelines.data.shards import RECORD, Job, Recipe, has_whole_lines, job_note, write_json
+from pipelines.data.store import LEDGER, TOKENIZER, WORK, Ledger, Store, read_ledger
+from pipelines.folders import exclusive, own
 from pipelines.settings import command_parser, parse
 
-# Documents that are tokenised in one call, so that the libraries can use their threads.
-_CHUNK = 256
+JOB = "job.json"
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    parser = command_parser("prepare", "Turns a corpus into a token store.")
-    parser.add_argument("--corpus", required=True, metavar="SPEC", help="python-docs or text:GLOB")
+    parser = command_parser(
+        "prepare",
+        "Turns a corpus into a token store. Interrupted, the same command again goes on.",
+    )
+    parser.add_argument(
+        "--corpus", action="append", required=True, metavar="SPEC", help=CORPUS_HELP
+    )
     parser.add_argument(
         "--tokenizer",
         required=True,
@@ -34,12 +44,73 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--heldout", type=float, default=0.02, help="share of the documents kept for evaluation"
     )
-    options = parse(parser, argv)
-    prepare(options.corpus, Path(options.tokenizer), Path(options.out), options.heldout)
+    parser.add_argument(
+        "--sentences",
+        type=Literal["auto", "lines", "split"],
+        default="auto",
+        help="whether every line is a sentence, or has to be split; auto looks at the text",
+    )
+    parser.add_argument("--language", default="en", help="of the text, for splitting sentences")
+    parser.add_argument(
+        "--min-characters", type=int, default=0, help="shorter documents are left out"
+    )
+    parser.add_argument(
+        "--keep-duplicates", action="store_true", help="keep documents that were there before"
+    )
+    parser.add_argument("--workers", type=int, default=_cores(), help="processes")
+    parser.add_argument(
+        "--runner",
+        type=Literal["local", "beam"],
+        default="local",
+        help="processes here, or Apache Beam, whose options follow after --",
+    )
+    argv = list(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = parse(parser, argv[:end])
+    if argv[end + 1 :] and options.runner != "beam":
+        raise BadArgumentsError(f"{argv[end + 1]!r} after -- is for --runner beam only")
+    if options.workers < 1:
+        raise BadArgumentsError(f"--workers must be at least 1, not {options.workers}")
+    prepare(
+        options.corpus,
+        Path(options.tokenizer),
+        Path(options.out),
+        options.heldout,
+        sentences=options.sentences,
+        language=options.language,
+        min_characters=options.min_characters,
+        deduplicate=not options.keep_duplicates,
+        workers=options.workers,
+        beam=argv[end + 1 :] if options.runner == "beam" else None,
+    )
 
 
-def prepare(spec: str, tokenizer_dir: Path, out: Path, heldout: float) -> Ledger:
-    """Writes the store `out`, unless it is there already.
+def prepare(
+    specs: Sequence[str],
+    tokenizer_dir: Path,
+    out: Path,
+    heldout: float,
+    *,
+    sentences: Literal["auto", "lines", "split"] = "auto",
+    language: str = "en",
+    min_characters: int = 0,
+    deduplicate: bool = True,
+    workers: int = 1,
+    beam: Sequence[str] | None = None,
+) -> Ledger:
+    """Writes the store `out`, or what is missing of it.
+
+    Args:
+        specs: Of the corpus; see `corpora`.
+        tokenizer_dir: Folder of the tokenizer.
+        out: Folder of the store.
+        heldout: Share of the documents that is held out.
+        sentences: Whether lines are sentences ("lines") or are split; "auto" looks at the text.
+        language: ISO 639 code for splitting.
+        min_characters: Shorter documents are left out.
+        deduplicate: Leave out documents that were there before.
+        workers: Processes.
+        beam: Options of Apache Beam, to run on it.
 
     Raises:
         UserError: A wrong argument, corpus or tokenizer, or `out` is another store.
@@ -47,63 +118,97 @@ def prepare(spec: str, tokenizer_dir: Path, out: Path, heldout: float) -> Ledger
     if not 0 <= heldout < 1:
         raise BadArgumentsError(f"--heldout must be in [0, 1), not {heldout}")
     own(out, "--out", (LEDGER, WORK))
-    corpus = open_corpus(spec)
+    corpus = open_corpus(*specs)
     tokenizer = tokenizers.load(tokenizer_dir)
+    lines = {"auto": None, "lines": True, "split": False}[sentences]
+    whole_lines = tuple(
+        has_whole_lines(corpus, number, language) if lines is None else lines
+        for number in range(len(corpus.sources))
+    )
+    recipe = Recipe(heldout, language, whole_lines, min_characters, deduplicate)
+    job = Job(out, recipe)
+    note = job_note(corpus, recipe, tokenizer.digest)
     if (out / LEDGER).is_file():
-        ledger = read_ledger(out)
-        _check_same(ledger, spec, tokenizer.digest, heldout, out)
-        say(f"{out}: already there, {_summary(ledger)}")
-        return ledger
-    writer = StoreWriter(out, tokenizer)
-    with progress("documents", None) as show:
-        done = 0
-        for chunk in _chunks(corpus.documents()):
-            encoded = iter(tokenizer.encode([sentence for text in chunk for sentence in text]))
-            for document in chunk:
-                split: SplitName = "heldout" if _share(document) < heldout else "train"
-                writer.add(split, list(islice(encoded, len(document))))
-            done += len(chunk)
-            show(done, "")
-    _check_enough(writer, spec)
-    ledger = writer.close(spec, corpus.licence, heldout)
+        return _already_there(out, note)
+    fresh = not out.exists()
+    with _locked(job, note, tokenizer):
+        try:
+            if beam is None:
+                with _shown(job, corpus) as show:
+                    run_local(job, corpus, workers, show)
+            else:
+                run_beam(job, corpus, beam)
+            ledger = assemble(job, corpus, tokenizer)
+        except BadInputError:
+            _leave_nothing_behind(job, fresh)
+            raise
     say(f"{out}: {_summary(ledger)}")
     if heldout and ledger.total("heldout", "documents") < 2:
         say("fewer than two documents are held out: no evaluation; see --heldout")
     return ledger
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    iterator = iter(documents)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
+@contextmanager
+def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Iterator[None]:
+    """Makes the work folder, or checks that what is in it belongs to the same command."""
+    job.work.mkdir(parents=True, exist_ok=True)
+    with exclusive(job.store):
+        path = job.work / JOB
+        if path.is_file():
+            _check_same(json.loads(path.read_text("utf-8")), note, f"the unfinished {job.store}")
+            finished = sum(1 for _ in job.work.glob(f"*/{RECORD}"))
+            say(f"{job.store}: going on, {finished} finished block(s)")
+        else:
+            tokenizer.save(job.work / TOKENIZER)
+            write_json(path, note)
+        yield
 
 
-def _share(document: Document) -> float:
-    """A number in [0, 1) that depends on the text alone, so that copies fall on the same side."""
-    text = "\n".join(document).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8]) / 2**64
+@contextmanager
+def _shown(job: Job, corpus: Corpus) -> Iterator[Callable[[Block], None]]:
+    """Progress over the text, with its speed."""
+    total, finished = corpus.size(), 0
+    started = time.monotonic()
+    with progress("text, MB", max(1, total >> 20)) as update:
+
+        def show(block: Block) -> None:
+            nonlocal finished
+            finished += block.size
+            speed = finished / 1e6 / (time.monotonic() - started)
+            update(min(finished, total) >> 20, f"{speed:.1f} MB/s")
+
+        yield show
 
 
-def _check_enough(writer: StoreWriter, spec: str) -> None:
-    documents = writer.documents("train")
-    if documents + writer.documents("heldout") == 0:
-        raise BadInputError(f"corpus {spec!r} is empty: no document with a token in it")
-    if documents < 2:
+def _leave_nothing_behind(job: Job, fresh: bool) -> None:
+    """Removes the folders of a job that failed, unless there is work in them worth keeping."""
+    if fresh and len(list(job.work.glob(f"*/{RECORD}"))) <= 1:
+        for path in sorted(job.store.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        job.store.rmdir()
+
+
+def _already_there(out: Path, note: dict[str, Any]) -> Ledger:
+    ledger = read_ledger(out)
+    made = {"corpus": ledger.corpus, "tokenizer": ledger.tokenizer, **ledger.recipe}
+    _check_same({**made, "files": ledger.files}, note, str(out))
+    Store(out).verify_all()
+    say(f"{out}: already there, {_summary(ledger)}")
+    return ledger
+
+
+def _check_same(made: dict[str, Any], asked: dict[str, Any], what: str) -> None:
+    different = [key for key in asked if made.get(key) != asked[key]]
+    if different == ["files"]:
         raise BadInputError(
-            f"corpus {spec!r} has {documents} document(s) to train on; next sentence prediction"
-            " needs two. A blank line begins a new document; --heldout 0 holds none back"
+            f"{what} was made before the text of {asked['corpus']} changed (other files or sizes);"
+            " remove it, or choose another --out"
         )
-
-
-def _check_same(ledger: Ledger, spec: str, tokenizer: str, heldout: float, out: Path) -> None:
-    asked = {"corpus": spec, "tokenizer": tokenizer, "heldout": heldout}
-    different = [
-        f"{name} {getattr(ledger, name)} (asked: {value})"
-        for name, value in asked.items()
-        if getattr(ledger, name) != value
-    ]
     if different:
-        raise BadInputError(f"{out} was made with {', '.join(different)}; choose another --out")
+        details = ", ".join(
+            f"{key} {made.get(key)} (asked: {asked[key]})" for key in different if key != "files"
+        )
+        raise BadInputError(f"{what} was made with {details}; remove it or choose another --out")
 
 
 def _summary(ledger: Ledger) -> str:
@@ -112,7 +217,13 @@ def _summary(ledger: Ledger) -> str:
         f" tokens ({split})"
         for split in ledger.splits
     ]
+    if ledger.counts["duplicates"]:
+        parts.append(f"{ledger.counts['duplicates']:,} duplicates left out")
     return ", ".join(parts)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

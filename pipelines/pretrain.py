@@ -19,7 +19,7 @@ from bert_jax.errors import BadInputError
 from bert_jax.train import Trainer
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
-from pipelines.data.store import SPLITS, Store
+from pipelines.data.store import Store
 from pipelines.data.tokenizer import Tokenizer, load
 from pipelines.folders import exclusive, own
 from pipelines.settings import run_config, to_yaml
@@ -98,8 +98,7 @@ def _open(config: RunConfig) -> Store:
         raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
     store = Store(Path(config.data.store))
     started = time.monotonic()
-    for split in SPLITS:
-        store.verify(split)
+    store.verify_all()
     ledger = store.ledger
     tokens, seconds = ledger.total("train", "tokens"), time.monotonic() - started
     say(f"{store.folder}: {tokens:,} tokens of {ledger.corpus}, verified in {seconds:.1f} s")

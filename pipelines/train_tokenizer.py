@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,8 @@ from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
-from pipelines.data.corpora import Corpus, open_corpus
+from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
+from pipelines.data.shards import has_whole_lines, split_document
 from pipelines.folders import own
 from pipelines.settings import command_parser, parse
 
@@ -22,7 +24,9 @@ RECORD = "training.json"
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = command_parser("train-tokenizer", "Learns a vocabulary from a corpus.")
-    parser.add_argument("--corpus", required=True, metavar="SPEC", help="python-docs or text:GLOB")
+    parser.add_argument(
+        "--corpus", action="append", required=True, metavar="SPEC", help=CORPUS_HELP
+    )
     parser.add_argument(
         "--vocab-size", type=int, required=True, help="tokens, special ones included"
     )
@@ -38,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
         type=Literal["unigram", "bpe"] | None,
         help="how SentencePiece cuts words; unigram, its default, encodes four times as fast",
     )
+    parser.add_argument("--language", default="en", help="of the text, for splitting sentences")
     casing = parser.add_mutually_exclusive_group()
     casing.add_argument(
         "--uncased", dest="uncased", action="store_true", default=True, help="lower-case the text"
@@ -49,15 +54,18 @@ def main(argv: Sequence[str]) -> None:
     kind: tokenizers.Kind = (
         "wordpiece" if options.kind == "wordpiece" else options.model or "unigram"
     )
-    train(options.corpus, options.vocab_size, Path(options.out), kind, options.uncased)
+    corpus = open_corpus(*options.corpus)
+    out, uncased = Path(options.out), options.uncased
+    train(corpus, options.vocab_size, out, kind, uncased, options.language)
 
 
 def train(
-    spec: str,
+    corpus: Corpus,
     vocab_size: int,
     out: Path,
     kind: tokenizers.Kind,
     uncased: bool,
+    language: str = "en",
 ) -> None:
     """Learns a vocabulary into `out`, unless it is there already.
 
@@ -65,7 +73,13 @@ def train(
         UserError: A wrong argument or corpus, or `out` holds another tokenizer.
     """
     own(out, "--out", (RECORD,))
-    record = {"corpus": spec, "vocab_size": vocab_size, "kind": kind, "uncased": uncased}
+    record = {
+        "corpus": corpus.spec,
+        "files": corpus.files,
+        "vocab_size": vocab_size,
+        "kind": kind,
+        "uncased": uncased,
+    }
     if (out / RECORD).is_file():
         try:
             found = json.loads((out / RECORD).read_text("utf-8"))
@@ -76,9 +90,16 @@ def train(
         if found == record:
             say(f"{out}: already there, {vocab_size:,} tokens ({kind})")
             return
-        other = ", ".join(f"{key} {value}" for key, value in found.items())
+        different = [key for key in record if found.get(key) != record[key]]
+        if different == ["files"]:
+            raise BadInputError(
+                f"{out} was learned before the text of {corpus.spec} changed (other files or"
+                " sizes); remove it, or choose another --out"
+            )
+        other = ", ".join(f"{key} {found.get(key)}" for key in different if key != "files")
         raise BadInputError(f"{out} holds a tokenizer made with {other}; choose another --out")
-    tokenizer = tokenizers.train(kind, _sentences(open_corpus(spec)), vocab_size, uncased)
+    sentences = Sentences(corpus, language)
+    tokenizer = tokenizers.train(kind, sentences, vocab_size, uncased)
     draft = out.with_name(f"{out.name}.tmp")
     tokenizer.save(draft)
     (draft / RECORD).write_text(json.dumps(record) + "\n", "utf-8")
@@ -86,11 +107,25 @@ def train(
     say(f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)")
 
 
-def _sentences(corpus: Corpus) -> Iterator[str]:
-    with progress("reading documents", None) as show:
-        for number, document in enumerate(corpus.documents(), start=1):
-            yield from document
-            show(number, "")
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences of a corpus; can be read any number of times."""
+
+    corpus: Corpus
+    language: str
+
+    def __iter__(self) -> Iterator[str]:
+        """Reads them, with progress."""
+        total, done = self.corpus.size(), 0
+        with progress("reading text, MB", max(1, total >> 20)) as show:
+            for number in range(len(self.corpus.sources)):
+                whole_lines = has_whole_lines(self.corpus, number, self.language)
+                for block in self.corpus.blocks(number):
+                    for document in block.documents():
+                        lines = document if whole_lines else split_document(document, self.language)
+                        yield from lines
+                        done += sum(map(len, document))
+                        show(min(done, total) >> 20, "")
 
 
 if __name__ == "__main__":

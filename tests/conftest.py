@@ -83,7 +83,7 @@ def tokenizer_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def store_dir(corpus: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
-    prepare(f"text:{corpus}", tokenizer_dir, folder, 0.1)
+    prepare([f"text:{corpus}"], tokenizer_dir, folder, 0.1)
     return folder
 
 

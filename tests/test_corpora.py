@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadArgumentsError, BadInputError
 from conftest import ROOT
-from pipelines.data import python_docs
+from pipelines.data import corpora, files, python_docs
 from pipelines.data.corpora import open_corpus
+from pipelines.data.files import FileCutter, FilePiece, Format, zstd
+from pipelines.data.shards import split_document
 
 
 def test_text_files_are_read_in_order_and_cut_at_blank_lines(tmp_path: Path) -> None:
@@ -21,16 +25,126 @@ def test_text_files_are_read_in_order_and_cut_at_blank_lines(tmp_path: Path) -> 
         b"\xef\xbb\xbfOne. And two, e.g. this.\r\nThree.\r\n\r\n\r\nSecond document."
     )
     documents = list(open_corpus(f"text:{tmp_path}/*.txt").documents())
-    assert documents == [
-        ["One.", "And two, e.g. this.", "Three."],
-        ["Second document."],
-        ["Third."],
-    ]
+    assert documents == [["One. And two, e.g. this.", "Three."], ["Second document."], ["Third."]]
+    assert split_document(documents[0], "en") == ["One.", "And two, e.g. this.", "Three."]
 
 
-def test_a_folder_or_nothing_is_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="no file matches"):
+def test_json_lines_are_documents(tmp_path: Path) -> None:
+    lines = [{"text": "One.\n\nTwo."}, {"text": ""}, {"text": "Three."}]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n", "utf-8")
+    assert list(open_corpus(f"jsonl:{file}").documents()) == [["One.", "Two."], ["Three."]]
+    file.write_text('{"body": "Zwei"}\n', "utf-8")
+    assert list(open_corpus(f"jsonl:{file}#body").documents()) == [["Zwei"]]
+    with pytest.raises(BadInputError, match="offset 0 has no field 'text'"):
+        list(open_corpus(f"jsonl:{file}").documents())
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("wanted", [1, 50, 700, 10**6])
+def test_compressed_files_are_cut_like_plain_ones(
+    corpus: Path, tmp_path: Path, form: Format, suffix: str, wanted: int
+) -> None:
+    text = corpus.read_text("utf-8")
+    if form == "jsonl":
+        text = "".join(json.dumps({"text": one}) + "\n" for one in text.split("\n\n"))
+    plain = tmp_path / "a.txt"
+    plain.write_text(text, "utf-8")
+    packed = compressed(plain, suffix)
+    expected, found = (pieces(path, form, wanted) for path in (plain, packed))
+    assert [(p.start, p.end) for p in found] == [(p.start, p.end) for p in expected]
+    whole = [document for piece in pieces(plain, form, 10**9) for document in piece.documents()]
+    for some in (expected, found):
+        assert [document for piece in some for document in piece.documents()] == whole
+    if wanted == 700:
+        assert len(found) > 5
+
+
+def compressed(path: Path, suffix: str) -> Path:
+    """The file, packed in two parts that follow each other."""
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}[suffix]
+    content = path.read_bytes()
+    target = path.with_name(path.name + suffix)
+    target.write_bytes(pack(content[:999]) + pack(content[999:]))
+    return target
+
+
+def pieces(path: Path, form: Format, wanted: int) -> list[FilePiece]:
+    cutter = FileCutter(path, form, "text")
+    found = list(iter(lambda: cutter.take(wanted), None))
+    cutter.close()
+    return [piece for piece in found if piece is not None]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "other"])
+def test_a_damaged_file_is_named(corpus: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+    plain = tmp_path / "a.txt"
+    plain.write_bytes(corpus.read_bytes())
+    packed = compressed(plain, suffix)
+    content = bytearray(packed.read_bytes())
+    if damage == "cut":
+        del content[-40:]
+    elif damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+    else:
+        content = bytearray(b"no such format")
+    packed.write_bytes(content)
+    with pytest.raises(BadInputError, match=packed.name):
+        list(open_corpus(f"text:{packed}").documents())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a\n" * 5 + b"b\0c\n", ["NUL", "offset 11"]),
+        ("Ein Tag.\n".encode("utf-16"), ["UTF-8", "offset 0"]),
+        ("Caf\u00e9.\n\n".encode() + "Caf\u00e9.\n".encode("latin-1"), ["0xe9", "offset 11"]),
+    ],
+)
+def test_what_is_no_text_is_located(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(content)
+    with pytest.raises(BadInputError) as error:
+        list(open_corpus(f"text:{file}").documents())
+    for word in [*words, str(file)]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_document_without_end_is_refused(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_DOCUMENT", 2000)
+    file = tmp_path / "a.txt"
+    file.write_text("A line.\n" * 1000)
+    source = compressed(file, suffix) if suffix else file
+    for block_bytes in (100, 10**6):
+        monkeypatch.setattr(corpora, "_BLOCK_BYTES", (block_bytes, block_bytes))
+        with pytest.raises(BadInputError, match="blank line between documents"):
+            list(open_corpus(f"text:{source}").documents())
+
+
+def test_a_vanished_file_is_named(corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(corpus.read_bytes())
+    opened = open_corpus(f"text:{file}")
+    (block,) = opened.blocks(0)
+    file.unlink()
+    with pytest.raises(BadInputError, match=str(file)):
+        list(block.documents())
+    with pytest.raises(BadInputError, match=str(file)):
+        list(opened.documents())
+
+
+def test_wrong_specifications(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(BadInputError, match=r"no file matches .*; to read a folder"):
         open_corpus(f"text:{tmp_path}")
+    with pytest.raises(BadArgumentsError, match=f"try 'text:{corpus}'"):
+        open_corpus(str(corpus))
+    with pytest.raises(BadArgumentsError, match="given twice"):
+        open_corpus("python-docs", "python-docs")
 
 
 def test_prose_is_told_from_code_and_markup() -> None:

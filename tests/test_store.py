@@ -11,9 +11,10 @@ import pytest
 
 from bert_jax.errors import BadInputError
 from conftest import bert_jax, refused, write_corpus
+from pipelines.data import corpora
 from pipelines.data import store as stores
 from pipelines.data import tokenizer as tokenizers
-from pipelines.data.store import Store, StoreWriter
+from pipelines.data.store import Store
 from pipelines.prepare import prepare
 
 
@@ -37,8 +38,8 @@ def test_the_store_holds_the_corpus(store: Store, corpus: Path) -> None:
 def test_shards_are_one_sequence(
     corpus: Path, tokenizer_dir: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "SHARD_TOKENS", 1000)
-    prepare(f"text:{corpus}", tokenizer_dir, tmp_path / "small", 0.1)
+    monkeypatch.setattr(corpora, "_BLOCK_BYTES", (4000, 4000))
+    prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "small", 0.1)
     small = Store(tmp_path / "small")
     assert len(small.ledger.splits["train"]) > 3
     one, many = store.split("train"), small.split("train")
@@ -76,15 +77,10 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
     assert before == {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
 
 
-def test_an_unfinished_store_is_none_and_is_written_again(
-    corpus: Path, tokenizer_dir: Path, store: Store, copy: Path
-) -> None:
+def test_an_unfinished_store_is_none(copy: Path) -> None:
     (copy / stores.LEDGER).unlink()
-    (copy / stores.WORK).mkdir()
     with pytest.raises(BadInputError, match="not a finished token store"):
         Store(copy)
-    ledger = prepare(f"text:{corpus}", tokenizer_dir, copy, 0.1)
-    assert ledger.digest == store.ledger.digest
 
 
 def test_held_out_documents_are_chosen_by_their_text(
@@ -92,8 +88,8 @@ def test_held_out_documents_are_chosen_by_their_text(
 ) -> None:
     doubled = tmp_path / "doubled.txt"
     doubled.write_text("\n\n".join([corpus.read_text("utf-8")] * 2), "utf-8")
-    one = prepare(f"text:{corpus}", tokenizer_dir, tmp_path / "one", 0.3)
-    two = prepare(f"text:{doubled}", tokenizer_dir, tmp_path / "two", 0.3)
+    one = prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "one", 0.3)
+    two = prepare([f"text:{doubled}"], tokenizer_dir, tmp_path / "two", 0.3, deduplicate=False)
     for split in stores.SPLITS:
         assert two.total(split, "documents") == 2 * one.total(split, "documents")
         assert one.total(split, "documents") > 10
@@ -101,7 +97,7 @@ def test_held_out_documents_are_chosen_by_their_text(
 
 @pytest.mark.parametrize("part", stores.PARTS)
 def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: str) -> None:
-    path = copy / f"train-00000.{part}.npy"
+    path = copy / f"train-00-00000.{part}.npy"
     whole = path.read_bytes()
     changed = bytearray(whole)
     changed[-3] ^= 4
@@ -141,7 +137,7 @@ def test_a_ledger_that_does_not_fit_is_refused(copy: Path) -> None:
 
 def test_an_id_outside_of_the_vocabulary_is_noticed(copy: Path) -> None:
     ledger = json.loads((copy / stores.LEDGER).read_text("utf-8"))
-    path = copy / "train-00000.tokens.npy"
+    path = copy / "train-00-00000.tokens.npy"
     tokens = np.load(path)
     tokens[-1] = ledger["vocab_size"]
     np.save(path, tokens)
@@ -166,16 +162,6 @@ def test_nothing_is_written_into_a_folder_of_other_things(
     assert [path.name for path in tmp_path.iterdir()] == ["train-images.npy"]
 
 
-def test_empty_sentences_and_documents_leave_no_trace(tokenizer_dir: Path, tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, tokenizers.load(tokenizer_dir))
-    writer.add("train", [[5, 6], [], [7]])
-    writer.add("train", [[], []])
-    writer.add("train", [[8]])
-    ledger = writer.close("x", "y", 0.0)
-    assert (ledger.total("train", "documents"), ledger.total("train", "sentences")) == (2, 3)
-    assert Store(tmp_path).split("train").sentence_offsets.tolist() == [0, 2, 3, 4]
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -191,7 +177,7 @@ def test_a_corpus_without_use_is_refused(
     (tmp_path / "text.txt").write_bytes(content)
     corpus = ("--corpus", f"text:{tmp_path}/text.txt", "--tokenizer", tokenizer_dir)
     refused(bert_jax("prepare", *corpus, "--out", tmp_path / "store", "--heldout", "0"), 78, *words)
-    assert not (tmp_path / "store" / stores.LEDGER).exists()
+    assert not (tmp_path / "store").exists()
 
 
 def test_wrong_arguments_of_prepare(tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_learning_is_repeatable_and_survives_saving(
     kind: Kind, uncased: bool, sentences: list[str], tmp_path: Path
 ) -> None:
     tokenizer = tokenizers.train(kind, sentences, 70, uncased)
-    assert tokenizers.train(kind, iter(sentences), 70, uncased).digest == tokenizer.digest
+    assert tokenizers.train(kind, sentences, 70, uncased).digest == tokenizer.digest
     assert tokenizer.vocab_size == 70
     assert tokenizer.pieces[:5] == list(SPECIALS)
     tokenizer.save(tmp_path)

@@ -1,23 +1,24 @@
 """The token store: a corpus tokenised once, for every sequence length, epoch and objective.
 
-    STORE/ledger.json                        what is in it; written last, so a store without is none
-    STORE/tokenizer/                         copy of the tokenizer
-    STORE/train-00000.tokens.npy             uint16 or uint32 [tokens]: all sentences end to end
-    STORE/train-00000.sentences.npy          uint32 [sentences]: tokens of each sentence
-    STORE/train-00000.documents.npy          uint32 [documents]: sentences of each document
-    STORE/heldout-00000.…                    the same for held-out documents
+    STORE/ledger.json                           what is in it; written last: a store without is none
+    STORE/card.md, card.json                    the same for people, with statistics
+    STORE/tokenizer/                            copy of the tokenizer
+    STORE/train-00-00012.tokens.npy             uint16 or uint32 [tokens]: sentences end to end
+    STORE/train-00-00012.sentences.npy          uint16 [sentences]: tokens of each sentence
+    STORE/train-00-00012.documents.npy          uint32 [documents]: sentences of each document
+    STORE/heldout-00-00012.…                    the same for held-out documents
 
-A document never spans two shards. Token files are memory-mapped; lengths take about 0.2 bytes per
-token and are summed up to offsets when the store is opened.
+A shard is named by its source and its block there. A document never spans two shards. Token files
+are memory-mapped; lengths take about 0.1 bytes per token and are summed up to offsets when the
+store is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +28,11 @@ import numpy as np
 from bert_jax.errors import BadInputError
 from pipelines.data import tokenizer as tokenizers
 
-FORMAT = 1
+FORMAT = 2
 LEDGER = "ledger.json"
 WORK = "work"
 TOKENIZER = "tokenizer"
 PARTS = ("tokens", "sentences", "documents")
-SHARD_TOKENS = 1 << 26
 
 SplitName = Literal["train", "heldout"]
 SPLITS: tuple[SplitName, ...] = ("train", "heldout")
@@ -55,18 +55,22 @@ class Ledger:
 
     Attributes:
         corpus: Its specification.
+        files: What it was read from, with sizes.
         licence: Of the text, as far as known.
-        heldout: Share of the documents that is held out, chosen by their hash.
+        recipe: What else decided the tokens; see `shards.Recipe`.
         tokenizer: Digest of the tokenizer.
         vocab_size: Ids are below it.
+        counts: Documents read and left out, characters, [UNK] tokens.
         splits: The shards of "train" and "heldout".
     """
 
     corpus: str
+    files: list[Any]
     licence: str
-    heldout: float
+    recipe: dict[str, Any]
     tokenizer: str
     vocab_size: int
+    counts: dict[str, int]
     splits: dict[SplitName, list[Shard]]
     format: int = FORMAT
 
@@ -83,90 +87,6 @@ class Ledger:
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest of uint16 and uint32 that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
-@dataclass
-class _Pending:
-    """A shard that is being collected."""
-
-    tokens: list[np.ndarray] = field(default_factory=list)
-    sentences: list[int] = field(default_factory=list)
-    documents: list[int] = field(default_factory=list)
-    size: int = 0
-
-
-class StoreWriter:
-    """Writes a store shard by shard; `close` makes it valid."""
-
-    def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
-        """Begins a store in `folder`; files of an unfinished one there are replaced."""
-        self._folder = folder
-        self._tokenizer = tokenizer
-        self._dtype = token_dtype(tokenizer.vocab_size)
-        self._pending = {split: _Pending() for split in SPLITS}
-        self._shards: dict[SplitName, list[Shard]] = {split: [] for split in SPLITS}
-        self._work = folder / WORK
-        shutil.rmtree(self._work, ignore_errors=True)
-
-    def add(self, split: SplitName, sentences: list[list[int]]) -> None:
-        """Appends a document; sentences without tokens are left out."""
-        lengths = [len(sentence) for sentence in sentences if sentence]
-        if not lengths:
-            return
-        pending = self._pending[split]
-        if pending.size and pending.size + sum(lengths) > SHARD_TOKENS:
-            self._flush(split)
-            pending = self._pending[split]
-        pending.tokens += [np.array(s, self._dtype) for s in sentences if s]
-        pending.sentences += lengths
-        pending.documents.append(len(lengths))
-        pending.size += sum(lengths)
-
-    def documents(self, split: SplitName) -> int:
-        """Documents of a split so far."""
-        written = sum(shard.documents for shard in self._shards[split])
-        return written + len(self._pending[split].documents)
-
-    def close(self, corpus: str, licence: str, heldout: float) -> Ledger:
-        """Writes what is left, the tokenizer and, last, the ledger."""
-        for split in SPLITS:
-            if self._pending[split].documents:
-                self._flush(split)
-        for path in self._work.iterdir():
-            path.replace(self._folder / path.name)
-        self._work.rmdir()
-        self._tokenizer.save(self._folder / TOKENIZER)
-        ledger = Ledger(
-            corpus=corpus,
-            licence=licence,
-            heldout=heldout,
-            tokenizer=self._tokenizer.digest,
-            vocab_size=self._tokenizer.vocab_size,
-            splits=self._shards,
-        )
-        draft = self._folder / f"{LEDGER}.tmp"
-        draft.write_text(json.dumps(asdict(ledger), indent=1) + "\n")
-        draft.rename(self._folder / LEDGER)
-        return ledger
-
-    def _flush(self, split: SplitName) -> None:
-        pending = self._pending[split]
-        shards = self._shards[split]
-        name = f"{split}-{len(shards):05}"
-        arrays = {
-            "tokens": np.concatenate(pending.tokens),
-            "sentences": np.array(pending.sentences, np.uint32),
-            "documents": np.array(pending.documents, np.uint32),
-        }
-        hashes = {}
-        for part, array in arrays.items():
-            self._work.mkdir(parents=True, exist_ok=True)
-            path = self._work / f"{name}.{part}.npy"
-            np.save(path, array)
-            hashes[part] = sha256(path)
-        sizes = {part: len(array) for part, array in arrays.items()}
-        shards.append(Shard(name=name, **sizes, sha256=hashes))
-        self._pending[split] = _Pending()
 
 
 class Split:
@@ -265,6 +185,11 @@ class Store:
     def split(self, name: SplitName) -> Split:
         """The documents of a split; see `Split` for the errors."""
         return Split(self.folder, name, self.ledger.splits[name])
+
+    def verify_all(self) -> None:
+        """Verifies both splits."""
+        for name in SPLITS:
+            self.verify(name)
 
     def verify(self, name: SplitName) -> None:
         """Reads every file of a split, which also warms the page cache, and checks it.

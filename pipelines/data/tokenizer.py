@@ -203,6 +203,8 @@ def train(
 ) -> Tokenizer:
     """Learns a vocabulary; the same sentences always give the same one.
 
+    WordPiece reads them twice and keeps only the words; SentencePiece keeps a sample of them.
+
     Raises:
         BadArgumentsError: `vocab_size` leaves no room beside the special tokens.
         BadInputError: The text is empty or supports only a smaller or larger vocabulary.
@@ -283,26 +285,25 @@ def _training_failure(text: str, sentences: int, vocab_size: int) -> str:
 
 
 def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -> Tokenizer:
-    texts = list(sentences)
-    if not texts:
-        raise BadInputError("the corpus is empty: no sentence to learn a vocabulary from")
     tokenizer = _rust_wordpiece({}, uncased)
     # The trainer numbers single characters inside words in the order of a randomly seeded hash
     # table and breaks ties by number; numbering them first makes the result repeatable.
     inner = {
         f"##{character}"
-        for text in texts
+        for text in sentences
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
             tokenizer.normalizer.normalize_str(text)
         )
         for character in word[1:]
     }
+    if not inner:
+        raise BadInputError("the corpus is empty: no sentence to learn a vocabulary from")
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIALS, *sorted(inner)],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(iter(sentences), trainer)
     ids = tokenizer.get_vocab()
     if len(ids) != vocab_size:
         bound = "at most" if len(ids) < vocab_size else "at least"

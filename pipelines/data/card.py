@@ -1,0 +1,94 @@
+"""What is in a store, for people (card.md) and programs (card.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.data.store import SPLITS, Ledger, Split
+
+FILES = ("card.json", "card.md")
+
+
+def write(folder: Path, ledger: Ledger) -> None:
+    """Writes both cards of a store whose shards are in `folder`."""
+    content = describe(folder, ledger)
+    (folder / FILES[0]).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    (folder / FILES[1]).write_text(_markdown(content), "utf-8")
+
+
+def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
+    """Counts, shares and length histograms of a store."""
+    splits: dict[str, Any] = {}
+    for name in SPLITS:
+        split = Split(folder, name, ledger.splits[name])
+        sentences = np.diff(split.sentence_offsets)
+        documents = np.diff(split.sentence_offsets[split.document_offsets])
+        splits[name] = {
+            "documents": split.documents,
+            "sentences": len(sentences),
+            "tokens": split.tokens,
+            "tokens_per_sentence": _histogram(sentences),
+            "tokens_per_document": _histogram(documents),
+        }
+    tokens = sum(splits[name]["tokens"] for name in SPLITS)
+    return {
+        "corpus": ledger.corpus,
+        "licence": ledger.licence,
+        "splits": splits,
+        "left_out": {key: ledger.counts[key] for key in ("duplicates", "too_short", "empty")},
+        "characters": ledger.counts["characters"],
+        "characters_per_token": round(ledger.counts["characters"] / max(1, tokens), 3),
+        "unknown_rate": ledger.counts["unknown"] / max(1, tokens),
+        "vocab_size": ledger.vocab_size,
+        "recipe": ledger.recipe,
+        "tokenizer_sha256": ledger.tokenizer,
+        "store_sha256": ledger.digest,
+    }
+
+
+def _histogram(lengths: np.ndarray) -> dict[str, int]:
+    """How many lengths lie in [1, 2), [2, 4), [4, 8), …"""
+    if not len(lengths):
+        return {}
+    counts = np.bincount(np.log2(lengths).astype(np.int64))
+    return {f"{1 << power}-{(2 << power) - 1}": int(n) for power, n in enumerate(counts) if n}
+
+
+def _markdown(card: dict[str, Any]) -> str:
+    splits, left_out = card["splits"], card["left_out"]
+    rows = [
+        f"| {what} | " + " | ".join(f"{splits[name][what]:,}" for name in SPLITS) + " |"
+        for what in ("documents", "sentences", "tokens")
+    ]
+    lines = [
+        f"# {_escaped(card['corpus'])}",
+        "",
+        f"Licence of the text: {_escaped(card['licence'])}",
+        "",
+        "| | " + " | ".join(SPLITS) + " |",
+        "|---|" + "---:|" * len(SPLITS),
+        *rows,
+        "",
+        f"* Left out: {left_out['duplicates']:,} documents that were there before,"
+        f" {left_out['too_short']:,} too short, {left_out['empty']:,} without a token.",
+        f"* {card['characters_per_token']} characters per token; {card['unknown_rate']:.4%} of the"
+        f" tokens are [UNK]; a vocabulary of {card['vocab_size']:,}.",
+        f"* Recipe: {', '.join(f'{key} {value}' for key, value in card['recipe'].items())}.",
+        f"* SHA-256 of the tokenizer {card['tokenizer_sha256']}, of the store"
+        f" {card['store_sha256']}.",
+    ]
+    for what in ("tokens_per_sentence", "tokens_per_document"):
+        buckets = splits["train"][what]
+        most = max(buckets.values(), default=1)
+        lines += ["", f"## {what.replace('_', ' ').capitalize()} (train)", "", "```"]
+        lines += [f"{k:>15} {n:>12,} {'#' * round(40 * n / most)}" for k, n in buckets.items()]
+        lines.append("```")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{c}" if c in r"\`*_[]<>#|" else c for c in text)
