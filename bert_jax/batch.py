@@ -8,16 +8,22 @@ from typing import Protocol
 
 import numpy as np
 
-# Name -> (dimensions, dtype). B sequences, T tokens, P predictions.
+# Name -> (dimensions, dtype). B rows, T tokens, P predictions, K sequences of a row: 1 unless
+# several are packed into one.
 FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "token_ids": ("BT", np.int32),  # [CLS] A [SEP] B [SEP], then padding
     "segment_ids": ("BT", np.int32),  # 0 through the first [SEP], then 1; padding 0
-    "attention_mask": ("BT", np.bool_),  # False at padding
+    "sequence_ids": ("BT", np.int32),  # 1 … K: tokens see those of their own sequence; padding 0
     "mlm_positions": ("BP", np.int32),  # ascending; unused slots 0
     "mlm_targets": ("BP", np.int32),  # token before masking; unused slots 0
     "mlm_weights": ("BP", np.float32),  # 1, unused slots 0
-    "nsp_labels": ("B", np.int32),  # 1 if B is from another document, 0 if it follows A
-    "nsp_weights": ("B", np.float32),  # 1, filled-up sequences of an evaluation 0
+    "nsp_labels": ("BK", np.int32),  # 1 if B does not follow A, 0 if it does
+    "nsp_weights": ("BK", np.float32),  # 1; 0 without B and for filled-up rows of an evaluation
+}
+# Only in packed batches.
+PACKED_FIELDS: dict[str, tuple[str, type[np.generic]]] = {
+    "position_ids": ("BT", np.int32),  # from 0 in every sequence; padding 0
+    "cls_positions": ("BK", np.int32),  # where each sequence begins; unused slots 0
 }
 
 Arrays = dict[str, np.ndarray]
@@ -36,14 +42,35 @@ class Batch:
     tokens: int
 
 
-def shapes(batch_size: int, length: int, predictions: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every field."""
-    sizes = {"B": batch_size, "T": length, "P": predictions}
-    return {name: tuple(sizes[letter] for letter in dims) for name, (dims, _) in FIELDS.items()}
+@dataclass(frozen=True)
+class BatchShape:
+    """The static sizes of a batch.
+
+    Attributes:
+        rows: B.
+        length: T.
+        predictions: P.
+        sequences: K; 0 for batches that are not packed.
+    """
+
+    rows: int
+    length: int
+    predictions: int
+    sequences: int = 0
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+        """Shape and dtype of every field."""
+        sizes = {"B": self.rows, "T": self.length, "P": self.predictions}
+        sizes["K"] = max(1, self.sequences)
+        names = FIELDS | PACKED_FIELDS if self.sequences else FIELDS
+        return {name: (tuple(sizes[d] for d in dims), kind) for name, (dims, kind) in names.items()}
 
 
 class TrainingData(Protocol):
     """Where the loop gets its batches; `rows` are this process's rows of the global batch."""
+
+    def shape(self, length: int, batch_size: int) -> BatchShape:
+        """Of the batches of a phase."""
 
     def batches(self, first: int, last: int, rows: slice) -> Iterator[Batch]:
         """The batches of steps first, first + 1, … last - 1 (all in one phase)."""

@@ -153,12 +153,22 @@ class DataConfig:
         mlm_probability: Share of the tokens of a sequence that is predicted.
         max_predictions: Most predictions in a sequence; 0 = ceil(mlm_probability x length).
         short_seq_prob: Share of the passes over a document that aim at a shorter sequence.
+        objective: nsp (does B follow A?), sop (are A and B swapped?), or mlm (one segment of whole
+            sentences, nothing but masked tokens).
+        whole_words: Mask all tokens of a word or none.
+        packing: Several sequences in one row, which do not see each other.
+        shuffle_tokens: Examples are shuffled within stretches of the store of about so many tokens,
+            2 or 4 bytes each, which should fit in memory; most stores are one stretch.
     """
 
     store: str = ""
     mlm_probability: float = 0.15
     max_predictions: int = 0
     short_seq_prob: float = 0.1
+    objective: Literal["nsp", "sop", "mlm"] = "nsp"
+    whole_words: bool = False
+    packing: bool = False
+    shuffle_tokens: int = 4_000_000_000
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -166,6 +176,7 @@ class DataConfig:
         if self.mlm_probability == 0:
             raise BadInputError("data.mlm_probability must be above 0: nothing would be learned")
         _at_least("data", self, 0, "max_predictions")
+        _at_least("data", self, 1, "shuffle_tokens")
 
     def predictions(self, length: int) -> int:
         """Prediction slots (P) of a sequence of `length` tokens."""

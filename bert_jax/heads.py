@@ -35,8 +35,8 @@ class NextSentenceHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the classifier."""
-        self.classifier = dense(config, "BD,DC->BC", (config.hidden_size, 2), (2,), rngs)
+        self.classifier = dense(config, "BKD,DC->BKC", (config.hidden_size, 2), (2,), rngs)
 
     def __call__(self, pooled: Array) -> Array:
-        """float32 logits [B, 2] from pooled [B, D]."""
+        """float32 logits [B, K, 2] from pooled [B, K, D]."""
         return self.classifier(pooled).astype(jnp.float32)

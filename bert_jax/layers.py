@@ -2,7 +2,7 @@
 
 Dimensions have one letter everywhere: B batch, T query token, S key token, D model, N heads,
 H head size, F feed-forward, V vocabulary, P predictions, L layers, E a second D, C classes,
-K kinds of segments.
+K sequences of a row, G kinds of segments.
 
 Parameters are float32. Matrix multiplications run in the config's dtype, softmax and LayerNorm in
 float32. Dropout takes an explicit key; without one (None) a module is deterministic.
@@ -89,14 +89,21 @@ class Embeddings(nnx.Module):
         self.rate = config.hidden_dropout
         self.dtype = config.dtype
 
-    def __call__(self, token_ids: Array, segment_ids: Array, key: Array | None) -> Array:
-        """Embeds int [B, T] ids as [B, T, D]."""
+    def __call__(
+        self,
+        token_ids: Array,
+        segment_ids: Array,
+        key: Array | None,
+        position_ids: Array | None = None,
+    ) -> Array:
+        """Embeds int [B, T] ids as [B, T, D]; positions count from 0 in each row unless given."""
         T = token_ids.shape[1]
         # A one-hot product, because the gradient of a gather with few rows serialises on TPU.
         kinds = jax.nn.one_hot(segment_ids, self.segment.shape[0], dtype=jnp.float32)
         x = self.token[...][token_ids]
-        x = x + jnp.einsum("BTK,KD->BTD", kinds, self.segment[...])
-        x = x + self.position[...][None, :T]
+        x = x + jnp.einsum("BTG,GD->BTD", kinds, self.segment[...])
+        positions = self.position[...]
+        x = x + (positions[None, :T] if position_ids is None else positions[position_ids])
         return dropout(self.norm(x), self.rate, key).astype(self.dtype)
 
 
@@ -114,11 +121,11 @@ class Attention(nnx.Module):
         self.rate = config.attention_dropout
 
     def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
-        """Attends from every token of x [B, T, D] to the tokens that mask, bool [B, S], allows."""
+        """Attends from x [B, T, D] to the tokens S that mask, bool [B, T or 1, S], allows."""
         query, keys, value = self.query(x), self.key(x), self.value(x)
         query = query * query.shape[-1] ** -0.5
         scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask[:, None, None, :], scores, MASKED_SCORE)
+        scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
         weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), self.rate, key)
         return self.output(jnp.einsum("BNTS,BSNH->BTNH", weights, value))
 
@@ -150,7 +157,7 @@ class EncoderLayer(nnx.Module):
         self.rate = config.hidden_dropout
 
     def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
-        """Maps [B, T, D] to [B, T, D]; mask is bool [B, T]."""
+        """Maps [B, T, D] to [B, T, D]; mask is bool [B, T or 1, S]."""
         weights_key, attention_key, feed_forward_key = split(key, 3)
         attended = dropout(self.attention(x, mask, weights_key), self.rate, attention_key)
         x = self.attention_norm(x + attended).astype(x.dtype)

@@ -34,22 +34,28 @@ class Bert(nnx.Module):
         D = config.hidden_size
         self.embeddings = Embeddings(config, rngs)
         self.layers = stacked(lambda r: EncoderLayer(config, r), config.layers, rngs)
-        self.pooler = dense(config, "BD,DE->BE", (D, D), (D,), rngs)
+        self.pooler = dense(config, "BKD,DE->BKE", (D, D), (D,), rngs)
         self.depth = config.layers
 
     def __call__(
-        self, token_ids: Array, segment_ids: Array, mask: Array, key: Array | None = None
+        self,
+        token_ids: Array,
+        segment_ids: Array,
+        mask: Array,
+        key: Array | None = None,
+        position_ids: Array | None = None,
     ) -> Array:
         """The last layer's hidden states, [B, T, D].
 
         Args:
             token_ids: int [B, T].
             segment_ids: int [B, T].
-            mask: bool [B, T], False at padding.
+            mask: bool [B, T or 1, S]: which tokens S a token T sees.
             key: For dropout; None for none.
+            position_ids: int [B, T]; None counts from 0 in each row.
         """
         embedding_key, layers_key = split(key, 2)
-        x = self.embeddings(token_ids, segment_ids, embedding_key)
+        x = self.embeddings(token_ids, segment_ids, embedding_key, position_ids)
         layer, arrays = nnx.split(self.layers)
         keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
 
@@ -59,13 +65,30 @@ class Bert(nnx.Module):
 
         return jax.lax.scan(apply, x, (arrays, keys))[0]
 
-    def pool(self, hidden: Array) -> Array:
-        """The vector of the whole sequence, [B, D], from hidden [B, T, D]: a map of [CLS]."""
-        return jnp.tanh(self.pooler(hidden[:, 0]))
+    def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
+        """The vector of each whole sequence, [B, K, D]: a map of its [CLS].
+
+        Args:
+            hidden: [B, T, D].
+            cls_positions: int [B, K]; None is one at 0.
+        """
+        if cls_positions is None:
+            first = hidden[:, :1]
+        else:
+            first = jnp.take_along_axis(hidden, cls_positions[..., None], axis=1)
+        return jnp.tanh(self.pooler(first))
+
+
+def sees(sequence_ids: Array, packed: bool) -> Array:
+    """Which tokens see which, bool [B, T or 1, S]: their own sequence, never padding (id 0)."""
+    there = sequence_ids[:, None, :] > 0
+    if not packed:
+        return there
+    return there & (sequence_ids[:, :, None] == sequence_ids[:, None, :])
 
 
 class PretrainingLogits(NamedTuple):
-    """float32: mlm [B, P, V] at the predicted positions, nsp [B, 2] (1 = not the next)."""
+    """float32: mlm [B, P, V] at the predicted positions, nsp [B, K, 2] (1 = not the next)."""
 
     mlm: Array
     nsp: Array
@@ -87,19 +110,23 @@ class BertForPreTraining(nnx.Module):
         mask: Array,
         mlm_positions: Array,
         key: Array | None = None,
+        position_ids: Array | None = None,
+        cls_positions: Array | None = None,
     ) -> PretrainingLogits:
         """Logits of both objectives.
 
         Args:
             token_ids: int [B, T].
             segment_ids: int [B, T].
-            mask: bool [B, T], False at padding.
+            mask: bool [B, T or 1, S]: which tokens S a token T sees.
             mlm_positions: int [B, P]: where tokens are predicted.
             key: For dropout; None for none.
+            position_ids: int [B, T]; None counts from 0 in each row.
+            cls_positions: int [B, K]: where sequences begin; None is one at 0.
         """
-        hidden = self.bert(token_ids, segment_ids, mask, key)
+        hidden = self.bert(token_ids, segment_ids, mask, key, position_ids)
         predicted = jnp.take_along_axis(hidden, mlm_positions[..., None], axis=1)
         return PretrainingLogits(
             mlm=self.mlm(predicted, self.bert.embeddings.token[...]),
-            nsp=self.nsp(self.bert.pool(hidden)),
+            nsp=self.nsp(self.bert.pool(hidden, cls_positions)),
         )

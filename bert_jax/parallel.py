@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bert_jax.batch import FIELDS, Arrays, shapes
+from bert_jax.batch import Arrays, BatchShape
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, DeviceUnavailableError
 from bert_jax.state import TrainState
@@ -151,13 +151,13 @@ class Layout:
             for name, array in arrays.items()
         }
 
-    def abstract_batch(self, batch_size: int, length: int, predictions: int) -> dict[str, Any]:
+    def abstract_batch(self, batch: BatchShape) -> dict[str, Any]:
         """What `place` gives for a batch of these sizes, as shapes."""
         count = len(self.devices)
-        lead = (count, batch_size // count) if self.mapping == "pmap" else (batch_size,)
+        lead = (count, batch.rows // count) if self.mapping == "pmap" else (batch.rows,)
         return {
-            name: jax.ShapeDtypeStruct((*lead, *shape[1:]), FIELDS[name][1], sharding=self.by_row)
-            for name, shape in shapes(batch_size, length, predictions).items()
+            name: jax.ShapeDtypeStruct((*lead, *shape[1:]), dtype, sharding=self.by_row)
+            for name, (shape, dtype) in batch.fields().items()
         }
 
     def train_step(self, steps: Steps) -> Any:

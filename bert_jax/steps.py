@@ -20,7 +20,7 @@ from jax import Array
 
 from bert_jax.config import RunConfig
 from bert_jax.losses import Tally, cross_entropy
-from bert_jax.model import PretrainingLogits
+from bert_jax.model import PretrainingLogits, sees
 from bert_jax.optim import learning_rate, optimizer
 from bert_jax.state import Params, TrainState, define
 
@@ -81,12 +81,15 @@ class Steps:
 
     def logits(self, params: Params, batch: DeviceBatch, key: Array | None) -> PretrainingLogits:
         """Runs the network on a batch."""
+        position_ids = batch.get("position_ids")
         return nnx.merge(self.model, params)(
             batch["token_ids"],
             batch["segment_ids"],
-            batch["attention_mask"],
+            sees(batch["sequence_ids"], packed=position_ids is not None),
             batch["mlm_positions"],
             key,
+            position_ids,
+            batch.get("cls_positions"),
         )
 
     def train(
@@ -103,7 +106,7 @@ class Steps:
 
         Args:
             state: Before the update.
-            batch: Arrays as in `batch.FIELDS`.
+            batch: Arrays as in `batch.FIELDS` and, if packed, `batch.PACKED_FIELDS`.
             reduce: Sums a tree over the devices.
             shard: Number of this device where each has its own rows; its dropout differs then.
 
@@ -118,7 +121,8 @@ class Steps:
 
         def loss(params: Params) -> tuple[Array, Objectives]:
             found = objectives(self.logits(params, batch, key), batch)
-            return found.mlm.loss / mlm_count + found.nsp.loss / nsp_count, found
+            # Without a single label (masked language model alone) the second term is 0.
+            return found.mlm.loss / mlm_count + found.nsp.loss / jnp.maximum(nsp_count, 1), found
 
         (_, found), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         grads, found = reduce((grads, found))
@@ -140,11 +144,12 @@ class Steps:
 
 def means(found: Objectives) -> Metrics:
     """Losses in nats and accuracies from sums."""
-    mlm_loss, nsp_loss = found.mlm.loss / found.mlm.count, found.nsp.loss / found.nsp.count
+    labels = found.nsp.count + (found.nsp.count == 0)
+    mlm_loss, nsp_loss = found.mlm.loss / found.mlm.count, found.nsp.loss / labels
     return {
         "loss": mlm_loss + nsp_loss,
         "mlm_loss": mlm_loss,
         "nsp_loss": nsp_loss,
         "mlm_accuracy": found.mlm.correct / found.mlm.count,
-        "nsp_accuracy": found.nsp.correct / found.nsp.count,
+        "nsp_accuracy": found.nsp.correct / labels,
     }

@@ -111,7 +111,7 @@ class Trainer:
         self.log.settle()
         B, T = phase.batch_size, phase.length
         say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
-        batch = self.layout.abstract_batch(B, T, self.config.data.predictions(T))
+        batch = self.layout.abstract_batch(self.data.shape(T, B))
         compiled = self.layout.train_step(self.steps).lower(self.state, batch).compile()
         memory = compiled.memory_analysis()
         gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]

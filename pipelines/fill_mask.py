@@ -68,7 +68,7 @@ def fill_mask(
     arrays = {
         "token_ids": np.array([ids], np.int32),
         "segment_ids": np.zeros((1, len(ids)), np.int32),
-        "attention_mask": np.ones((1, len(ids)), bool),
+        "sequence_ids": np.ones((1, len(ids)), np.int32),
         "mlm_positions": np.array([positions], np.int32),
     }
     batch = jax.device_put(arrays)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import ArgumentParser
+
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
@@ -25,8 +27,7 @@ from pipelines.settings import command_parser, parse
 JOB = "job.json"
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+def _parser() -> ArgumentParser:
     parser = command_parser(
         "prepare",
         "Turns a corpus into a token store. Interrupted, the same command again goes on.",
@@ -64,9 +65,14 @@ def main(argv: Sequence[str]) -> None:
         default="local",
         help="processes here, or Apache Beam, whose options follow after --",
     )
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
     argv = list(argv)
     end = argv.index("--") if "--" in argv else len(argv)
-    options = parse(parser, argv[:end])
+    options = parse(_parser(), argv[:end])
     if argv[end + 1 :] and options.runner != "beam":
         raise BadArgumentsError(f"{argv[end + 1]!r} after -- is for --runner beam only")
     if options.workers < 1:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.batch import FIELDS, Batch, shapes
+from bert_jax.batch import FIELDS, Batch, BatchShape
 from bert_jax.config import Phase, RunConfig
 from pipelines.data.loader import PretrainingData
+from pipelines.data.pairs import plan
 from pipelines.data.store import Store
 
 
@@ -27,10 +28,11 @@ def equal(first: Batch, second: Batch) -> bool:
 def test_a_batch_has_the_documented_shapes_and_layout(data: PretrainingData, store: Store) -> None:
     batch = data.batch_at(0)
     arrays = batch.arrays
-    assert {name: array.shape for name, array in arrays.items()} == shapes(8, 32, 5)
-    assert all(arrays[name].dtype == dtype for name, (_, dtype) in FIELDS.items())
+    expected = BatchShape(rows=8, length=32, predictions=5).fields()
+    assert data.shape(32, 8).fields() == expected
+    assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
     tokenizer = store.tokenizer
-    ids, segments, mask = arrays["token_ids"], arrays["segment_ids"], arrays["attention_mask"]
+    ids, segments, mask = arrays["token_ids"], arrays["segment_ids"], arrays["sequence_ids"] == 1
     assert (ids[:, 0] == tokenizer.cls_id).all()
     assert ((ids == tokenizer.sep_id).sum(axis=1) == 2).all()
     assert (ids[~mask] == tokenizer.pad_id).all()
@@ -85,13 +87,15 @@ def test_a_pass_meets_every_pair_and_the_next_pass_masks_anew(
     store: Store, config: RunConfig
 ) -> None:
     data = PretrainingData(store, replace(config, phases=(Phase(length=32, steps=400),)))
-    examples = data._examples(config.phases[0])
-    size = len(examples.plan(0))
-    epoch, index, _ = examples.at(np.arange(size))
-    assert sorted(index.tolist()) == list(range(size))
-    assert (epoch == 0).all()
-    epoch, _, _ = examples.at(np.arange(size - 3, size + 5))
-    assert epoch.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    examples = data._examples(32)
+    size = len(examples)
+    found = examples.at(np.arange(size))
+    assert len(set(found.key.tolist())) == size
+    pairs = plan(store.split("train"), config.seed, 0, 32, config.data.short_seq_prob)
+    assert sorted(found.pairs.a_start.tolist()) == pairs.a_start.tolist()
+    over = examples.at(np.arange(size - 3, size + 5))
+    assert set(over.key[:3].tolist()) <= set(found.key.tolist())
+    assert set(over.key[3:].tolist()).isdisjoint(found.key.tolist())
 
 
 def test_phases_of_one_length_go_on_through_the_text(store: Store, config: RunConfig) -> None:
@@ -112,7 +116,7 @@ def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunC
     data = PretrainingData(store, config)
     for size in (3, 8):
         batches = list(data.heldout(32, size))
-        weights = np.concatenate([batch.arrays["nsp_weights"] for batch in batches])
+        weights = np.concatenate([batch.arrays["nsp_weights"][:, 0] for batch in batches])
         rows = np.concatenate([batch.arrays["token_ids"] for batch in batches])[weights > 0]
         assert weights[: int(weights.sum())].all()
         if size == 3:

@@ -86,3 +86,68 @@ def test_masks_depend_on_the_key_alone() -> None:
 def test_more_predictions_than_candidates_are_not_made() -> None:
     _, _, found = masked(np.array([4, 5]), 8, 8, probability=0.99)
     assert found.weights.sum(axis=1).tolist() == [2, 3]
+
+
+def words(
+    lengths: np.ndarray, starts: np.ndarray, slots: int, seed: int = 0
+) -> tuple[np.ndarray, Predictions]:
+    """Rows in which the ids say whether a word begins: (ids before, predictions)."""
+    width = int(lengths.max())
+    position = np.arange(width)
+    token_ids = np.random.default_rng(2).integers(5, VOCAB, (len(lengths), width)).astype(np.int32)
+    candidates = (position > 0) & (position < lengths[:, None] - 1)
+    before = token_ids.copy()
+    key = keyed.key(seed, np.arange(len(lengths)))
+    found = mask_tokens(
+        token_ids, candidates, lengths, key, slots, 0.15, MASK, VOCAB, word_starts=starts
+    )
+    return before, found
+
+
+def test_whole_words_are_masked_together() -> None:
+    starts = np.random.default_rng(0).random(VOCAB) < 0.6
+    lengths = np.random.default_rng(1).integers(3, 129, 3000)
+    before, found = words(lengths, starts, 20)
+    position = np.arange(before.shape[1])
+    candidates = (position > 0) & (position < lengths[:, None] - 1)
+    begins = candidates & (starts[before] | (position == 1))
+    word = np.cumsum(begins, axis=1)
+    used = found.weights > 0
+    chosen = np.zeros(before.shape, bool)
+    rows = np.broadcast_to(np.arange(len(lengths))[:, None], used.shape)
+    chosen[rows[used], found.positions[used]] = True
+    assert not (chosen & ~candidates).any()
+    same_word = candidates[:, 1:] & candidates[:, :-1] & (word[:, 1:] == word[:, :-1])
+    assert (chosen[:, 1:] == chosen[:, :-1])[same_word].all()
+    wanted = np.minimum(20, np.maximum(1, np.rint(lengths * 0.15)))
+    count = used.sum(axis=1)
+    assert (count <= wanted).all()
+    # With so many words of one token, the number is nearly always reached.
+    assert (count == wanted).mean() > 0.95
+    assert np.array_equal(
+        found.positions[used], np.sort(np.where(used, found.positions, 999))[used]
+    )
+    assert np.array_equal(found.targets[used], before[rows[used], found.positions[used]])
+    places = np.nonzero(chosen)[1] / lengths[np.nonzero(chosen)[0]]
+    assert places.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_words_that_do_not_fit_are_passed_over() -> None:
+    """A plain rendering of the published loop gives the same number of predictions on average."""
+    rng = np.random.default_rng(0)
+    starts = rng.random(VOCAB) < 0.3
+    lengths = np.full(2000, 66)
+    before, found = words(lengths, starts, 10)
+    counts = []
+    for row in before:
+        groups: list[int] = []
+        for place in range(1, 65):
+            if groups and not starts[row[place]]:
+                groups[-1] += 1
+            else:
+                groups.append(1)
+        total = 0
+        for size in rng.permutation(groups):
+            total += size if total + size <= 10 else 0
+        counts.append(total)
+    assert found.weights.sum(axis=1).mean() == pytest.approx(np.mean(counts), abs=0.05)

@@ -54,7 +54,7 @@ def inputs(seed: int = 0) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(seed)
     token_ids = jnp.array(rng.integers(5, V, (B, T)))
     segment_ids = jnp.array(np.arange(T) > 6).astype(jnp.int32)[None].repeat(B, 0)
-    mask = jnp.array(np.arange(T) < np.array([[T], [T - 4]]))
+    mask = jnp.array(np.arange(T) < np.array([[T], [T - 4]]))[:, None]
     return token_ids, segment_ids, mask, jnp.array([[1, 4, 7], [2, 3, 0]])
 
 
@@ -72,7 +72,7 @@ def test_published_parameter_counts(preset: str, whole: int, encoder: int) -> No
 def test_logits_have_the_documented_shapes(model: Forward) -> None:
     logits = model(*inputs())
     assert logits.mlm.shape == (B, P, V)
-    assert logits.nsp.shape == (B, 2)
+    assert logits.nsp.shape == (B, 1, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -97,7 +97,7 @@ def test_padding_does_not_matter(model: Forward) -> None:
     whole = model(token_ids, segment_ids, mask, positions)
     assert close(whole, model(other, segment_ids, mask, positions))
     cut = slice(0, T - 4)
-    short = model(token_ids[1:, cut], segment_ids[1:, cut], mask[1:, cut], positions[1:])
+    short = model(token_ids[1:, cut], segment_ids[1:, cut], mask[1:, :, cut], positions[1:])
     assert np.allclose(short.mlm[0], whole.mlm[1], atol=2e-5)
 
 
@@ -136,7 +136,9 @@ def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         heads.append(weights / weights.sum(axis=1, keepdims=True) @ v)
     expected = np.concatenate(heads, axis=1) @ np.array(attention.output.kernel[...]).reshape(D, D)
-    found = jax.jit(attention, static_argnums=2)(jnp.array(x)[None], jnp.array(mask)[None], None)[0]
+    found = jax.jit(attention, static_argnums=2)(
+        jnp.array(x)[None], jnp.array(mask)[None, None], None
+    )[0]
     assert np.allclose(found, expected, atol=1e-5)
 
 

@@ -47,9 +47,9 @@ def test_every_span_fits_and_stays_in_its_document(
     a, b = document_of(split, pairs.a_start), document_of(split, pairs.b_start)
     assert (a == document_of(split, pairs.a_start + pairs.a_length - 1)).all()
     assert (b == document_of(split, pairs.b_start + pairs.b_length - 1)).all()
-    assert (a[~pairs.is_random] == b[~pairs.is_random]).all()
-    assert (a[pairs.is_random] != b[pairs.is_random]).all()
-    assert (pairs.b_start[~pairs.is_random] > pairs.a_start[~pairs.is_random]).all()
+    assert (a[~pairs.not_next] == b[~pairs.not_next]).all()
+    assert (a[pairs.not_next] != b[pairs.not_next]).all()
+    assert (pairs.b_start[~pairs.not_next] > pairs.a_start[~pairs.not_next]).all()
 
 
 def test_every_document_is_used_once_through(documents: list[list[int]], pairs: Pairs) -> None:
@@ -62,7 +62,7 @@ def test_single_sentence_chunks_are_always_random() -> None:
     alone = split_of([[7]] * 50)
     found = plan(alone, seed=0, epoch=0, length=64, short_seq_prob=0.0)
     assert len(found) == 50
-    assert found.is_random.all()
+    assert found.not_next.all()
 
 
 def test_shares_are_those_of_the_reference(documents: list[list[int]], pairs: Pairs) -> None:
@@ -70,8 +70,8 @@ def test_shares_are_those_of_the_reference(documents: list[list[int]], pairs: Pa
     expected = reference(documents, 128, 0.1, np.random.default_rng(5))
     lengths = np.array([a + b for a, b, _ in expected])
     assert len(pairs) == pytest.approx(len(expected), rel=0.02)
-    assert pairs.is_random.mean() == pytest.approx(np.mean([r for *_, r in expected]), abs=0.01)
-    assert pairs.is_random.mean() > 0.5
+    assert pairs.not_next.mean() == pytest.approx(np.mean([r for *_, r in expected]), abs=0.01)
+    assert pairs.not_next.mean() > 0.5
     assert pairs.a_length.mean() == pytest.approx(np.mean([a for a, *_ in expected]), rel=0.02)
     found = pairs.a_length + pairs.b_length
     for share in (0.05, 0.1, 0.25, 0.5, 0.75):
@@ -101,12 +101,12 @@ def reference(
                     sum(documents[other][first:last]) < target - a
                 ):
                     last += 1
-                b, is_random, at = sum(documents[other][first:last]), True, at + to_a
+                b, not_next, at = sum(documents[other][first:last]), True, at + to_a
             else:
-                b, is_random, at = sum(document[at + to_a : stop]), False, stop
+                b, not_next, at = sum(document[at + to_a : stop]), False, stop
             while a + b > room:
                 a, b = (a - 1, b) if a > b else (a, b - 1)
-            found.append((a, b, is_random))
+            found.append((a, b, not_next))
     return found
 
 
@@ -146,3 +146,42 @@ def test_short_targets_are_drawn_once_per_document() -> None:
     np.maximum.at(longest, document, total)
     # A document whose target is short has no full pair at all.
     assert np.mean(longest < 110) == pytest.approx(0.5 * 100 / 124, abs=0.08)
+
+
+def test_sentence_order_swaps_half_of_the_pairs(
+    documents: list[list[int]],
+) -> None:
+    split = split_of(documents)
+    found = plan(split, 1, 0, 128, 0.1, "sop")
+    pairs = found[found.b_length > 0]
+    a, b = document_of(split, pairs.a_start), document_of(split, pairs.b_start)
+    assert (a == b).all()
+    assert ((pairs.b_start < pairs.a_start) == pairs.not_next).all()
+    assert pairs.not_next.mean() == pytest.approx(0.5, abs=0.02)
+    # Only what is left of a document when one sentence is left has no second segment.
+    alone = found[found.b_length == 0]
+    assert not alone.not_next.any()
+    lasts = split.document_offsets[1:][document_of(split, alone.a_start)] - 1
+    sentence = np.searchsorted(split.sentence_offsets, alone.a_start, side="right") - 1
+    assert (sentence == lasts).all()
+    assert (found.length <= 128).all()
+
+
+def test_masked_language_model_alone_takes_whole_sentences_and_every_token(
+    documents: list[list[int]],
+) -> None:
+    split = split_of(documents)
+    found = plan(split, 1, 0, 64, 0.1, "mlm")
+    assert not found.b_length.any()
+    assert not found.not_next.any()
+    assert (found.length <= 64).all()
+    assert np.isin(found.a_start, split.sentence_offsets).all()
+    assert np.isin(found.a_start + found.a_length, split.sentence_offsets).all()
+    assert found.a_length.sum() == split.sentence_offsets[-1]
+    # The next sentence would not have fitted, or there is none in the document.
+    last = np.searchsorted(split.sentence_offsets, found.a_start + found.a_length)
+    goes_on = ~np.isin(last, split.document_offsets)
+    sizes = np.diff(split.sentence_offsets)
+    assert (found.a_length[goes_on] + sizes[last[goes_on]] > 62).all()
+    long = plan(split_of([[500, 3], [4]]), 1, 0, 64, 0.0, "mlm")
+    assert long.a_length.tolist() == [62, 3, 4]

@@ -76,12 +76,15 @@ def test_killed_at_any_moment_it_goes_on_and_the_bytes_are_the_same(
 ) -> None:
     rng = random.Random(0)  # noqa: S311
     out = tmp_path / "store"
+    finished = f"{WORK}/*/{shards.RECORD}"
     kept: list[int] = []
     while not (out / LEDGER).exists():
-        began = {path: path.stat().st_mtime_ns for path in out.glob(f"{WORK}/*/{shards.RECORD}")}
+        began = {path: path.stat().st_mtime_ns for path in out.glob(finished)}
         kept.append(len(began))
         process = start(*arguments(large, tokenizer_dir, out), "--workers", "2")
-        time.sleep(rng.uniform(0.4, 1.2) + 0.1 * len(kept))
+        while process.poll() is None and len(list(out.glob(finished))) <= len(began):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL if len(kept) % 2 else signal.SIGTERM)
         output = process.communicate(timeout=60)[1]
         assert process.returncode in (-signal.SIGKILL, 75, 0), output

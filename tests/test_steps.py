@@ -94,7 +94,7 @@ def test_the_gradient_is_that_of_the_loss_of_the_whole_batch(
         log_mlm = jax.nn.log_softmax(logits.mlm)
         mlm = -jnp.take_along_axis(log_mlm, batch["mlm_targets"][..., None], -1)[..., 0]
         log_nsp = jax.nn.log_softmax(logits.nsp)
-        nsp = -jnp.take_along_axis(log_nsp, batch["nsp_labels"][:, None], -1)
+        nsp = -jnp.take_along_axis(log_nsp, batch["nsp_labels"][..., None], -1)
         weights = batch["mlm_weights"]
         return jnp.sum(mlm * weights) / jnp.sum(weights) + jnp.mean(nsp)
 

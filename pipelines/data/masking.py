@@ -37,6 +37,7 @@ def mask_tokens(
     probability: float,
     mask_id: int,
     vocab_size: int,
+    word_starts: np.ndarray | None = None,
 ) -> Predictions:
     """Chooses the predictions of each sequence and replaces their tokens in place.
 
@@ -53,10 +54,19 @@ def mask_tokens(
         probability: Share of the tokens to predict.
         mask_id: Id of [MASK].
         vocab_size: Random tokens are below it.
+        word_starts: bool [V], to choose whole words: a word that would exceed the number of
+            predictions is passed over, and there may so be fewer. What becomes of each of its
+            tokens is still drawn for each alone.
     """
     wanted = np.maximum(1, np.rint(lengths * probability).astype(np.int64))
     count = np.minimum(np.minimum(wanted, slots), candidates.sum(axis=1))
-    positions = _choose(candidates, keyed.key(key, _CHOICE), count, slots)
+    if word_starts is None:
+        positions = _choose(candidates, keyed.key(key, _CHOICE), count, slots)
+    else:
+        starts = candidates & (word_starts[token_ids] | ~np.roll(candidates, 1, axis=1))
+        chosen = _choose_words(candidates, starts, keyed.key(key, _CHOICE), count)
+        count = chosen.sum(axis=1)
+        positions = _first_true(chosen, slots)
     used = np.arange(slots) < count[:, None]
     positions[~used] = 0
     rows = np.arange(len(token_ids))[:, None]
@@ -88,3 +98,36 @@ def _choose(candidates: np.ndarray, key: np.ndarray, count: np.ndarray, slots: i
     positions = (chosen & np.uint32((1 << position_bits) - 1)).astype(np.int64)
     positions[np.arange(slots) >= count[:, None]] = T
     return np.sort(positions, axis=1)
+
+
+def _choose_words(
+    candidates: np.ndarray, starts: np.ndarray, key: np.ndarray, count: np.ndarray
+) -> np.ndarray:
+    """Random words of each row with at most `count` tokens together; bool [B, T]."""
+    B, T = candidates.shape
+    rows = np.arange(B)
+    word = np.cumsum(starts, axis=1) - 1
+    flat = (rows[:, None] * T + word)[candidates]
+    sizes = np.bincount(flat, minlength=B * T).reshape(B, T)
+    tickets = keyed.bits(key[:, None], np.arange(T, dtype=np.uint64))
+    tickets[sizes == 0] = np.iinfo(np.uint64).max
+    taken = np.zeros((B, T), bool)
+    total = np.zeros(B, np.int64)
+    # Whether a word still fits depends on those before it; the rows are independent.
+    for words in np.argsort(tickets, axis=1).T:
+        size = sizes[rows, words]
+        fits = (size > 0) & (total + size <= count)
+        taken[rows, words] = fits
+        total += size * fits
+        if (total == count).all():
+            break
+    return candidates & taken[rows[:, None], word]
+
+
+def _first_true(chosen: np.ndarray, slots: int) -> np.ndarray:
+    """The places of the true elements of each row, ascending; int64 [B, P], unused slots 0."""
+    positions = np.zeros((len(chosen), slots), np.int64)
+    rows, places = np.nonzero(chosen)
+    firsts = np.searchsorted(rows, np.arange(len(chosen)))
+    positions[rows, np.arange(len(rows)) - firsts[rows]] = places
+    return positions

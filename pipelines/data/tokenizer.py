@@ -126,8 +126,9 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.decode([int(i) for i in ids])
 
     def word_starts(self) -> np.ndarray:
-        """See `Tokenizer.word_starts`."""
-        return np.array([piece.startswith("▁") for piece in self.pieces])
+        """See `Tokenizer.word_starts`; punctuation is a word of its own, as in WordPiece."""
+        starts = [p.startswith("▁") or not any(map(str.isalnum, p)) for p in self.pieces]
+        return np.array(starts)
 
     def save(self, folder: Path) -> None:
         """See `Tokenizer.save`."""

@@ -1,0 +1,193 @@
+"""Several sequences in a row: nothing lost, little padding, and the same losses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.batch import FIELDS, PACKED_FIELDS
+from bert_jax.config import DataConfig, Phase, RunConfig
+from bert_jax.losses import cross_entropy
+from bert_jax.state import init_params
+from bert_jax.steps import Steps
+from conftest import bert_jax, inspected, write_config
+from pipelines.data.examples import Examples
+from pipelines.data.loader import PretrainingData
+from pipelines.data.packing import most_per_row, pack
+from pipelines.data.store import Store
+
+LENGTH = 192
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_sequence_has_one_row_with_room(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    room, most = int(rng.integers(8, 200)), int(rng.integers(1, 9))
+    lengths = rng.integers(1, room + 1, int(rng.integers(1, 3000)))
+    packing = pack(lengths, room, most)
+    assert sorted(packing.order.tolist()) == list(range(len(lengths)))
+    assert packing.starts[0] == 0
+    assert packing.starts[-1] == len(lengths)
+    counts = np.diff(packing.starts)
+    assert counts.min() >= 1
+    assert counts.max() <= most
+    assert np.add.reduceat(lengths[packing.order], packing.starts[:-1]).max() <= room
+
+
+def test_rows_are_nearly_full() -> None:
+    """Lengths as of pairs on Wikipedia: many full ones, the rest anything."""
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random(50_000) < 0.4, 512, rng.integers(5, 512, 50_000))
+    packing = pack(lengths, 512, most_per_row(512))
+    assert lengths.sum() / (len(packing) * 512) > 0.97
+
+
+@pytest.fixture
+def packed(still: RunConfig) -> RunConfig:
+    data = replace(still.data, packing=True)
+    model = replace(still.model, max_positions=LENGTH)
+    phases = (Phase(length=LENGTH, steps=20, batch_size=8),)
+    return replace(still, data=data, model=model, phases=phases)
+
+
+def test_a_packed_batch_has_the_documented_layout(store: Store, packed: RunConfig) -> None:
+    data = PretrainingData(store, packed)
+    batch = data.batch_at(0)
+    arrays = batch.arrays
+    expected = data.shape(LENGTH, 8).fields()
+    assert set(expected) == {*FIELDS, *PACKED_FIELDS}
+    assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
+    ids, sequence = arrays["token_ids"], arrays["sequence_ids"]
+    assert (sequence > 0).sum() == batch.tokens
+    assert (ids[sequence == 0] == store.tokenizer.pad_id).all()
+    several = 0
+    for row in range(8):
+        number = int(sequence[row].max())
+        several += number > 1
+        for one in range(1, number + 1):
+            (places,) = np.nonzero(sequence[row] == one)
+            assert (np.diff(places) == 1).all()
+            assert arrays["cls_positions"][row, one - 1] == places[0]
+            assert ids[row, places[0]] == store.tokenizer.cls_id
+            assert ids[row, places[-1]] == store.tokenizer.sep_id
+            assert arrays["position_ids"][row, places].tolist() == list(range(len(places)))
+        assert arrays["nsp_weights"][row].sum() == number
+    assert several > 2
+    used = arrays["mlm_weights"] > 0
+    where = np.take_along_axis(sequence, arrays["mlm_positions"], axis=1)
+    assert (where[used] > 0).all()
+
+
+def test_the_losses_of_every_pair_are_those_of_a_row_of_its_own(
+    store: Store, packed: RunConfig
+) -> None:
+    """Also the gradients, summed over the same examples."""
+    apart = replace(packed, data=replace(packed.data, packing=False))
+    together, alone = (
+        Examples(store.split("train"), store.tokenizer, config.data, 0, LENGTH)
+        for config in (packed, apart)
+    )
+    placed = together.at(np.arange(8))
+    count = len(placed.row)
+    order = np.argsort(alone.at(np.arange(len(alone))).key)
+    keys = alone.at(np.arange(len(alone))).key[order]
+    numbers = order[np.searchsorted(keys, placed.key)]
+    batches = [
+        together.batch(np.arange(8), slice(None)).arrays,
+        alone.batch(numbers, slice(None)).arrays,
+    ]
+    steps, params = Steps.of(packed), init_params(packed.model, 3)
+    results = []
+    for arrays in batches:
+        batch = jax.tree.map(jnp.array, arrays)
+
+        def loss(params: object, batch: dict[str, jax.Array] = batch) -> jax.Array:
+            logits = steps.logits(params, batch, None)  # type: ignore[arg-type]
+            mlm = cross_entropy(logits.mlm, batch["mlm_targets"], batch["mlm_weights"])
+            nsp = cross_entropy(logits.nsp, batch["nsp_labels"], batch["nsp_weights"])
+            return mlm.loss / mlm.count + nsp.loss / nsp.count
+
+        logits = steps.logits(params, batch, None)
+        log = jax.nn.log_softmax(logits.mlm)
+        mlm = -np.array(jnp.take_along_axis(log, batch["mlm_targets"][..., None], -1))[..., 0]
+        log = jax.nn.log_softmax(logits.nsp)
+        nsp = -np.array(jnp.take_along_axis(log, batch["nsp_labels"][..., None], -1))[..., 0]
+        used = arrays["mlm_weights"] > 0
+        results.append((mlm[used], nsp[arrays["nsp_weights"] > 0], jax.grad(loss)(params)))
+    (mlm, nsp, grads), (mlm_alone, nsp_alone, grads_alone) = results
+    assert len(nsp) == count > 8
+    assert np.allclose(mlm, mlm_alone, atol=1e-5)
+    assert np.allclose(nsp, nsp_alone, atol=1e-5)
+    for one, other in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_alone), strict=True):
+        assert np.allclose(one, other, atol=1e-5)
+
+
+def test_a_pass_of_packed_rows_meets_every_pair(store: Store, packed: RunConfig) -> None:
+    examples = Examples(store.split("train"), store.tokenizer, packed.data, 0, LENGTH)
+    alone = replace(examples, data=replace(packed.data, packing=False))
+    assert len(examples) < len(alone)
+    found, expected = (one.at(np.arange(len(one))).key for one in (examples, alone))
+    assert sorted(found.tolist()) == sorted(expected.tolist())
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_one_packed_batch(store: Store, packed: RunConfig, processes: int) -> None:
+    data, size = PretrainingData(store, packed), 8 // processes
+    whole = data.batch_at(3)
+    parts = [data.batch_at(3, slice(p * size, (p + 1) * size)) for p in range(processes)]
+    for name, array in whole.arrays.items():
+        assert np.array_equal(np.concatenate([part.arrays[name] for part in parts]), array)
+    assert {part.tokens for part in parts} == {whole.tokens}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"packing": True},
+        {"objective": "mlm", "packing": True},
+        {"objective": "sop", "whole_words": True, "shuffle_tokens": 2000},
+    ],
+)
+def test_a_run_with_other_data_goes_on_after_an_interruption(
+    config: RunConfig, tmp_path: Path, data: dict[str, object]
+) -> None:
+    config = replace(config, data=replace(config.data, **data))  # type: ignore[arg-type]
+    digests = []
+    for name, stops in (("whole", (8,)), ("cut", (4, 8))):
+        (tmp_path / name).mkdir()
+        run = replace(config, run_dir=str(tmp_path / name / "run"))
+        file = write_config(run, tmp_path / name)
+        for stop in stops:
+            made = bert_jax("pretrain", "--config", file, "--train.steps", str(stop), devices=2)
+            assert made.returncode == 0, made.stderr
+        digests.append(inspected(tmp_path / name / "run")["digest"])
+    assert digests[0] == digests[1]
+    evaluated = bert_jax("evaluate", tmp_path / "cut" / "run", "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_more_than_one_window_is_read_one_after_the_other(store: Store) -> None:
+    split = store.split("train")
+    data = DataConfig(shuffle_tokens=split.tokens // 5)
+    windows = split.windows(data.shuffle_tokens)
+    assert len(windows) == 5
+    assert windows[0][0] == 0
+    assert windows[-1][1] == split.documents
+    examples = Examples(split, store.tokenizer, data, 0, 32)
+    pairs = examples.at(np.arange(2 * len(examples))).pairs
+    ends = split.sentence_offsets[split.document_offsets[[end for _, end in windows]]]
+    a, b = (np.searchsorted(ends, x, side="right") for x in (pairs.a_start, pairs.b_start))
+    # Segments of one window only, one window after the other, in another order in each pass.
+    assert (a == b).all()
+    visits = a[np.flatnonzero(np.diff(a, prepend=-1))].tolist()
+    first, second = visits[:5], visits[-5:]
+    assert sorted(first) == sorted(second) == list(range(5))
+    assert len(visits) in (9, 10)
+    assert split.windows(10**9) == [(0, split.documents)]
+    for tokens in (1, 7, 100):
+        assert all(end - first >= 2 for first, end in split.windows(tokens))
