@@ -18,6 +18,8 @@ from bert_jax.signals import StoppedError, end_at_once, take_over
 COMMANDS = {
     "train-tokenizer": "learn a vocabulary from a corpus",
     "prepare": "turn a corpus into a token store",
+    "show-batch": "examples of a training batch as text, with masks, segments and labels",
+    "bench-loader": "how fast batches are made from a store",
     "pretrain": "train BERT on a store; the same command again resumes",
     "evaluate": "exact held-out losses and accuracies of a model",
     "fill-mask": "what the model puts in place of [MASK]",

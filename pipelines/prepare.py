@@ -126,14 +126,12 @@ def prepare(
     own(out, "--out", (LEDGER, WORK))
     corpus = open_corpus(*specs)
     tokenizer = tokenizers.load(tokenizer_dir)
-    lines = {"auto": None, "lines": True, "split": False}[sentences]
     whole_lines = tuple(
-        has_whole_lines(corpus, number, language) if lines is None else lines
+        sentences == "lines" or (sentences == "auto" and has_whole_lines(corpus, number, language))
         for number in range(len(corpus.sources))
     )
-    recipe = Recipe(heldout, language, whole_lines, min_characters, deduplicate)
-    job = Job(out, recipe)
-    note = job_note(corpus, recipe, tokenizer.digest)
+    job = Job(out, Recipe(heldout, language, whole_lines, min_characters, deduplicate))
+    note = job_note(corpus, job.recipe, tokenizer.digest)
     if (out / LEDGER).is_file():
         return _already_there(out, note)
     fresh = not out.exists()
@@ -149,8 +147,6 @@ def prepare(
             _leave_nothing_behind(job, fresh)
             raise
     say(f"{out}: {_summary(ledger)}")
-    if heldout and ledger.total("heldout", "documents") < 2:
-        say("fewer than two documents are held out: no evaluation; see --heldout")
     return ledger
 
 
@@ -173,17 +169,19 @@ def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
 @contextmanager
 def _shown(job: Job, corpus: Corpus) -> Iterator[Callable[[Block], None]]:
     """Progress over the text, with its speed."""
+    # The size of compressed text is a guess, which the end must not belie.
     total, finished = corpus.size(), 0
     started = time.monotonic()
-    with progress("text, MB", max(1, total >> 20)) as update:
+    with progress("text, MiB", max(1, total >> 20)) as update:
 
         def show(block: Block) -> None:
             nonlocal finished
             finished += block.size
             speed = finished / 1e6 / (time.monotonic() - started)
-            update(min(finished, total) >> 20, f"{speed:.1f} MB/s")
+            update(min(finished, total - 1) >> 20, f"{speed:.1f} MB/s")
 
         yield show
+        update(max(1, total >> 20), f"{finished / 1e6 / (time.monotonic() - started):.1f} MB/s")
 
 
 def _leave_nothing_behind(job: Job, fresh: bool) -> None:
@@ -225,6 +223,8 @@ def _summary(ledger: Ledger) -> str:
     ]
     if ledger.counts["duplicates"]:
         parts.append(f"{ledger.counts['duplicates']:,} duplicates left out")
+    if ledger.recipe["heldout"] and ledger.total("heldout", "documents") < 2:
+        parts.append("too few to evaluate on, see --heldout")
     return ", ".join(parts)
 
 

@@ -27,14 +27,21 @@ _ORDER, _MASK, _WINDOWS, _PACK = range(4)
 
 @dataclass(frozen=True)
 class Pass:
-    """The examples of one pass over one window."""
+    """The examples of one pass over one window.
+
+    Attributes:
+        pairs: In the order of the corpus.
+        packing: Of the pairs into rows.
+        order: int64: the units in the order in which they are taken.
+    """
 
     pairs: Pairs
     packing: Packing | None
+    order: np.ndarray
 
     def __len__(self) -> int:
         """Number of units."""
-        return len(self.packing or self.pairs)
+        return len(self.order)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Examples:
         found: list[Placed] = []
         for one in np.unique(epoch):
             key = keyed.key(self.seed, int(one), self.length, _WINDOWS)
-            order = keyed.permuted(key, np.arange(len(sizes)), len(sizes))
+            order = keyed.shuffled(key, len(sizes))
             ends = np.cumsum(np.array(sizes)[order])
             visit = np.searchsorted(ends, place, side="right")
             for turn in np.unique(visit[epoch == one]):
@@ -110,9 +117,7 @@ class Examples:
 
     def _placed(self, epoch: int, window: int, place: np.ndarray, rows: np.ndarray) -> Placed:
         here = _pass(self, epoch, window)
-        key = keyed.key(self.seed, epoch, self.length, window, _ORDER)
-        unit = keyed.permuted(key, place % len(here), len(here))
-        index = unit
+        index = unit = here.order[place % len(here)]
         if here.packing is not None:
             starts, ends = here.packing.starts[unit], here.packing.starts[unit + 1]
             counts = ends - starts
@@ -230,12 +235,13 @@ def _pass(examples: Examples, epoch: int, number: int) -> Pass:
         raise BadInputError(f"the {split.name} tokens of the store give no pair")
     if len(windows) > 1:
         split.warm(windows[number])
+    order_key, pack_key = (keyed.key(seed, epoch, length, number, k) for k in (_ORDER, _PACK))
     if not data.packing:
-        return Pass(pairs, None)
-    key = keyed.key(seed, epoch, length, number, _PACK)
-    shuffled = keyed.permuted(key, np.arange(len(pairs)), len(pairs))
+        return Pass(pairs, None, keyed.shuffled(order_key, len(pairs)))
+    shuffled = keyed.shuffled(pack_key, len(pairs))
     packing = pack(pairs.length[shuffled], length, most_per_row(length))
-    return Pass(pairs, Packing(shuffled[packing.order], packing.starts))
+    packing = Packing(shuffled[packing.order], packing.starts)
+    return Pass(pairs, packing, keyed.shuffled(order_key, len(packing)))
 
 
 @lru_cache(maxsize=2)

@@ -12,7 +12,6 @@ import numpy as np
 _WEYL = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_ROUNDS = 6
 
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
@@ -65,27 +64,6 @@ def binomial_half(key: np.ndarray, trials: np.ndarray) -> np.ndarray:
     return heads
 
 
-def permuted(key: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-    """Where a random permutation of range(`size`), chosen by `key`, sends each `index`.
-
-    A Feistel network permutes the next power of four; what falls outside of `size` is sent on
-    until it falls inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
-    Takes no memory for the permutation.
-
-    Args:
-        key: uint64 scalar.
-        index: int64 [N], each in [0, size).
-        size: Number of elements.
-    """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    rounds = bits(key, np.arange(_ROUNDS, dtype=np.uint64))
-    out = np.asarray(index).astype(np.uint64)
-    outside = np.arange(len(out))
-    while len(outside):
-        left, right = out[outside] >> half, out[outside] & mask
-        for round_key in rounds:
-            left, right = right, left ^ (bits(round_key, right) & mask)
-        out[outside] = left << half | right
-        outside = outside[out[outside] >= size]
-    return out.astype(np.int64)
+def shuffled(key: np.ndarray, size: int) -> np.ndarray:
+    """A random permutation of range(`size`), chosen by `key` (a uint64 scalar); int64."""
+    return np.argsort(bits(key, np.arange(size, dtype=np.uint64)), kind="stable")

@@ -99,7 +99,9 @@ def plan(
         room = length - SPECIALS_PER_PAIR
         target = _targets(key, document, room, short_seq_prob)
         parts.append(_cut(split, key, document, room, target, objective, (first, end)))
-    return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    parts.clear()  # one field at a time, so that memory never holds everything twice
+    return Pairs(*(np.concatenate(columns.pop(0)) for _ in fields(Pairs)))
 
 
 def _targets(key: np.ndarray, document: np.ndarray, room: int, short_seq_prob: float) -> np.ndarray:

@@ -82,6 +82,10 @@ class Tokenizer(ABC):
         """bool [V]: whether the token begins a word."""
 
     @abstractmethod
+    def spelled(self, token: int) -> str:
+        """The text of one token, after a space if it begins a word."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes the files that `load` reads."""
 
@@ -130,6 +134,11 @@ class SentencePieceTokenizer(Tokenizer):
         starts = [p.startswith("▁") or not any(map(str.isalnum, p)) for p in self.pieces]
         return np.array(starts)
 
+    def spelled(self, token: int) -> str:
+        """See `Tokenizer.spelled`."""
+        piece = self.pieces[token]
+        return f" {piece}" if piece in SPECIALS else piece.replace("▁", " ")
+
     def save(self, folder: Path) -> None:
         """See `Tokenizer.save`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +175,11 @@ class WordPieceTokenizer(Tokenizer):
     def word_starts(self) -> np.ndarray:
         """See `Tokenizer.word_starts`."""
         return np.array([not piece.startswith("##") for piece in self.pieces])
+
+    def spelled(self, token: int) -> str:
+        """See `Tokenizer.spelled`."""
+        piece = self.pieces[token]
+        return piece[2:] if piece.startswith("##") else f" {piece}"
 
     def save(self, folder: Path) -> None:
         """See `Tokenizer.save`."""

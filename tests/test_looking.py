@@ -1,0 +1,67 @@
+"""Looking at the data, and how fast it comes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.config import RunConfig
+from conftest import bert_jax, refused, write_config
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+
+
+def test_a_batch_is_shown_as_text(
+    store: Store, store_dir: Path, config: RunConfig, tmp_path: Path
+) -> None:
+    file = write_config(config, tmp_path)
+    shown = bert_jax("show-batch", store_dir, "--config", file, "--step", "3", "--rows", "8")
+    assert shown.returncode == 0, shown.stderr
+    arrays = PretrainingData(store, config).batch_at(3).arrays
+    rows = re.findall(r"^row (\d), (.+?), (\d+) tokens: (.*)$", shown.stdout, re.MULTILINE)
+    assert [int(row) for row, *_ in rows] == list(range(8))
+    for row, (_, label, tokens, text) in enumerate(rows):
+        assert label == ("B does not follow A" if arrays["nsp_labels"][row, 0] else "B follows A")
+        assert int(tokens) == (arrays["sequence_ids"][row] > 0).sum()
+        assert len(re.findall(r"\{.*?\}", text)) == arrays["mlm_weights"][row].sum()
+        # With what was hidden put back it is the text.
+        whole = re.sub(r"\{(.*?)( → .*?)?\}", r"\1", text)
+        ids = arrays["token_ids"][row].copy()
+        used = arrays["mlm_weights"][row] > 0
+        ids[arrays["mlm_positions"][row][used]] = arrays["mlm_targets"][row][used]
+        first, second = np.flatnonzero(ids == store.tokenizer.sep_id)[[0, -1]]
+        segments = (
+            store.tokenizer.decode(ids[1:first]),
+            store.tokenizer.decode(ids[first + 1 : second]),
+        )
+        expected = f"[CLS]{segments[0]}[SEP]{segments[1]}[SEP]"
+        assert "".join(whole.split()) == "".join(expected.split())
+
+
+def test_any_objective_can_be_shown(store_dir: Path) -> None:
+    options = ("--phases", "[{length: 64, steps: 2}]", "--rows", "2")
+    packed = bert_jax(
+        "show-batch", store_dir, *options, "--data.objective", "mlm", "--data.packing", "true"
+    )
+    assert packed.returncode == 0, packed.stderr
+    assert "one segment" in packed.stdout
+    assert packed.stdout.count("row 0") >= 1
+    refused(bert_jax("show-batch"), 64, "STORE")
+    refused(bert_jax("show-batch", store_dir, "--stpe", "1"), 64, "--stpe")
+    refused(bert_jax("show-batch", store_dir, *options, "--step", "2"), 64, "--step")
+    refused(bert_jax("show-batch", store_dir / "nowhere"), 78, "bert-jax prepare")
+
+
+def test_the_loader_is_measured(store_dir: Path) -> None:
+    base = ("bench-loader", store_dir, "--batch", "8", "--length", "32", "--seconds", "0.2")
+    for options in ((), ("--cold",), ("--packing",)):
+        found = bert_jax(*base, *options, "--json")
+        assert found.returncode == 0, found.stderr
+        values = json.loads(found.stdout)
+        assert values["tokens_per_second"] > 1000
+        assert 0.3 < values["fill"] <= 1
+        assert values["tokens_per_second"] <= values["slots_per_second"]
+    refused(bert_jax("bench-loader", store_dir, "--batch", "0"), 64, "--batch")
