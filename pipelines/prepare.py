@@ -137,17 +137,21 @@ def prepare(
     fresh = not out.exists()
     with _locked(job, note, tokenizer):
         try:
-            if beam is None:
-                with _shown(job, corpus) as show:
-                    run_local(job, corpus, workers, show)
-            else:
-                run_beam(job, corpus, beam)
+            _make_shards(job, corpus, workers, beam)
             ledger = assemble(job, corpus, tokenizer)
         except BadInputError:
             _leave_nothing_behind(job, fresh)
             raise
     say(f"{out}: {_summary(ledger)}")
     return ledger
+
+
+def _make_shards(job: Job, corpus: Corpus, workers: int, beam: Sequence[str] | None) -> None:
+    if beam is not None:
+        run_beam(job, corpus, beam)
+        return
+    with _shown(corpus) as show:
+        run_local(job, corpus, workers, show)
 
 
 @contextmanager
@@ -167,7 +171,7 @@ def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
 
 
 @contextmanager
-def _shown(job: Job, corpus: Corpus) -> Iterator[Callable[[Block], None]]:
+def _shown(corpus: Corpus) -> Iterator[Callable[[Block], None]]:
     """Progress over the text, with its speed."""
     # The size of compressed text is a guess, which the end must not belie.
     total, finished = corpus.size(), 0
