@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
-
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
@@ -22,7 +20,7 @@ from pipelines.data.runners import run_beam, run_local
 from pipelines.data.shards import RECORD, Job, Recipe, has_whole_lines, job_note, write_json
 from pipelines.data.store import LEDGER, TOKENIZER, WORK, Ledger, Store, read_ledger
 from pipelines.folders import exclusive, own
-from pipelines.settings import command_parser, parse
+from pipelines.settings import ArgumentParser, command_parser, parse
 
 JOB = "job.json"
 
@@ -112,9 +110,9 @@ def prepare(
         out: Folder of the store.
         heldout: Share of the documents that is held out.
         sentences: Whether lines are sentences ("lines") or are split; "auto" looks at the text.
-        language: ISO 639 code for splitting.
+        language: ISO 639 code for splitting; see `Recipe` for this and the next two.
         min_characters: Shorter documents are left out.
-        deduplicate: Leave out documents that were there before.
+        deduplicate: Leave out copies.
         workers: Processes.
         beam: Options of Apache Beam, to run on it.
 
