@@ -30,7 +30,8 @@ def evaluate(
 
     Returns:
         loss, mlm_loss, nsp_loss (nats), mlm_accuracy, nsp_accuracy, perplexity (of masked tokens),
-        predictions (masked tokens), sequences; empty if there is no batch.
+        predictions (masked tokens), sequences (with a label); empty if there is no batch. Without
+        any label the two of nsp are None.
     """
     # One step behind, so that the next batch is sent while this one is computed; added up in
     # float64, because thousands of float32 sums would lose digits.
@@ -42,7 +43,9 @@ def evaluate(
     total = _add(total, pending)
     if total is None:
         return {}
-    values = {name: float(value) for name, value in means(total).items()}
+    values: dict[str, Any] = {name: float(value) for name, value in means(total).items()}
+    if not total.nsp.count:
+        values |= {"nsp_loss": None, "nsp_accuracy": None}
     return values | {
         "perplexity": math.exp(min(values["mlm_loss"], _LARGEST_EXPONENT)),
         "predictions": int(total.mlm.count),

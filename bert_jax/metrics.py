@@ -143,8 +143,11 @@ class MetricsLog:
         if pushed.step % self._config.train.log_every:
             jax.block_until_ready(pushed.metrics)
             return False
+        values: dict[str, Any]
         values = {name: float(x) for name, x in jax.device_get(pushed.metrics).items()}
         self.check_finite(pushed.step, values)
+        if self._config.data.objective == "mlm":
+            values |= {"nsp_loss": None, "nsp_accuracy": None}
         tokens = self.tokens - self._tokens_in_queue()
         speed = (tokens - self._tokens_since) / (time.monotonic() - self._since)
         self.last = values | {

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from bert_jax.errors import PreemptedError
+
 # Ctrl-C, a preempted machine, a closed terminal.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class StoppedError(KeyboardInterrupt):
-    """A signal came where nothing needs to be saved.
-
-    Not an Exception, so that no handler for damaged files or failed reads takes it for one.
-    """
 
 
 def take_over(
@@ -30,9 +27,13 @@ def take_over(
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
-    """Handler that ends whatever runs.
+    """Handler for where nothing needs to be saved: ends the process with a line and code 75.
 
-    Raises:
-        StoppedError: Always.
+    It raises nothing, because an exception is lost when the signal comes while a callback of the
+    garbage collector or a destructor runs.
     """
-    raise StoppedError(signal.Signals(number).name)
+    shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress bar hides
+    line = f"{shown}bert-jax: {signal.Signals(number).name}; the same command starts again\n"
+    with suppress(OSError):
+        os.write(2, line.encode())
+    os._exit(PreemptedError.exit_code)

@@ -131,7 +131,8 @@ class Trainer:
         found = evaluate(self.eval_step, self.layout, self.state.params, batches)
         self.log.check_finite(self.step, found)
         self.log.write(self.step, {f"eval_{name}": value for name, value in found.items()})
-        say(f"step {self.step:,} held out: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}")
+        shown = ", ".join(f"{name} {x:.4g}" for name, x in found.items() if x is not None)
+        say(f"step {self.step:,} held out: {shown}")
         self.log.restart_clock()
         return found.get("loss")
 

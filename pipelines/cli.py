@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
-from bert_jax.errors import BadArgumentsError, BadInputError, PreemptedError, UserError
-from bert_jax.signals import StoppedError, end_at_once, take_over
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.signals import end_at_once, take_over
 
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
@@ -88,9 +88,6 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"bert-jax: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
-    except StoppedError as stopped:
-        print(f"bert-jax: {stopped}; the same command starts again", file=sys.stderr)  # noqa: T201
-        sys.exit(PreemptedError.exit_code)
 
 
 def _command(name: str) -> Main:

@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found))  # noqa: T201
         return
     for name, value in found.items():
+        if value is None:
+            continue
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value:.4f}")  # noqa: T201
 
 

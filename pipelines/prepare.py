@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,6 +142,12 @@ def prepare(
         except BadInputError:
             _leave_nothing_behind(job, fresh)
             raise
+        except OSError as error:  # of numpy's full disk without a number
+            if error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise BadInputError(
+                f"{out}: no space left on the disk; make room and run the same command again"
+            ) from None
     say(f"{out}: {_summary(ledger)}")
     return ledger
 
@@ -157,6 +165,7 @@ def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
     """Makes the work folder, or checks that what is in it belongs to the same command."""
     job.work.mkdir(parents=True, exist_ok=True)
     with exclusive(job.store):
+        _sweep(job.work)
         path = job.work / JOB
         if path.is_file():
             _check_same(json.loads(path.read_text("utf-8")), note, f"the unfinished {job.store}")
@@ -186,6 +195,12 @@ def _shown(corpus: Corpus) -> Iterator[Callable[[Block], None]]:
         update(max(1, total >> 20), f"{finished / 1e6 / (time.monotonic() - started):.1f} MB/s")
 
 
+def _sweep(folder: Path) -> None:
+    """Removes drafts of processes that were killed."""
+    for path in folder.glob("*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _leave_nothing_behind(job: Job, fresh: bool) -> None:
     """Removes the folders of a job that failed, unless there is work in them worth keeping."""
     if fresh and len(list(job.work.glob(f"*/{RECORD}"))) <= 1:
@@ -199,6 +214,9 @@ def _already_there(out: Path, note: dict[str, Any]) -> Ledger:
     made = {"corpus": ledger.corpus, "tokenizer": ledger.tokenizer, **ledger.recipe}
     _check_same({**made, "files": ledger.files}, note, str(out))
     Store(out).verify_all()
+    with exclusive(out):  # what an interruption after the ledger left
+        shutil.rmtree(out / WORK, ignore_errors=True)
+        _sweep(out)
     say(f"{out}: already there, {_summary(ledger)}")
     return ledger
 

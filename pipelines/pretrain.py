@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from bert_jax.errors import BadInputError
 from bert_jax.train import Trainer
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from pipelines.data.store import Store, token_dtype
 from pipelines.data.tokenizer import Tokenizer, load
 from pipelines.folders import exclusive, own
 from pipelines.settings import run_config, to_yaml
@@ -102,6 +103,13 @@ def _open(config: RunConfig) -> Store:
     ledger = store.ledger
     tokens, seconds = ledger.total("train", "tokens"), time.monotonic() - started
     say(f"{store.folder}: {tokens:,} tokens of {ledger.corpus}, verified in {seconds:.1f} s")
+    window = min(tokens, config.data.shuffle_tokens) * token_dtype(ledger.vocab_size).itemsize
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if window > 0.7 * memory:
+        say(
+            f"the tokens that are shuffled together take {window / 2**30:.1f} of the"
+            f" {memory / 2**30:.1f} GiB of memory: reading will be slow; lower data.shuffle_tokens"
+        )
     return store
 
 

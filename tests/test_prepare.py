@@ -244,6 +244,7 @@ def test_a_full_disk_keeps_what_is_finished(
     with small_disk(tmp_path / "disk", "size=6m") as disk:
         base = arguments(large, tokenizer_dir, disk / "store")
         refused(bert_jax(*base, "--workers", "1"), 78, "no space left", str(disk))
+        assert not list(disk.rglob("*.tmp"))
         assert list((disk / "store").glob(f"{WORK}/*/{shards.RECORD}"))
         assert not (disk / "store" / LEDGER).exists()
         shutil.copytree(disk / "store", tmp_path / "store")

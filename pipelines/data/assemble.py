@@ -56,8 +56,7 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
         "unknown": unknown,
     }
     _check_counts(counts, shards)
-    if not (job.store / TOKENIZER).is_dir():
-        shutil.copytree(job.work / TOKENIZER, job.store / TOKENIZER)
+    tokenizer.save(job.store / TOKENIZER)  # again, if an interruption left half of it
     ledger = Ledger(
         corpus=corpus.spec,
         files=corpus.files,

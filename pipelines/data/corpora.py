@@ -278,7 +278,11 @@ class DatasetPiece:
         """
         source = _builder(self.name).as_data_source(split="train")
         for number in range(self.start, self.end):
-            example = source[number]
+            try:
+                example = source[number]
+            except Exception as error:  # array_record raises what its C++ code reports
+                text = " ".join(str(error).split())[:200]
+                raise BadInputError(f"tfds:{self.name}: example {number}: {text}") from None
             if self.field not in example:
                 raise BadInputError(
                     f"tfds:{self.name} has no field {self.field!r} but {', '.join(example)};"

@@ -24,6 +24,8 @@ from pipelines.data.tokenizer import Tokenizer
 
 _ORDER, _MASK, _WINDOWS, _PACK = range(4)
 
+_SHORTEST = 3  # [CLS], a token, [SEP]
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -72,10 +74,16 @@ class Examples:
     def __len__(self) -> int:
         """Units that are taken in a pass: as many as pass 0 has.
 
-        The others differ from it by some per mille; so the pass of a unit is known without planning
-        all passes before it.
+        Others have a few more or less, the smaller a share the larger the windows (some per mille
+        of 10,000 units): those that are too many wait for another pass, those that are missing are
+        taken twice. So the pass of a unit is known without planning all passes before it.
         """
         return sum(_sizes(self))
+
+    def fill(self) -> float:
+        """Share of the tokens of a row that are not padding, over the first window."""
+        here = _pass(self, 0, 0)
+        return float(here.pairs.length.sum() / (len(here) * self.length))
 
     def shape(self, rows: int) -> BatchShape:
         """Of a batch with so many rows."""
@@ -83,8 +91,9 @@ class Examples:
         if not self.data.packing:
             return BatchShape(rows, self.length, predictions)
         K = most_per_row(self.length)
-        # Each sequence rounds its number of predictions, by half a one at most.
-        every = int(np.ceil(self.data.mlm_probability * self.length + K / 2))
+        # Each sequence rounds its number of predictions up by a half, or from almost none to one.
+        share = self.data.mlm_probability
+        every = int(np.ceil(share * self.length + K * max(0.5, 1 - share * _SHORTEST)))
         return BatchShape(rows, self.length, min(every, K * predictions), K)
 
     def batch(self, number: np.ndarray, rows: slice) -> Batch:
@@ -223,25 +232,38 @@ def _joined(found: list[Placed]) -> Placed:
 def _sizes(examples: Examples) -> tuple[int, ...]:
     """Units of each window in pass 0."""
     windows = examples.split.windows(examples.data.shuffle_tokens)
-    return tuple(len(_pass(examples, 0, number)) for number in range(len(windows)))
+    if len(windows) == 1:
+        return (len(_pass(examples, 0, 0)),)
+    counts = []
+    for number in range(len(windows)):
+        pairs, packing = _units(examples, 0, number)
+        counts.append(len(packing or pairs))
+    return tuple(counts)
 
 
 @lru_cache(maxsize=3)  # pass 0 for its size, the current pass, and the next at a change
 def _pass(examples: Examples, epoch: int, number: int) -> Pass:
+    pairs, packing = _units(examples, epoch, number)
+    windows = examples.split.windows(examples.data.shuffle_tokens)
+    if len(windows) > 1:  # a store of one window is in memory since it was verified
+        examples.split.warm(windows[number])
+    key = keyed.key(examples.seed, epoch, examples.length, number, _ORDER)
+    return Pass(pairs, packing, keyed.shuffled(key, len(packing or pairs)))
+
+
+def _units(examples: Examples, epoch: int, number: int) -> tuple[Pairs, Packing | None]:
+    """The examples of one pass over one window, and which share a row."""
     split, data, seed, length = examples.split, examples.data, examples.seed, examples.length
-    windows = split.windows(data.shuffle_tokens)
-    pairs = plan(split, seed, epoch, length, data.short_seq_prob, data.objective, windows[number])
+    window = split.windows(data.shuffle_tokens)[number]
+    pairs = plan(split, seed, epoch, length, data.short_seq_prob, data.objective, window)
     if not len(pairs):
         raise BadInputError(f"the {split.name} tokens of the store give no pair")
-    if len(windows) > 1:
-        split.warm(windows[number])
-    order_key, pack_key = (keyed.key(seed, epoch, length, number, k) for k in (_ORDER, _PACK))
     if not data.packing:
-        return Pass(pairs, None, keyed.shuffled(order_key, len(pairs)))
-    shuffled = keyed.shuffled(pack_key, len(pairs))
+        return pairs, None
+    key = keyed.key(seed, epoch, length, number, _PACK)
+    shuffled = keyed.shuffled(key, len(pairs))
     packing = pack(pairs.length[shuffled], length, most_per_row(length))
-    packing = Packing(shuffled[packing.order], packing.starts)
-    return Pass(pairs, packing, keyed.shuffled(order_key, len(packing)))
+    return pairs, Packing(shuffled[packing.order], packing.starts)
 
 
 @lru_cache(maxsize=2)

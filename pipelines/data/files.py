@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ Format = Literal["text", "jsonl"]
 MAX_DOCUMENT = 1 << 26
 
 _BUFFER = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can express them, UTF-8 cannot
 _UNPACKERS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".xz": lzma.LZMADecompressor,
@@ -103,13 +105,14 @@ class FilePiece:
                     f"{self.path}: the object at offset {offset} has no field {error}; name the"
                     " one that holds the text, as in jsonl:FILE#FIELD"
                 ) from None
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise BadInputError(
                     f"{self.path}: the line at offset {offset} is not a JSON object"
                 ) from None
-            if not isinstance(text, str):
+            if not isinstance(text, str) or "\0" in text or _SURROGATE.search(text):
                 raise BadInputError(
-                    f"{self.path}: field {self.field!r} at offset {offset} is not a text"
+                    f"{self.path}: field {self.field!r} at offset {offset} is not a text, or holds"
+                    " NUL or half of a character"
                 )
             if document := paragraphs(text):
                 yield document

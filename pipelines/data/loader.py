@@ -15,6 +15,7 @@ import numpy as np
 
 from bert_jax.batch import Batch, BatchShape
 from bert_jax.config import RunConfig
+from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from pipelines.data.examples import Examples
 from pipelines.data.store import Store
@@ -55,14 +56,17 @@ class PretrainingData:
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of update number `step` (0 is the first)."""
-        phase = next(number for number, end in enumerate(self._ends) if step < end)
+        phase = self._phase(step)
         here = self._config.phases[phase]
         begin = self._ends[phase] - here.steps
         done = self._examples_before(phase) + (step - begin) * here.batch_size
         return self._examples(here.length).batch(done + np.arange(here.batch_size), rows)
 
     def batches(self, first: int, last: int, rows: slice = slice(None)) -> Iterator[Batch]:
-        """Batches first … last - 1, made in a thread beside the consumer."""
+        """Batches first … last - 1 of one phase, made in a thread beside the consumer."""
+        examples = self._examples(self._config.phases[self._phase(first)].length)
+        if self._config.data.packing:
+            say(f"packing: rows of {examples.length} tokens are {examples.fill():.1%} full")
         source = _Steps(self, first, last, rows)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED)
         return iter(grain.MapDataset.source(source).to_iter_dataset(options))
@@ -98,6 +102,9 @@ class PretrainingData:
 
     def _heldout_examples(self, length: int) -> Examples:
         return Examples(self._heldout, self._tokenizer, self._config.data, _HELDOUT_SEED, length)
+
+    def _phase(self, step: int) -> int:
+        return next(number for number, end in enumerate(self._ends) if step < end)
 
     def _examples(self, length: int) -> Examples:
         config = self._config

@@ -95,7 +95,8 @@ def run_beam(job: Job, corpus: Corpus, options: Sequence[str]) -> None:
         options: Beam's own, such as ``--runner=FlinkRunner``.
 
     Raises:
-        BadArgumentsError: Beam is not installed, or does not know an option.
+        BadArgumentsError: Beam is not installed.
+        UserError: Beam failed.
     """
     try:
         import apache_beam as beam
@@ -107,11 +108,18 @@ def run_beam(job: Job, corpus: Corpus, options: Sequence[str]) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Beam's default runner downloads a program, and its multi_threading mode lost records.
     given = list(options) or ["--runner=BundleBasedDirectRunner", "--direct_running_mode=in_memory"]
-    with beam.Pipeline(options=PipelineOptions(given)) as pipeline:
-        _ = (
-            pipeline
-            | "sources" >> beam.Create(range(len(corpus.sources)))
-            | "cut" >> beam.FlatMap(lambda number: cut(job, corpus, number))
-            | "spread" >> beam.Reshuffle()
-            | "tokenise" >> beam.Map(lambda block: make_shard(job, block))
-        )
+    try:
+        with beam.Pipeline(options=PipelineOptions(given)) as pipeline:
+            _ = (
+                pipeline
+                | "sources" >> beam.Create(range(len(corpus.sources)))
+                | "cut" >> beam.FlatMap(lambda number: cut(job, corpus, number))
+                | "spread" >> beam.Reshuffle()
+                | "tokenise" >> beam.Map(lambda block: make_shard(job, block))
+            )
+    except UserError:
+        raise
+    except Exception as error:  # runners wrap what happened in errors of their own
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "InputError" in line), (lines or ["?"])[-1])
+        raise UserError(f"Apache Beam with {' '.join(given)}: {reason.strip()[:300]}") from None

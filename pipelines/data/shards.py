@@ -39,6 +39,7 @@ MAX_SENTENCE = (1 << 16) - 1
 
 # Sentences that are encoded in one call: enough to keep Python out of the way.
 _CHUNK = 4096
+_SLICE = 1 << 20  # characters of one call to the tokenizer
 # A source whose lines are, with few exceptions, single sentences is not split any further.
 _SAMPLE_LINES, _SINGLE_SENTENCES = 2000, 0.9
 
@@ -125,7 +126,7 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
         record["characters"] += characters
         hashes.append(hashlib.blake2b("\n".join(document).encode(), digest_size=16).digest())
         documents.append(document if whole_lines else split_document(document, job.recipe.language))
-        waiting += len(documents[-1])
+        waiting += len(documents[-1]) + characters * _CHUNK // _SLICE
         if waiting >= _CHUNK:
             encode()
             documents, hashes, waiting = [], [], 0
@@ -188,17 +189,13 @@ def _encode(
     if not documents:
         return 0
     sentences = list(chain.from_iterable(documents))
-    ids = tokenizer.encode(sentences)
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    lengths, tokens = _encoded(tokenizer, sentences)
     if lengths.max(initial=0) > MAX_SENTENCE:
         text = sentences[int(lengths.argmax())]
         raise BadInputError(
             f"{origin} has a sentence of {lengths.max():,} tokens, the most is {MAX_SENTENCE:,};"
             f" it begins with {text[:60]!r}. Take it out, or put it on several lines"
         )
-    tokens = np.fromiter(
-        chain.from_iterable(ids), token_dtype(tokenizer.vocab_size), int(lengths.sum())
-    )
     owner = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     per_document = np.bincount(owner[lengths > 0], minlength=len(documents))
     keys = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
@@ -214,6 +211,27 @@ def _encode(
         into.documents.append(per_document[chosen].astype(np.uint32))
         into.hashes.append(keys[chosen])
     return int((per_document == 0).sum())
+
+
+def _encoded(
+    tokenizer: tokenizers.Tokenizer, sentences: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each sentence, and all tokens end to end.
+
+    Some characters at a time: as lists of Python integers tokens take twenty times the memory.
+    """
+    ends = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)))
+    cuts = np.searchsorted(ends, np.arange(_SLICE, ends[-1] + _SLICE, _SLICE), side="left") + 1
+    dtype = token_dtype(tokenizer.vocab_size)
+    lengths, tokens = [], []
+    first = 0
+    for end in np.unique(np.minimum(cuts, len(sentences))).tolist():
+        ids = tokenizer.encode(sentences[first:end])
+        lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+        total = int(lengths[-1].sum())
+        tokens.append(np.fromiter(chain.from_iterable(ids), dtype, total))
+        first = end
+    return np.concatenate(lengths), np.concatenate(tokens)
 
 
 def _write(
@@ -235,7 +253,7 @@ def _write(
             arrays = {part: np.concatenate(getattr(parts, part)) for part in (*PARTS, HASHES)}
             splits[split] = save_arrays(draft, f"{split}.", arrays, tokenizer.unk_id)
         write_json(draft / RECORD, record | {"splits": splits})
-    except OSError:
+    except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     target = work / name
@@ -251,19 +269,13 @@ def save_arrays(
     """Writes arrays as ``folder/PREFIX + PART.npy``; returns sizes and hashes.
 
     Raises:
-        BadInputError: The disk is full.
+        OSError: The disk is full.
     """
     hashes = {}
     for part, array in arrays.items():
         path = folder / f"{prefix}{part}.npy"
-        try:
-            np.save(path, array)
-            hashes[part] = sha256(path)
-        except OSError as error:  # numpy reports a full disk without a number
-            raise BadInputError(
-                f"{folder.parent} cannot be written: {error.strerror or 'no space left'}; make room"
-                " and run the same command: what is finished is kept"
-            ) from None
+        np.save(path, array)
+        hashes[part] = sha256(path)
     sizes = {part: len(arrays[part]) for part in PARTS}
     unknown = int(np.count_nonzero(arrays["tokens"] == unk_id))
     return {**sizes, "unknown": unknown, "sha256": {part: hashes[part] for part in PARTS}}

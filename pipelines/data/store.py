@@ -165,7 +165,9 @@ class Split:
             starts: int64 [N]; a span does not cross a shard.
             lengths: int [N].
         """
-        shard = np.searchsorted(self._starts, starts, side="right") - 1
+        # An empty span may begin where the last shard ends.
+        last = len(self._tokens) - 1
+        shard = np.minimum(np.searchsorted(self._starts, starts, side="right") - 1, last)
         first = starts - self._starts[shard]
         ends = np.cumsum(lengths)
         out = np.empty(ends[-1], self._tokens[0].dtype)
@@ -210,7 +212,8 @@ class Store:
         return Split(self.folder, name, self.ledger.splits[name])
 
     def verify_all(self) -> None:
-        """Verifies both splits."""
+        """Verifies both splits and the tokenizer; see `verify` and `tokenizer` for the errors."""
+        _ = self.tokenizer
         for name in SPLITS:
             self.verify(name)
 

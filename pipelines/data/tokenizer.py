@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -131,8 +132,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def word_starts(self) -> np.ndarray:
         """See `Tokenizer.word_starts`; punctuation is a word of its own, as in WordPiece."""
-        starts = [p.startswith("▁") or not any(map(str.isalnum, p)) for p in self.pieces]
-        return np.array(starts)
+        return np.array([p.startswith("▁") or _is_punctuation(p) for p in self.pieces])
 
     def spelled(self, token: int) -> str:
         """See `Tokenizer.spelled`."""
@@ -342,6 +342,10 @@ def _rust_wordpiece(vocabulary: dict[str, int], uncased: bool) -> RustTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
+
+
+def _is_punctuation(piece: str) -> bool:
+    return all(unicodedata.category(character)[0] in "PS" for character in piece)
 
 
 def _has_capitals(pieces: list[str]) -> bool:
