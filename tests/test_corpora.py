@@ -40,6 +40,17 @@ def test_json_lines_are_documents(tmp_path: Path) -> None:
         list(open_corpus(f"jsonl:{file}").documents())
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": "bad \\ud800 here"}', '{"text": "a\\u0000b"}', "[" * 200_000, "{", '{"text": 1}'],
+)
+def test_json_that_holds_no_text_is_located(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"text": "Good."}}\n{line}\n', "utf-8")
+    with pytest.raises(BadInputError, match=rf"{file}.* offset 18"):
+        list(open_corpus(f"jsonl:{file}").documents())
+
+
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
 @pytest.mark.parametrize("wanted", [1, 50, 700, 10**6])

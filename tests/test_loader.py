@@ -13,6 +13,7 @@ from bert_jax.config import Phase, RunConfig
 from pipelines.data.loader import PretrainingData
 from pipelines.data.pairs import plan
 from pipelines.data.store import Store
+from pipelines.prepare import prepare
 
 
 @pytest.fixture
@@ -126,3 +127,15 @@ def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunC
     # Runs with other seeds are measured on the same masks.
     other = next(iter(PretrainingData(store, replace(config, seed=9)).heldout(32, 3)))
     assert np.array_equal(other.arrays["token_ids"], expected[:3])
+
+
+def test_an_example_without_a_second_segment_may_end_the_store(
+    tokenizer_dir: Path, config: RunConfig, tmp_path: Path
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("\n\n".join([f"{n} is told.\nIt is." for n in range(9)] + ["The end."]))
+    prepare([f"text:{text}"], tokenizer_dir, tmp_path / "store", 0.0)
+    data = replace(config.data, objective="sop", store=str(tmp_path / "store"))
+    loader = PretrainingData(Store(tmp_path / "store"), replace(config, data=data))
+    weights = np.concatenate([loader.batch_at(step).arrays["nsp_weights"] for step in range(20)])
+    assert 0 < (weights == 0).mean() < 0.5

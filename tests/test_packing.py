@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,13 +113,13 @@ def test_the_losses_of_every_pair_are_those_of_a_row_of_its_own(
             nsp = cross_entropy(logits.nsp, batch["nsp_labels"], batch["nsp_weights"])
             return mlm.loss / mlm.count + nsp.loss / nsp.count
 
-        logits = steps.logits(params, batch, None)
+        logits = jax.jit(lambda p, batch=batch: steps.logits(p, batch, None))(params)
         log = jax.nn.log_softmax(logits.mlm)
         mlm = -np.array(jnp.take_along_axis(log, batch["mlm_targets"][..., None], -1))[..., 0]
         log = jax.nn.log_softmax(logits.nsp)
         nsp = -np.array(jnp.take_along_axis(log, batch["nsp_labels"][..., None], -1))[..., 0]
         used = arrays["mlm_weights"] > 0
-        results.append((mlm[used], nsp[arrays["nsp_weights"] > 0], jax.grad(loss)(params)))
+        results.append((mlm[used], nsp[arrays["nsp_weights"] > 0], jax.jit(jax.grad(loss))(params)))
     (mlm, nsp, grads), (mlm_alone, nsp_alone, grads_alone) = results
     assert len(nsp) == count > 8
     assert np.allclose(mlm, mlm_alone, atol=1e-5)
@@ -169,6 +170,8 @@ def test_a_run_with_other_data_goes_on_after_an_interruption(
     assert digests[0] == digests[1]
     evaluated = bert_jax("evaluate", tmp_path / "cut" / "run", "--json")
     assert evaluated.returncode == 0, evaluated.stderr
+    labelled = data.get("objective") != "mlm"
+    assert (json.loads(evaluated.stdout)["nsp_loss"] is not None) == labelled
 
 
 def test_more_than_one_window_is_read_one_after_the_other(store: Store) -> None:
@@ -191,3 +194,18 @@ def test_more_than_one_window_is_read_one_after_the_other(store: Store) -> None:
     assert split.windows(10**9) == [(0, split.documents)]
     for tokens in (1, 7, 100):
         assert all(end - first >= 2 for first, end in split.windows(tokens))
+
+
+@pytest.mark.parametrize("probability", [0.02, 0.05, 0.15, 0.4])
+def test_a_packed_row_has_room_for_all_its_predictions(store: Store, probability: float) -> None:
+    data = DataConfig(mlm_probability=probability, packing=True, objective="mlm")
+    shape = Examples(store.split("train"), store.tokenizer, data, 0, 512).shape(1)
+    longest, short = 512 - 3 * (shape.sequences - 1), 3
+    for lengths in (
+        [longest, *[short] * (shape.sequences - 1)],
+        [512 // shape.sequences] * shape.sequences,
+        [5] * shape.sequences,
+        [512],
+    ):
+        needed = sum(max(1, round(length * probability)) for length in lengths)
+        assert needed <= shape.predictions

@@ -183,6 +183,28 @@ def test_an_interruption_while_the_store_is_put_together(
     assert content(out) == content(tmp_path / "whole")
 
 
+def test_what_an_interruption_at_the_very_end_leaves_is_mended(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "whole", 0.2)
+    out = tmp_path / "store"
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("card.write", "shutil.rmtree"):  # before and after the ledger
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipelines.data.assemble.{place}", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                prepare([f"text:{corpus}"], tokenizer_dir, out, 0.2)
+        assert (out / WORK).is_dir()
+        if place == "card.write":
+            (out / "tokenizer" / "sentencepiece.model").write_bytes(b"half")
+        (out / "card.json.7.tmp").write_text("half")
+    prepare([f"text:{corpus}"], tokenizer_dir, out, 0.2)
+    assert content(out) == content(tmp_path / "whole")
+
+
 def test_a_lost_block_or_document_is_noticed(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
