@@ -19,7 +19,15 @@ from pipelines.data import tokenizer as tokenizers
 from pipelines.data.assemble import assemble
 from pipelines.data.corpora import CORPUS_HELP, Block, Corpus, open_corpus
 from pipelines.data.runners import run_beam, run_local
-from pipelines.data.shards import RECORD, Job, Recipe, has_whole_lines, job_note, write_json
+from pipelines.data.shards import (
+    RECORD,
+    Job,
+    Recipe,
+    has_whole_lines,
+    job_note,
+    read_record,
+    write_json,
+)
 from pipelines.data.store import LEDGER, TOKENIZER, WORK, Ledger, Store, read_ledger
 from pipelines.folders import exclusive, own
 from pipelines.settings import ArgumentParser, command_parser, parse
@@ -156,7 +164,7 @@ def _make_shards(job: Job, corpus: Corpus, workers: int, beam: Sequence[str] | N
     if beam is not None:
         run_beam(job, corpus, beam)
         return
-    with _shown(corpus) as show:
+    with _shown(job, corpus) as show:
         run_local(job, corpus, workers, show)
 
 
@@ -178,21 +186,25 @@ def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
 
 
 @contextmanager
-def _shown(corpus: Corpus) -> Iterator[Callable[[Block], None]]:
+def _shown(job: Job, corpus: Corpus) -> Iterator[Callable[[Block], None]]:
     """Progress over the text, with its speed."""
     # The size of compressed text is a guess, which the end must not belie.
-    total, finished = corpus.size(), 0
+    total = corpus.size()
+    names = [path.parent.name for path in job.work.glob(f"*/{RECORD}")]
+    before = finished = sum(read_record(job.work, name)["characters"] for name in names)
     started = time.monotonic()
-    with progress("text, MiB", max(1, total >> 20)) as update:
+    with progress("text, MiB", max(1, total >> 20), min(before, total) >> 20) as update:
 
         def show(block: Block) -> None:
             nonlocal finished
             finished += block.size
-            speed = finished / 1e6 / (time.monotonic() - started)
-            update(min(finished, total - 1) >> 20, f"{speed:.1f} MB/s")
+            update(min(finished, total - 1) >> 20, speed())
+
+        def speed() -> str:
+            return f"{(finished - before) / 1e6 / (time.monotonic() - started):.1f} MB/s"
 
         yield show
-        update(max(1, total >> 20), f"{finished / 1e6 / (time.monotonic() - started):.1f} MB/s")
+        update(max(1, total >> 20), speed())
 
 
 def _sweep(folder: Path) -> None:
