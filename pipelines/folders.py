@@ -6,9 +6,10 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
 
@@ -36,6 +37,30 @@ def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:
         raise BadInputError(
             f"{option} {folder} holds other things ({min(names)}, …); choose an empty or new folder"
         )
+
+
+def check_same(made: Mapping[str, Any], asked: Mapping[str, Any], what: str) -> None:
+    """Refuses to take `what` for the result of a command that asks for something else.
+
+    Args:
+        made: What it was made with.
+        asked: What is asked for, with ``corpus`` and the ``files`` that are there now.
+        what: For the message.
+
+    Raises:
+        BadInputError: Something differs.
+    """
+    different = [key for key in asked if made.get(key) != asked[key]]
+    if different == ["files"]:
+        raise BadInputError(
+            f"{what} was made before the text of {asked['corpus']} changed (other files or sizes);"
+            " remove it, or choose another --out"
+        )
+    if different:
+        details = ", ".join(
+            f"{key} {made.get(key)} (asked: {asked[key]})" for key in different if key != "files"
+        )
+        raise BadInputError(f"{what} was made with {details}; remove it or choose another --out")
 
 
 @contextmanager

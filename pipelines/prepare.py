@@ -29,7 +29,7 @@ from pipelines.data.shards import (
     write_json,
 )
 from pipelines.data.store import LEDGER, TOKENIZER, WORK, Ledger, Store, read_ledger
-from pipelines.folders import exclusive, own
+from pipelines.folders import check_same, exclusive, own
 from pipelines.settings import ArgumentParser, command_parser, parse
 
 JOB = "job.json"
@@ -176,7 +176,7 @@ def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
         _sweep(job.work)
         path = job.work / JOB
         if path.is_file():
-            _check_same(json.loads(path.read_text("utf-8")), note, f"the unfinished {job.store}")
+            check_same(json.loads(path.read_text("utf-8")), note, f"the unfinished {job.store}")
             finished = sum(1 for _ in job.work.glob(f"*/{RECORD}"))
             say(f"{job.store}: going on, {finished} finished block(s)")
         else:
@@ -224,27 +224,13 @@ def _leave_nothing_behind(job: Job, fresh: bool) -> None:
 def _already_there(out: Path, note: dict[str, Any]) -> Ledger:
     ledger = read_ledger(out)
     made = {"corpus": ledger.corpus, "tokenizer": ledger.tokenizer, **ledger.recipe}
-    _check_same({**made, "files": ledger.files}, note, str(out))
+    check_same({**made, "files": ledger.files}, note, str(out))
     Store(out).verify_all()
     with exclusive(out):  # what an interruption after the ledger left
         shutil.rmtree(out / WORK, ignore_errors=True)
         _sweep(out)
     say(f"{out}: already there, {_summary(ledger)}")
     return ledger
-
-
-def _check_same(made: dict[str, Any], asked: dict[str, Any], what: str) -> None:
-    different = [key for key in asked if made.get(key) != asked[key]]
-    if different == ["files"]:
-        raise BadInputError(
-            f"{what} was made before the text of {asked['corpus']} changed (other files or sizes);"
-            " remove it, or choose another --out"
-        )
-    if different:
-        details = ", ".join(
-            f"{key} {made.get(key)} (asked: {asked[key]})" for key in different if key != "files"
-        )
-        raise BadInputError(f"{what} was made with {details}; remove it or choose another --out")
 
 
 def _summary(ledger: Ledger) -> str:

@@ -14,7 +14,7 @@ from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
 from pipelines.data.shards import has_whole_lines, split_document
-from pipelines.folders import own
+from pipelines.folders import check_same, own
 from pipelines.settings import command_parser, parse
 
 # Says what a tokenizer was learned from, so that the same command again finds its work done.
@@ -87,17 +87,9 @@ def train(
             raise BadInputError(
                 f"{out / RECORD} is damaged; remove {out} and learn again"
             ) from None
-        if found == record:
-            say(f"{out}: already there, {vocab_size:,} tokens ({kind})")
-            return
-        different = [key for key in record if found.get(key) != record[key]]
-        if different == ["files"]:
-            raise BadInputError(
-                f"{out} was learned before the text of {corpus.spec} changed (other files or"
-                " sizes); remove it, or choose another --out"
-            )
-        other = ", ".join(f"{key} {found.get(key)}" for key in different if key != "files")
-        raise BadInputError(f"{out} holds a tokenizer made with {other}; choose another --out")
+        check_same(found, record, f"the tokenizer in {out}")
+        say(f"{out}: already there, {vocab_size:,} tokens ({kind})")
+        return
     sentences = Sentences(corpus, language)
     tokenizer = tokenizers.train(kind, sentences, vocab_size, uncased)
     draft = out.with_name(f"{out.name}.tmp")
