@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.store import SPLITS, Ledger, Split
+from pipelines.data.store import SPLITS, Ledger
 
 FILES = ("card.json", "card.md")
+
+_BINS = 40  # powers of two
 
 
 def write(folder: Path, ledger: Ledger) -> None:
@@ -24,13 +26,19 @@ def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
     """Counts, shares and length histograms of a store."""
     splits: dict[str, Any] = {}
     for name in SPLITS:
-        split = Split(folder, name, ledger.splits[name])
-        sentences = np.diff(split.sentence_offsets)
-        documents = np.diff(split.sentence_offsets[split.document_offsets])
+        sentences, documents = np.zeros((2, _BINS), np.int64)
+        for shard in ledger.splits[name]:  # one by one, so that memory does not grow
+            sizes, counts = (
+                np.load(folder / f"{shard.name}.{part}.npy", allow_pickle=False)
+                for part in ("sentences", "documents")
+            )
+            firsts = np.cumsum(counts, dtype=np.int64) - counts
+            sentences += _binned(sizes)
+            documents += _binned(np.add.reduceat(sizes, firsts, dtype=np.int64))
         splits[name] = {
-            "documents": split.documents,
-            "sentences": len(sentences),
-            "tokens": split.tokens,
+            "documents": ledger.total(name, "documents"),
+            "sentences": ledger.total(name, "sentences"),
+            "tokens": ledger.total(name, "tokens"),
             "tokens_per_sentence": _histogram(sentences),
             "tokens_per_document": _histogram(documents),
         }
@@ -50,11 +58,12 @@ def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _histogram(lengths: np.ndarray) -> dict[str, int]:
-    """How many lengths lie in [1, 2), [2, 4), [4, 8), …"""
-    if not len(lengths):
-        return {}
-    counts = np.bincount(np.log2(lengths).astype(np.int64))
+def _binned(lengths: np.ndarray) -> np.ndarray:
+    """How many lengths lie in [1, 2), [2, 4), [4, 8), …; int64 [_BINS]."""
+    return np.bincount(np.log2(lengths).astype(np.int64), minlength=_BINS)
+
+
+def _histogram(counts: np.ndarray) -> dict[str, int]:
     return {f"{1 << power}-{(2 << power) - 1}": int(n) for power, n in enumerate(counts) if n}
 
 
