@@ -11,25 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from bert_jax.errors import BadInputError
+from bert_jax.presets import PRESETS
 
-# Sizes of the paper (base, large) and of the published miniatures:
-# layers, hidden size, attention heads; the feed-forward size is always 4 x hidden.
-_SIZES = {
-    "tiny": (2, 128, 2),
-    "mini": (4, 256, 4),
-    "small": (4, 512, 8),
-    "medium": (8, 512, 8),
-    "base": (12, 768, 12),
-    "large": (24, 1024, 16),
-}
-_VOCABULARY_SIZES = {"": 30_522, "-uncased": 30_522, "-cased": 28_996}
-
-# name -> (vocabulary size, layers, hidden size, attention heads)
-PRESETS: Mapping[str, tuple[int, int, int, int]] = {
-    f"bert-{size}{casing}": (vocabulary, *shape)
-    for size, shape in _SIZES.items()
-    for casing, vocabulary in _VOCABULARY_SIZES.items()
-}
+_SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:
@@ -64,10 +48,11 @@ def _share(section: str, config: Any, names: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network. Sizes left at 0 come from the preset.
+    """The network. Sizes left at 0 come from the preset, or from the model given as ``init``.
 
     Args:
-        preset: bert-tiny, -mini, -small, -medium, -base or -large, each also -cased/-uncased.
+        preset: bert-tiny, -mini, -small, -medium, -base or -large, each also -cased/-uncased, or
+            another published one; bert-base unless given.
         vocab_size: Rows of the token embedding; 0 = the vocabulary of the data.
         hidden_size: Width of the residual stream.
         layers: Encoder layers.
@@ -80,10 +65,12 @@ class ModelConfig:
         gelu: tanh approximation (google-research/bert) or erf (Hugging Face's "gelu").
         layer_norm_epsilon: Added to the variance.
         initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of them).
+        encoder: transformer (BERT), or what BERT is compared with: left-to-right (a transformer
+            whose tokens see only those before them) or lstm (in both directions).
         dtype: Type of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
     """
 
-    preset: str = "bert-base"
+    preset: str = ""
     vocab_size: int = 0
     hidden_size: int = 0
     layers: int = 0
@@ -96,7 +83,13 @@ class ModelConfig:
     gelu: Literal["tanh", "erf"] = "tanh"
     layer_norm_epsilon: float = 1e-12
     initializer_range: float = 0.02
+    encoder: Literal["transformer", "left-to-right", "lstm"] = "transformer"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether every size is stated, none left to a preset or to the model given as init."""
+        return all(getattr(self, size) for size in _SIZE_NAMES)
 
     def resolved(self) -> ModelConfig:
         """This config with every size stated.
@@ -104,11 +97,12 @@ class ModelConfig:
         Raises:
             BadInputError: The preset is unknown or the sizes do not fit each other.
         """
-        if self.preset not in PRESETS:
+        preset = self.preset or "bert-base"
+        if preset not in PRESETS:
             raise BadInputError(
                 f"model.preset {self.preset!r} is unknown; choose one of {', '.join(PRESETS)}"
             )
-        _, layers, hidden_size, heads = PRESETS[self.preset]
+        _, layers, hidden_size, heads = PRESETS[preset]
         hidden_size = self.hidden_size or hidden_size
         full = replace(
             self,
@@ -121,12 +115,40 @@ class ModelConfig:
         _at_least("model", full, 0, "vocab_size")
         _at_least("model", full, 2, "segments")
         _share("model", full, "hidden_dropout attention_dropout")
+        if full.encoder == "lstm" and full.hidden_size % 2:
+            raise BadInputError(
+                f"model.hidden_size {full.hidden_size} cannot be split into the two directions of"
+                " encoder: lstm; use an even number"
+            )
         if full.hidden_size % full.heads:
             raise BadInputError(
                 f"model.hidden_size {full.hidden_size} is not a multiple of"
                 f" model.heads {full.heads}"
             )
         return full
+
+    def started_from(self, other: ModelConfig) -> ModelConfig:
+        """The network `other` with the dropout and precision of this config.
+
+        Raises:
+            BadInputError: A size or preset stated here is another one.
+        """
+        asked = self.resolved() if self.preset else self
+        for size in ("vocab_size", *_SIZE_NAMES):
+            here, there = getattr(asked, size), getattr(other, size)
+            if here not in (0, there):
+                raise BadInputError(
+                    f"model.{size} {here} is not that of the model given as init, {there};"
+                    " leave the network out of the config"
+                )
+        return replace(
+            other,
+            preset=self.preset,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            initializer_range=self.initializer_range,
+            dtype=self.dtype,
+        )
 
     def with_vocabulary(self, size: int) -> ModelConfig:
         """This network for a vocabulary of `size` tokens; a larger ``vocab_size`` is kept.
@@ -301,11 +323,13 @@ class RunConfig:
 
     Args:
         run_dir: Folder of the run; the same folder again resumes it.
+        init: Model to take the network and its weights from, at step 0; empty = fresh weights.
         seed: Decides initial weights, pairs, order, masks and dropout.
         phases: Stretches of the run, in order, as a list of {length, steps, batch_size}.
     """
 
     run_dir: str = ""
+    init: str = ""
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -322,7 +346,8 @@ class RunConfig:
         if not self.run_dir:
             raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
         object.__setattr__(self, "phases", self._resolved_phases())
-        object.__setattr__(self, "model", self.model.resolved())
+        if not self.init or self.model.is_stated:
+            object.__setattr__(self, "model", self.model.resolved())
         every, evaluated = self.checkpoint.every, self.train.eval_every
         if self.checkpoint.keep_best and (not evaluated or every % evaluated):
             raise BadInputError(

@@ -37,7 +37,10 @@ def training_flops(config: ModelConfig, tokens: int, sequences: int, predictions
         predictions: Masked tokens in the batch.
     """
     D, F, L, V = config.hidden_size, config.feed_forward_size, config.layers, config.vocab_size
-    projections = tokens * L * (4 * D * D + 2 * D * F)
-    attention = tokens * L * 2 * D * (tokens / sequences)
+    if config.encoder == "lstm":  # four gates of D / 2, from D and from D / 2, in two directions
+        projections, attention = tokens * L * 6.0 * D * D, 0.0
+    else:
+        projections = tokens * L * (4.0 * D * D + 2.0 * D * F)
+        attention = tokens * L * 2 * D * (tokens / sequences)
     heads = predictions * (D * D + D * V) + sequences * (D * D + 2 * D)
     return 3 * 2 * (projections + attention + heads)

@@ -13,6 +13,7 @@ from jax import Array
 from bert_jax.config import ModelConfig
 from bert_jax.heads import MaskedLanguageHead, NextSentenceHead
 from bert_jax.layers import Embeddings, EncoderLayer, dense, split
+from bert_jax.lstm import LstmLayer, begins
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -27,21 +28,27 @@ def stacked(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
 
 
 class Bert(nnx.Module):
-    """Embeddings and a stack of encoder layers; a pooled vector from the first token."""
+    """Embeddings and a stack of encoder layers; a pooled vector from the first token.
+
+    ``encoder: lstm`` and ``left-to-right`` are what the paper compares itself with; they share
+    everything but the layers or the direction of attention.
+    """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the network; `config` must state every size (`ModelConfig.resolved`)."""
         D = config.hidden_size
         self.embeddings = Embeddings(config, rngs)
-        self.layers = stacked(lambda r: EncoderLayer(config, r), config.layers, rngs)
+        layer = LstmLayer if config.encoder == "lstm" else EncoderLayer
+        self.layers = stacked(lambda r: layer(config, r), config.layers, rngs)
         self.pooler = dense(config, "BKD,DE->BKE", (D, D), (D,), rngs)
         self.depth = config.layers
+        self.encoder = config.encoder
 
     def __call__(
         self,
         token_ids: Array,
         segment_ids: Array,
-        mask: Array,
+        sequence_ids: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
     ) -> Array:
@@ -50,20 +57,41 @@ class Bert(nnx.Module):
         Args:
             token_ids: int [B, T].
             segment_ids: int [B, T].
-            mask: bool [B, T or 1, S]: which tokens S a token T sees.
+            sequence_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
             key: For dropout; None for none.
-            position_ids: int [B, T]; None counts from 0 in each row.
+            position_ids: int [B, T], for rows of several sequences; None counts from 0 in each row.
+        """
+        return self.hidden_states(token_ids, segment_ids, sequence_ids, key, position_ids)[0]
+
+    def hidden_states(
+        self,
+        token_ids: Array,
+        segment_ids: Array,
+        sequence_ids: Array,
+        key: Array | None = None,
+        position_ids: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """The last layer's hidden states [B, T, D] and the inputs of all layers [L, B, T, D].
+
+        The first of the inputs are the embeddings. Arguments are as in `__call__`; what a program
+        does not use of the result is not kept.
         """
         embedding_key, layers_key = split(key, 2)
         x = self.embeddings(token_ids, segment_ids, embedding_key, position_ids)
+        packed = position_ids is not None
+        context = (
+            begins(sequence_ids)
+            if self.encoder == "lstm"
+            else sees(sequence_ids, packed, self.encoder == "left-to-right")
+        )
         layer, arrays = nnx.split(self.layers)
         keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
 
-        def apply(x: Array, this: tuple[nnx.State, Array | None]) -> tuple[Array, None]:
+        def apply(x: Array, this: tuple[nnx.State, Array | None]) -> tuple[Array, Array]:
             arrays, key = this
-            return nnx.merge(layer, arrays)(x, mask, key), None
+            return nnx.merge(layer, arrays)(x, context, key), x
 
-        return jax.lax.scan(apply, x, (arrays, keys))[0]
+        return jax.lax.scan(apply, x, (arrays, keys))
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].
@@ -79,12 +107,15 @@ class Bert(nnx.Module):
         return jnp.tanh(self.pooler(first))
 
 
-def sees(sequence_ids: Array, packed: bool) -> Array:
+def sees(sequence_ids: Array, packed: bool, left_to_right: bool = False) -> Array:
     """Which tokens see which, bool [B, T or 1, S]: their own sequence, never padding (id 0)."""
-    there = sequence_ids[:, None, :] > 0
-    if not packed:
-        return there
-    return there & (sequence_ids[:, :, None] == sequence_ids[:, None, :])
+    mask = sequence_ids[:, None, :] > 0
+    if packed:
+        mask = mask & (sequence_ids[:, :, None] == sequence_ids[:, None, :])
+    if left_to_right:
+        T = sequence_ids.shape[1]
+        mask = mask & jnp.tril(jnp.ones((1, T, T), bool))
+    return mask
 
 
 class PretrainingLogits(NamedTuple):
@@ -107,7 +138,7 @@ class BertForPreTraining(nnx.Module):
         self,
         token_ids: Array,
         segment_ids: Array,
-        mask: Array,
+        sequence_ids: Array,
         mlm_positions: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
@@ -118,13 +149,13 @@ class BertForPreTraining(nnx.Module):
         Args:
             token_ids: int [B, T].
             segment_ids: int [B, T].
-            mask: bool [B, T or 1, S]: which tokens S a token T sees.
+            sequence_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
             mlm_positions: int [B, P]: where tokens are predicted.
             key: For dropout; None for none.
-            position_ids: int [B, T]; None counts from 0 in each row.
+            position_ids: int [B, T], for rows of several sequences; None counts from 0 in each row.
             cls_positions: int [B, K]: where sequences begin; None is one at 0.
         """
-        hidden = self.bert(token_ids, segment_ids, mask, key, position_ids)
+        hidden = self.bert(token_ids, segment_ids, sequence_ids, key, position_ids)
         predicted = jnp.take_along_axis(hidden, mlm_positions[..., None], axis=1)
         return PretrainingLogits(
             mlm=self.mlm(predicted, self.bert.embeddings.token[...]),

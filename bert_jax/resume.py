@@ -11,6 +11,7 @@ from bert_jax.errors import BadInputError
 # Whatever is not listed here and not a digest of the data may change; it is printed.
 _FIXED = {
     "seed",
+    "init",
     "data.mlm_probability",
     "data.max_predictions",
     "data.short_seq_prob",
@@ -27,6 +28,7 @@ _FIXED = {
     "model.segments",
     "model.gelu",
     "model.layer_norm_epsilon",
+    "model.encoder",
     "optimizer.recipe",
 }
 # Follow from other keys, or say only where things are: not worth a line.

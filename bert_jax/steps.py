@@ -20,7 +20,7 @@ from jax import Array
 
 from bert_jax.config import RunConfig
 from bert_jax.losses import Tally, cross_entropy
-from bert_jax.model import PretrainingLogits, sees
+from bert_jax.model import PretrainingLogits
 from bert_jax.optim import learning_rate, optimizer
 from bert_jax.state import Params, TrainState, define
 
@@ -81,14 +81,13 @@ class Steps:
 
     def logits(self, params: Params, batch: DeviceBatch, key: Array | None) -> PretrainingLogits:
         """Runs the network on a batch."""
-        position_ids = batch.get("position_ids")
         return nnx.merge(self.model, params)(
             batch["token_ids"],
             batch["segment_ids"],
-            sees(batch["sequence_ids"], packed=position_ids is not None),
+            batch["sequence_ids"],
             batch["mlm_positions"],
             key,
-            position_ids,
+            batch.get("position_ids"),
             batch.get("cls_positions"),
         )
 

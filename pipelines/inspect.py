@@ -12,8 +12,9 @@ import jax
 
 from bert_jax import parallel
 from bert_jax.checkpoint import digest, named_leaves
-from bert_jax.config import PRESETS, ModelConfig, as_dict
+from bert_jax.config import ModelConfig, as_dict
 from bert_jax.errors import BadArgumentsError
+from bert_jax.presets import PRESETS
 from bert_jax.state import Params, init_params, parameter_count
 from pipelines import cli
 from pipelines.model import open_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import nnx
 
 from bert_jax.config import ModelConfig
 from bert_jax.layers import Attention, dropout
+from bert_jax.lstm import LstmLayer, begins
 from bert_jax.model import BertForPreTraining, PretrainingLogits
 from bert_jax.state import init_params, parameter_count
 
@@ -37,6 +39,7 @@ def small() -> ModelConfig:
 
 
 Forward = Callable[..., PretrainingLogits]
+Encoder = Literal["transformer", "left-to-right", "lstm"]
 
 
 def compiled(config: ModelConfig) -> Forward:
@@ -54,8 +57,8 @@ def inputs(seed: int = 0) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(seed)
     token_ids = jnp.array(rng.integers(5, V, (B, T)))
     segment_ids = jnp.array(np.arange(T) > 6).astype(jnp.int32)[None].repeat(B, 0)
-    mask = jnp.array(np.arange(T) < np.array([[T], [T - 4]]))[:, None]
-    return token_ids, segment_ids, mask, jnp.array([[1, 4, 7], [2, 3, 0]])
+    sequence_ids = jnp.array(np.arange(T) < np.array([[T], [T - 4]])).astype(jnp.int32)
+    return token_ids, segment_ids, sequence_ids, jnp.array([[1, 4, 7], [2, 3, 0]])
 
 
 @pytest.mark.parametrize(
@@ -75,41 +78,74 @@ def test_logits_have_the_documented_shapes(model: Forward) -> None:
     assert logits.nsp.shape == (B, 1, 2)
 
 
+@pytest.mark.parametrize("encoder", ["transformer", "lstm"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtypes_are_those_of_the_policy(small: ModelConfig, dtype: str) -> None:
-    model = BertForPreTraining(replace(small, dtype=dtype), nnx.Rngs(0))
+def test_dtypes_are_those_of_the_policy(small: ModelConfig, dtype: str, encoder: Encoder) -> None:
+    config = replace(small, dtype=dtype, encoder=encoder, hidden_size=2 * D)
+    model = BertForPreTraining(config, nnx.Rngs(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
     # Under strict promotion no operation widens or narrows a type by accident.
     with jax.numpy_dtype_promotion("strict"):
         logits = jax.eval_shape(model, *inputs(), jax.random.key(0))
         hidden = jax.eval_shape(model.bert, *inputs()[:3])
     assert (logits.mlm.dtype, logits.nsp.dtype) == (jnp.float32, jnp.float32)
-    assert (hidden.dtype, hidden.shape) == (jnp.dtype(dtype), (B, T, D))
+    assert (hidden.dtype, hidden.shape) == (jnp.dtype(dtype), (B, T, 2 * D))
 
 
 def close(first: PretrainingLogits, second: PretrainingLogits) -> bool:
     return all(np.allclose(a, b, atol=2e-5) for a, b in zip(first, second, strict=True))
 
 
-def test_padding_does_not_matter(model: Forward) -> None:
+@pytest.mark.parametrize("encoder", ["transformer", "left-to-right", "lstm"])
+def test_padding_does_not_matter(small: ModelConfig, encoder: Encoder) -> None:
+    model = compiled(replace(small, encoder=encoder, hidden_size=2 * D))
     token_ids, segment_ids, mask, positions = inputs()
     other = token_ids.at[1, T - 4 :].set(7)
     whole = model(token_ids, segment_ids, mask, positions)
     assert close(whole, model(other, segment_ids, mask, positions))
     cut = slice(0, T - 4)
-    short = model(token_ids[1:, cut], segment_ids[1:, cut], mask[1:, :, cut], positions[1:])
+    short = model(token_ids[1:, cut], segment_ids[1:, cut], mask[1:, cut], positions[1:])
     assert np.allclose(short.mlm[0], whole.mlm[1], atol=2e-5)
 
 
-def test_every_token_sees_both_sides(model: Forward) -> None:
+@pytest.mark.parametrize("encoder", ["transformer", "left-to-right", "lstm"])
+def test_every_token_sees_the_sides_it_should(small: ModelConfig, encoder: Encoder) -> None:
+    model = compiled(replace(small, encoder=encoder, hidden_size=2 * D))
     token_ids, segment_ids, mask, _ = inputs()
     at = jnp.full((B, 1), 6)
     before = model(token_ids, segment_ids, mask, at).mlm
     for place in (5, 7):
         changed = token_ids.at[0, place].add(1)
         after = model(changed, segment_ids, mask, at).mlm
-        assert not np.allclose(before[0], after[0], atol=1e-3)
+        unseen = encoder == "left-to-right" and place == 7
+        assert np.allclose(before[0], after[0], atol=1e-3) == unseen
         assert np.allclose(before[1], after[1], atol=1e-5)
+
+
+def test_the_lstm_is_the_textbook_recurrence(small: ModelConfig) -> None:
+    layer = LstmLayer(replace(small, hidden_size=2 * D), nnx.Rngs(3))
+    x = np.random.default_rng(0).normal(size=(1, T, 2 * D)).astype(np.float32)
+    ids = np.array([[1] * 5 + [2] * 6 + [0] * 2])
+    kernel, bias = (np.array(part[...]) for part in (layer.input.kernel, layer.input.bias))
+    assert (bias[:, 1] == 1).all()
+    assert (bias[:, [0, 2, 3]] == 0).all()
+    expected = np.zeros((T, 2, D))
+    for direction, order in enumerate((range(T), reversed(range(T)))):
+        before = None
+        for t in order:
+            if ids[0, t] != before:
+                hidden, cell = np.zeros(D), np.zeros(D)
+            recurrent = np.array(layer.recurrent[...])[direction]
+            gates = np.einsum("D,DGH->GH", x[0, t], kernel[:, direction]) + bias[direction]
+            gates = gates + np.einsum("H,HGE->GE", hidden, recurrent)
+            enter, forget, leave = 1 / (1 + np.exp(-gates[[0, 1, 3]]))
+            cell = forget * cell + enter * np.tanh(gates[2])
+            hidden = leave * np.tanh(cell)
+            expected[t, direction], before = hidden, ids[0, t]
+    total = x[0] + expected.reshape(T, 2 * D)
+    normed = (total - total.mean(1, keepdims=True)) / total.std(1, keepdims=True)
+    found = jax.jit(layer, static_argnums=2)(jnp.array(x), begins(jnp.array(ids)), None)[0]
+    assert np.allclose(found, normed, atol=1e-5)
 
 
 def test_position_segment_and_order_matter(model: Forward) -> None:
