@@ -22,6 +22,7 @@ OWNERS = {
     "sentencepiece": {"pipelines/data/tokenizer.py"},
     "tokenizers": {"pipelines/data/tokenizer.py"},
     "tensorboardX": {"bert_jax/metrics.py"},
+    "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
     "grain": {"pipelines/data/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
     "optax": {"bert_jax/optim.py", "bert_jax/state.py", "bert_jax/steps.py"},
