@@ -67,7 +67,13 @@ class BatchShape:
 
 
 class TrainingData(Protocol):
-    """Where the loop gets its batches; `rows` are this process's rows of the global batch."""
+    """Where the loop gets its batches; `rows` are this process's rows of the global batch.
+
+    Attributes:
+        digests: By which a resumed run knows its data again.
+    """
+
+    digests: dict[str, str]
 
     def shape(self, length: int, batch_size: int) -> BatchShape:
         """Of the batches of a phase."""

@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import Array
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
+from bert_jax.fingerprints import checksums
 from bert_jax.parallel import any_process
 from bert_jax.state import Params, TrainState
 
@@ -49,8 +48,11 @@ class Meta:
         step: Updates done.
         tokens: Trained on so far, without padding.
         seconds: Spent on training so far, over all restarts.
-        config: Of the run, resolved.
+        config: Of the run, resolved; of converted weights only the section ``model``.
         data: Digests that the data must have.
+        architecture: Of the network with its heads, by Hugging Face's name.
+        labels: Names of the classes of a task head.
+        parts: Of the parameters (see `convert`) those that are there; empty = as in pre-training.
     """
 
     step: int = 0
@@ -58,6 +60,9 @@ class Meta:
     seconds: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    architecture: str = "BertForPreTraining"
+    labels: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
 
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
@@ -74,40 +79,6 @@ _NOT_DAMAGE = (
 
 class DamagedError(Exception):
     """A checkpoint cannot be read, or is not what was saved."""
-
-
-def checksums(tree: Any) -> dict[str, Array]:
-    """uint32 [2] per array: sums of its bit patterns with odd weights that depend on the place.
-
-    Computed where the array lives, whole or in pieces: sums of integers do not depend on the order,
-    so the same array has the same sums on any mesh. An odd weight makes every single changed bit
-    change the sum.
-    """
-    return {name: _checksum(array) for name, array in named_leaves(tree)}
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree with names such as ``bert/pooler/bias``."""
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in named]
-
-
-def _checksum(array: Array) -> Array:
-    words = jax.lax.bitcast_convert_type(array.reshape(-1), f"uint{8 * array.dtype.itemsize}")
-    words = words.astype(jnp.uint32)
-    place = jax.lax.iota(jnp.uint32, words.size)
-    weights = (2 * place + 1, (place * jnp.uint32(2654435761)) | 1)
-    return jnp.stack([jnp.sum(words * weight, dtype=jnp.uint32) for weight in weights])
-
-
-def digest(params: Params) -> str:
-    """SHA-256 of the parameters: names, shapes, dtypes and values; the same on any mesh."""
-    total = hashlib.sha256()
-    for name, leaf in named_leaves(params):
-        array = np.asarray(leaf)
-        total.update(f"{name} {array.shape} {array.dtype}\n".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
 
 
 class Checkpoints:
@@ -259,6 +230,17 @@ class Checkpoints:
             ) from error
 
 
+def save_params(run_dir: Path, params: Params, meta: Meta) -> None:
+    """Saves parameters alone, as a checkpoint that can be used but not trained on."""
+    sums = {name: pair.tolist() for name, pair in _checksums_of({"params": params}).items()}
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        meta=ocp.args.JsonSave(_signed(asdict(meta) | {"checksums": sums})),
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(run_dir.absolute() / FOLDER / str(meta.step), args=items)
+
+
 def newest_params(
     run_dir: Path, define: Callable[[Meta], Params], step: int | None = None
 ) -> tuple[Params, Meta]:
@@ -289,6 +271,17 @@ def newest_params(
             continue
         return arrays["params"], meta
     raise BadInputError(f"{run_dir} holds no checkpoint that can be used")
+
+
+def newest_meta(run_dir: Path) -> Meta | None:
+    """What was saved beside the newest checkpoint whose note can be read; None without any."""
+    folder = run_dir.absolute() / FOLDER
+    for step in _newest_first(folder):
+        try:
+            return read_meta(folder / str(step))[0]
+        except DamagedError:
+            continue
+    return None
 
 
 def read_meta(folder: Path) -> tuple[Meta, dict[str, list[int]]]:

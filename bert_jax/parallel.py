@@ -131,15 +131,19 @@ class Layout:
         first, per_device = mine.index(True), batch_size // count
         return slice(first * per_device, (first + sum(mine)) * per_device)
 
-    def replicate(self, make: Callable[[], Any]) -> Any:
+    def replicate(self, make: Callable[..., Any], *arguments: Any) -> Any:
         """What `make` returns, computed on every device."""
-        return jax.jit(make, out_shardings=self.replicated)()
+        return jax.jit(make, out_shardings=self.replicated)(*arguments)
 
     def abstract_state(self, make: Callable[[], Any]) -> Any:
         """Shapes, dtypes and shardings of what `replicate` would give."""
+        return self.abstract(jax.eval_shape(make))
+
+    def abstract(self, tree: Any) -> Any:
+        """The shapes and dtypes of a tree, with the sharding of what is on every device."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated),
-            jax.eval_shape(make),
+            tree,
         )
 
     def place(self, arrays: Arrays) -> DeviceBatch:

@@ -55,6 +55,11 @@ def changes(
         BadInputError: Network, data or seed differ, or the length or batch size of any step that
             both have; or the config ends before `step`.
     """
+    if "phases" not in old:
+        raise BadInputError(
+            f"{new['run_dir']} holds converted weights, not a run; give it as --init, and another"
+            " run_dir"
+        )
     was, now = flatten(old), flatten(new)
     asked = sum(phase["steps"] for phase in new["phases"])
     if asked < step:

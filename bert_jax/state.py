@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,9 @@ class TrainState:
     opt_state: optax.OptState
 
 
+Begin = Callable[[], TrainState]
+
+
 def define(config: ModelConfig) -> nnx.GraphDef[BertForPreTraining]:
     """The network without its arrays; `nnx.merge` with parameters makes it callable."""
     return nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
@@ -46,8 +50,12 @@ def init_params(config: ModelConfig, seed: int) -> Params:
 def init_state(
     config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
+    """The state before the first update, with fresh parameters."""
+    return new_state(optimizer, init_params(config, seed))
+
+
+def new_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
     """The state before the first update."""
-    params = init_params(config, seed)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

@@ -45,11 +45,26 @@ class Objectives:
 jax.tree_util.register_dataclass(Objectives)
 
 
-def objectives(logits: PretrainingLogits, batch: DeviceBatch) -> Objectives:
+def objectives(found: PretrainingLogits, batch: DeviceBatch) -> Objectives:
     """Losses and accuracies of a batch, as sums."""
     return Objectives(
-        mlm=cross_entropy(logits.mlm, batch["mlm_targets"], batch["mlm_weights"]),
-        nsp=cross_entropy(logits.nsp, batch["nsp_labels"], batch["nsp_weights"]),
+        mlm=cross_entropy(found.mlm, batch["mlm_targets"], batch["mlm_weights"]),
+        nsp=cross_entropy(found.nsp, batch["nsp_labels"], batch["nsp_weights"]),
+    )
+
+
+def forward(
+    model: nnx.GraphDef, params: Params, batch: DeviceBatch, key: Array | None
+) -> PretrainingLogits:
+    """Runs a network (see `state.define`) on a batch."""
+    return nnx.merge(model, params)(
+        batch["token_ids"],
+        batch["segment_ids"],
+        batch["sequence_ids"],
+        batch["mlm_positions"],
+        key,
+        batch.get("position_ids"),
+        batch.get("cls_positions"),
     )
 
 
@@ -77,18 +92,6 @@ class Steps:
             optimizer=optimizer(config.optimizer),
             learning_rate=learning_rate(config.optimizer, config.steps),
             seed=config.seed,
-        )
-
-    def logits(self, params: Params, batch: DeviceBatch, key: Array | None) -> PretrainingLogits:
-        """Runs the network on a batch."""
-        return nnx.merge(self.model, params)(
-            batch["token_ids"],
-            batch["segment_ids"],
-            batch["sequence_ids"],
-            batch["mlm_positions"],
-            key,
-            batch.get("position_ids"),
-            batch.get("cls_positions"),
         )
 
     def train(
@@ -119,7 +122,7 @@ class Steps:
         nsp_count = reduce(jnp.sum(batch["nsp_weights"]))
 
         def loss(params: Params) -> tuple[Array, Objectives]:
-            found = objectives(self.logits(params, batch, key), batch)
+            found = objectives(forward(self.model, params, batch, key), batch)
             # Without a single label (masked language model alone) the second term is 0.
             return found.mlm.loss / mlm_count + found.nsp.loss / jnp.maximum(nsp_count, 1), found
 
@@ -138,7 +141,7 @@ class Steps:
         self, params: Params, batch: DeviceBatch, reduce: Reduce = unreduced
     ) -> Objectives:
         """Sums over a batch, without dropout."""
-        return reduce(objectives(self.logits(params, batch, None), batch))
+        return reduce(objectives(forward(self.model, params, batch, None), batch))
 
 
 def means(found: Objectives) -> Metrics:

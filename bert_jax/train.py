@@ -18,7 +18,7 @@ from bert_jax.errors import PreemptedError
 from bert_jax.evaluate import evaluate
 from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout
-from bert_jax.state import TrainState, init_state, parameter_count
+from bert_jax.state import Begin, TrainState, init_state, parameter_count
 from bert_jax.steps import DeviceBatch, Steps, means
 from bert_jax.stop import StopRequests
 
@@ -27,7 +27,7 @@ class Trainer:
     """One sitting of a run: from its newest checkpoint to its end, or to a request to stop."""
 
     def __init__(
-        self, config: RunConfig, layout: Layout, data: TrainingData, digests: dict[str, str]
+        self, config: RunConfig, layout: Layout, data: TrainingData, begin: Begin | None = None
     ) -> None:
         """Restores the run, or begins it.
 
@@ -35,19 +35,20 @@ class Trainer:
             config: Of the run; ``model.vocab_size`` must be set.
             layout: Where it runs.
             data: What it learns from.
-            digests: Of the data, which a resumed run must find again.
+            begin: What a new run begins with; None is fresh weights.
 
         Raises:
             BadInputError: The run began with other settings, or a batch cannot be split.
         """
-        self.config, self.layout, self.data, self.digests = config, layout, data, digests
+        self.config, self.layout, self.data = config, layout, data
         for phase in config.phases:
             layout.rows(phase.batch_size)
         run_dir, self.steps = Path(config.run_dir), Steps.of(config)
         self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         make = partial(init_state, config.model, self.steps.optimizer, config.seed)
         restored = self.checkpoints.restore(layout.abstract_state(make), self._check)
-        self.state: TrainState = restored[0] if restored else layout.replicate(make)
+        begin = begin or partial(layout.replicate, make)
+        self.state: TrainState = restored[0] if restored else begin()
         meta = restored[1] if restored else Meta()
         self.step = meta.step
         self.eval_step = layout.eval_step(self.steps)
@@ -94,7 +95,7 @@ class Trainer:
     def _check(self, meta: Meta) -> None:
         """Refuses to resume a different run; prints what is different and allowed."""
         new = as_dict(self.config)
-        for line in resume.changes(meta.config, new, meta.data, self.digests, meta.step):
+        for line in resume.changes(meta.config, new, meta.data, self.data.digests, meta.step):
             say(f"changed since step {meta.step:,}: {line}")
 
     def _phases(self) -> Iterator[tuple[Phase, int, int]]:
@@ -141,8 +142,8 @@ class Trainer:
             return
         self.log.settle()
         # The metrics are from before the update; what it made of the state is not known yet.
-        after = means(self.eval_step(self.state.params, batch))
-        self.log.check_finite(self.step, jax.device_get(after))
+        after = jax.device_get(means(self.eval_step(self.state.params, batch)))
+        self.log.check_finite(self.step, after)
         tokens, seconds = self.log.tokens, self.log.seconds
-        meta = Meta(self.step, tokens, seconds, as_dict(self.config), self.digests)
+        meta = Meta(self.step, tokens, seconds, as_dict(self.config), self.data.digests)
         self.checkpoints.save(self.state, meta, eval_loss)

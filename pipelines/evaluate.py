@@ -11,31 +11,33 @@ import numpy as np
 
 from bert_jax import parallel
 from bert_jax.batch import Batch
+from bert_jax.config import DataConfig, Phase, RunConfig
 from bert_jax.console import progress
-from bert_jax.errors import BadInputError
+from bert_jax.convert import MLM, NSP, parts
+from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.evaluate import evaluate
 from bert_jax.steps import Steps
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Split, Store
-from pipelines.model import Model, open_model
+from pipelines.model import MODEL_HELP, Model, open_model
 from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = command_parser("evaluate", "Measures a model on all held-out text of a store.")
-    parser.add_argument("model", metavar="MODEL", help="run folder or RUN/checkpoints/STEP")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--store", help="another store than the one it was trained on")
+    parser.add_argument(
+        "--length", type=int, help="of the sequences (default: of the run's last phase, or 128)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, argv)
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices())
     model = open_model(Path(options.model), layout)
-    store = Path(options.store or model.config.data.store)
-    if not options.store and not store.exists():
-        raise BadInputError(f"the store of the run, {store}, is not here; say where: --store DIR")
-    found = measure(model, Store(store), layout)
+    found = measure(model, Store(_store(options.store, model)), layout, options.length)
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return
@@ -45,7 +47,20 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value:.4f}")  # noqa: T201
 
 
-def measure(model: Model, store: Store, layout: parallel.Layout) -> dict[str, Any]:
+def _store(given: str | None, model: Model) -> Path:
+    if given:
+        return Path(given)
+    if model.run is None:
+        raise BadArgumentsError(f"{model.path} was not trained here; give --store DIR")
+    store = Path(model.run.data.store)
+    if not store.exists():
+        raise BadInputError(f"the store of the run, {store}, is not here; say where: --store DIR")
+    return store
+
+
+def measure(
+    model: Model, store: Store, layout: parallel.Layout, length: int | None = None
+) -> dict[str, Any]:
     """Losses and accuracies over every held-out pair, beside what knows no context.
 
     ``constant_guess_accuracy`` is that of always naming the most frequent of the tokens to be
@@ -54,23 +69,23 @@ def measure(model: Model, store: Store, layout: parallel.Layout) -> dict[str, An
     Raises:
         BadInputError: Model and store do not fit, or nothing is held out.
     """
-    tokenizer = store.tokenizer
-    if tokenizer.digest != model.meta.data["tokenizer"]:
+    tokenizer, own = store.tokenizer, model.tokenizer()
+    if tokenizer.digest != own.digest:
         raise BadInputError(
             f"{store.folder} was made with another tokenizer than the model"
-            f" ({tokenizer.digest[:12]}, model {model.meta.data['tokenizer'][:12]});"
-            " prepare the text again with --tokenizer RUN/tokenizer"
+            f" ({tokenizer.digest[:12]}, model {own.digest[:12]});"
+            f" prepare the text again with --tokenizer {model.path}"
         )
     store.verify("heldout")
-    phase = model.config.phases[-1]
+    config, length = _plan(model, length)
     count = len(layout.devices)
-    batch_size = -(-phase.batch_size // count) * count
-    data = PretrainingData(store, model.config)
+    batch_size = -(-config.phases[-1].batch_size // count) * count
+    data = PretrainingData(store, config)
     targets = np.zeros(tokenizer.vocab_size, np.int64)
-    total = data.heldout_batches(phase.length, batch_size)
-    batches = _counted(data.heldout(phase.length, batch_size), targets, total)
-    step = layout.eval_step(Steps.of(model.config))
-    found = evaluate(step, layout, model.params, batches)
+    total = data.heldout_batches(length, batch_size)
+    batches = _counted(data.heldout(length, batch_size), targets, total)
+    step = layout.eval_step(Steps.of(config))
+    found = evaluate(step, layout, model.pretraining_params(layout, MLM), batches)
     if not found:
         raise BadInputError(
             f"{store.folder} holds out fewer than two documents; prepare with a larger --heldout"
@@ -80,8 +95,31 @@ def measure(model: Model, store: Store, layout: parallel.Layout) -> dict[str, An
         "constant_guess_accuracy": float(targets.max() / targets.sum()),
         "unigram_entropy": entropy(_frequencies(split, tokenizer.vocab_size)),
         "tokens": split.tokens,
-        "step": model.meta.step,
+        "step": model.step,
     }
+
+
+def _plan(model: Model, length: int | None) -> tuple[RunConfig, int]:
+    """How batches are made: as in training; weights from elsewhere take BERT's defaults.
+
+    Raises:
+        BadArgumentsError: The model takes no sequences of that length.
+    """
+    most = model.network.max_positions
+    if length is not None and not 5 <= length <= most:
+        raise BadArgumentsError(f"--length must be from 5 to {most}, not {length}")
+    if model.run is not None:
+        return model.run, length or model.run.phases[-1].length
+    # Without a next sentence head there is nothing to ask of pairs.
+    pairs = NSP in parts(model.weights.params)
+    length = length or min(128, most)
+    config = RunConfig(
+        run_dir=str(model.path),
+        data=DataConfig(objective="nsp" if pairs else "mlm"),
+        model=model.network,
+        phases=(Phase(length, steps=1, batch_size=32),),
+    )
+    return config, length
 
 
 def entropy(counts: np.ndarray) -> float:

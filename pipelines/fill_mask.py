@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,31 @@ import jax
 import numpy as np
 
 from bert_jax import parallel
+from bert_jax.config import ModelConfig
+from bert_jax.convert import MLM
 from bert_jax.errors import BadArgumentsError
-from bert_jax.steps import Steps
+from bert_jax.state import Params, define
+from bert_jax.steps import forward
 from pipelines import cli
 from pipelines.data.tokenizer import Tokenizer
-from pipelines.model import Model, open_model
+from pipelines.model import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = command_parser("fill-mask", "Ranks the tokens that could stand in place of [MASK].")
-    parser.add_argument("model", metavar="MODEL", help="run folder or RUN/checkpoints/STEP")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("text", metavar="TEXT", help='such as "Paris is the [MASK] of France."')
     parser.add_argument("--top-k", type=int, default=5, help="answers for each mask")
     parser.add_argument("--json", action="store_true", help="print one JSON list per mask")
     options = parse(parser, argv)
     parallel.enable_compilation_cache()
     parallel.devices()
-    model = open_model(Path(options.model), parallel.Layout(jax.local_devices()[:1]))
-    found = fill_mask(model, model.tokenizer(), options.text, options.top_k)
+    layout = parallel.Layout(jax.local_devices()[:1])
+    model = open_model(Path(options.model), layout)
+    params = model.pretraining_params(layout, MLM)
+    found = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return
@@ -42,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def fill_mask(
-    model: Model, tokenizer: Tokenizer, text: str, top_k: int
+    params: Params, network: ModelConfig, tokenizer: Tokenizer, text: str, top_k: int
 ) -> list[list[dict[str, Any]]]:
     """The `top_k` most probable tokens for every mask of a text, best first.
 
@@ -62,7 +68,7 @@ def fill_mask(
     positions = [place for place, token in enumerate(ids) if token == tokenizer.mask_id]
     if not positions:
         raise BadArgumentsError(f"there is no [MASK] in {text!r}")
-    longest = model.config.model.max_positions
+    longest = network.max_positions
     if len(ids) > longest:
         raise BadArgumentsError(f"the text has {len(ids)} tokens, the model takes {longest}")
     arrays = {
@@ -72,12 +78,12 @@ def fill_mask(
         "mlm_positions": np.array([positions], np.int32),
     }
     batch = jax.device_put(arrays)
-    logits = jax.jit(Steps.of(model.config).logits)(model.params, batch, None).mlm[0]
-    probabilities = np.asarray(jax.nn.softmax(logits))[:, : tokenizer.vocab_size]
-    found = []
+    found = jax.jit(partial(forward, define(network)))(params, batch, None).mlm[0]
+    probabilities = np.asarray(jax.nn.softmax(found))[:, : tokenizer.vocab_size]
+    answers = []
     for place, row in zip(positions, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top_k]
-        found.append(
+        answers.append(
             [
                 {
                     "token": tokenizer.decode([token]),
@@ -88,7 +94,7 @@ def fill_mask(
                 for token in best
             ]
         )
-    return found
+    return answers
 
 
 def _filled(tokenizer: Tokenizer, ids: list[int], place: int, token: int) -> str:

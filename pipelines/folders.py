@@ -13,6 +13,10 @@ from typing import Any
 
 from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
 
+# In a run folder.
+RUN_CONFIG = "config.yaml"
+RUN_TOKENIZER = "tokenizer"
+
 
 def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:
     """Refuses to write into a folder that holds other things.

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from bert_jax import parallel
-from bert_jax.checkpoint import digest, named_leaves
 from bert_jax.config import ModelConfig, as_dict
+from bert_jax.convert import abstract_params
 from bert_jax.errors import BadArgumentsError
+from bert_jax.fingerprints import digest, named_leaves
+from bert_jax.flops import training_flops
 from bert_jax.presets import PRESETS
-from bert_jax.state import Params, init_params, parameter_count
+from bert_jax.state import Params, parameter_count
 from pipelines import cli
-from pipelines.model import open_model
+from pipelines.model import MODEL_HELP, open_model
 from pipelines.settings import command_parser, nearest, parse
+
+_LENGTHS = (128, 512)  # of the paper's two phases
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = command_parser("inspect", "Shows what a model consists of.")
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="run folder or RUN/checkpoints/STEP"
-    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--preset", metavar="NAME", help="such as bert-base, instead of MODEL")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, argv)
@@ -38,34 +41,40 @@ def main(argv: Sequence[str]) -> None:
         return
     for name, leaf in named_leaves(params):
         print(f"{name:48} {leaf.dtype!s:10} {leaf.shape}")  # noqa: T201
-    for name in ("parameters", "step", "digest"):
+    for name in ("architecture", "parameters", "step", "digest"):
         value = found[name]
         print(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value or '-'}")  # noqa: T201
+    for length, flops in found["training_flops_per_token"].items():
+        print(f"training takes {flops:.4g} FLOPs per token at length {length}")  # noqa: T201
 
 
 def _preset(name: str) -> tuple[dict[str, Any], Params]:
     if name not in PRESETS:
         raise BadArgumentsError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
     config = ModelConfig(preset=name, vocab_size=PRESETS[name][0]).resolved()
-    params = jax.eval_shape(partial(init_params, config, 0))
-    return _found(params, None, None, {"model": config.__dict__}), params
+    params = abstract_params(config)
+    found = _found(params, config, "BertForPreTraining")
+    return found | {"digest": None, "step": None, "config": {"model": asdict(config)}}, params
 
 
 def _model(path: Path) -> tuple[dict[str, Any], Params]:
     parallel.devices()
     model = open_model(path, parallel.Layout(jax.local_devices()[:1]))
-    config = as_dict(model.config)
-    return _found(model.params, digest(model.params), model.meta.step, config), model.params
+    params, network = model.weights.params, model.network
+    config = as_dict(model.run) if model.run else {"model": asdict(network)}
+    found = _found(params, network, model.weights.architecture)
+    return found | {"digest": digest(params), "step": model.step, "config": config}, params
 
 
-def _found(
-    params: Params, sha256: str | None, step: int | None, config: dict[str, Any]
-) -> dict[str, Any]:
+def _found(params: Params, network: ModelConfig, architecture: str) -> dict[str, Any]:
+    lengths = [length for length in _LENGTHS if length <= network.max_positions]
     return {
+        "architecture": architecture,
         "parameters": parameter_count(params),
-        "digest": sha256,
-        "step": step,
-        "config": config,
+        "training_flops_per_token": {
+            length: training_flops(network, length, 1, math.ceil(0.15 * length)) / length
+            for length in lengths or [network.max_positions]
+        },
     }
 
 

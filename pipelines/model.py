@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from bert_jax.checkpoint import FOLDER, Meta, newest_params
-from bert_jax.config import RunConfig
+from bert_jax.config import ModelConfig, RunConfig
+from bert_jax.convert import ARCHITECTURES, Pretrained, abstract_params, only, parts
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
 from bert_jax.state import Params, init_params
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
-from pipelines.pretrain import TOKENIZER
+from pipelines.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
+
+MODEL_HELP = (
+    "run folder or RUN/checkpoints/STEP, Hugging Face folder, or folder of google-research/bert"
+)
 
 
 @dataclass(frozen=True)
@@ -22,44 +30,130 @@ class Model:
     """A trained network with what belongs to it.
 
     Attributes:
-        params: On every device of the layout.
-        config: Of the run that made it.
-        meta: What was saved beside the parameters.
-        folder: Of the run.
+        path: As given.
+        weights: Parameters on every device of the layout, network, architecture, labels.
+        step: Updates done; None where nobody wrote it down.
+        run: The run that made it; None for weights from elsewhere.
+        folder: Of run and tokenizer.
+        digests: That store and tokenizer had.
     """
 
-    params: Params
-    config: RunConfig
-    meta: Meta
+    path: Path
+    weights: Pretrained
+    step: int | None
+    run: RunConfig | None
     folder: Path
+    digests: dict[str, str]
+
+    @property
+    def network(self) -> ModelConfig:
+        """Of the weights."""
+        return self.weights.config
 
     def tokenizer(self) -> Tokenizer:
-        """The run's copy of its tokenizer.
+        """The model's own.
 
         Raises:
-            BadInputError: It is absent or not the one that the run was trained with.
+            BadInputError: It is absent, or not the one that the model was trained with.
         """
-        tokenizer = tokenizers.load(self.folder / TOKENIZER)
-        if tokenizer.digest != self.meta.data["tokenizer"]:
-            raise BadInputError(f"{self.folder / TOKENIZER} is not the tokenizer of this run")
+        tokenizer = tokenizers.load(self.folder)
+        if self.digests.get("tokenizer", tokenizer.digest) != tokenizer.digest:
+            raise BadInputError(f"the tokenizer in {self.folder} is not the one of this model")
+        if tokenizer.vocab_size > self.network.vocab_size:
+            raise BadInputError(
+                f"the vocabulary in {self.folder} has {tokenizer.vocab_size:,} tokens, the token"
+                f" embedding of the model has only {self.network.vocab_size:,} rows; they do not"
+                " belong together"
+            )
         return tokenizer
+
+    def pretraining_params(self, layout: Layout, *needed: str) -> Params:
+        """Parameters of the whole pre-training network.
+
+        Args:
+            layout: That the model was opened with.
+            needed: Parts (see `convert`) that must have been trained. Others that are not there
+                are fresh, for programs that do not look at them.
+
+        Raises:
+            BadInputError: A needed part is not there.
+        """
+        there = parts(self.weights.params)
+        if lacking := set(needed) - there:
+            raise BadInputError(
+                f"{self.path} is a {self.weights.architecture} without the {_LONG[min(lacking)]};"
+                " train one with bert-jax pretrain --init"
+            )
+        return completed(self.weights.params, self.network, 0, layout)
+
+
+_LONG = {
+    "mlm": "head that predicts masked tokens",
+    "nsp": "next sentence head",
+    "pooler": "pooler",
+}
+
+
+def completed(params: Params, config: ModelConfig, seed: int, layout: Layout) -> Params:
+    """The parameters of pre-training: those that are there, and fresh ones for missing parts."""
+    fresh = layout.replicate(partial(init_params, config, seed))
+
+    def merged(old: Any, new: Any) -> Any:
+        if old is None or not isinstance(new, dict):
+            return new if old is None else old
+        return {key: merged(old.get(key), value) for key, value in new.items()}
+
+    return merged(params, fresh)
 
 
 def open_model(path: Path, layout: Layout) -> Model:
-    """The model in `path`: a run folder (its newest good checkpoint) or RUN/checkpoints/STEP.
+    """The model in `path`; see MODEL_HELP.
 
     Raises:
         BadInputError: There is none, or it is damaged.
     """
-    folder, step = path, None
-    if path.parent.name == FOLDER and path.name.isdigit():
-        folder, step = path.parent.parent, int(path.name)
+    for kind in (hugging_face, google_research):
+        if kind.is_folder(path):
+            found = kind.read(path)
+            placed = jax.device_put(found.params, layout.replicated)
+            weights = Pretrained(placed, found.config, found.architecture, found.labels)
+            return Model(path, weights, None, None, path, {})
+    folder, step = run_and_step(path)
     if not (folder / FOLDER).is_dir():
-        raise BadInputError(f"{path} is neither a run folder nor RUN/{FOLDER}/STEP")
+        raise BadInputError(
+            f"{path} is no {MODEL_HELP}"
+            + (
+                ""
+                if path.exists()
+                else "; it does not exist (a model of a hub has to be"
+                " downloaded first, as with: hf download NAME --local-dir DIR)"
+            )
+        )
+    params, meta = newest_params(folder, lambda meta: layout.abstract(_abstract(meta, path)), step)
+    run = config_from_dict(meta.config, str(path)) if "phases" in meta.config else None
+    weights = Pretrained(params, network_of(meta, path), meta.architecture, tuple(meta.labels))
+    return Model(path, weights, meta.step, run, folder, meta.data)
 
-    def abstract(meta: Meta) -> Params:
-        config = config_from_dict(meta.config, str(path))
-        return layout.abstract_state(partial(init_params, config.model, 0))
 
-    params, meta = newest_params(folder, abstract, step)
-    return Model(params, config_from_dict(meta.config, str(path)), meta, folder)
+def run_and_step(path: Path) -> tuple[Path, int | None]:
+    """The run folder and the step that `path` names; None is the newest."""
+    if path.parent.name == FOLDER and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
+def network_of(meta: Meta, path: Path) -> ModelConfig:
+    """The network that a checkpoint in `path` was saved with.
+
+    Raises:
+        BadInputError: It is described by keys of another version.
+    """
+    known = {field.name for field in fields(ModelConfig)}
+    if set(meta.config["model"]) - known:
+        raise BadInputError(f"{path} was written by a newer bert-jax")
+    return ModelConfig(**meta.config["model"]).resolved()
+
+
+def _abstract(meta: Meta, path: Path) -> Params:
+    tree = abstract_params(network_of(meta, path), len(meta.labels))
+    return only(tree, frozenset(meta.parts or ARCHITECTURES[meta.architecture].parts))

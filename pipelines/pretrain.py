@@ -22,11 +22,9 @@ from pipelines import cli
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store, token_dtype
 from pipelines.data.tokenizer import Tokenizer, load
-from pipelines.folders import exclusive, own
+from pipelines.folders import RUN_CONFIG, RUN_TOKENIZER, exclusive, own
+from pipelines.initial import start_from
 from pipelines.settings import run_config, to_yaml
-
-CONFIG = "config.yaml"
-TOKENIZER = "tokenizer"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,21 +51,23 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
         f" {dict(layout.mesh.shape)}, mapping {layout.mapping}; jax {jax.__version__}"
     )
     store = _open(config)
+    begin = None
+    if config.init:
+        config, begin = start_from(config, store.tokenizer, layout)
     config = replace(config, model=config.model.with_vocabulary(store.tokenizer.vocab_size))
     data = PretrainingData(store, config)
     if config.train.eval_every and not data.can_evaluate:
         say(f"no held-out evaluation: {store.folder} holds out fewer than two documents")
     if config.optimizer.warmup_steps >= config.steps:
         say(f"optimizer.warmup_steps {config.optimizer.warmup_steps:,} is longer than the run")
-    digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
     run_dir = Path(config.run_dir)
-    own(run_dir, "run_dir", (CONFIG, FOLDER))
+    own(run_dir, "run_dir", (RUN_CONFIG, FOLDER))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from None
     with exclusive(run_dir) if jax.process_index() == 0 else nullcontext():
-        trainer = Trainer(config, layout, data, digests)
+        trainer = Trainer(config, layout, data, begin)
         try:
             if jax.process_index() == 0:
                 _keep_at_hand(run_dir, config, store.tokenizer)
@@ -79,16 +79,16 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
 
 def _keep_at_hand(run_dir: Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     """Writes what is needed to use the run; whole files only, whenever the process is killed."""
-    draft = run_dir / f"{CONFIG}.tmp"
+    draft = run_dir / f"{RUN_CONFIG}.tmp"
     draft.write_text(to_yaml(config), "utf-8")
-    draft.replace(run_dir / CONFIG)
-    folder = run_dir / TOKENIZER
+    draft.replace(run_dir / RUN_CONFIG)
+    folder = run_dir / RUN_TOKENIZER
     try:
         same = load(folder).digest == tokenizer.digest
     except BadInputError:
         same = False
     if not same:
-        draft = run_dir / f"{TOKENIZER}.tmp"
+        draft = run_dir / f"{RUN_TOKENIZER}.tmp"
         tokenizer.save(draft)
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)

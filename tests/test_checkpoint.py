@@ -16,13 +16,12 @@ from bert_jax.checkpoint import (
     Checkpoints,
     DamagedError,
     Meta,
-    checksums,
-    digest,
     newest_params,
     read_meta,
 )
 from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, UserError
+from bert_jax.fingerprints import checksums, digest
 from bert_jax.parallel import Layout, devices
 from bert_jax.state import TrainState, init_state
 from bert_jax.steps import Steps

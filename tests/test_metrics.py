@@ -19,7 +19,7 @@ from bert_jax.errors import BadInputError
 from bert_jax.flops import PEAK_FLOPS, training_flops
 from bert_jax.metrics import MetricsLog
 from bert_jax.state import init_params, parameter_count
-from bert_jax.steps import Steps
+from bert_jax.steps import Steps, forward
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 
@@ -126,7 +126,7 @@ def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> N
     params = init_params(config.model, 0)
 
     def loss(params: object) -> jax.Array:
-        logits = steps.logits(params, batch, None)  # type: ignore[arg-type]
+        logits = forward(steps.model, params, batch, None)  # type: ignore[arg-type]
         return logits.mlm.sum() + logits.nsp.sum()
 
     counted = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]

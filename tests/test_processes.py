@@ -31,7 +31,8 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 from bert_jax import parallel
-from bert_jax.checkpoint import Checkpoints, digest
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.fingerprints import digest
 from bert_jax.state import init_state
 from bert_jax.steps import Steps
 from pipelines.data.loader import PretrainingData

@@ -27,7 +27,11 @@ _PREFETCHED = 2  # batches that are made ready beside the step
 
 
 class PretrainingData:
-    """The batches of a run."""
+    """The batches of a run.
+
+    Attributes:
+        digests: Of store and tokenizer.
+    """
 
     def __init__(self, store: Store, config: RunConfig) -> None:
         """Opens a store for a run.
@@ -37,6 +41,7 @@ class PretrainingData:
         """
         self._config = config
         self._tokenizer = store.tokenizer
+        self.digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
         self._train, self._heldout = store.split("train"), store.split("heldout")
         if self._train.documents < 2:
             raise BadInputError(

@@ -1,0 +1,86 @@
+"""Folders of google-research/bert.
+
+DIR/bert_config.json, bert_model.ckpt.index, bert_model.ckpt.data-*, vocab.txt
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.convert import Pretrained, from_tensors
+from bert_jax.errors import BadInputError
+from pipelines.formats import tensor_bundle
+from pipelines.formats.config_json import Gelu, network, read_json
+
+CONFIG = "bert_config.json"
+WEIGHTS = "bert_model.ckpt"
+
+# Architecture -> a tensor that only it has; the first found decides.
+_TELLING = {
+    "BertForSequenceClassification": "output_weights",
+    "BertForQuestionAnswering": "cls/squad/output_weights",
+    "BertForPreTraining": "cls/seq_relationship/output_weights",
+    "BertForMaskedLM": "cls/predictions/output_bias",
+}
+# Its gelu is the tanh form (modeling.py).
+_ACTIVATIONS: Mapping[str, Gelu] = {"gelu": "tanh"}
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether it is of this kind."""
+    return (folder / CONFIG).is_file()
+
+
+def read(folder: Path) -> Pretrained:
+    """The model in a folder as google-research/bert publishes it, or as its programs write it.
+
+    Raises:
+        BadInputError: A file is missing, damaged or holds another network.
+    """
+    config = network(read_json(folder / CONFIG), folder / CONFIG, _ACTIVATIONS)
+    prefix = _prefix(folder)
+    bundle = tensor_bundle.read(prefix)
+    architecture = next((a for a, t in _TELLING.items() if t in bundle.entries), "BertModel")
+    params = from_tensors(
+        _Arrays(bundle), "google_research", architecture, config, f"{prefix}.index"
+    )
+    labels: tuple[str, ...] = ()
+    if "head" in params:
+        labels = tuple(f"LABEL_{i}" for i in range(params["head"]["bias"].size))
+    return Pretrained(params, config, architecture, labels)
+
+
+def _prefix(folder: Path) -> Path:
+    """The published name, or else the newest that training wrote."""
+    if (folder / f"{WEIGHTS}.index").is_file():
+        return folder / WEIGHTS
+    steps = {
+        int(match[1]): path
+        for path in folder.glob("model.ckpt-*.index")
+        if (match := re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name))
+    }
+    if not steps:
+        raise BadInputError(f"{folder} has no {WEIGHTS}.index; unpack the whole archive there")
+    return steps[max(steps)].with_suffix("")
+
+
+class _Arrays(Mapping[str, np.ndarray]):
+    """The tensors of a bundle, each read when it is asked for."""
+
+    def __init__(self, bundle: tensor_bundle.Bundle) -> None:
+        self._bundle = bundle
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._bundle.entries:
+            raise KeyError(name)
+        return self._bundle.array(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bundle.entries)
+
+    def __len__(self) -> int:
+        return len(self._bundle.entries)

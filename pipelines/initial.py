@@ -1,0 +1,97 @@
+"""``--init MODEL``: a run that begins with the weights of another model, at step 0."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bert_jax.checkpoint import newest_meta
+from bert_jax.config import RunConfig
+from bert_jax.console import say
+from bert_jax.convert import parts
+from bert_jax.errors import BadInputError
+from bert_jax.optim import optimizer
+from bert_jax.parallel import Layout
+from bert_jax.state import Begin, Params, TrainState, new_state
+from pipelines.data.tokenizer import Tokenizer, WordPieceTokenizer
+from pipelines.model import Model, completed, network_of, open_model
+
+
+def start_from(
+    config: RunConfig, tokenizer: Tokenizer, layout: Layout
+) -> tuple[RunConfig, Begin | None]:
+    """The run with the network of ``init``, and the state that it begins with.
+
+    A run that has a checkpoint goes on from that; its ``init`` is not opened again.
+
+    Args:
+        config: Of the run.
+        tokenizer: Of the store.
+        layout: Where it runs.
+
+    Raises:
+        BadInputError: The model cannot be opened, or config or store ask for another network.
+    """
+    run_dir = Path(config.run_dir)
+    meta = newest_meta(run_dir)
+    if meta is not None:
+        return replace(config, model=config.model.started_from(network_of(meta, run_dir))), None
+    model = open_model(Path(config.init), layout)
+    config = replace(config, model=config.model.started_from(model.network))
+    added = _added_tokens(model, tokenizer)
+    return config, partial(_first_state, config, model, added, layout)
+
+
+def _first_state(
+    config: RunConfig, model: Model, added: dict[int, list[int]], layout: Layout
+) -> TrainState:
+    step = "" if model.step is None else f" at step {model.step:,}"
+    say(f"weights from {model.path} ({model.weights.architecture}{step}); the run begins at step 0")
+    lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
+    if lacking:
+        say(f"fresh weights for what it lacks: {', '.join(sorted(lacking))}")
+    params = completed(model.weights.params, config.model, config.seed, layout)
+    if added:
+        say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
+        params = _with_rows(params, added, layout)
+    return layout.replicate(partial(new_state, optimizer(config.optimizer)), params)
+
+
+def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """Tokens of the store that stand in [unused] slots of the model: id -> its old pieces.
+
+    Raises:
+        BadInputError: The vocabularies differ in another way.
+    """
+    own = model.tokenizer()
+    if own.digest == tokenizer.digest:
+        return {}
+    refused = BadInputError(
+        f"the store was made with another tokenizer ({tokenizer.digest[:12]}) than {model.path}"
+        f" ({own.digest[:12]}); prepare the text with --tokenizer {model.path}, or with one that"
+        " bert-jax extend-tokenizer made of it"
+    )
+    if not isinstance(own, WordPieceTokenizer) or not isinstance(tokenizer, WordPieceTokenizer):
+        raise refused
+    if own.options != tokenizer.options or own.vocab_size != tokenizer.vocab_size:
+        raise refused
+    pairs = enumerate(zip(own.pieces, tokenizer.pieces, strict=True))
+    changed = {number: new for number, (old, new) in pairs if old != new}
+    if not all(re.fullmatch(r"\[unused\d+\]", own.pieces[number]) for number in changed):
+        raise refused
+    return dict(zip(changed, own.encode(list(changed.values())), strict=True))
+
+
+def _with_rows(params: Params, added: dict[int, list[int]], layout: Layout) -> Params:
+    embeddings = params["bert"]["embeddings"]
+    table = np.array(embeddings["token"])
+    means = {token: table[pieces].mean(axis=0) for token, pieces in added.items()}
+    for token, row in means.items():
+        table[token] = row
+    embeddings = embeddings | {"token": jax.device_put(table, layout.replicated)}
+    return params | {"bert": params["bert"] | {"embeddings": embeddings}}
