@@ -1,3 +1,30 @@
 """BERT pre-training in JAX: the model and how it learns."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.api import Bert
+
 __version__ = "0.1.0"
+
+
+def load(model: str | Path) -> Bert:
+    """Opens a trained model to use it here.
+
+    Args:
+        model: A run folder or RUN/checkpoints/STEP, a Hugging Face folder, or a folder of
+            google-research/bert.
+
+    Returns:
+        An object with ``encode(texts)`` and ``fill_mask(text)``.
+
+    Raises:
+        BadInputError: There is no model, or it is damaged.
+    """
+    # The package knows arrays only; what knows files and text stands on it, so it is named late.
+    from pipelines.api import Bert
+
+    return Bert(model)

@@ -110,7 +110,18 @@ def _slashes(name: str) -> str:
 
 
 def _entries(architecture: Architecture) -> list[Entry]:
-    entries = [
+    entries = []
+    for path, name in _TABLES.items():
+        entries.append(Entry(path, f"{name}.weight", _slashes(name)))
+    for path, name in _MAPS.items():
+        theirs = _slashes(name)
+        entries.append(Entry(f"{path}/kernel", f"{name}.weight", f"{theirs}/kernel", _ROWS))
+        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{theirs}/bias"))
+    for path, name in _NORMS.items():
+        theirs = _slashes(name)
+        entries.append(Entry(f"{path}/scale", f"{name}.weight", f"{theirs}/gamma"))
+        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{theirs}/beta"))
+    entries += [
         Entry("mlm/bias", "cls.predictions.bias", "cls/predictions/output_bias"),
         Entry(
             "nsp/classifier/kernel",
@@ -122,16 +133,6 @@ def _entries(architecture: Architecture) -> list[Entry]:
             "nsp/classifier/bias", "cls.seq_relationship.bias", "cls/seq_relationship/output_bias"
         ),
     ]
-    for path, name in _TABLES.items():
-        entries.append(Entry(path, f"{name}.weight", _slashes(name)))
-    for path, name in _MAPS.items():
-        theirs = _slashes(name)
-        entries.append(Entry(f"{path}/kernel", f"{name}.weight", f"{theirs}/kernel", _ROWS))
-        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{theirs}/bias"))
-    for path, name in _NORMS.items():
-        theirs = _slashes(name)
-        entries.append(Entry(f"{path}/scale", f"{name}.weight", f"{theirs}/gamma"))
-        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{theirs}/beta"))
     if HEAD in architecture.parts:
         name, theirs = architecture.head, architecture.google_research
         entries.append(Entry("head/kernel", f"{name}.weight", f"{theirs}_weights", _BOTH))

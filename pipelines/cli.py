@@ -23,6 +23,7 @@ COMMANDS = {
     "pretrain": "train BERT on a store; the same command again resumes",
     "evaluate": "exact held-out losses and accuracies of a model",
     "fill-mask": "what the model puts in place of [MASK]",
+    "convert": "write a model in the format of Hugging Face, or in our own",
     "inspect": "shapes, parameters, step and digest of a model or preset",
 }
 

@@ -16,6 +16,7 @@ from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableE
 # In a run folder.
 RUN_CONFIG = "config.yaml"
 RUN_TOKENIZER = "tokenizer"
+DATA_CARD = "data.md"  # the card of the store
 
 
 def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:

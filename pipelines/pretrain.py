@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadInputError
 from bert_jax.train import Trainer
 from pipelines import cli
+from pipelines.data.card import CARD
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store, token_dtype
-from pipelines.data.tokenizer import Tokenizer, load
-from pipelines.folders import RUN_CONFIG, RUN_TOKENIZER, exclusive, own
+from pipelines.data.tokenizer import load
+from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_TOKENIZER, exclusive, own
 from pipelines.initial import start_from
 from pipelines.settings import run_config, to_yaml
 
@@ -70,26 +71,28 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
         trainer = Trainer(config, layout, data, begin)
         try:
             if jax.process_index() == 0:
-                _keep_at_hand(run_dir, config, store.tokenizer)
+                _keep_at_hand(run_dir, config, store)
             trainer.run()
         finally:
             trainer.close()
     say(f"{run_dir} is complete: {trainer.step:,} of {config.steps:,} steps")
 
 
-def _keep_at_hand(run_dir: Path, config: RunConfig, tokenizer: Tokenizer) -> None:
+def _keep_at_hand(run_dir: Path, config: RunConfig, store: Store) -> None:
     """Writes what is needed to use the run; whole files only, whenever the process is killed."""
     draft = run_dir / f"{RUN_CONFIG}.tmp"
     draft.write_text(to_yaml(config), "utf-8")
     draft.replace(run_dir / RUN_CONFIG)
+    with suppress(FileNotFoundError):  # of a store that was made by an older version
+        shutil.copyfile(store.folder / CARD, run_dir / DATA_CARD)
     folder = run_dir / RUN_TOKENIZER
     try:
-        same = load(folder).digest == tokenizer.digest
+        same = load(folder).digest == store.tokenizer.digest
     except BadInputError:
         same = False
     if not same:
         draft = run_dir / f"{RUN_TOKENIZER}.tmp"
-        tokenizer.save(draft)
+        store.tokenizer.save(draft)
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from pipelines.data.store import SPLITS, Ledger
 
-FILES = ("card.json", "card.md")
+CARD = "card.md"
+FILES = ("card.json", CARD)
 
 _BINS = 40  # powers of two
 

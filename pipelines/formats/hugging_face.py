@@ -14,14 +14,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bert_jax.config import ModelConfig
 from bert_jax.console import say
 from bert_jax.convert import (
     ARCHITECTURES,
     HEAD,
-    MLM,
-    NSP,
-    POOLER,
     Pretrained,
     canonical,
     from_tensors,
@@ -150,20 +146,6 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         raise BadInputError(f"{path} is missing; download it again") from None
     except (SafetensorError, TypeError) as error:
         raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
-
-
-def architecture_of(params: Any, config: ModelConfig) -> str:
-    """The name of a network without a task head.
-
-    Raises:
-        BadInputError: There is no name for it.
-    """
-    if config.encoder != "transformer":
-        raise BadInputError(f"Hugging Face's BERT has no model.encoder {config.encoder}")
-    there = parts(params)
-    if {POOLER, MLM, NSP} <= there:
-        return "BertForPreTraining"
-    return "BertForMaskedLM" if MLM in there else "BertModel"
 
 
 def write(folder: Path, model: Pretrained) -> None:

@@ -1,0 +1,95 @@
+"""``bert-jax convert``: a model in the format of Hugging Face, or in our own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from bert_jax import parallel
+from bert_jax.checkpoint import Meta, save_params
+from bert_jax.console import say
+from bert_jax.convert import parts
+from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.fingerprints import digest
+from pipelines import cli
+from pipelines.data.tokenizer_export import export
+from pipelines.folders import RUN_TOKENIZER, own
+from pipelines.formats import hugging_face
+from pipelines.model import MODEL_HELP, Model, open_model
+from pipelines.model_card import model_card
+from pipelines.settings import command_parser, parse
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = command_parser("convert", "Writes a model in another format; no bit of it changes.")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("out", metavar="OUT", help="folder to write, new or empty")
+    parser.add_argument(
+        "--to",
+        type=Literal["hf", "bert-jax"],
+        required=True,
+        help="hf: what transformers opens; bert-jax: a checkpoint to use or to --init from",
+    )
+    options = parse(parser, argv)
+    parallel.devices()
+    model = open_model(Path(options.model), parallel.Layout(jax.local_devices()[:1]))
+    convert(model, Path(options.out), options.to)
+
+
+def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
+    """Writes `model` to the folder `out`; after a failure nothing is there.
+
+    Raises:
+        BadArgumentsError: `out` names no folder.
+        BadInputError: `out` holds something, or the format has no such network.
+    """
+    own(out, "OUT", ())
+    if out.is_symlink() or not out.name:
+        raise BadArgumentsError(f"OUT {out} must be a folder of its own")
+    draft = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        _to_hugging_face(model, draft) if to == "hf" else _to_bert_jax(model, draft)
+        if out.is_dir():
+            out.rmdir()
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    say(f"{out}: {model.weights.architecture}, parameters {digest(model.weights.params)[:12]}")
+
+
+def _to_hugging_face(model: Model, folder: Path) -> None:
+    if model.network.encoder != "transformer":
+        raise BadInputError(
+            f"{model.path} has model.encoder {model.network.encoder}; Hugging Face's BERT has only"
+            " transformers that look both ways"
+        )
+    hugging_face.write(folder, model.weights)
+    export(model.tokenizer(), folder, model.network.max_positions)
+    (folder / "README.md").write_text(model_card(model), "utf-8")
+
+
+def _to_bert_jax(model: Model, folder: Path) -> None:
+    tokenizer, weights = model.tokenizer(), model.weights
+    meta = Meta(
+        step=model.step or 0,
+        config={"model": asdict(model.network)},
+        data={"tokenizer": tokenizer.digest},
+        architecture=weights.architecture,
+        labels=list(weights.labels),
+        parts=sorted(parts(weights.params)),
+    )
+    save_params(folder, weights.params, meta)
+    tokenizer.save(folder / RUN_TOKENIZER)
+
+
+if __name__ == "__main__":
+    cli.run(main)
