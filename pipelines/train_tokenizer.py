@@ -11,7 +11,7 @@ from typing import Literal
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
-from pipelines.data import tokenizer as tokenizers
+from pipelines.data import tokenizer_training
 from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
 from pipelines.data.shards import has_whole_lines, split_document
 from pipelines.folders import check_same, own
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     if options.kind == "wordpiece" and options.model:
         raise BadArgumentsError("--model is a choice of --kind sentencepiece; leave it out")
-    kind: tokenizers.Kind = (
+    kind: tokenizer_training.Kind = (
         "wordpiece" if options.kind == "wordpiece" else options.model or "unigram"
     )
     corpus = open_corpus(*options.corpus)
@@ -63,7 +63,7 @@ def train(
     corpus: Corpus,
     vocab_size: int,
     out: Path,
-    kind: tokenizers.Kind,
+    kind: tokenizer_training.Kind,
     uncased: bool,
     language: str = "en",
 ) -> None:
@@ -91,7 +91,7 @@ def train(
         say(f"{out}: already there, {vocab_size:,} tokens ({kind})")
         return
     sentences = Sentences(corpus, language)
-    tokenizer = tokenizers.train(kind, sentences, vocab_size, uncased)
+    tokenizer = tokenizer_training.train(kind, sentences, vocab_size, uncased)
     draft = out.with_name(f"{out.name}.tmp")
     tokenizer.save(draft)
     (draft / RECORD).write_text(json.dumps(record) + "\n", "utf-8")

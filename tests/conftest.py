@@ -36,7 +36,7 @@ from bert_jax.config import (
     TrainConfig,
 )
 from bert_jax.parallel import Layout, devices
-from pipelines.data import tokenizer as tokenizers
+from pipelines.data import tokenizer_training
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
 from pipelines.settings import to_yaml
@@ -76,7 +76,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     sentences = [line for line in corpus.read_text("utf-8").splitlines() if line]
-    tokenizers.train("unigram", sentences, VOCABULARY, uncased=True).save(folder)
+    tokenizer_training.train("unigram", sentences, VOCABULARY, uncased=True).save(folder)
     return folder
 
 

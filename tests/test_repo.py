@@ -19,8 +19,8 @@ SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglo
 # Dependency -> the only files that may import it.
 OWNERS = {
     "orbax": {"bert_jax/checkpoint.py"},
-    "sentencepiece": {"pipelines/data/tokenizer.py"},
-    "tokenizers": {"pipelines/data/tokenizer.py"},
+    "sentencepiece": {"pipelines/data/tokenizer.py", "pipelines/data/tokenizer_training.py"},
+    "tokenizers": {"pipelines/data/tokenizer.py", "pipelines/data/tokenizer_training.py"},
     "tensorboardX": {"bert_jax/metrics.py"},
     "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
     "grain": {"pipelines/data/loader.py"},

@@ -11,9 +11,8 @@ import pytest
 
 from bert_jax.errors import BadInputError
 from conftest import bert_jax, refused, write_corpus
-from pipelines.data import corpora
+from pipelines.data import corpora, tokenizer_training
 from pipelines.data import store as stores
-from pipelines.data import tokenizer as tokenizers
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
 
@@ -71,7 +70,7 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
     assert again.returncode == 0
     assert "already there" in again.stderr
     refused(bert_jax("prepare", *arguments, "--heldout", "0.2"), 78, "0.1", "0.2")
-    tokenizers.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
+    tokenizer_training.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
     other = ("--corpus", f"text:{corpus}", "--tokenizer", tmp_path, "--out", store_dir)
     refused(bert_jax("prepare", *other, "--heldout", "0.1"), 78, "tokenizer")
     assert before == {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}

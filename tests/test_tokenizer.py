@@ -11,7 +11,9 @@ import pytest
 from bert_jax.errors import BadArgumentsError, BadInputError
 from conftest import ROOT, bert_jax, refused
 from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import SPECIALS, Kind
+from pipelines.data import tokenizer_training
+from pipelines.data.tokenizer import SPECIALS
+from pipelines.data.tokenizer_training import Kind
 
 KINDS: tuple[Kind, ...] = ("unigram", "bpe", "wordpiece")
 SHARED = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
@@ -27,8 +29,8 @@ def sentences(corpus: Path) -> list[str]:
 def test_learning_is_repeatable_and_survives_saving(
     kind: Kind, uncased: bool, sentences: list[str], tmp_path: Path
 ) -> None:
-    tokenizer = tokenizers.train(kind, sentences, 70, uncased)
-    assert tokenizers.train(kind, sentences, 70, uncased).digest == tokenizer.digest
+    tokenizer = tokenizer_training.train(kind, sentences, 70, uncased)
+    assert tokenizer_training.train(kind, sentences, 70, uncased).digest == tokenizer.digest
     assert tokenizer.vocab_size == 70
     assert tokenizer.pieces[:5] == list(SPECIALS)
     tokenizer.save(tmp_path)
@@ -76,7 +78,7 @@ def test_the_published_vocabularies_load_as_they_are(casing: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_word_mask_becomes_the_mask_token(kind: Kind, sentences: list[str]) -> None:
-    tokenizer = tokenizers.train(kind, sentences, 70, uncased=True)
+    tokenizer = tokenizer_training.train(kind, sentences, 70, uncased=True)
     ids = tokenizer.encode_masked("the captain [MASK] a lamp [MASK].")
     assert ids.count(tokenizer.mask_id) == 2
     (plain,) = tokenizer.encode(["the captain"])
@@ -89,13 +91,13 @@ def test_the_word_mask_becomes_the_mask_token(kind: Kind, sentences: list[str]) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_vocabulary_that_cannot_be_is_refused(kind: Kind, sentences: list[str]) -> None:
     with pytest.raises(BadArgumentsError, match="special"):
-        tokenizers.train(kind, sentences, 5, uncased=True)
+        tokenizer_training.train(kind, sentences, 5, uncased=True)
     with pytest.raises(BadInputError, match="at most"):
-        tokenizers.train(kind, sentences, 50_000, uncased=True)
+        tokenizer_training.train(kind, sentences, 50_000, uncased=True)
     with pytest.raises(BadInputError, match=r"at least|needs more"):
-        tokenizers.train(kind, sentences, 8, uncased=True)
+        tokenizer_training.train(kind, sentences, 8, uncased=True)
     with pytest.raises(BadInputError, match="empty"):
-        tokenizers.train(kind, [], 100, uncased=True)
+        tokenizer_training.train(kind, [], 100, uncased=True)
 
 
 def test_an_error_in_the_text_is_not_swallowed_by_the_trainer(tmp_path: Path) -> None:

@@ -1,44 +1,48 @@
 """Vocabularies: SentencePiece and WordPiece behind one interface.
 
-A tokenizer is a folder that holds either ``sentencepiece.model`` or, for WordPiece, ``vocab.txt``
-(one token per line, as google-research/bert publishes it) and a ``tokenizer_config.json`` with
-``do_lower_case``. A bare ``vocab.txt`` is enough: a vocabulary without capitals is an uncased one.
+A tokenizer is a folder that holds ``sentencepiece.model`` or, for WordPiece, ``vocab.txt`` (one
+token per line, as google-research/bert publishes it) or ``tokenizer.json`` (of Hugging Face). What
+``tokenizer_config.json`` says of case, accents and Chinese characters comes before what
+``tokenizer.json`` says, as it does in transformers. A bare ``vocab.txt`` is enough: a vocabulary
+without capitals is an uncased one.
+
+Words of more than 200 characters are [UNK], as in google-research/bert. In transformers it is 100,
+and so in a tokenizer read from a ``tokenizer.json`` that says so, if no ``vocab.txt`` is beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from bert_jax.errors import BadArgumentsError, BadInputError
-
-Kind = Literal["unigram", "bpe", "wordpiece"]
+from bert_jax.errors import BadInputError
+from pipelines.data import tokenizer_json
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 SENTENCEPIECE_FILE = "sentencepiece.model"
 VOCAB_FILE = "vocab.txt"
+JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+# Where a run and a store keep their copy.
+SUBFOLDER = "tokenizer"
 
-# SentencePiece keeps its training sentences in memory: 10 M of them are about 2 GiB.
-MAX_TRAINING_SENTENCES = 10_000_000
-# SentencePiece leaves longer ones out without a word; its default is 4,192.
-_MAX_SENTENCE_BYTES = 1 << 26
-# The pieces depend on this number (partial sums are added up per thread), so it is fixed.
-_TRAINING_THREADS = 8
 # google-research/bert: a longer word is [UNK].
-_MAX_WORD_CHARACTERS = 200
+MAX_WORD = 200
+# Merged into a serialised model, as protocol buffers are by being joined:
+# normalizer_spec { add_dummy_prefix: false }
+_NO_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class Tokenizer(ABC):
@@ -92,21 +96,23 @@ class Tokenizer(ABC):
 
     def encode_masked(self, text: str) -> list[int]:
         """Ids of a text in which the word ``[MASK]`` stands for the mask token."""
-        ids: list[int] = []
-        for number, part in enumerate(text.split("[MASK]")):
-            if number:
-                ids.append(self.mask_id)
-            (encoded,) = self.encode([part])
-            if not encoded:
-                continue
-            # SentencePiece starts every text with a word boundary, also "." after a mask.
-            bare = number and not part[:1].isspace() and self.pieces[encoded[0]] == "▁"
-            ids += encoded[1:] if bare else encoded
+        first, *others = text.split("[MASK]")
+        (ids,) = self.encode([first])
+        for part in others:
+            ids += [self.mask_id, *self._encode_on(part)]
         return ids
+
+    def _encode_on(self, text: str) -> list[int]:
+        """Ids of a text that follows on something."""
+        return self.encode([text])[0]
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A unigram or BPE model of the sentencepiece library."""
+    """A unigram or BPE model of the sentencepiece library.
+
+    Attributes:
+        model: Serialised.
+    """
 
     def __init__(self, model: bytes, source: Path | None = None) -> None:
         """Reads a serialised model.
@@ -120,7 +126,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise BadInputError(f"{source} is not a SentencePiece model") from None
         pieces = [self._processor.id_to_piece(i) for i in range(len(self._processor))]
         super().__init__(pieces, hashlib.sha256(model).hexdigest(), source)
-        self._model = model
+        self.model = model
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
@@ -129,6 +135,17 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
         return self._processor.decode([int(i) for i in ids])
+
+    @cached_property
+    def _without_prefix(self) -> sentencepiece.SentencePieceProcessor:
+        return sentencepiece.SentencePieceProcessor(model_proto=self.model + _NO_PREFIX)
+
+    def _encode_on(self, text: str) -> list[int]:
+        # SentencePiece starts every text with a word boundary, also "." after a mask. What it takes
+        # for a space is seen by putting the text behind a character.
+        if self._without_prefix.normalize(f"_{text}").startswith("_▁"):
+            return self.encode([text])[0]
+        return self._without_prefix.encode(text)
 
     def word_starts(self) -> np.ndarray:
         """See `Tokenizer.word_starts`; punctuation is a word of its own, as in WordPiece."""
@@ -142,14 +159,31 @@ class SentencePieceTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         """See `Tokenizer.save`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SENTENCEPIECE_FILE).write_bytes(self._model)
+        (folder / SENTENCEPIECE_FILE).write_bytes(self.model)
 
 
 class WordPieceTokenizer(Tokenizer):
     """BERT's own tokenizer, run by the Rust ``tokenizers`` library."""
 
-    def __init__(self, pieces: list[str], uncased: bool, source: Path | None = None) -> None:
+    def __init__(
+        self,
+        pieces: list[str],
+        uncased: bool,
+        source: Path | None = None,
+        *,
+        strip_accents: bool | None = None,
+        split_cjk: bool = True,
+        max_word: int = MAX_WORD,
+    ) -> None:
         """Tokenizer of the vocabulary `pieces`.
+
+        Args:
+            pieces: The tokens.
+            uncased: Lower-case the text.
+            source: For messages.
+            strip_accents: Remove accents; None as `uncased`.
+            split_cjk: Make each Chinese character a word.
+            max_word: Longer words are [UNK].
 
         Raises:
             BadInputError: A token stands there twice or a special token is missing.
@@ -158,10 +192,33 @@ class WordPieceTokenizer(Tokenizer):
         if len(vocabulary) < len(pieces):
             twice = next(p for number, p in enumerate(pieces) if vocabulary[p] != number)
             raise BadInputError(f"{source or 'vocabulary'} has the token {twice!r} twice")
-        lines = "\n".join([*pieces, str(uncased)])
-        super().__init__(pieces, hashlib.sha256(lines.encode()).hexdigest(), source)
         self.uncased = uncased
-        self._tokenizer = _rust_wordpiece(vocabulary, uncased)
+        self.strip_accents = uncased if strip_accents is None else strip_accents
+        self.split_cjk = split_cjk
+        self.max_word = max_word
+        lines = [*pieces, str(uncased)]
+        if list(self.config()) != ["do_lower_case"]:  # stores know the digest without the others
+            lines.append(json.dumps(self.config()))
+        super().__init__(pieces, hashlib.sha256("\n".join(lines).encode()).hexdigest(), source)
+        self._tokenizer = rust_wordpiece(
+            vocabulary, uncased, self.strip_accents, split_cjk, max_word
+        )
+
+    def config(self) -> dict[str, Any]:
+        """The entries of ``tokenizer_config.json`` that decide the ids; defaults are left out."""
+        config: dict[str, Any] = {"do_lower_case": self.uncased}
+        if self.strip_accents != self.uncased:
+            config["strip_accents"] = self.strip_accents
+        if not self.split_cjk:
+            config["tokenize_chinese_chars"] = False
+        if self.max_word != MAX_WORD:
+            config["max_input_chars_per_word"] = self.max_word
+        return config
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, before they are cut into pieces."""
+        normal = self._tokenizer.normalizer.normalize_str(text)
+        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
@@ -185,159 +242,92 @@ class WordPieceTokenizer(Tokenizer):
         """See `Tokenizer.save`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / VOCAB_FILE).write_text("".join(f"{piece}\n" for piece in self.pieces), "utf-8")
-        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.uncased}
+        config = {"tokenizer_class": "BertTokenizer", **self.config()}
         (folder / CONFIG_FILE).write_text(json.dumps(config) + "\n")
 
 
-def load(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder`.
+def load(model: Path) -> Tokenizer:
+    """The tokenizer in a folder, or in the run, store or RUN/checkpoints/STEP that it is.
 
     Raises:
-        BadInputError: There is none, or its files are damaged.
+        BadInputError: There is none, or its files are damaged or of another kind.
     """
-    model, vocabulary, config = (folder / f for f in (SENTENCEPIECE_FILE, VOCAB_FILE, CONFIG_FILE))
-    if model.is_file():
-        return SentencePieceTokenizer(model.read_bytes(), model)
-    if not vocabulary.is_file():
-        raise BadInputError(f"{folder} has neither {SENTENCEPIECE_FILE} nor {VOCAB_FILE}")
-    try:
-        pieces = vocabulary.read_text("utf-8").removesuffix("\n").split("\n")
-        given = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise BadInputError(f"{folder}: {vocabulary.name} or {config.name}: {error}") from None
-    pieces = [piece.rstrip("\r") for piece in pieces]
-    uncased = given.get("do_lower_case", not _has_capitals(pieces))
-    return WordPieceTokenizer(pieces, bool(uncased), vocabulary)
+    names = (SENTENCEPIECE_FILE, VOCAB_FILE, JSON_FILE)
+    run = model.parent.parent if model.parent.name == "checkpoints" else model
+    for folder in (model, model / SUBFOLDER, run / SUBFOLDER):
+        if (folder / SENTENCEPIECE_FILE).is_file():
+            file = folder / SENTENCEPIECE_FILE
+            return SentencePieceTokenizer(file.read_bytes(), file)
+        if any((folder / name).is_file() for name in names):
+            return _load_wordpiece(folder)
+    raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}")
 
 
-def train(
-    kind: Kind,
-    sentences: Iterable[str],
-    vocab_size: int,
-    uncased: bool,
-) -> Tokenizer:
-    """Learns a vocabulary; the same sentences always give the same one.
-
-    WordPiece reads them twice and keeps only the words; SentencePiece keeps a sample of them.
-
-    Raises:
-        BadArgumentsError: `vocab_size` leaves no room beside the special tokens.
-        BadInputError: The text is empty or supports only a smaller or larger vocabulary.
-    """
-    if vocab_size <= len(SPECIALS):
-        raise BadArgumentsError(
-            f"a vocabulary of {vocab_size} has no room beside the {len(SPECIALS)} special tokens"
-        )
-    if kind == "wordpiece":
-        return _train_wordpiece(sentences, vocab_size, uncased)
-    return _train_sentencepiece(kind, sentences, vocab_size, uncased)
-
-
-def _train_sentencepiece(
-    kind: str, sentences: Iterable[str], vocab_size: int, uncased: bool
-) -> Tokenizer:
-    source = _Source(sentences)
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=source,
-            model_writer=model,
-            model_type=kind,
-            vocab_size=vocab_size,
-            normalization_rule_name="nmt_nfkc_cf" if uncased else "nmt_nfkc",
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            pad_piece=SPECIALS[0],
-            unk_piece=SPECIALS[1],
-            control_symbols=list(SPECIALS[2:]),
-            input_sentence_size=MAX_TRAINING_SENTENCES,
-            max_sentence_length=_MAX_SENTENCE_BYTES,
-            num_threads=_TRAINING_THREADS,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        if source.error is not None:
-            raise source.error from None
-        raise BadInputError(_training_failure(str(error), source.count, vocab_size)) from None
-    return SentencePieceTokenizer(model.getvalue())
-
-
-class _Source(Iterator[str]):
-    """Sentences for the C++ trainer, which turns an error of theirs into its own."""
-
-    def __init__(self, sentences: Iterable[str]) -> None:
-        self._sentences = iter(sentences)
-        self.error: BaseException | None = None
-        self.count = 0
-
-    def __next__(self) -> str:
-        try:
-            sentence = next(self._sentences)
-        except StopIteration:
-            raise
-        except BaseException as error:
-            self.error = error
-            raise
-        self.count += 1
-        return sentence
-
-
-def _training_failure(text: str, sentences: int, vocab_size: int) -> str:
-    if sentences == 0:
-        return "the corpus is empty: no sentence to learn a vocabulary from"
-    if "too high" in text:
-        most = text.rstrip(". ").rpartition(" ")[2]
-        return f"the text supports at most {most} tokens; lower --vocab-size {vocab_size}"
-    if "required_chars" in text:
-        least = text.partition(" vs ")[2].partition(".")[0]
-        return (
-            f"--vocab-size {vocab_size} cannot hold the characters of the text;"
-            f" it needs more than {least}"
-        )
-    return f"SentencePiece could not learn a vocabulary: {text}"
-
-
-def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -> Tokenizer:
-    tokenizer = _rust_wordpiece({}, uncased)
-    # The trainer numbers single characters inside words in the order of a randomly seeded hash
-    # table and breaks ties by number; numbering them first makes the result repeatable.
-    inner = {
-        f"##{character}"
-        for text in sentences
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
-            tokenizer.normalizer.normalize_str(text)
-        )
-        for character in word[1:]
-    }
-    if not inner:
-        raise BadInputError("the corpus is empty: no sentence to learn a vocabulary from")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*SPECIALS, *sorted(inner)],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(iter(sentences), trainer)
-    ids = tokenizer.get_vocab()
-    if len(ids) != vocab_size:
-        bound = "at most" if len(ids) < vocab_size else "at least"
+def _load_wordpiece(folder: Path) -> WordPieceTokenizer:
+    file, config = folder / JSON_FILE, folder / CONFIG_FILE
+    known = tokenizer_json.read(file) if file.is_file() else None
+    given = tokenizer_json.read_json(config) if config.is_file() else {}
+    if "Japanese" in str(given.get("tokenizer_class")):
         raise BadInputError(
-            f"the text supports {bound} {len(ids)} tokens; change --vocab-size {vocab_size}"
+            f"{config}: {given['tokenizer_class']} cuts words with a dictionary of Japanese, which"
+            " cannot be done here; learn a tokenizer with train-tokenizer"
         )
-    return WordPieceTokenizer(sorted(ids, key=ids.__getitem__), uncased)
+    source = folder / VOCAB_FILE if (folder / VOCAB_FILE).is_file() else file
+    pieces = _read_pieces(folder, known)
+    options: dict[str, Any] = {
+        "do_lower_case": not _has_capitals(pieces),
+        "max_input_chars_per_word": MAX_WORD,
+    }
+    if known is not None:
+        options |= known.config
+        if source != file:
+            options["max_input_chars_per_word"] = MAX_WORD
+    for key, kind in tokenizer_json.CONFIG_KEYS.items():
+        # null stands for "as do_lower_case" in strip_accents, for nothing elsewhere.
+        if key in given and (given[key] is not None or key == "strip_accents"):
+            options[key] = tokenizer_json.value(given, key, kind, config)
+    return WordPieceTokenizer(
+        pieces,
+        options["do_lower_case"],
+        source,
+        strip_accents=options.get("strip_accents"),
+        split_cjk=options.get("tokenize_chinese_chars", True),
+        max_word=options["max_input_chars_per_word"],
+    )
 
 
-def _rust_wordpiece(vocabulary: dict[str, int], uncased: bool) -> RustTokenizer:
+def _read_pieces(folder: Path, known: tokenizer_json.WordPieceFile | None) -> list[str]:
+    file = folder / VOCAB_FILE
+    try:
+        lines = file.read_text("utf-8").removesuffix("\n").split("\n") if file.is_file() else None
+    except ValueError as error:
+        raise BadInputError(f"{file}: {error}; restore the file") from None
+    pieces = [line.rstrip("\r") for line in lines or ()]
+    if known is None:
+        return pieces
+    if lines is not None and pieces not in (known.pieces, known.pieces[: -known.added or None]):
+        raise BadInputError(
+            f"{file} and {JSON_FILE} beside it hold different vocabularies; remove the wrong one"
+        )
+    return known.pieces
+
+
+def rust_wordpiece(
+    vocabulary: dict[str, int],
+    uncased: bool,
+    strip_accents: bool,
+    split_cjk: bool = True,
+    max_word: int = MAX_WORD,
+) -> RustTokenizer:
+    """BERT's tokenizer in the Rust library; see `WordPieceTokenizer`."""
     tokenizer = RustTokenizer(
-        models.WordPiece(
-            vocab=vocabulary,
-            unk_token=SPECIALS[1],
-            max_input_chars_per_word=_MAX_WORD_CHARACTERS,
-        )
+        models.WordPiece(vocab=vocabulary, unk_token=SPECIALS[1], max_input_chars_per_word=max_word)
     )
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=uncased, lowercase=uncased
+        clean_text=True,
+        handle_chinese_chars=split_cjk,
+        strip_accents=strip_accents,
+        lowercase=uncased,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
