@@ -20,7 +20,11 @@ SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglo
 OWNERS = {
     "orbax": {"bert_jax/checkpoint.py"},
     "sentencepiece": {"pipelines/data/tokenizer.py", "pipelines/data/tokenizer_training.py"},
-    "tokenizers": {"pipelines/data/tokenizer.py", "pipelines/data/tokenizer_training.py"},
+    "tokenizers": {
+        "pipelines/data/tokenizer.py",
+        "pipelines/data/tokenizer_export.py",
+        "pipelines/data/tokenizer_training.py",
+    },
     "tensorboardX": {"bert_jax/metrics.py"},
     "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
     "grain": {"pipelines/data/loader.py"},
