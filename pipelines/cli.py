@@ -17,6 +17,7 @@ from bert_jax.signals import end_at_once, take_over
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
     "train-tokenizer": "learn a vocabulary from a corpus",
+    "extend-tokenizer": "put words of a field into the [unusedN] places of a WordPiece vocabulary",
     "prepare": "turn a corpus into a token store",
     "show-batch": "examples of a training batch as text, with masks, segments and labels",
     "bench-loader": "how fast batches are made from a store",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
@@ -14,6 +14,7 @@ from pipelines import cli
 from pipelines.data import tokenizer_training
 from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
 from pipelines.data.shards import has_whole_lines, split_document
+from pipelines.data.tokenizer import Tokenizer
 from pipelines.folders import check_same, own
 from pipelines.settings import command_parser, parse
 
@@ -72,7 +73,6 @@ def train(
     Raises:
         UserError: A wrong argument or corpus, or `out` holds another tokenizer.
     """
-    own(out, "--out", (RECORD,))
     record = {
         "corpus": corpus.spec,
         "files": corpus.files,
@@ -80,23 +80,38 @@ def train(
         "kind": kind,
         "uncased": uncased,
     }
-    if (out / RECORD).is_file():
-        try:
-            found = json.loads((out / RECORD).read_text("utf-8"))
-        except ValueError:
-            raise BadInputError(
-                f"{out / RECORD} is damaged; remove {out} and learn again"
-            ) from None
-        check_same(found, record, f"the tokenizer in {out}")
+    if is_there(out, record):
         say(f"{out}: already there, {vocab_size:,} tokens ({kind})")
         return
     sentences = Sentences(corpus, language)
     tokenizer = tokenizer_training.train(kind, sentences, vocab_size, uncased)
+    write(tokenizer, out, record)
+    say(f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)")
+
+
+def is_there(out: Path, record: Mapping[str, Any]) -> bool:
+    """Whether `out` holds a tokenizer that was made as `record` says.
+
+    Raises:
+        BadInputError: It holds another one, or other things.
+    """
+    own(out, "--out", (RECORD,))
+    if not (out / RECORD).is_file():
+        return False
+    try:
+        found = json.loads((out / RECORD).read_text("utf-8"))
+    except ValueError:
+        raise BadInputError(f"{out / RECORD} is damaged; remove {out} and learn again") from None
+    check_same(found, record, f"the tokenizer in {out}")
+    return True
+
+
+def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
+    """Writes the tokenizer and its record at once."""
     draft = out.with_name(f"{out.name}.tmp")
     tokenizer.save(draft)
     (draft / RECORD).write_text(json.dumps(record) + "\n", "utf-8")
     draft.replace(out)
-    say(f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Vocabularies: SentencePiece and WordPiece behind one interface.
 
 A tokenizer is a folder that holds ``sentencepiece.model`` or, for WordPiece, ``vocab.txt`` (one
-token per line, as google-research/bert publishes it) or ``tokenizer.json`` (of Hugging Face). What
-``tokenizer_config.json`` says of case, accents and Chinese characters comes before what
-``tokenizer.json`` says, as it does in transformers. A bare ``vocab.txt`` is enough: a vocabulary
-without capitals is an uncased one.
+token per line, as google-research/bert publishes it) or ``tokenizer.json`` (of Hugging Face). How
+text is cut is said by ``tokenizer_config.json`` if it has ``do_lower_case``, as in transformers, or
+else by ``tokenizer.json``. A bare ``vocab.txt`` is enough: a vocabulary without capitals is an
+uncased one.
 
 Words of more than 200 characters are [UNK], as in google-research/bert. In transformers it is 100,
 and so in a tokenizer read from a ``tokenizer.json`` that says so, if no ``vocab.txt`` is beside it.
@@ -278,10 +278,11 @@ def _load_wordpiece(folder: Path) -> WordPieceTokenizer:
         "do_lower_case": not _has_capitals(pieces),
         "max_input_chars_per_word": MAX_WORD,
     }
-    if known is not None:
+    if known is not None and given.get("do_lower_case") is None:
         options |= known.config
-        if source != file:
-            options["max_input_chars_per_word"] = MAX_WORD
+    if known is not None:
+        found = known.config["max_input_chars_per_word"]
+        options["max_input_chars_per_word"] = found if source == file else MAX_WORD
     for key, kind in tokenizer_json.CONFIG_KEYS.items():
         # null stands for "as do_lower_case" in strip_accents, for nothing elsewhere.
         if key in given and (given[key] is not None or key == "strip_accents"):
