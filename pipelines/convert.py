@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ import jax
 from bert_jax import parallel
 from bert_jax.checkpoint import Meta, save_params
 from bert_jax.console import say
-from bert_jax.convert import parts
+from bert_jax.convert import ENCODER, MLM, Pretrained, only, parts
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.fingerprints import digest
 from pipelines import cli
@@ -50,6 +50,7 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
         BadInputError: `out` holds something, or the format has no such network.
     """
     own(out, "OUT", ())
+    model = replace(model, weights=_trained(model))
     if out.is_symlink() or not out.name:
         raise BadArgumentsError(f"OUT {out} must be a folder of its own")
     draft = out.with_name(f"{out.name}.tmp")
@@ -64,6 +65,15 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     say(f"{out}: {model.weights.architecture}, parameters {digest(model.weights.params)[:12]}")
+
+
+def _trained(model: Model) -> Pretrained:
+    """The weights without the heads that the run never trained."""
+    weights = model.weights
+    if model.run is None or model.run.data.objective != "mlm" or model.run.init:
+        return weights
+    kept = only(weights.params, frozenset({ENCODER, MLM}))
+    return replace(weights, params=kept, architecture="BertForMaskedLM")
 
 
 def _to_hugging_face(model: Model, folder: Path) -> None:

@@ -78,7 +78,7 @@ def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
     )
     if not isinstance(own, WordPieceTokenizer) or not isinstance(tokenizer, WordPieceTokenizer):
         raise refused
-    if own.options != tokenizer.options or own.vocab_size != tokenizer.vocab_size:
+    if own.config() != tokenizer.config() or own.vocab_size != tokenizer.vocab_size:
         raise refused
     pairs = enumerate(zip(own.pieces, tokenizer.pieces, strict=True))
     changed = {number: new for number, (old, new) in pairs if old != new}

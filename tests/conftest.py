@@ -39,6 +39,7 @@ from bert_jax.parallel import Layout, devices
 from pipelines.data import tokenizer_training
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
+from pipelines.pretrain import pretrain
 from pipelines.settings import to_yaml
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -116,6 +117,14 @@ def config_base(store_dir: Path) -> RunConfig:
 def config(config_base: RunConfig, tmp_path: Path) -> RunConfig:
     """The same in a folder of the test's own."""
     return replace(config_base, run_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def trained(config_base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of these 20 steps, to be read only."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    pretrain(replace(config_base, run_dir=str(folder)), Layout(devices()[:1]))
+    return folder
 
 
 @pytest.fixture

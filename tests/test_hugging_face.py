@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stages import assert_equal, ours, synthetic, training_curve
 
 from bert_jax.convert import Pretrained
 from pipelines.formats import hugging_face
+from stages import assert_equal, ours, synthetic, training_curve
 
 FOLDER = Path(__file__).parent / "golden/hugging_face"
 

@@ -107,7 +107,9 @@ def _labels(given: Mapping[str, Any], params: Any, path: Path) -> tuple[str, ...
     if HEAD not in parts(params):
         return ()
     count = params["head"]["bias"].size
-    names = given.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
+    names = given.get("id2label")
+    if not names or count == 1:  # a score, whatever the config says of its default two classes
+        names = {str(i): f"LABEL_{i}" for i in range(count)}
     expected = {str(i) for i in range(count)}
     if not isinstance(names, dict) or set(map(str, names)) != expected:
         raise BadInputError(f"{path}: id2label does not name the {count} classes of the head")
@@ -162,7 +164,7 @@ def write(folder: Path, model: Pretrained) -> None:
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
-    if model.labels:
+    if len(model.labels) > 1:
         config["id2label"] = {str(i): name for i, name in enumerate(model.labels)}
         config["label2id"] = {name: i for i, name in enumerate(model.labels)}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")

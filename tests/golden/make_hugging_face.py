@@ -17,10 +17,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from reference import random_model, stages, tensors, training_curve
-from stages import LONGEST, RULE, V, synthetic
 
 from bert_jax.optim import learning_rate
+from reference import random_model, stages, tensors, training_curve
+from stages import LONGEST, RULE, V, synthetic
 
 OUT = Path(__file__).parent / "hugging_face"
 STEPS = 100
