@@ -1,6 +1,8 @@
 # Two commands do everything on a machine with Python >= 3.11, make and PyPI:
 #   make pretrain    the whole way from text to a trained model, on this computer
 #   make test        every check, on emulated devices
+# and a third one compares with PyTorch, which it installs:
+#   make test-parity
 # PYTHON picks the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv pretrain test lint clean
+.PHONY: help venv parity pretrain test test-parity lint clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -30,7 +32,12 @@ $(VENV)/test: setup.cfg $(BIN)/python
 	$(PIP) --editable '.[test]'
 	@touch $(VENV)/core $@
 
+$(VENV)/parity: setup.cfg $(BIN)/python
+	$(PIP) --editable '.[test,parity]'
+	@touch $(VENV)/core $(VENV)/test $@
+
 venv: $(VENV)/test
+parity: $(VENV)/parity
 
 pretrain: $(VENV)/core
 	$(BIN)/bert-jax train-tokenizer --corpus python-docs --vocab-size 8000 --out $(DATA)/tokenizer
@@ -49,6 +56,9 @@ lint: $(VENV)/test
 
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-parity: $(VENV)/parity
+	$(BIN)/pytest --numprocesses 2 tests/parity
 
 clean:
 	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -29,6 +29,7 @@ OWNERS = {
     "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
     "grain": {"pipelines/data/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
+    "safetensors": {"pipelines/formats/hugging_face.py"},
     "optax": {"bert_jax/optim.py", "bert_jax/state.py", "bert_jax/steps.py"},
 }
 
@@ -51,7 +52,8 @@ def test_a_file_is_short_and_imports_in_one_direction(path: Path) -> None:
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
     name = str(path.relative_to(ROOT))
-    if name.startswith("bert_jax/"):
+    # `bert_jax.load` is the one door from the package to what stands on it.
+    if name.startswith("bert_jax/") and name != "bert_jax/__init__.py":
         assert imports(path).isdisjoint({"pipelines", "tpu"})
     for dependency, owners in OWNERS.items():
         assert name in owners or dependency not in imports(path), dependency
@@ -70,12 +72,12 @@ def test_only_parallel_decides_how_programs_are_mapped() -> None:
             assert "NamedSharding(" not in text
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_a_config_shows_its_command_and_parses(path: Path) -> None:
     header = "".join(line for line in path.read_text("utf-8").splitlines(True) if line[0] == "#")
     command = re.search(r"bert-jax pretrain (.*)", header)
     assert command, "the header comment names no command"
-    assert f"--config configs/{path.name}" in command[1]
+    assert f"--config {path.relative_to(ROOT)}" in command[1]
     assert "Hardware" in header
     assert "xpected" in header
     config = run_config(shlex.split(command[1].replace("configs/", f"{ROOT}/configs/")))
