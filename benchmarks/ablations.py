@@ -4,50 +4,93 @@
     bert-jax prepare --corpus text:wiki.txt --tokenizer TOKENIZER --out STORE
     python benchmarks/ablations.py STORE [RUNS]
 
-Trains what is not there yet (some ten minutes each on two cores), then evaluates every run on the
-held-out pairs of BERT itself, also those that were trained on other batches.
+Trains what is not there yet (some ten minutes each on two cores), evaluates every run on the held-out
+pairs of BERT itself, also those that were trained on other batches, and times the updates of all in
+turns, in one process, at the length of the last phase.
 """
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bert_jax import metrics, parallel
-from bert_jax.state import parameter_count
+import jax
+
+from bert_jax import parallel
+from bert_jax.config import RunConfig
+from bert_jax.state import init_state, parameter_count
+from bert_jax.steps import Steps
+from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.evaluate import measure
 from pipelines.model import open_model
+from pipelines.settings import run_config
 
 CONFIGS = Path(__file__).parents[1] / "configs/ablations"
 NAMES = ("bert", "no_nsp", "left_to_right", "lstm")
+ROUNDS, UPDATES = 7, 20
 
 
 def main(store: Path, runs: Path) -> None:
     """Prints the table."""
     layout = parallel.Layout(parallel.devices())
-    print("| run | parameters | MLM accuracy | MLM loss | NSP accuracy | tokens/s in training |")
-    print("|---|---:|---:|---:|---:|---:|")
+    rows, configs, found = {}, {}, {}
     for name in NAMES:
-        config, run = CONFIGS / f"{name}.yaml", runs / name
-        command = ["bert-jax", "pretrain", "--config", config, "--data.store", store]
-        subprocess.run([*map(str, command), "--run_dir", str(run)], check=True)
-        model = open_model(run, layout)
-        assert model.run is not None
-        data = replace(model.run.data, objective="nsp")
-        alike = replace(model, run=replace(model.run, data=data))
-        found = measure(alike, Store(store), layout)
-        trained = model.run.data.objective == "nsp"
-        speeds = [x["tokens_per_second"] for x in metrics.read(run) if "tokens_per_second" in x]
-        nsp = f"{found['nsp_accuracy']:.3f}" if trained else "-"
-        print(
+        command = ["--config", str(CONFIGS / f"{name}.yaml"), "--data.store", str(store)]
+        command += ["--run_dir", str(runs / name)]
+        subprocess.run(["bert-jax", "pretrain", *command], check=True)
+        model = open_model(runs / name, layout)
+        config = replace(run_config(command), model=model.network)
+        pairs = replace(config, data=replace(config.data, objective="nsp"))
+        found = measure(replace(model, run=pairs), Store(store), layout)
+        nsp = f"{found['nsp_accuracy']:.3f}" if config.data.objective == "nsp" else "-"
+        rows[name] = (
             f"| {name} | {parameter_count(model.weights.params):,} | {found['mlm_accuracy']:.4f}"
-            f" | {found['mlm_loss']:.3f} | {nsp} | {sorted(speeds)[len(speeds) // 2]:,.0f} |"
+            f" | {found['mlm_loss']:.3f} | {found['perplexity']:.0f} | {nsp}"
         )
+        configs[name] = config
+    seconds = timed(configs, Store(store), layout)
+    print("| run | parameters | MLM accuracy | MLM loss | perplexity | NSP accuracy | time |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name, row in rows.items():
+        print(f"{row} | {seconds[name] / seconds['bert']:.2f} |")
     print(f"\nAlways the most frequent token: {found['constant_guess_accuracy']:.4f};", end=" ")
     print(f"entropy of the token frequencies: {found['unigram_entropy']:.3f}")
+
+
+def timed(configs: dict[str, RunConfig], store: Store, layout: parallel.Layout) -> dict[str, float]:
+    """Median seconds of UPDATES updates."""
+    programs = {name: program(config, store, layout) for name, config in configs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in configs}
+    for _ in range(ROUNDS):
+        for name, run in programs.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def program(config: RunConfig, store: Store, layout: parallel.Layout) -> Callable[[], None]:
+    """Does UPDATES updates on one batch; compiled already."""
+    steps = Steps.of(config)
+    state: Any = layout.replicate(lambda: init_state(config.model, steps.optimizer, 0))
+    batch = layout.place(PretrainingData(store, config).batch_at(config.steps - 1).arrays)
+    update = layout.train_step(steps)
+
+    def run() -> None:
+        nonlocal state
+        for _ in range(UPDATES):
+            state, _ = update(state, batch)
+        jax.block_until_ready(state)
+
+    run()
+    return run
 
 
 if __name__ == "__main__":
