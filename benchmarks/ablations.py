@@ -4,9 +4,9 @@
     bert-jax prepare --corpus text:wiki.txt --tokenizer TOKENIZER --out STORE
     python benchmarks/ablations.py STORE [RUNS]
 
-Trains what is not there yet (some ten minutes each on two cores), evaluates every run on the held-out
-pairs of BERT itself, also those that were trained on other batches, and times the updates of all in
-turns, in one process, at the length of the last phase.
+Trains what is not there yet (some ten minutes each on two cores), evaluates every run on the
+held-out pairs of BERT itself, also those that were trained on other batches, and times the updates
+of all in turns, in one process, at the length of the last phase.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from bert_jax.config import flatten
+from bert_jax.config import Phase, RunConfig, as_dict, flatten
 from bert_jax.errors import BadInputError
 
 # Whatever is not listed here and not a digest of the data may change; it is printed.
@@ -60,7 +60,9 @@ def changes(
             f"{new['run_dir']} holds converted weights, not a run; give it as --init, and another"
             " run_dir"
         )
-    was, now = flatten(old), flatten(new)
+    # What an older version did not know, it did as the default says.
+    was = flatten(as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))) | flatten(old)
+    now = flatten(new)
     asked = sum(phase["steps"] for phase in new["phases"])
     if asked < step:
         raise BadInputError(
