@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ class TrainState:
 Begin = Callable[[], TrainState]
 
 
+@cache
 def define(config: ModelConfig) -> nnx.GraphDef[BertForPreTraining]:
     """The network without its arrays; `nnx.merge` with parameters makes it callable."""
     return nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))

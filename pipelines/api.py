@@ -19,10 +19,9 @@ from bert_jax.errors import BadArgumentsError
 from bert_jax.state import Params, define
 from pipelines.fill_mask import fill_mask
 from pipelines.model import Model, open_model
+from pipelines.padding import padded
 
 Pooling = Literal["mean", "cls", "max"]
-
-_SHORTEST = 16
 
 
 class Bert:
@@ -77,7 +76,9 @@ class Bert:
         by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         for first in range(0, len(ids), batch_size):
             rows = by_length[first : first + batch_size]
-            token_ids = self._padded([ids[row] for row in rows], batch_size)
+            longest = self.model.network.max_positions
+            texts_here = [ids[row] for row in rows]
+            token_ids = padded(texts_here, batch_size, self.tokenizer.pad_id, longest)
             states = self._states(self._params, token_ids, layer % (L + 1), pooling)
             for row, vectors in zip(rows, np.asarray(states), strict=False):
                 found[row] = vectors if pooling else vectors[: len(ids[row])]
@@ -87,8 +88,8 @@ class Bert:
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:
         """The most probable tokens for every [MASK] of a text; see `pipelines.fill_mask`."""
-        params = self.model.pretraining_params(self._layout, MLM)
-        return fill_mask(params, self.model.network, self.tokenizer, text, top_k)
+        self.model.require(MLM)
+        return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
     @cached_property
     def _params(self) -> Params:
@@ -107,15 +108,6 @@ class Bert:
         return [
             [tokenizer.cls_id, *ids[:room], tokenizer.sep_id] for ids in tokenizer.encode(texts)
         ]
-
-    def _padded(self, ids: list[list[int]], rows: int) -> np.ndarray:
-        """int32 [rows, T], where T is one of few lengths: each new one compiles a program."""
-        longest = max(map(len, ids))
-        T = min(max(_SHORTEST, 1 << (longest - 1).bit_length()), self.model.network.max_positions)
-        padded = np.full((rows, T), self.tokenizer.pad_id, np.int32)
-        for row, tokens in enumerate(ids):
-            padded[row, : len(tokens)] = tokens
-        return padded
 
 
 def _states(

@@ -69,6 +69,7 @@ def measure(
     Raises:
         BadInputError: Model and store do not fit, or nothing is held out.
     """
+    model.require(MLM)
     tokenizer, own = store.tokenizer, model.tokenizer()
     if tokenizer.digest != own.digest:
         raise BadInputError(
@@ -85,7 +86,7 @@ def measure(
     total = data.heldout_batches(length, batch_size)
     batches = _counted(data.heldout(length, batch_size), targets, total)
     step = layout.eval_step(Steps.of(config))
-    found = evaluate(step, layout, model.pretraining_params(layout, MLM), batches)
+    found = evaluate(step, layout, model.pretraining_params(layout), batches)
     if not found:
         raise BadInputError(
             f"{store.folder} holds out fewer than two documents; prepare with a larger --heldout"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,11 @@ from bert_jax.steps import forward
 from pipelines import cli
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.model import MODEL_HELP, open_model
+from pipelines.padding import padded
 from pipelines.settings import command_parser, parse
+
+# One program for all texts of like length.
+_forward = jax.jit(forward, static_argnums=0)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
     parallel.devices()
     layout = parallel.Layout(jax.local_devices()[:1])
     model = open_model(Path(options.model), layout)
-    params = model.pretraining_params(layout, MLM)
+    model.require(MLM)
+    params = model.pretraining_params(layout)
     found = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)
     if options.json:
         print(json.dumps(found))  # noqa: T201
@@ -71,14 +75,15 @@ def fill_mask(
     longest = network.max_positions
     if len(ids) > longest:
         raise BadArgumentsError(f"the text has {len(ids)} tokens, the model takes {longest}")
-    arrays = {
-        "token_ids": np.array([ids], np.int32),
-        "segment_ids": np.zeros((1, len(ids)), np.int32),
-        "sequence_ids": np.ones((1, len(ids)), np.int32),
+    token_ids = padded([ids], 1, tokenizer.pad_id, longest)
+    there = np.arange(token_ids.shape[1])[None] < len(ids)
+    batch = {
+        "token_ids": token_ids,
+        "segment_ids": np.zeros_like(token_ids),
+        "sequence_ids": there.astype(np.int32),
         "mlm_positions": np.array([positions], np.int32),
     }
-    batch = jax.device_put(arrays)
-    found = jax.jit(partial(forward, define(network)))(params, batch, None).mlm[0]
+    found = _forward(define(network), params, jax.device_put(batch), None).mlm[0]
     probabilities = np.asarray(jax.nn.softmax(found))[:, : tokenizer.vocab_size]
     answers = []
     for place, row in zip(positions, probabilities, strict=True):

@@ -67,23 +67,24 @@ class Model:
             )
         return tokenizer
 
-    def pretraining_params(self, layout: Layout, *needed: str) -> Params:
-        """Parameters of the whole pre-training network.
+    def require(self, part: str) -> None:
+        """Refuses to go on without one of the parts that `convert` names.
+
+        Raises:
+            BadInputError: It is not there.
+        """
+        if part not in parts(self.weights.params):
+            raise BadInputError(
+                f"{self.path} is a {self.weights.architecture} without the {_LONG[part]};"
+                " train one with bert-jax pretrain --init"
+            )
+
+    def pretraining_params(self, layout: Layout) -> Params:
+        """Parameters of the whole pre-training network; parts that are not there are fresh.
 
         Args:
             layout: That the model was opened with.
-            needed: Parts (see `convert`) that must have been trained. Others that are not there
-                are fresh, for programs that do not look at them.
-
-        Raises:
-            BadInputError: A needed part is not there.
         """
-        there = parts(self.weights.params)
-        if lacking := set(needed) - there:
-            raise BadInputError(
-                f"{self.path} is a {self.weights.architecture} without the {_LONG[min(lacking)]};"
-                " train one with bert-jax pretrain --init"
-            )
         return completed(self.weights.params, self.network, 0, layout)
 
 

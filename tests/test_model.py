@@ -14,9 +14,11 @@ import pytest
 from flax import nnx
 
 from bert_jax.config import ModelConfig
+from bert_jax.convert import abstract_params
 from bert_jax.layers import Attention, dropout
 from bert_jax.lstm import LstmLayer, begins
 from bert_jax.model import BertForPreTraining, PretrainingLogits
+from bert_jax.presets import PRESETS
 from bert_jax.state import init_params, parameter_count
 
 # Prime sizes, so that a wrong axis shows itself in the message.
@@ -70,6 +72,24 @@ def test_published_parameter_counts(preset: str, whole: int, encoder: int) -> No
     params = jax.eval_shape(partial(init_params, config, 0))
     assert parameter_count(params) == whole
     assert parameter_count(params["bert"]) == encoder
+
+
+@pytest.mark.parametrize(
+    ("preset", "encoder"),
+    [
+        ("bert-tiny", 4_385_920),
+        ("bert-mini", 11_170_560),
+        ("bert-small", 28_763_648),
+        ("bert-medium", 41_373_184),
+        ("bert-base-cased", 108_310_272),
+        ("bert-base-multilingual-cased", 177_853_440),
+        ("bert-base-chinese", 102_267_648),
+        ("bert-large-cased-whole-word-masking", 333_579_264),
+    ],
+)
+def test_published_encoders_have_their_size(preset: str, encoder: int) -> None:
+    config = ModelConfig(preset=preset, vocab_size=PRESETS[preset][0]).resolved()
+    assert parameter_count(abstract_params(config)["bert"]) == encoder
 
 
 def test_logits_have_the_documented_shapes(model: Forward) -> None:
