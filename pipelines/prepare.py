@@ -46,8 +46,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--tokenizer",
         required=True,
-        metavar="DIR",
-        help="from train-tokenizer, or with BERT's vocab.txt",
+        metavar="MODEL",
+        help="folder from train-tokenizer, of a run, or with BERT's vocab.txt or tokenizer.json",
     )
     parser.add_argument("--out", required=True, metavar="STORE", help="folder to write")
     parser.add_argument(

@@ -16,15 +16,16 @@ from pipelines.settings import run_config
 
 PACKAGES = ("bert_jax", "pipelines", "tpu")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+TOKENIZERS = {
+    "pipelines/data/tokenizer.py",
+    "pipelines/data/tokenizer_export.py",
+    "pipelines/data/tokenizer_training.py",
+}
 # Dependency -> the only files that may import it.
 OWNERS = {
     "orbax": {"bert_jax/checkpoint.py"},
-    "sentencepiece": {"pipelines/data/tokenizer.py", "pipelines/data/tokenizer_training.py"},
-    "tokenizers": {
-        "pipelines/data/tokenizer.py",
-        "pipelines/data/tokenizer_export.py",
-        "pipelines/data/tokenizer_training.py",
-    },
+    "sentencepiece": TOKENIZERS,
+    "tokenizers": TOKENIZERS,
     "tensorboardX": {"bert_jax/metrics.py"},
     "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
     "grain": {"pipelines/data/loader.py"},

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import sentencepiece
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -35,7 +39,7 @@ from pipelines.data.tokenizer import (
 # SentencePiece's numbers of its kinds of models and pieces.
 _UNIGRAM, _BPE = 1, 2
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
-# Not in any text that Unicode allows to be exchanged, and not in SentencePiece's rules.
+# No character of any text, says Unicode, and in no rule of SentencePiece.
 _WALL = "\ufdd0"
 # SentencePiece's rules remove this one.
 _GAP = "\x01"
@@ -102,7 +106,7 @@ def _sentencepiece(model: _Model) -> RustTokenizer:
         rust = RustTokenizer(
             models.BPE(vocabulary, _merges(model), unk_token=SPECIALS[1], fuse_unk=True)
         )
-    rust.normalizer = normalizers.Sequence(_normalizers(model.character_map))
+    rust.normalizer = normalizers.Sequence(_normalizers(model))
     # One word boundary at the start of a text; the whole text is cut at once, as in SentencePiece.
     shape: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": False}
     rust.pre_tokenizer = pre_tokenizers.Metaspace(**shape)
@@ -123,36 +127,37 @@ def _merges(model: _Model) -> list[tuple[str, str]]:
     ]
 
 
-def _normalizers(character_map: bytes) -> list[normalizers.Normalizer]:
+def _normalizers(model: _Model) -> list[normalizers.Normalizer]:
     """SentencePiece's normalisation in terms of the tokenizers library.
 
     SentencePiece replaces the longest sequence of characters for which it has a rule.
     ``Precompiled`` has the same rules, but takes the shortest for a character with its accents, and
     then drops the rest of them: "E" + acute would become "e". So it gets one character at a time
-    (`_GAP`), after and before accents are joined to letters by NFC. Unlike NFC, SentencePiece has
-    no rule for
+    (`_GAP`), and what the longer rules do is done by NFC before and after it. NFC joins more than
+    they do (accents in any order; to letters that have one; to the end of a ligature) and changes
+    the order of accents: `_WALL` stands where no rule joins two characters.
 
-    * a letter that has an accent already, before another one,
-    * accents that do not come in Unicode's order.
-
-    There `_WALL` keeps NFC off, which would change their order as well. What still differs are
-    accents behind a ligature such as "ﬁ", U+0344, and a dot above some other alphabet's capital i.
+    What still differs: accents on signs that stand for a capital letter, such as the Roman numeral
+    one with a dot above, which are lower-cased before they are joined; control characters right
+    behind a special token; and U+FDD0, which is dropped.
     """
     replace = normalizers.Replace
-    accents = {chr(c): unicodedata.combining(chr(c)) for c in _unicode() if c > 0x7F}
-    accents = {character: order for character, order in accents.items() if order}
-    accent = _one_of(accents)
+    accent = _one_of(_accents())
     # NFC joins one accent at a time, because a gap follows it; no letter takes more than three.
     join = [
         replace(Regex(f"(?<={accent})(?={accent})"), _GAP),
         normalizers.NFC(),
         replace(_GAP, ""),
     ] * 3
+    rules = sentencepiece.SentencePieceNormalizer(model_proto=model.data).decompile()
+    removed = _one_of(source for source, target in rules if not target)
     return [
-        replace(Regex(_walls(accents)), _WALL),
+        # The word boundary at the start is put before the first character of the text only.
+        replace(Regex(rf"\A{removed}+"), " "),
+        replace(Regex(_walls(rules)), _WALL),
         *join,
         replace(Regex(r"(?<=.)(?=[^\x00-\x7f])"), _GAP),
-        normalizers.Precompiled(character_map),
+        normalizers.Precompiled(model.character_map),
         *join,
         replace(_WALL, ""),
         replace(Regex(" {2,}"), " "),
@@ -161,28 +166,26 @@ def _normalizers(character_map: bytes) -> list[normalizers.Normalizer]:
     ]
 
 
-def _walls(accents: dict[str, int]) -> str:
-    """Matches before each character that NFC would join and SentencePiece does not."""
-    parts = {chr(c): unicodedata.normalize("NFD", chr(c)) for c in _unicode()}
-    joined = {c: whole for c, whole in parts.items() if len(whole) > 1 and not "가" <= c <= "힣"}
-    joining = {
-        accent
-        for c, whole in joined.items()
-        if unicodedata.normalize("NFC", c) == c
-        for accent in whole[1:]
-        if accent in accents
-    }
-    behind = [f"(?<={_one_of(joined)})"]
-    for order in sorted({accents[accent] for accent in joining} - {max(accents.values())}):
-        later = _one_of(a for a in accents if accents[a] > order)
-        behind.append(f"(?<={later})(?={_one_of(a for a in joining if accents[a] == order)})")
-    korean = r"(?<=[\x{ac00}-\x{d7a3}])(?=[\x{11a8}-\x{11c2}])"
-    return f"(?={_one_of(joining)})(?:{'|'.join(behind)})|{korean}"
+def _walls(rules: Sequence[tuple[str, str]]) -> str:
+    """Matches between two characters, the second an accent or the like, that no rule joins."""
+    before: dict[str, set[str]] = {accent: set() for accent in _accents()}
+    for source, _ in rules:
+        for first, second in pairwise(source):
+            before.setdefault(second, set()).add(first)
+    alike: dict[frozenset[str], list[str]] = defaultdict(list)
+    for second, firsts in before.items():
+        alike[frozenset(firsts)].append(second)
+    places = [
+        f"(?={_one_of(many)})" + (f"(?<!{_one_of(firsts)})" if firsts else "")
+        for firsts, many in alike.items()
+    ]
+    # A character put before all others makes the library fail later on.
+    return rf"(?!\A)(?={_one_of(before)})(?:{'|'.join(places)})"
 
 
-def _unicode() -> Iterator[int]:
-    yield from range(0xD800)
-    yield from range(0xE000, 0x20000)
+def _accents() -> list[str]:
+    """The characters that Unicode puts in order behind a letter."""
+    return [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.combining(chr(c))]
 
 
 def _one_of(characters: Iterable[str]) -> str:
@@ -202,12 +205,14 @@ class _Model:
     Read without ``sentencepiece_model_pb2``: it needs protobuf 7, and Apache Beam excludes that.
 
     Attributes:
+        data: The model.
         kind: Of model.
         pieces: Text, score and kind of each.
         character_map: Rules of the normaliser.
     """
 
     def __init__(self, data: bytes) -> None:
+        self.data = data
         # Numbers of sentencepiece_model.proto.
         self.pieces: list[tuple[str, float, int]] = []
         trainer: dict[int, Any] = {}
