@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from bert_jax.errors import BadInputError
@@ -128,27 +128,21 @@ class ModelConfig:
         return full
 
     def started_from(self, other: ModelConfig) -> ModelConfig:
-        """The network `other` with the dropout and precision of this config.
+        """The network `other`, trained as this config says (dropout, precision).
 
         Raises:
-            BadInputError: A size or preset stated here is another one.
+            BadInputError: Something else of the network is stated here, and differs.
         """
         asked = self.resolved() if self.preset else self
-        for size in ("vocab_size", *_SIZE_NAMES):
-            here, there = getattr(asked, size), getattr(other, size)
-            if here not in (0, there):
+        training = ("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype")
+        for key in fields(self):
+            here, there = getattr(asked, key.name), getattr(other, key.name)
+            if key.name not in training and here not in (key.default, there):
                 raise BadInputError(
-                    f"model.{size} {here} is not that of the model given as init, {there};"
+                    f"model.{key.name} {here} is not that of the model given as init, {there};"
                     " leave the network out of the config"
                 )
-        return replace(
-            other,
-            preset=self.preset,
-            hidden_dropout=self.hidden_dropout,
-            attention_dropout=self.attention_dropout,
-            initializer_range=self.initializer_range,
-            dtype=self.dtype,
-        )
+        return replace(other, **{name: getattr(self, name) for name in training})
 
     def with_vocabulary(self, size: int) -> ModelConfig:
         """This network for a vocabulary of `size` tokens; a larger ``vocab_size`` is kept.

@@ -70,7 +70,11 @@ def changes(
             " config; raise train.steps or the steps of its phases, or choose another run_dir"
         )
     differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
-    refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]
+    refused = [
+        f"{key}: {a or 'none'} -> {b or 'none'}" if key == "init" else f"{key}: {a} -> {b}"
+        for key, (a, b) in differing.items()
+        if key in _FIXED
+    ]
     refused += [
         f"{name}: {old_data[name][:12]} -> {new_data[name][:12]}"
         for name in new_data

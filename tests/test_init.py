@@ -127,6 +127,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, their_store: Path, store_
     refused(asked(model__hidden_size=64), 78, "model.hidden_size 64", "32")
     refused(asked(model__preset="bert-tiny"), 78, "model.hidden_size 128")
     refused(asked(model__vocab_size=99), 78, "model.vocab_size 99", "70")
+    refused(asked(model__gelu="tanh", model__max_positions=30), 78, "model.max_positions 30", "40")
     refused(asked(phases="[{length: 64, steps: 2}]"), 78, "max_positions 40")
     refused(asked(store_dir), 78, "another tokenizer", f"--tokenizer {THEIRS}", "extend-tokenizer")
     assert not run.exists()
