@@ -58,7 +58,7 @@ test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-parity: $(VENV)/parity
-	$(BIN)/pytest --numprocesses 2 tests/parity
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/parity
 
 clean:
 	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -52,6 +52,7 @@ class Meta:
         data: Digests that the data must have.
         architecture: Of the network with its heads, by Hugging Face's name.
         labels: Names of the classes of a task head.
+        problem_type: Of them; see `convert.Pretrained`.
         parts: Of the parameters (see `convert`) those that are there; empty = as in pre-training.
     """
 
@@ -62,6 +63,7 @@ class Meta:
     data: dict[str, str] = field(default_factory=dict)
     architecture: str = "BertForPreTraining"
     labels: list[str] = field(default_factory=list)
+    problem_type: str = ""
     parts: list[str] = field(default_factory=list)
 
 

@@ -349,7 +349,7 @@ class RunConfig:
                 f" {every} must be a multiple of train.eval_every {evaluated}"
             )
         for phase in self.phases:
-            if phase.length > self.model.max_positions:
+            if self.model.is_stated and phase.length > self.model.max_positions:
                 raise BadInputError(
                     f"phases: length {phase.length} is longer than"
                     f" model.max_positions {self.model.max_positions}"

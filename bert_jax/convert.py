@@ -198,20 +198,10 @@ def from_tensors(
     classes = _classes(tensors, naming, kind)
     shapes = dict(named_leaves(abstract_params(config, classes)))
     wanted = there | kind.parts
-    missing = [
-        name
-        for entry in entries
-        if _part(entry.path) in wanted
-        for name in _names(entry, naming, config)
-        if name not in tensors
-    ]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise BadInputError(f"{source}: no tensor {missing[0]}{more}, which {architecture} needs")
+    entries = [entry for entry in entries if _part(entry.path) in wanted]
+    _check_names(tensors, naming, architecture, entries, config, source)
     flat = {}
     for entry in entries:
-        if _part(entry.path) not in wanted:
-            continue
         ours = shapes[entry.path].shape
         stacked = "{}" in getattr(entry, naming)
         each = [
@@ -220,6 +210,25 @@ def from_tensors(
         ]
         flat[entry.path] = np.stack(each) if stacked else each[0]
     return _nested(flat)
+
+
+def _check_names(
+    tensors: Mapping[str, np.ndarray],
+    naming: Naming,
+    architecture: str,
+    entries: Sequence[Entry],
+    config: ModelConfig,
+    source: str,
+) -> None:
+    names = [name for entry in entries for name in _names(entry, naming, config)]
+    if missing := [name for name in names if name not in tensors]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadInputError(f"{source}: no tensor {missing[0]}{more}, which {architecture} needs")
+    after = [getattr(entry, naming).format(config.layers) for entry in entries]
+    if beyond := [name for name in after if name in tensors and name not in names]:
+        raise BadInputError(
+            f"{source}: tensor {beyond[0]}, but the config has {config.layers} layers"
+        )
 
 
 def to_hugging_face(params: Params, architecture: str) -> dict[str, np.ndarray]:
@@ -330,9 +339,11 @@ class Pretrained:
         config: The network.
         architecture: One of ARCHITECTURES.
         labels: Names of the classes of a task head.
+        problem_type: Hugging Face's word for what the classes are; empty = as their number says.
     """
 
     params: Params
     config: ModelConfig
     architecture: str
     labels: tuple[str, ...] = ()
+    problem_type: str = ""

@@ -11,7 +11,6 @@ from bert_jax.errors import BadInputError
 # Whatever is not listed here and not a digest of the data may change; it is printed.
 _FIXED = {
     "seed",
-    "init",
     "data.mlm_probability",
     "data.max_predictions",
     "data.short_seq_prob",
@@ -63,6 +62,11 @@ def changes(
     # What an older version did not know, it did as the default says.
     was = flatten(as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))) | flatten(old)
     now = flatten(new)
+    if bool(was["init"]) != bool(now["init"]):
+        began = f"with --init {was['init']}" if was["init"] else "without --init"
+        raise BadInputError(
+            f"{now['run_dir']} began {began}; give the same to go on, or choose another run_dir"
+        )
     asked = sum(phase["steps"] for phase in new["phases"])
     if asked < step:
         raise BadInputError(
@@ -70,11 +74,7 @@ def changes(
             " config; raise train.steps or the steps of its phases, or choose another run_dir"
         )
     differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
-    refused = [
-        f"{key}: {a or 'none'} -> {b or 'none'}" if key == "init" else f"{key}: {a} -> {b}"
-        for key, (a, b) in differing.items()
-        if key in _FIXED
-    ]
+    refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]
     refused += [
         f"{name}: {old_data[name][:12]} -> {new_data[name][:12]}"
         for name in new_data

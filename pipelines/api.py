@@ -78,7 +78,9 @@ class Bert:
             rows = by_length[first : first + batch_size]
             longest = self.model.network.max_positions
             texts_here = [ids[row] for row in rows]
-            token_ids = padded(texts_here, batch_size, self.tokenizer.pad_id, longest)
+            token_ids = padded(
+                texts_here, min(batch_size, len(ids)), self.tokenizer.pad_id, longest
+            )
             states = self._states(self._params, token_ids, layer % (L + 1), pooling)
             for row, vectors in zip(rows, np.asarray(states), strict=False):
                 found[row] = vectors if pooling else vectors[: len(ids[row])]
@@ -103,6 +105,11 @@ class Bert:
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str):
             raise BadArgumentsError("texts must be a list of texts, not one text")
+        for text in texts:
+            if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+                raise BadArgumentsError(
+                    f"{text[:60]!r} is not Unicode text (half a surrogate pair)"
+                )
         room = self.model.network.max_positions - 2
         tokenizer = self.tokenizer
         return [

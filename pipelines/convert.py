@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,10 +54,10 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     model = replace(model, weights=_trained(model))
     if out.is_symlink() or not out.name:
         raise BadArgumentsError(f"OUT {out} must be a folder of its own")
-    draft = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
     try:
-        draft.mkdir(parents=True)
+        draft.chmod(0o755)  # not the private folder that mkdtemp makes
         _to_hugging_face(model, draft) if to == "hf" else _to_bert_jax(model, draft)
         if out.is_dir():
             out.rmdir()
@@ -70,7 +71,7 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
 def _trained(model: Model) -> Pretrained:
     """The weights without the heads that the run never trained."""
     weights = model.weights
-    if model.run is None or model.run.data.objective != "mlm" or model.run.init:
+    if model.run is None or model.run.data.objective != "mlm":
         return weights
     kept = only(weights.params, frozenset({ENCODER, MLM}))
     return replace(weights, params=kept, architecture="BertForMaskedLM")
@@ -82,8 +83,9 @@ def _to_hugging_face(model: Model, folder: Path) -> None:
             f"{model.path} has model.encoder {model.network.encoder}; Hugging Face's BERT has only"
             " transformers that look both ways"
         )
-    hugging_face.write(folder, model.weights)
-    export(model.tokenizer(), folder, model.network.max_positions)
+    tokenizer = model.tokenizer()
+    hugging_face.write(folder, model.weights, tokenizer.pad_id)
+    export(tokenizer, folder, model.network.max_positions)
     (folder / "README.md").write_text(model_card(model), "utf-8")
 
 
@@ -95,6 +97,7 @@ def _to_bert_jax(model: Model, folder: Path) -> None:
         data={"tokenizer": tokenizer.digest},
         architecture=weights.architecture,
         labels=list(weights.labels),
+        problem_type=weights.problem_type,
         parts=sorted(parts(weights.params)),
     )
     save_params(folder, weights.params, meta)

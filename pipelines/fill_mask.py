@@ -65,7 +65,7 @@ def fill_mask(
         BadArgumentsError: There is no mask, the text is too long for the model or not UTF-8.
     """
     if top_k < 1:
-        raise BadArgumentsError(f"--top-k must be at least 1, not {top_k}")
+        raise BadArgumentsError(f"top-k must be at least 1, not {top_k}")
     if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
         raise BadArgumentsError("the text is not UTF-8")
     ids = [tokenizer.cls_id, *tokenizer.encode_masked(text), tokenizer.sep_id]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax import Array
 
 from bert_jax.checkpoint import newest_meta
 from bert_jax.config import RunConfig
 from bert_jax.console import say
-from bert_jax.convert import parts
+from bert_jax.convert import HEAD, parts
 from bert_jax.errors import BadInputError
 from bert_jax.optim import optimizer
 from bert_jax.parallel import Layout
@@ -40,9 +41,18 @@ def start_from(
     run_dir = Path(config.run_dir)
     meta = newest_meta(run_dir)
     if meta is not None:
+        if not meta.config.get("init"):
+            raise BadInputError(
+                f"{run_dir} began without --init; leave it out to go on, or choose another run_dir"
+            )
         return replace(config, model=config.model.started_from(network_of(meta, run_dir))), None
     model = open_model(Path(config.init), layout)
-    config = replace(config, model=config.model.started_from(model.network))
+    network = model.network
+    config = replace(config, model=config.model.started_from(network))
+    say(
+        f"the network of {model.path}: {network.layers} layers, hidden size {network.hidden_size},"
+        f" {network.heads} heads, {network.max_positions} positions, GELU {network.gelu}"
+    )
     added = _added_tokens(model, tokenizer)
     return config, partial(_first_state, config, model, added, layout)
 
@@ -52,13 +62,15 @@ def _first_state(
 ) -> TrainState:
     step = "" if model.step is None else f" at step {model.step:,}"
     say(f"weights from {model.path} ({model.weights.architecture}{step}); the run begins at step 0")
+    if HEAD in parts(model.weights.params):
+        say("its task head is left out")
     lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
     if lacking:
         say(f"fresh weights for what it lacks: {', '.join(sorted(lacking))}")
     params = completed(model.weights.params, config.model, config.seed, layout)
     if added:
         say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
-        params = _with_rows(params, added, layout)
+        params = _with_means(params, added, layout)
     return layout.replicate(partial(new_state, optimizer(config.optimizer)), params)
 
 
@@ -87,11 +99,15 @@ def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
     return dict(zip(changed, own.encode(list(changed.values())), strict=True))
 
 
-def _with_rows(params: Params, added: dict[int, list[int]], layout: Layout) -> Params:
+def _with_means(params: Params, added: dict[int, list[int]], layout: Layout) -> Params:
+    """Embedding and output bias of each added token as the mean of those of its pieces."""
+
+    def averaged(old: Array) -> Array:
+        table = np.array(old)
+        for token, pieces in added.items():
+            table[token] = np.asarray(old)[pieces].mean(axis=0)
+        return jax.device_put(table, layout.replicated)
+
     embeddings = params["bert"]["embeddings"]
-    table = np.array(embeddings["token"])
-    means = {token: table[pieces].mean(axis=0) for token, pieces in added.items()}
-    for token, row in means.items():
-        table[token] = row
-    embeddings = embeddings | {"token": jax.device_put(table, layout.replicated)}
-    return params | {"bert": params["bert"] | {"embeddings": embeddings}}
+    bert = params["bert"] | {"embeddings": embeddings | {"token": averaged(embeddings["token"])}}
+    return params | {"bert": bert, "mlm": params["mlm"] | {"bias": averaged(params["mlm"]["bias"])}}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from bert_jax.checkpoint import FOLDER, Meta, newest_params
 from bert_jax.config import ModelConfig, RunConfig
-from bert_jax.convert import ARCHITECTURES, Pretrained, abstract_params, only, parts
+from bert_jax.convert import (
+    ARCHITECTURES,
+    HEAD,
+    MLM,
+    NSP,
+    POOLER,
+    Pretrained,
+    abstract_params,
+    only,
+    parts,
+)
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
 from bert_jax.state import Params, init_params
@@ -19,6 +27,9 @@ from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
+
+# Embeddings are made larger than the vocabulary to a multiple of at most this.
+_ROUNDING = 1024
 
 MODEL_HELP = (
     "run folder or RUN/checkpoints/STEP, Hugging Face folder, or folder of google-research/bert"
@@ -65,6 +76,13 @@ class Model:
                 f" embedding of the model has only {self.network.vocab_size:,} rows; they do not"
                 " belong together"
             )
+        spare = self.network.vocab_size - tokenizer.vocab_size
+        if not self.digests and spare >= _ROUNDING:
+            raise BadInputError(
+                f"the vocabulary in {self.folder} has {tokenizer.vocab_size:,} tokens, the token"
+                f" embedding of the model {self.network.vocab_size:,} rows, more than rounding"
+                " explains; they do not belong together"
+            )
         return tokenizer
 
     def require(self, part: str) -> None:
@@ -97,14 +115,13 @@ _LONG = {
 
 def completed(params: Params, config: ModelConfig, seed: int, layout: Layout) -> Params:
     """The parameters of pre-training: those that are there, and fresh ones for missing parts."""
-    fresh = layout.replicate(partial(init_params, config, seed))
-
-    def merged(old: Any, new: Any) -> Any:
-        if old is None or not isinstance(new, dict):
-            return new if old is None else old
-        return {key: merged(old.get(key), value) for key, value in new.items()}
-
-    return merged(params, fresh)
+    lacking = frozenset({POOLER, MLM, NSP}) - parts(params)
+    kept = {name: tree for name, tree in params.items() if name != HEAD}
+    if not lacking:
+        return kept
+    fresh = layout.replicate(lambda: only(init_params(config, seed), lacking))
+    bert = kept["bert"] | fresh.pop("bert", {})
+    return kept | fresh | {"bert": bert}
 
 
 def open_model(path: Path, layout: Layout) -> Model:
@@ -113,12 +130,11 @@ def open_model(path: Path, layout: Layout) -> Model:
     Raises:
         BadInputError: There is none, or it is damaged.
     """
-    for kind in (hugging_face, google_research):
-        if kind.is_folder(path):
-            found = kind.read(path)
-            placed = jax.device_put(found.params, layout.replicated)
-            weights = Pretrained(placed, found.config, found.architecture, found.labels)
-            return Model(path, weights, None, None, path, {})
+    if hugging_face.is_folder(path) or google_research.is_folder(path):
+        theirs = google_research.is_folder(path) and not hugging_face.has_weights(path)
+        found = (google_research if theirs else hugging_face).read(path)
+        placed = jax.device_put(found.params, layout.replicated)
+        return Model(path, replace(found, params=placed), None, None, path, {})
     folder, step = run_and_step(path)
     if not (folder / FOLDER).is_dir():
         raise BadInputError(
@@ -132,8 +148,10 @@ def open_model(path: Path, layout: Layout) -> Model:
         )
     params, meta = newest_params(folder, lambda meta: layout.abstract(_abstract(meta, path)), step)
     run = config_from_dict(meta.config, str(path)) if "phases" in meta.config else None
-    weights = Pretrained(params, network_of(meta, path), meta.architecture, tuple(meta.labels))
-    return Model(path, weights, meta.step, run, folder, meta.data)
+    network, labels = network_of(meta, path), tuple(meta.labels)
+    weights = Pretrained(params, network, meta.architecture, labels, meta.problem_type)
+    # Converted weights of unknown age are kept as step 0.
+    return Model(path, weights, meta.step if run else meta.step or None, run, folder, meta.data)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:

@@ -82,14 +82,13 @@ def test_a_run_becomes_a_folder_with_a_card(tmp_path: Path, trained: Path, one: 
     run, hf = open_model(trained, one), open_model(tmp_path / "hf", one)
     assert run.tokenizer().digest == hf.tokenizer().digest
     assert inspected(trained)["digest"] == inspected(tmp_path / "hf")["digest"]
-    # It can be evaluated like the run, given the store.
+    # It can be evaluated like what it was made of, given the store.
+    assert bert_jax("convert", trained, tmp_path / "ours", "--to", "bert-jax").returncode == 0
     store = run.run.data.store if run.run else ""
-    found = [
-        bert_jax("evaluate", model, "--store", store, "--length", "32", "--json")
-        for model in (trained, tmp_path / "hf")
-    ]
-    losses = [json.loads(result.stdout)["mlm_loss"] for result in found]
-    assert losses[0] == pytest.approx(losses[1], abs=0.2)  # short sequences are rarer there
+    options = ("--store", store, "--length", "32", "--json")
+    found = [bert_jax("evaluate", tmp_path / name, *options) for name in ("ours", "hf")]
+    losses = [json.loads(result.stdout)["loss"] for result in found]
+    assert losses[0] == losses[1]
     refused(bert_jax("evaluate", tmp_path / "hf"), 64, "--store")
 
 
@@ -165,6 +164,14 @@ def edit(folder: Path, **keys: Any) -> None:
         ({"intermediate_size": 49}, "intermediate.dense.weight has shape [48, 32], the config"),
         ({"num_hidden_layers": 3}, "no tensor bert.encoder.layer.2.attention.self.query.weight"),
         ({"hidden_size": None}, "hidden_size must be a whole number"),
+        ({"hidden_act": ["gelu"]}, "hidden_act ['gelu']"),
+        (
+            {"num_hidden_layers": 1},
+            "layer.1.attention.self.query.weight, but the config has 1 layers",
+        ),
+        # As RoBERTa and DistilBERT describe themselves.
+        ({"model_type": "roberta", "type_vocab_size": 1}, "model_type 'roberta'"),
+        ({"model_type": "distilbert", "hidden_size": None}, "model_type 'distilbert'"),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_line(
@@ -217,6 +224,68 @@ def test_a_vocabulary_that_is_too_large_for_the_embedding(theirs: Path) -> None:
     refused(bert_jax("fill-mask", theirs, "the [MASK]"), 78, "71 tokens", "70 rows")
 
 
+def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Layout) -> None:
+    arrays = tensors(theirs)
+    for name, most in (("bert.embeddings.word_embeddings.weight", 1), ("cls.predictions.bias", 0)):
+        rows = np.zeros((1024, *arrays[name].shape[1:]), np.float32)
+        arrays[name] = np.concatenate([arrays[name], rows])
+        assert arrays[name].ndim == most + 1
+    save_file(arrays, theirs / "model.safetensors")
+    edit(theirs, vocab_size=70 + 1024)
+    refused(bert_jax("fill-mask", theirs, "the [MASK]"), 78, "70 tokens", "1,094 rows")
+    # Rounding up is no fault.
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
+        arrays[name] = arrays[name][:128]
+    save_file(arrays, theirs / "model.safetensors")
+    edit(theirs, vocab_size=128)
+    assert open_model(theirs, one).tokenizer().vocab_size == 70
+
+
+def test_a_type_that_numpy_does_not_know(theirs: Path) -> None:
+    path = theirs / "model.safetensors"
+    size, rest = path.read_bytes()[:8], path.read_bytes()[8:]
+    header, data = rest[: struct.unpack("<Q", size)[0]], rest[struct.unpack("<Q", size)[0] :]
+    entries = json.loads(header)
+    entries["extra"] = {
+        "dtype": "F8_E4M3",
+        "shape": [4],
+        "data_offsets": [len(data), len(data) + 4],
+    }
+    header = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data + bytes(4))
+    refused(bert_jax("inspect", theirs), 78, str(path))
+
+
+def test_a_folder_of_both_kinds_is_read_from_what_has_weights(tmp_path: Path, one: Layout) -> None:
+    both = Path(shutil.copytree(GOLDEN / "tf1", tmp_path / "both"))
+    shutil.copy(THEIRS / "config.json", both)
+    assert open_model(both, one).network.gelu == "tanh"
+    shutil.copy(THEIRS / "model.safetensors", both)
+    assert open_model(both, one).network.gelu == "erf"
+
+
+@pytest.mark.parametrize("labels", [("LABEL_0",), ("no", "yes", "maybe")])
+def test_a_task_head_keeps_its_classes(
+    tmp_path: Path, theirs: Path, labels: tuple[str, ...], one: Layout
+) -> None:
+    arrays = {name: a for name, a in tensors(theirs).items() if not name.startswith("cls.")}
+    arrays["classifier.weight"] = np.ones((len(labels), 32), np.float32)
+    arrays["classifier.bias"] = np.zeros(len(labels), np.float32)
+    save_file(arrays, theirs / "model.safetensors", {"format": "pt"})
+    by_id = {str(number): label for number, label in enumerate(labels)}
+    kind = {"problem_type": "multi_label_classification"} if len(labels) > 1 else {}
+    edit(theirs, architectures=["BertForSequenceClassification"], id2label=by_id, **kind)
+    convert(open_model(theirs, one), tmp_path / "ours", "bert-jax")
+    convert(open_model(tmp_path / "ours", one), tmp_path / "back", "hf")
+    assert same(tensors(tmp_path / "back"), arrays)
+    config = json.loads((tmp_path / "back/config.json").read_text("utf-8"))
+    assert config["id2label"] == by_id
+    assert config.get("problem_type") == kind.get("problem_type")
+    card = (tmp_path / "back/README.md").read_text("utf-8")
+    assert "BertForSequenceClassification.from_pretrained" in card
+    assert "updates" not in card
+
+
 def test_nothing_is_overwritten_or_left_half(tmp_path: Path, theirs: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -227,6 +296,7 @@ def test_nothing_is_overwritten_or_left_half(tmp_path: Path, theirs: Path) -> No
     refused(bert_jax("convert", theirs, tmp_path / "new", "--to", "gguf"), 64, "hf")
     refused(bert_jax("inspect", tmp_path / "bert-base-uncased"), 78, "downloaded first")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "theirs"}
+    assert (out / "notes.txt").read_text("utf-8") == "mine"
 
 
 def test_converted_weights_are_no_run(tmp_path: Path, store_dir: Path, trained: Path) -> None:

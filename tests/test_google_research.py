@@ -17,7 +17,7 @@ from flax import nnx
 import bert_jax
 from bert_jax.config import OptimizerConfig
 from bert_jax.convert import Pretrained, from_tensors
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.fingerprints import named_leaves
 from bert_jax.model import BertForPreTraining
 from bert_jax.optim import learning_rate, optimizer
@@ -142,6 +142,8 @@ def test_their_folder_is_a_model_everywhere(expected: dict[str, np.ndarray]) -> 
     states = model.encode(["the man", "a store and milk in it"], layer=0, pooling=None)
     assert [s.shape[1] for s in states] == [32, 32]
     assert model.encode(["the man"]).shape == (1, 32)  # type: ignore[union-attr]
+    with pytest.raises(BadArgumentsError, match="surrogate"):
+        model.encode(["half \ud800"])
 
 
 def copy(folder: Path) -> Path:
@@ -166,6 +168,11 @@ def test_what_training_wrote_is_read_too(tmp_path: Path, published: Pretrained) 
     ("key", "value", "words"),
     [
         ("hidden_size", 34, "word_embeddings has shape [70, 32], the config asks for [70, 34]"),
+        (
+            "num_hidden_layers",
+            1,
+            "layer_1/attention/self/query/kernel, but the config has 1 layers",
+        ),
         ("num_hidden_layers", 3, "no tensor bert/encoder/layer_2/attention/self/query/kernel"),
         ("vocab_size", 71, "[70, 32], the config asks for [71, 32]"),
         ("num_attention_heads", 5, "not a multiple"),

@@ -95,9 +95,18 @@ def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
     resumed = bert_jax("pretrain", *options(their_store, cut), *init, *plan, "6")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step 3" in resumed.stderr
-    refused(bert_jax("pretrain", *options(their_store, cut), "--init", "elsewhere"), 78, "init")
+    again = bert_jax("pretrain", *options(their_store, cut), "--init", f"{model}/")
+    assert again.returncode == 0, again.stderr  # the same model, written in another way
+    refused(bert_jax("pretrain", *options(their_store, cut)), 78, f"began with --init {model}")
     refused(bert_jax("pretrain", *options(their_store, tmp_path / "new"), *init), 78, "not exist")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_began_without_a_model_is_not_given_one(
+    their_store: Path, store: Store, trained: Path
+) -> None:
+    given = options(Path(store.folder), trained)
+    refused(bert_jax("pretrain", *given, "--init", THEIRS), 78, "began without --init")
 
 
 def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path) -> None:
@@ -105,7 +114,7 @@ def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path)
     read = hugging_face.read(THEIRS)
     bare = only(read.params, frozenset({"encoder"}))
     folder.mkdir()
-    hugging_face.write(folder, Pretrained(bare, read.config, "BertModel"))
+    hugging_face.write(folder, Pretrained(bare, read.config, "BertModel"), 0)
     shutil.copy(THEIRS / "vocab.txt", folder)
     run = tmp_path / "run"
     made = bert_jax(
@@ -127,7 +136,8 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, their_store: Path, store_
     refused(asked(model__hidden_size=64), 78, "model.hidden_size 64", "32")
     refused(asked(model__preset="bert-tiny"), 78, "model.hidden_size 128")
     refused(asked(model__vocab_size=99), 78, "model.vocab_size 99", "70")
-    refused(asked(model__gelu="tanh", model__max_positions=30), 78, "model.max_positions 30", "40")
+    refused(asked(model__max_positions=30), 78, "model.max_positions 30", "40")
+    refused(asked(model__encoder="lstm"), 78, "model.encoder lstm", "transformer")
     refused(asked(phases="[{length: 64, steps: 2}]"), 78, "max_positions 40")
     refused(asked(store_dir), 78, "another tokenizer", f"--tokenizer {THEIRS}", "extend-tokenizer")
     assert not run.exists()

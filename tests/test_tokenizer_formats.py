@@ -218,9 +218,9 @@ def test_a_tokenizer_json_of_another_kind_is_refused(
     [
         (JSON_FILE, "{", "not JSON"),
         (JSON_FILE, "[" * 100_000, "not JSON"),
-        (JSON_FILE, "[]", "no JSON object"),
+        (JSON_FILE, "[]", "expected keys and values"),
         (JSON_FILE, "\xff", "not JSON"),
-        (CONFIG_FILE, "3", "no JSON object"),
+        (CONFIG_FILE, "3", "expected keys and values"),
         (CONFIG_FILE, '{"do_lower_case": "false"}', "do_lower_case must be true or false"),
         (CONFIG_FILE, '{"max_input_chars_per_word": true}', "must be a whole number"),
         (CONFIG_FILE, '{"tokenizer_class": "BertJapaneseTokenizer"}', "Japanese"),

@@ -75,9 +75,9 @@ def _markdown(card: dict[str, Any]) -> str:
         for what in ("documents", "sentences", "tokens")
     ]
     lines = [
-        f"# {_escaped(card['corpus'])}",
+        f"# {escaped(card['corpus'])}",
         "",
-        f"Licence of the text: {_escaped(card['licence'])}",
+        f"Licence of the text: {escaped(card['licence'])}",
         "",
         "| | " + " | ".join(SPLITS) + " |",
         "|---|" + "---:|" * len(SPLITS),
@@ -100,5 +100,6 @@ def _markdown(card: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """`text` for Markdown, in which nothing of it has a meaning."""
     return "".join(f"\\{c}" if c in r"\`*_[]<>#|" else c for c in text)

@@ -28,6 +28,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.errors import BadInputError
 from pipelines.data import tokenizer_json
+from pipelines.formats.config_json import read_json
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -266,7 +267,7 @@ def load(model: Path) -> Tokenizer:
 def _load_wordpiece(folder: Path) -> WordPieceTokenizer:
     file, config = folder / JSON_FILE, folder / CONFIG_FILE
     known = tokenizer_json.read(file) if file.is_file() else None
-    given = tokenizer_json.read_json(config) if config.is_file() else {}
+    given = read_json(config) if config.is_file() else {}
     if "Japanese" in str(given.get("tokenizer_class")):
         raise BadInputError(
             f"{config}: {given['tokenizer_class']} cuts words with a dictionary of Japanese, which"

@@ -16,10 +16,10 @@ import struct
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
@@ -35,6 +35,7 @@ from pipelines.data.tokenizer import (
     WordPieceTokenizer,
     rust_wordpiece,
 )
+from pipelines.formats.protobuf import fields
 
 # SentencePiece's numbers of its kinds of models and pieces.
 _UNIGRAM, _BPE = 1, 2
@@ -213,18 +214,20 @@ class _Model:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        found: Any
         # Numbers of sentencepiece_model.proto.
         self.pieces: list[tuple[str, float, int]] = []
         trainer: dict[int, Any] = {}
         normalizer: dict[int, Any] = {}
-        for number, found in _fields(data):
+        for number, found in fields(data):
             if number == 1:
-                piece = dict(_fields(found))
-                self.pieces.append((piece[1].decode(), piece.get(2, 0.0), piece.get(3, _NORMAL)))
+                piece: dict[int, Any] = dict(fields(found))
+                (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
+                self.pieces.append((piece[1].decode(), score, piece.get(3, _NORMAL)))
             elif number == 2:
-                trainer |= dict(_fields(found))
+                trainer |= dict(fields(found))
             elif number == 3:
-                normalizer |= dict(_fields(found))
+                normalizer |= dict(fields(found))
         self.kind = trainer.get(3, _UNIGRAM)
         self.character_map = normalizer.get(2, b"")
         self._rules = normalizer.get(1, b"").decode()
@@ -253,30 +256,3 @@ class _Model:
                 f"a SentencePiece model with {odd[0]} cannot be exported;"
                 " train-tokenizer learns one that can"
             )
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field of a serialised protocol buffer."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        number = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            number |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return number
-
-    while at < len(data):
-        key = varint()
-        wire: Literal[0, 1, 2, 5] = cast(Any, key & 7)
-        if wire == 0:
-            yield key >> 3, varint()
-            continue
-        size = varint() if wire == 2 else {1: 8, 5: 4}[wire]
-        found: Any = data[at : at + size]
-        at += size
-        yield key >> 3, struct.unpack("<f", found)[0] if wire == 5 else found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import BadInputError
+from pipelines.formats.config_json import read_json
 
 # Keys of tokenizer_config.json that decide the ids -> type.
 CONFIG_KEYS: dict[str, type] = {
@@ -39,21 +40,6 @@ class WordPieceFile:
     pieces: list[str]
     added: int
     config: dict[str, Any]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`.
-
-    Raises:
-        BadInputError: There is none.
-    """
-    try:
-        data = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{file} is not JSON ({error}); restore or remove it") from None
-    if not isinstance(data, dict):
-        raise BadInputError(f"{file} holds no JSON object; restore or remove it")
-    return data
 
 
 def value(data: dict[str, Any], key: str, kind: type, file: Path) -> Any:

@@ -73,7 +73,7 @@ def network(given: Mapping[str, Any], path: Path, activations: Mapping[str, Gelu
             raise BadInputError(f"{path}: {key} must be a number in [0, 1), not {rate!r}")
         values[ours] = float(rate)
     activation = given.get("hidden_act", "gelu")
-    if activation not in activations:
+    if not isinstance(activation, str) or activation not in activations:
         raise BadInputError(
             f"{path}: hidden_act {activation!r} is not BERT's; known: {', '.join(activations)}"
         )

@@ -6,15 +6,13 @@ DIR/bert_config.json, bert_model.ckpt.index, bert_model.ckpt.data-*, vocab.txt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from bert_jax.convert import Pretrained, from_tensors
 from bert_jax.errors import BadInputError
-from pipelines.formats import tensor_bundle
 from pipelines.formats.config_json import Gelu, network, read_json
+from pipelines.formats.tensor_bundle import Bundle
 
 CONFIG = "bert_config.json"
 WEIGHTS = "bert_model.ckpt"
@@ -43,11 +41,9 @@ def read(folder: Path) -> Pretrained:
     """
     config = network(read_json(folder / CONFIG), folder / CONFIG, _ACTIVATIONS)
     prefix = _prefix(folder)
-    bundle = tensor_bundle.read(prefix)
-    architecture = next((a for a, t in _TELLING.items() if t in bundle.entries), "BertModel")
-    params = from_tensors(
-        _Arrays(bundle), "google_research", architecture, config, f"{prefix}.index"
-    )
+    bundle = Bundle(prefix)
+    architecture = next((a for a, t in _TELLING.items() if t in bundle), "BertModel")
+    params = from_tensors(bundle, "google_research", architecture, config, f"{prefix}.index")
     labels: tuple[str, ...] = ()
     if "head" in params:
         labels = tuple(f"LABEL_{i}" for i in range(params["head"]["bias"].size))
@@ -66,21 +62,3 @@ def _prefix(folder: Path) -> Path:
     if not steps:
         raise BadInputError(f"{folder} has no {WEIGHTS}.index; unpack the whole archive there")
     return steps[max(steps)].with_suffix("")
-
-
-class _Arrays(Mapping[str, np.ndarray]):
-    """The tensors of a bundle, each read when it is asked for."""
-
-    def __init__(self, bundle: tensor_bundle.Bundle) -> None:
-        self._bundle = bundle
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._bundle.entries:
-            raise KeyError(name)
-        return self._bundle.array(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._bundle.entries)
-
-    def __len__(self) -> int:
-        return len(self._bundle.entries)

@@ -31,7 +31,11 @@ from pipelines.formats.config_json import Gelu, described, network, read_json
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
+_OTHER_WEIGHTS = {
+    "pytorch_model.bin": "a pickle can run any program",
+    "pytorch_model.bin.index.json": "a pickle can run any program",
+    "tf_model.h5": "version 4 of transformers does, with from_tf=True",
+}
 
 _ACTIVATIONS: Mapping[str, Gelu] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 # Copies of tied tensors, and a constant, that older versions of transformers wrote.
@@ -47,6 +51,11 @@ def is_folder(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether there is something to read."""
+    return is_folder(folder) and any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+
+
 def read(folder: Path) -> Pretrained:
     """The model in a Hugging Face folder.
 
@@ -55,14 +64,14 @@ def read(folder: Path) -> Pretrained:
     """
     path = folder / CONFIG
     given = read_json(path)
-    config = network(given, path, _ACTIVATIONS)
     _refuse_relatives(given, path)
+    config = network(given, path, _ACTIVATIONS)
     tensors = {canonical(name): array for name, array in _tensors(folder).items()}
-    file = folder / WEIGHTS
+    file = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
     for copy, of in _COPIES.items():
         if copy in tensors and of not in tensors:
             tensors[of] = tensors.pop(copy)
-        elif copy in tensors and not np.array_equal(tensors.pop(copy), tensors[of]):
+        elif copy in tensors and not np.array_equal(tensors.pop(copy), tensors[of], equal_nan=True):
             raise BadInputError(f"{file}: {copy} differs from {of}; here both are one tensor")
     architecture = _architecture(given, tensors, path)
     params = from_tensors(tensors, "hugging_face", architecture, config, str(file))
@@ -70,7 +79,8 @@ def read(folder: Path) -> Pretrained:
     unused = sorted(set(tensors) - used - _CONSTANTS)
     if unused:
         say(f"{file}: not used, as {architecture} has no such part: {', '.join(unused[:5])}")
-    return Pretrained(params, config, architecture, _labels(given, params, path))
+    labels = _labels(given, params, path)
+    return Pretrained(params, config, architecture, labels, str(given.get("problem_type") or ""))
 
 
 def _refuse_relatives(given: Mapping[str, Any], path: Path) -> None:
@@ -97,7 +107,8 @@ def _architecture(given: Mapping[str, Any], tensors: Mapping[str, Any], path: Pa
             raise BadInputError(
                 f"{path}: architecture {names[0]!r} is unknown; known: {', '.join(ARCHITECTURES)}"
             )
-        return names[0]
+        if names[0] != "BertModel":
+            return names[0]
     if "cls.predictions.bias" not in tensors:
         return "BertModel"
     return "BertForPreTraining" if "cls.seq_relationship.bias" in tensors else "BertForMaskedLM"
@@ -121,14 +132,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
     if (folder / WEIGHTS).is_file():
         return _read_file(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
-        pickled = [name for name in _OTHER_WEIGHTS if (folder / name).is_file()]
-        if pickled:
-            raise BadInputError(
-                f"{folder / pickled[0]} is not read (a pickle can run any program); convert it"
-                f" once with transformers: AutoModelForPreTraining.from_pretrained({str(folder)!r})"
-                ".save_pretrained(NEW), which writes model.safetensors"
-            )
-        raise BadInputError(f"{folder} has no {WEIGHTS}")
+        raise BadInputError(_no_weights(folder))
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict):
         raise BadInputError(f"{folder / INDEX} has no weight_map")
@@ -140,17 +144,29 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def _no_weights(folder: Path) -> str:
+    names = read_json(folder / CONFIG).get("architectures") or ["BertModel"]
+    for name, reason in _OTHER_WEIGHTS.items():
+        if (folder / name).is_file():
+            return (
+                f"{folder / name} is not read ({reason}); convert it once with transformers:"
+                f" {names[0]}.from_pretrained({str(folder)!r}).save_pretrained(NEW), which writes"
+                f" {WEIGHTS}"
+            )
+    return f"{folder} has no {WEIGHTS}"
+
+
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; download it again") from None
-    except (SafetensorError, TypeError) as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # a type NumPy has not
         raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
 
 
-def write(folder: Path, model: Pretrained) -> None:
+def write(folder: Path, model: Pretrained, pad_id: int) -> None:
     """Writes ``config.json`` and ``model.safetensors`` as transformers would."""
     tensors = to_hugging_face(model.params, model.architecture)
     # transformers refuses a file without this note.
@@ -160,11 +176,14 @@ def write(folder: Path, model: Pretrained) -> None:
         "model_type": "bert",
         "hidden_act": "gelu" if model.config.gelu == "erf" else "gelu_new",
         "position_embedding_type": "absolute",
-        "pad_token_id": 0,
+        "pad_token_id": pad_id,
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
-    if len(model.labels) > 1:
+    if model.problem_type:
+        config["problem_type"] = model.problem_type
+    # Multiple choice has one score, which has no name there.
+    if model.labels and model.architecture != "BertForMultipleChoice":
         config["id2label"] = {str(i): name for i, name in enumerate(model.labels)}
         config["label2id"] = {name: i for i, name in enumerate(model.labels)}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")

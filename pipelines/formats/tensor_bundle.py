@@ -14,20 +14,21 @@ The files come from strangers: no length in them is believed before it was compa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import jax.numpy as jnp
 import numpy as np
-from ml_dtypes import bfloat16
 
 from bert_jax.errors import BadInputError
+from pipelines.formats.protobuf import fields, varints
 
 # By their number in tensorflow/core/framework/types.proto.
-_DTYPES: dict[int, Any] = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 14: bfloat16, 19: "<f2"}
+_DTYPES: dict[int, Any] = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 14: jnp.bfloat16, 19: "<f2"}
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
 _TRAILER = 5  # after each block: its compression and checksum
@@ -58,15 +59,19 @@ class Entry:
     crc: int
 
 
-class Bundle:
-    """A checkpoint, opened for reading.
+class Bundle(Mapping[str, np.ndarray]):
+    """The tensors of a checkpoint by name; each is read when it is asked for.
 
     Attributes:
-        entries: What is in it, by name.
+        entries: What the index says of them.
     """
 
     def __init__(self, prefix: Path) -> None:
-        """Reads the index; see `read` for the errors."""
+        """Reads the index of `prefix`, such as ``uncased_L-12_H-768_A-12/bert_model.ckpt``.
+
+        Raises:
+            BadInputError: A file is missing, truncated or damaged.
+        """
         self._prefix = prefix
         self._index = Path(f"{prefix}.index")
         with _readable(self._index), self._index.open("rb") as file:
@@ -93,15 +98,26 @@ class Bundle:
             if entry.offset + entry.size > size:
                 raise _damaged(path, f"it ends at byte {size}, before {name!r}")
 
-    def array(self, name: str) -> np.ndarray:
+    def __iter__(self) -> Iterator[str]:
+        """The names, in ascending order."""
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        """How many tensors there are."""
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of this name; reads nothing."""
+        return name in self.entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
         """A tensor, read-only.
 
         Raises:
-            BadInputError: There is none of this name, or none that is read here, or it is damaged.
+            KeyError: There is none of this name.
+            BadInputError: It is damaged, or of a kind that is not read here.
         """
-        entry = self.entries.get(name)
-        if entry is None:
-            raise BadInputError(f"{self._index} has no tensor {name!r}; is it that of a BERT?")
+        entry = self.entries[name]
         if entry.unreadable:
             raise BadInputError(
                 f"{self._index}: {name!r} is {entry.unreadable}, which is not read here; save the"
@@ -117,15 +133,6 @@ class Bundle:
 
     def _data(self, shard: int) -> Path:
         return Path(f"{self._prefix}.data-{shard:05d}-of-{self._shards:05d}")
-
-
-def read(prefix: Path) -> Bundle:
-    """The checkpoint `prefix`, such as ``uncased_L-12_H-768_A-12/bert_model.ckpt``.
-
-    Raises:
-        BadInputError: A file is missing, truncated or damaged.
-    """
-    return Bundle(prefix)
 
 
 def _damaged(path: Path, fault: object) -> BadInputError:
@@ -149,10 +156,10 @@ def _items(table: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError(f"it is larger than {_LARGEST_INDEX} bytes")
     if len(table) < _FOOTER or not table.endswith(_MAGIC):
         raise ValueError("it does not end as an index of TensorFlow does")
-    (_, _, *place), _ = _varints(table[-_FOOTER:], 0, 4)
+    (_, _, *place), _ = varints(table[-_FOOTER:], 0, 4)
     end = 0
     for _, value in _block(table, *place):
-        (offset, size), _ = _varints(value, 0, 2)
+        (offset, size), _ = varints(value, 0, 2)
         # A block that is read many times would take long.
         if offset < end:
             raise ValueError("its blocks overlap")
@@ -176,7 +183,7 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
         raise ValueError("a block is shorter than it says")
     at, key = 0, b""
     while at < end:
-        (shared, fresh, length), at = _varints(block, at, 3)
+        (shared, fresh, length), at = varints(block, at, 3)
         if shared > len(key) or shared + fresh > _LONGEST_NAME or fresh + length > end - at:
             raise ValueError("an entry is longer than its block")
         key = key[:shared] + block[at : at + fresh]
@@ -201,7 +208,8 @@ def _entry(value: bytes) -> Entry:
         unreadable = "empty"
     elif math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"a tensor of shape {shape} and type {dtype} has {size} bytes")
-    shard, offset, crc = (numbers.get(field, 0) for field in (3, 4, 6))
+    shard, offset = numbers.get(3, 0), numbers.get(4, 0)
+    crc = int.from_bytes(parts.get(6, [b""])[-1], "little")
     return Entry(shape, dtype, unreadable, shard, offset, size, crc)
 
 
@@ -209,37 +217,12 @@ def _parse(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
     """Numbers and parts of a protocol buffer, by field; of a repeated number the last."""
     numbers: dict[int, int] = {}
     parts: dict[int, list[bytes]] = {}
-    at = 0
-    while at < len(message):
-        [tag], at = _varints(message, at, 1)
-        field, kind = tag >> 3, tag & 7
-        if kind == 0:
-            [numbers[field]], at = _varints(message, at, 1)
-        elif kind == 2:
-            [size], at = _varints(message, at, 1)
-            parts.setdefault(field, []).append(message[at : at + size])
-            at += size
-        elif kind == 5:
-            numbers[field] = int.from_bytes(message[at : at + 4], "little")
-            at += 4
+    for field, value in fields(message):
+        if isinstance(value, int):
+            numbers[field] = value
         else:
-            raise ValueError(f"a field has the unknown encoding {kind}")
-    if at > len(message):
-        raise ValueError("a field is longer than its message")
+            parts.setdefault(field, []).append(value)
     return numbers, parts
-
-
-def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
-    """Numbers of 7 bits per byte, lowest first, and where the next value begins."""
-    values = []
-    for _ in range(count):
-        number = data[at : at + 10]
-        length = next((i for i, byte in enumerate(number, 1) if byte < 0x80), 0)
-        if not length:
-            raise ValueError("a number does not end")
-        values.append(sum((number[i] & 0x7F) << 7 * i for i in range(length)))
-        at += length
-    return values, at
 
 
 def _masked_crc(data: bytes) -> int:
