@@ -1,12 +1,13 @@
-"""What each part of BERT is worth: the runs of configs/ablations, measured on the same pairs.
+"""What each part of BERT is worth: the runs of configs/ablations, measured on held-out text.
 
     bert-jax train-tokenizer --corpus text:wiki.txt --vocab-size 8000 --out TOKENIZER
     bert-jax prepare --corpus text:wiki.txt --tokenizer TOKENIZER --out STORE
     python benchmarks/ablations.py STORE [RUNS]
 
-Trains what is not there yet (some ten minutes each on two cores), evaluates every run on the
-held-out pairs of BERT itself, also those that were trained on other batches, and times the updates
-of all in turns, in one process, at the length of the last phase.
+Trains what is not there yet (ten to twenty minutes each on two cores), evaluates every run on
+held-out batches of the kind it was trained on (pairs, or whole sentences of one document without
+next sentence prediction), and times the updates of all in turns, in one process, at the length of
+the last phase.
 """
 
 from __future__ import annotations
@@ -47,17 +48,16 @@ def main(store: Path, runs: Path) -> None:
         subprocess.run(["bert-jax", "pretrain", *command], check=True)
         model = open_model(runs / name, layout)
         config = replace(run_config(command), model=model.network)
-        pairs = replace(config, data=replace(config.data, objective="nsp"))
-        found = measure(replace(model, run=pairs), Store(store), layout)
-        nsp = f"{found['nsp_accuracy']:.3f}" if config.data.objective == "nsp" else "-"
+        found = measure(replace(model, run=config), Store(store), layout)
+        nsp = "-" if found["nsp_accuracy"] is None else f"{found['nsp_accuracy']:.3f}"
         rows[name] = (
-            f"| {name} | {parameter_count(model.weights.params):,} | {found['mlm_accuracy']:.4f}"
-            f" | {found['mlm_loss']:.3f} | {found['perplexity']:.0f} | {nsp}"
+            f"| {name} | {config.data.objective} | {parameter_count(model.weights.params):,}"
+            f" | {found['mlm_accuracy']:.4f} | {found['mlm_loss']:.3f} | {found['perplexity']:.0f} | {nsp}"
         )
         configs[name] = config
     seconds = timed(configs, Store(store), layout)
-    print("| run | parameters | MLM accuracy | MLM loss | perplexity | NSP accuracy | time |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    columns = ("parameters", "MLM accuracy", "MLM loss", "perplexity", "NSP accuracy", "time")
+    print(f"| run | batches | {' | '.join(columns)} |\n|---|---|{'---:|' * len(columns)}")
     for name, row in rows.items():
         print(f"{row} | {seconds[name] / seconds['bert']:.2f} |")
     print(f"\nAlways the most frequent token: {found['constant_guess_accuracy']:.4f};", end=" ")

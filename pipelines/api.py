@@ -90,6 +90,8 @@ class Bert:
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:
         """The most probable tokens for every [MASK] of a text; see `pipelines.fill_mask`."""
+        if not isinstance(text, str):
+            raise BadArgumentsError(f"text must be a string, not {text!r:.60}")
         self.model.require(MLM)
         return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
@@ -106,6 +108,8 @@ class Bert:
         if isinstance(texts, str):
             raise BadArgumentsError("texts must be a list of texts, not one text")
         for text in texts:
+            if not isinstance(text, str):
+                raise BadArgumentsError(f"texts must be strings, not {text!r:.60}")
             if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
                 raise BadArgumentsError(
                     f"{text[:60]!r} is not Unicode text (half a surrogate pair)"

@@ -15,7 +15,7 @@ from bert_jax import parallel
 from bert_jax.checkpoint import Meta, save_params
 from bert_jax.console import say
 from bert_jax.convert import ENCODER, MLM, Pretrained, only, parts
-from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.fingerprints import digest
 from pipelines import cli
 from pipelines.data.tokenizer_export import export
@@ -50,11 +50,17 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
         BadArgumentsError: `out` names no folder.
         BadInputError: `out` holds something, or the format has no such network.
     """
+    if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):
+        raise BadInputError(f"OUT {out} is not empty ({held[0]}, …); remove it or choose another")
     own(out, "OUT", ())
     model = replace(model, weights=_trained(model))
     if out.is_symlink() or not out.name:
         raise BadArgumentsError(f"OUT {out} must be a folder of its own")
     out.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(model.weights.params))
+    free = shutil.disk_usage(out.parent).free
+    if free < 1.02 * needed + (1 << 20):  # the tokenizer and what a file system adds
+        raise UserError(f"OUT {out}: {needed:,} bytes are needed, {free:,} are free on the disk")
     draft = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
     try:
         draft.chmod(0o755)  # not the private folder that mkdtemp makes

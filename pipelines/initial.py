@@ -51,7 +51,8 @@ def start_from(
     config = replace(config, model=config.model.started_from(network))
     say(
         f"the network of {model.path}: {network.layers} layers, hidden size {network.hidden_size},"
-        f" {network.heads} heads, {network.max_positions} positions, GELU {network.gelu}"
+        f" {network.heads} heads, {network.max_positions} positions, GELU {network.gelu},"
+        f" encoder {network.encoder}"
     )
     added = _added_tokens(model, tokenizer)
     return config, partial(_first_state, config, model, added, layout)

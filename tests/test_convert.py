@@ -23,7 +23,7 @@ from bert_jax.config import RunConfig
 from bert_jax.convert import parts
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout, devices
-from conftest import bert_jax, inspected, refused
+from conftest import bert_jax, inspected, refused, small_disk
 from pipelines.convert import convert
 from pipelines.formats import hugging_face
 from pipelines.model import open_model
@@ -290,13 +290,19 @@ def test_nothing_is_overwritten_or_left_half(tmp_path: Path, theirs: Path) -> No
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine", "utf-8")
-    refused(bert_jax("convert", theirs, out, "--to", "hf"), 78, "holds other things")
+    refused(bert_jax("convert", theirs, out, "--to", "hf"), 78, "is not empty (notes.txt")
     (theirs / "vocab.txt").unlink()
     refused(bert_jax("convert", theirs, tmp_path / "new", "--to", "hf"), 78, "vocab.txt")
     refused(bert_jax("convert", theirs, tmp_path / "new", "--to", "gguf"), 64, "hf")
     refused(bert_jax("inspect", tmp_path / "bert-base-uncased"), 78, "downloaded first")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "theirs"}
     assert (out / "notes.txt").read_text("utf-8") == "mine"
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, theirs: Path) -> None:
+    with small_disk(tmp_path / "small", "size=64k") as disk:
+        refused(bert_jax("convert", theirs, disk / "out", "--to", "hf"), 1, "are free")
+        assert not list(disk.iterdir())
 
 
 def test_converted_weights_are_no_run(tmp_path: Path, store_dir: Path, trained: Path) -> None:

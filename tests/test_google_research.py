@@ -144,6 +144,8 @@ def test_their_folder_is_a_model_everywhere(expected: dict[str, np.ndarray]) -> 
     assert model.encode(["the man"]).shape == (1, 32)  # type: ignore[union-attr]
     with pytest.raises(BadArgumentsError, match="surrogate"):
         model.encode(["half \ud800"])
+    with pytest.raises(BadArgumentsError, match="must be strings, not None"):
+        model.encode([None])  # type: ignore[list-item]
 
 
 def copy(folder: Path) -> Path:

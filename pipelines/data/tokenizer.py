@@ -261,6 +261,8 @@ def load(model: Path) -> Tokenizer:
             return SentencePieceTokenizer(file.read_bytes(), file)
         if any((folder / name).is_file() for name in names):
             return _load_wordpiece(folder)
+    if not model.exists():
+        raise BadInputError(f"{model} does not exist; give the folder of a tokenizer or model")
     raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}")
 
 

@@ -25,7 +25,7 @@ from bert_jax.convert import (
     parts,
     to_hugging_face,
 )
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, UserError
 from pipelines.formats.config_json import Gelu, described, network, read_json
 
 CONFIG = "config.json"
@@ -170,7 +170,10 @@ def write(folder: Path, model: Pretrained, pad_id: int) -> None:
     """Writes ``config.json`` and ``model.safetensors`` as transformers would."""
     tensors = to_hugging_face(model.params, model.architecture)
     # transformers refuses a file without this note.
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be written: {error}") from None
     config = described(model.config) | {
         "architectures": [model.architecture],
         "model_type": "bert",
