@@ -52,7 +52,8 @@ def main(store: Path, runs: Path) -> None:
         nsp = "-" if found["nsp_accuracy"] is None else f"{found['nsp_accuracy']:.3f}"
         rows[name] = (
             f"| {name} | {config.data.objective} | {parameter_count(model.weights.params):,}"
-            f" | {found['mlm_accuracy']:.4f} | {found['mlm_loss']:.3f} | {found['perplexity']:.0f} | {nsp}"
+            f" | {found['mlm_accuracy']:.4f} | {found['mlm_loss']:.3f}"
+            f" | {found['perplexity']:.0f} | {nsp}"
         )
         configs[name] = config
     seconds = timed(configs, Store(store), layout)
