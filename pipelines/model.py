@@ -137,14 +137,14 @@ def open_model(path: Path, layout: Layout) -> Model:
         return Model(path, replace(found, params=placed), None, None, path, {})
     folder, step = run_and_step(path)
     if not (folder / FOLDER).is_dir():
-        raise BadInputError(
-            f"{path} is no {MODEL_HELP}"
-            + (
-                ""
-                if path.exists()
-                else "; it does not exist (a model of a hub has to be"
-                " downloaded first, as with: hf download NAME --local-dir DIR)"
+        if not path.exists():
+            raise BadInputError(
+                f"{path} does not exist; a model of a hub has to be downloaded first, as with:"
+                " hf download NAME --local-dir DIR"
             )
+        raise BadInputError(
+            f"{path} is no MODEL: it has neither {FOLDER}/ (a run), {hugging_face.CONFIG} (Hugging"
+            f" Face) nor {google_research.CONFIG} (google-research/bert)"
         )
     params, meta = newest_params(folder, lambda meta: layout.abstract(_abstract(meta, path)), step)
     run = config_from_dict(meta.config, str(path)) if "phases" in meta.config else None
@@ -156,8 +156,9 @@ def open_model(path: Path, layout: Layout) -> Model:
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:
     """The run folder and the step that `path` names; None is the newest."""
-    if path.parent.name == FOLDER and path.name.isdigit():
-        return path.parent.parent, int(path.name)
+    whole = path.absolute()  # "." inside of one
+    if whole.parent.name == FOLDER and whole.name.isdigit():
+        return whole.parent.parent, int(whole.name)
     return path, None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ from pipelines.pretrain import pretrain
 from pipelines.settings import to_yaml
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What a shell starts in the background ignores SIGINT, and so would the processes of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NAMES = "the captain|a sailor|the old cook|my sister|the doctor|a child|the farmer|our teacher"
 VERBS = "finds|carries|paints|sells|forgets|repairs|describes|hides"

@@ -316,7 +316,7 @@ def test_inspect_knows_the_presets() -> None:
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path, finished: Path) -> None:
-    refused(bert_jax("inspect", tmp_path), 78, "neither a run folder")
+    refused(bert_jax("inspect", tmp_path), 78, "is no MODEL", "checkpoints/", "config.json")
     refused(bert_jax("inspect", finished / "checkpoints" / "7"), 78, "no checkpoint")
     refused(bert_jax("evaluate", finished, "--store", tmp_path), 78, "not a finished token store")
 
