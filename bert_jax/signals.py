@@ -26,6 +26,15 @@ def take_over(
     return {number: signal.signal(number, handler) for number in heeded if number not in but}
 
 
+def disregard() -> None:
+    """For the end of a command: what it says with its exit code holds whatever comes now.
+
+    While Python ends it restores the default handlers, which would end the process with another.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_at_once(number: int, frame: FrameType | None) -> None:
     """Handler for where nothing needs to be saved: ends the process with a line and code 75.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
-from bert_jax.signals import end_at_once, take_over
+from bert_jax.signals import disregard, end_at_once, take_over
 
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
@@ -90,6 +90,8 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"bert-jax: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
+    finally:
+        disregard()
 
 
 def _command(name: str) -> Main:

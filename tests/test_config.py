@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 
 from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError
-from conftest import bert_jax, refused
+from conftest import ROOT, bert_jax, refused
 from pipelines.settings import config_from_dict, run_config, to_yaml
 
 
@@ -138,3 +140,18 @@ def test_exit_codes_tell_arguments_from_configs(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("modle: {}\n")
     refused(bert_jax("pretrain", "--config", tmp_path / "wrong.yaml"), 78, "'modle'", "'model'")
     refused(bert_jax("pre-train"), 64, "'pretrain'")
+
+
+def test_a_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
+    """While Python ends, the default handlers are back: SIGTERM would end it with another code."""
+    code = (
+        "import os, signal\n"
+        "from pipelines import cli\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "late = Late()\n"
+        "cli.run(lambda argv: None, [])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert ended.returncode == 0
