@@ -12,13 +12,13 @@ import numpy as np
 from bert_jax.batch import Batch
 from bert_jax.parallel import Layout
 from bert_jax.state import Params
-from bert_jax.steps import Objectives, means
+from bert_jax.steps import Sums, means
 
 _LARGEST_EXPONENT = 700.0  # a diverged model has a perplexity that is too large, not an error
 
 
 def evaluate(
-    eval_step: Callable[..., Objectives], layout: Layout, params: Params, batches: Iterator[Batch]
+    eval_step: Callable[..., Sums], layout: Layout, params: Params, batches: Iterator[Batch]
 ) -> dict[str, Any]:
     """Losses, accuracies and perplexity over `batches`.
 
@@ -35,8 +35,8 @@ def evaluate(
     """
     # One step behind, so that the next batch is sent while this one is computed; added up in
     # float64, because thousands of float32 sums would lose digits.
-    total: Objectives | None = None
-    pending: Objectives | None = None
+    total: Sums | None = None
+    pending: Sums | None = None
     for batch in batches:
         launched = eval_step(params, layout.place(batch.arrays))
         total, pending = _add(total, pending), launched
@@ -44,16 +44,17 @@ def evaluate(
     if total is None:
         return {}
     values: dict[str, Any] = {name: float(value) for name, value in means(total).items()}
-    if not total.nsp.count:
+    mlm, nsp = total["mlm"], total["nsp"]
+    if not nsp.count:
         values |= {"nsp_loss": None, "nsp_accuracy": None}
     return values | {
         "perplexity": math.exp(min(values["mlm_loss"], _LARGEST_EXPONENT)),
-        "predictions": int(total.mlm.count),
-        "sequences": int(total.nsp.count),
+        "predictions": int(mlm.count),
+        "sequences": int(nsp.count),
     }
 
 
-def _add(total: Objectives | None, more: Objectives | None) -> Objectives | None:
+def _add(total: Sums | None, more: Sums | None) -> Sums | None:
     if more is None:
         return total
     fetched = jax.tree.map(np.float64, jax.device_get(more))

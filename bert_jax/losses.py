@@ -16,12 +16,12 @@ class Tally:
 
     Attributes:
         loss: Sum of the cross-entropies, in nats.
-        correct: How many were right.
+        correct: How many were right; None where there is no right and wrong.
         count: How many there were.
     """
 
     loss: Array
-    correct: Array
+    correct: Array | None
     count: Array
 
 

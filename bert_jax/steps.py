@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from bert_jax.config import RunConfig
+from bert_jax.config import ModelConfig, RunConfig
 from bert_jax.losses import Tally, cross_entropy
 from bert_jax.model import PretrainingLogits
 from bert_jax.optim import learning_rate, optimizer
@@ -34,23 +34,17 @@ def unreduced(tree: Any) -> Any:
     return tree
 
 
-@dataclass(frozen=True)
-class Objectives:
-    """Sums of both objectives over a batch."""
-
-    mlm: Tally
-    nsp: Tally
+# Name of an objective -> its sums over a batch.
+Sums = dict[str, Tally]
+Objectives = Callable[[Params, DeviceBatch, Array | None], Sums]
 
 
-jax.tree_util.register_dataclass(Objectives)
-
-
-def objectives(found: PretrainingLogits, batch: DeviceBatch) -> Objectives:
+def pretraining_sums(found: PretrainingLogits, batch: DeviceBatch) -> Sums:
     """Losses and accuracies of a batch, as sums."""
-    return Objectives(
-        mlm=cross_entropy(found.mlm, batch["mlm_targets"], batch["mlm_weights"]),
-        nsp=cross_entropy(found.nsp, batch["nsp_labels"], batch["nsp_weights"]),
-    )
+    return {
+        "mlm": cross_entropy(found.mlm, batch["mlm_targets"], batch["mlm_weights"]),
+        "nsp": cross_entropy(found.nsp, batch["nsp_labels"], batch["nsp_weights"]),
+    }
 
 
 def forward(
@@ -68,27 +62,37 @@ def forward(
     )
 
 
+def pretraining(config: ModelConfig) -> Objectives:
+    """Both objectives of BERT."""
+    model = define(config)
+
+    def objectives(params: Params, batch: DeviceBatch, key: Array | None) -> Sums:
+        return pretraining_sums(forward(model, params, batch, key), batch)
+
+    return objectives
+
+
 @dataclass(frozen=True)
 class Steps:
     """The functions of a run.
 
     Attributes:
-        model: The network without arrays.
+        objectives: Runs the network on a batch; without a key there is no dropout.
         optimizer: Gradients to directions.
         learning_rate: Of each step.
         seed: Of dropout.
     """
 
-    model: nnx.GraphDef
+    objectives: Objectives
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Array], Array]
     seed: int
 
     @classmethod
     def of(cls, config: RunConfig) -> Steps:
-        """The functions that `config` describes."""
+        """The functions of pre-training."""
         return cls(
-            model=define(config.model),
+            objectives=pretraining(config.model),
             optimizer=optimizer(config.optimizer),
             learning_rate=learning_rate(config.optimizer, config.steps),
             seed=config.seed,
@@ -103,8 +107,9 @@ class Steps:
     ) -> tuple[TrainState, Metrics]:
         """One update.
 
-        The loss is mean MLM cross-entropy + mean NSP cross-entropy (paper, section 3.1), both over
-        the whole batch. google-research/bert instead averages the MLM loss on each core.
+        The loss is the sum of the means of all objectives, each over the whole batch; in
+        pre-training mean MLM + mean NSP cross-entropy (paper, section 3.1). google-research/bert
+        instead averages the MLM loss on each core.
 
         Args:
             state: Before the update.
@@ -118,13 +123,13 @@ class Steps:
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         if shard is not None:
             key = jax.random.fold_in(key, shard)
-        mlm_count = reduce(jnp.sum(batch["mlm_weights"]))
-        nsp_count = reduce(jnp.sum(batch["nsp_weights"]))
 
-        def loss(params: Params) -> tuple[Array, Objectives]:
-            found = objectives(forward(self.model, params, batch, key), batch)
-            # Without a single label (masked language model alone) the second term is 0.
-            return found.mlm.loss / mlm_count + found.nsp.loss / jnp.maximum(nsp_count, 1), found
+        def loss(params: Params) -> tuple[Array, Sums]:
+            found = self.objectives(params, batch, key)
+            # Without a single label (masked language model alone) a term is 0.
+            counts = reduce({name: tally.count for name, tally in found.items()})
+            terms = [tally.loss / jnp.maximum(counts[name], 1) for name, tally in found.items()]
+            return sum(terms, jnp.zeros(())), found
 
         (_, found), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         grads, found = reduce((grads, found))
@@ -137,21 +142,18 @@ class Steps:
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def evaluate(
-        self, params: Params, batch: DeviceBatch, reduce: Reduce = unreduced
-    ) -> Objectives:
+    def evaluate(self, params: Params, batch: DeviceBatch, reduce: Reduce = unreduced) -> Sums:
         """Sums over a batch, without dropout."""
-        return reduce(objectives(forward(self.model, params, batch, None), batch))
+        return reduce(self.objectives(params, batch, None))
 
 
-def means(found: Objectives) -> Metrics:
-    """Losses in nats and accuracies from sums."""
-    labels = found.nsp.count + (found.nsp.count == 0)
-    mlm_loss, nsp_loss = found.mlm.loss / found.mlm.count, found.nsp.loss / labels
-    return {
-        "loss": mlm_loss + nsp_loss,
-        "mlm_loss": mlm_loss,
-        "nsp_loss": nsp_loss,
-        "mlm_accuracy": found.mlm.correct / found.mlm.count,
-        "nsp_accuracy": found.nsp.correct / labels,
+def means(found: Sums) -> Metrics:
+    """Losses and accuracies from sums; 0 where nothing was counted. "loss" adds up the losses."""
+    counts = {name: tally.count + (tally.count == 0) for name, tally in found.items()}
+    losses = {f"{name}_loss": tally.loss / counts[name] for name, tally in found.items()}
+    accuracies = {
+        f"{name}_accuracy": tally.correct / counts[name]
+        for name, tally in found.items()
+        if tally.correct is not None
     }
+    return {"loss": sum(losses.values()), **losses, **accuracies}  # type: ignore[dict-item]

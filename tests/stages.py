@@ -16,7 +16,7 @@ from bert_jax.fingerprints import named_leaves
 from bert_jax.model import BertForPreTraining, sees
 from bert_jax.optim import learning_rate, optimizer
 from bert_jax.state import Params, define, new_state
-from bert_jax.steps import Steps, forward, means, objectives
+from bert_jax.steps import Steps, forward, means, pretraining_sums
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -80,7 +80,7 @@ def ours(params: Params, config: ModelConfig, arrays: Arrays) -> dict[str, Any]:
 
     def loss(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits = forward(definition, params, batch, None)
-        found = means(objectives(logits, batch))
+        found = means(pretraining_sums(logits, batch))
         return found["loss"], {
             "mlm": logits.mlm,
             "nsp": logits.nsp,
@@ -129,7 +129,13 @@ def assert_equal(found: dict[str, Any], theirs: Arrays, config: ModelConfig, bat
 
 def training_curve(params: Params, config: ModelConfig, batches: list[Arrays]) -> np.ndarray:
     """Both losses before every update, [steps, 2]."""
-    steps = Steps(define(config), optimizer(RULE), learning_rate(RULE, len(batches)), seed=0)
+    definition = define(config)
+    steps = Steps(
+        lambda params, batch, key: pretraining_sums(forward(definition, params, batch, key), batch),
+        optimizer(RULE),
+        learning_rate(RULE, len(batches)),
+        seed=0,
+    )
     state, train = new_state(steps.optimizer, params), jax.jit(steps.train)
     curve = []
     for batch in batches:

@@ -17,7 +17,7 @@ from bert_jax.config import Phase, RunConfig
 from bert_jax.convert import Pretrained, only
 from bert_jax.parallel import Layout, devices
 from bert_jax.state import define
-from bert_jax.steps import forward, means, objectives
+from bert_jax.steps import forward, means, pretraining_sums
 from conftest import bert_jax, refused
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.loader import PretrainingData
@@ -83,7 +83,7 @@ def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
     arrays = PretrainingData(Store(their_store), config).batch_at(0).arrays
     batch = {name: jnp.array(array) for name, array in arrays.items()}
     logits = forward(define(read.config), read.params, batch, None)
-    expected = means(objectives(logits, batch))["loss"]
+    expected = means(pretraining_sums(logits, batch))["loss"]
     first = metrics.read(whole)[0]
     assert first["step"] == 1
     assert first["loss"] == pytest.approx(float(expected), rel=1e-5)

@@ -18,8 +18,8 @@ from bert_jax.config import ModelConfig, RunConfig
 from bert_jax.errors import BadInputError
 from bert_jax.flops import PEAK_FLOPS, training_flops
 from bert_jax.metrics import MetricsLog
-from bert_jax.state import init_params, parameter_count
-from bert_jax.steps import Steps, forward
+from bert_jax.state import define, init_params, parameter_count
+from bert_jax.steps import forward
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 
@@ -121,12 +121,11 @@ def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> N
     sizes = {"hidden_size": 128, "feed_forward_size": 512, "vocab_size": 2000, "layers": 1}
     model = replace(still.model, **sizes)
     config = replace(still, model=model)
-    steps = Steps.of(config)
     batch = jax.tree.map(jnp.array, PretrainingData(store, config).batch_at(0).arrays)
     params = init_params(config.model, 0)
 
     def loss(params: object) -> jax.Array:
-        logits = forward(steps.model, params, batch, None)  # type: ignore[arg-type]
+        logits = forward(define(config.model), params, batch, None)  # type: ignore[arg-type]
         return logits.mlm.sum() + logits.nsp.sum()
 
     counted = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]

@@ -14,8 +14,8 @@ import pytest
 from bert_jax.batch import FIELDS, PACKED_FIELDS
 from bert_jax.config import DataConfig, Phase, RunConfig
 from bert_jax.losses import cross_entropy
-from bert_jax.state import init_params
-from bert_jax.steps import Steps, forward
+from bert_jax.state import define, init_params
+from bert_jax.steps import forward
 from conftest import bert_jax, inspected, write_config
 from pipelines.data.examples import Examples
 from pipelines.data.loader import PretrainingData
@@ -102,18 +102,18 @@ def test_the_losses_of_every_pair_are_those_of_a_row_of_its_own(
         together.batch(np.arange(8), slice(None)).arrays,
         alone.batch(numbers, slice(None)).arrays,
     ]
-    steps, params = Steps.of(packed), init_params(packed.model, 3)
+    model, params = define(packed.model), init_params(packed.model, 3)
     results = []
     for arrays in batches:
         batch = jax.tree.map(jnp.array, arrays)
 
         def loss(params: object, batch: dict[str, jax.Array] = batch) -> jax.Array:
-            logits = forward(steps.model, params, batch, None)  # type: ignore[arg-type]
+            logits = forward(model, params, batch, None)  # type: ignore[arg-type]
             mlm = cross_entropy(logits.mlm, batch["mlm_targets"], batch["mlm_weights"])
             nsp = cross_entropy(logits.nsp, batch["nsp_labels"], batch["nsp_weights"])
             return mlm.loss / mlm.count + nsp.loss / nsp.count
 
-        logits = jax.jit(lambda p, batch=batch: forward(steps.model, p, batch, None))(params)
+        logits = jax.jit(lambda p, batch=batch: forward(model, p, batch, None))(params)
         log = jax.nn.log_softmax(logits.mlm)
         mlm = -np.array(jnp.take_along_axis(log, batch["mlm_targets"][..., None], -1))[..., 0]
         log = jax.nn.log_softmax(logits.nsp)

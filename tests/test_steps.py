@@ -16,7 +16,7 @@ from bert_jax.errors import BadInputError
 from bert_jax.evaluate import evaluate
 from bert_jax.losses import cross_entropy
 from bert_jax.parallel import Layout, devices
-from bert_jax.state import TrainState, init_state
+from bert_jax.state import TrainState, define, init_state
 from bert_jax.steps import Steps, forward
 from conftest import DEVICES
 from pipelines.data.loader import PretrainingData
@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_the_loss_of_the_whole_batch(
     batch = jax.tree.map(jnp.array, PretrainingData(store, still).batch_at(0).arrays)
 
     def loss(params: Any) -> jax.Array:
-        logits = forward(steps.model, params, batch, None)
+        logits = forward(define(still.model), params, batch, None)
         log_mlm = jax.nn.log_softmax(logits.mlm)
         mlm = -jnp.take_along_axis(log_mlm, batch["mlm_targets"][..., None], -1)[..., 0]
         log_nsp = jax.nn.log_softmax(logits.nsp)
