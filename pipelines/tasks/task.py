@@ -1,0 +1,112 @@
+"""What a fine-tuning task consists of; `pipelines.finetune` and `predict` do the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jax import Array
+
+from bert_jax.losses import Tally
+from pipelines.data.tokenizer import Tokenizer
+
+Arrays = dict[str, np.ndarray]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Under which names a table or JSON object holds what a task reads; empty = the task's own.
+
+    Args:
+        text: The text, or the first of a pair.
+        pair: The second text of a pair; empty = single texts.
+        label: What is to be predicted.
+        id: What tells examples apart; empty = their number.
+    """
+
+    text: str = ""
+    pair: str = ""
+    label: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows for the network.
+
+    Attributes:
+        arrays: ``token_ids``, ``segment_ids``, ``sequence_ids`` (1 on tokens, 0 on padding), each
+            int32 [R, T] (multiple choice: [R, C, T]), ``weights`` float32 [R, …] (0 where nothing
+            is to be learned) and what the task's objective compares with. Rows of zeros, which fill
+            up a batch, must count for nothing.
+        examples: int64 [R]: the example that each row is made of.
+        notes: What `Task.predict` needs to know of each row beside that.
+    """
+
+    arrays: Arrays
+    examples: np.ndarray
+    notes: Sequence[Any] = field(default=())
+
+
+class Task(Protocol):
+    """A kind of task. Examples are objects of the task's own, with an attribute ``id`` (str).
+
+    Attributes:
+        head: Whether logits are of whole sequences ([B, K, C], K [CLS] tokens a row, 1 unless
+            ``cls_positions`` int32 [B, K] is among the arrays) or of every token ([B, T, C]).
+        best: The metric that tells the best checkpoint; larger is better.
+    """
+
+    head: Literal["pooled", "tokens"]
+    best: str
+
+    def read(self, source: str, columns: Columns, labelled: bool) -> list[Any]:
+        """The examples of a file or data set.
+
+        Args:
+            source: A file, or ``tfds:NAME[/CONFIG]:SPLIT``.
+            columns: Where to find what.
+            labelled: Whether they must have labels; without, labels are ignored.
+
+        Raises:
+            BadInputError: It cannot be read; one line that names file, line or column.
+        """
+
+    def classes(self, examples: Sequence[Any]) -> list[str]:
+        """Names of the network's outputs, as they are found in the labels; saved with the model."""
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: Tokenizer, length: int, classes: Sequence[str]
+    ) -> Features:
+        """Rows of at most `length` tokens; T is as long as the longest, rounded up to 8.
+
+        Raises:
+            BadInputError: A label is not among `classes`.
+        """
+
+    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+        """Loss and accuracy of a batch, as sums; `logits` float32."""
+
+    def predict(
+        self,
+        examples: Sequence[Any],
+        features: Features,
+        logits: np.ndarray,
+        classes: Sequence[str],
+    ) -> list[Record]:
+        """One JSON object per example, in their order, with its ``id``.
+
+        Args:
+            examples: As given to `features`.
+            features: Made of them.
+            logits: float32, of all rows.
+            classes: Of the network.
+        """
+
+    def score(
+        self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> dict[str, float]:
+        """Metrics of labelled examples, as shares from 0 to 1 unless the field has another custom."""
