@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +66,17 @@ class BatchShape:
         return {name: (tuple(sizes[d] for d in dims), kind) for name, (dims, kind) in names.items()}
 
 
+class Shape(Protocol):
+    """The static sizes of a batch."""
+
+    @property
+    def rows(self) -> int:
+        """B."""
+
+    def fields(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of every field."""
+
+
 class TrainingData(Protocol):
     """Where the loop gets its batches; `rows` are this process's rows of the global batch.
 
@@ -75,11 +86,8 @@ class TrainingData(Protocol):
 
     digests: dict[str, str]
 
-    def shape(self, length: int, batch_size: int) -> BatchShape:
+    def shape(self, length: int, batch_size: int) -> Shape:
         """Of the batches of a phase."""
 
     def batches(self, first: int, last: int, rows: slice) -> Iterator[Batch]:
         """The batches of steps first, first + 1, … last - 1 (all in one phase)."""
-
-    def heldout(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
-        """The batches of held-out text: at most `limit` unless that is 0."""

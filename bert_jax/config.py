@@ -16,8 +16,8 @@ from bert_jax.presets import PRESETS
 _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
 
 
-def as_dict(config: RunConfig) -> dict[str, Any]:
-    """The config as it is saved: nested dicts and a list of phases."""
+def as_dict(config: Any) -> dict[str, Any]:
+    """The config (a dataclass with phases) as it is saved: nested dicts and a list of phases."""
     return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
 
 

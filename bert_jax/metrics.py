@@ -20,10 +20,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, UserError
-from bert_jax.flops import PEAK_FLOPS, training_flops
+from bert_jax.flops import PEAK_FLOPS
 from bert_jax.steps import Metrics
+from bert_jax.work import Work
 
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -51,9 +51,9 @@ class MetricsLog:
         last: The newest line about updates.
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig, step: int, tokens: int, seconds: float):
+    def __init__(self, run_dir: Path, work: Work, step: int, tokens: int, seconds: float):
         """Goes on at `step`; lines of later, lost updates are dropped."""
-        self._config = config
+        self._work = work
         self.tokens = tokens
         self._begun = time.monotonic() - seconds
         self._queue: deque[Pushed] = deque()
@@ -140,14 +140,13 @@ class MetricsLog:
 
     def _settle(self, pushed: Pushed) -> bool:
         """Waits for an update; whether its metrics were written."""
-        if pushed.step % self._config.train.log_every:
+        if pushed.step % self._work.config.train.log_every:
             jax.block_until_ready(pushed.metrics)
             return False
         values: dict[str, Any]
         values = {name: float(x) for name, x in jax.device_get(pushed.metrics).items()}
         self.check_finite(pushed.step, values)
-        if self._config.data.objective == "mlm":
-            values |= {"nsp_loss": None, "nsp_accuracy": None}
+        values |= dict.fromkeys(self._work.absent)
         tokens = self.tokens - self._tokens_in_queue()
         speed = (tokens - self._tokens_since) / (time.monotonic() - self._since)
         self.last = values | {
@@ -166,8 +165,7 @@ class MetricsLog:
         peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
         if peak is None:
             return None
-        predictions = round(pushed.tokens * self._config.data.mlm_probability)
-        flops = training_flops(self._config.model, pushed.tokens, pushed.sequences, predictions)
+        flops = self._work.flops(pushed.tokens, pushed.sequences)
         per_second = flops * tokens_per_second / pushed.tokens
         return round(per_second / (peak * jax.device_count()), 4)
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bert_jax.batch import Arrays, BatchShape
+from bert_jax.batch import Arrays, Shape
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, DeviceUnavailableError
 from bert_jax.state import TrainState
@@ -155,7 +155,7 @@ class Layout:
             for name, array in arrays.items()
         }
 
-    def abstract_batch(self, batch: BatchShape) -> dict[str, Any]:
+    def abstract_batch(self, batch: Shape) -> dict[str, Any]:
         """What `place` gives for a batch of these sizes, as shapes."""
         count = len(self.devices)
         lead = (count, batch.rows // count) if self.mapping == "pmap" else (batch.rows,)
@@ -196,6 +196,24 @@ class Layout:
             )
         evaluate = partial(steps.evaluate, reduce=_sum_over_devices)
         return jax.pmap(evaluate, AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices)
+
+    def predict_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run`, (params, batch) -> outputs of every row, on all devices; each has all outputs.
+
+        The batch is this process's rows; the mapping is jit, whatever that of training is.
+        """
+        mapped = jax.jit(
+            run, in_shardings=(self.replicated, self.by_row), out_shardings=self.replicated
+        )
+
+        def placed(params: Any, arrays: Arrays) -> Any:
+            batch = {
+                name: jax.make_array_from_process_local_data(self.by_row, array)
+                for name, array in arrays.items()
+            }
+            return mapped(params, batch)
+
+        return placed
 
     def _per_device(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(len(self.devices), -1, *array.shape[1:])

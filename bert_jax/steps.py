@@ -81,12 +81,15 @@ class Steps:
         optimizer: Gradients to directions.
         learning_rate: Of each step.
         seed: Of dropout.
+        rates: Factor of each parameter's learning rate, broadcast against it; 0 freezes it, and its
+            gradient counts for nothing. None is 1 everywhere.
     """
 
     objectives: Objectives
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Array], Array]
     seed: int
+    rates: Params | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> Steps:
@@ -133,8 +136,12 @@ class Steps:
 
         (_, found), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         grads, found = reduce((grads, found))
+        if self.rates is not None:
+            grads = jax.tree.map(lambda g, r: g * (r > 0).astype(g.dtype), grads, self.rates)
         rate = self.learning_rate(state.step.astype(jnp.float32))
         direction, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        if self.rates is not None:
+            direction = jax.tree.map(jnp.multiply, direction, self.rates)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         metrics = means(found) | {
             "grad_norm": optax.tree.norm(grads),

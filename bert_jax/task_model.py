@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from bert_jax.config import ModelConfig
 from bert_jax.errors import BadInputError
-from bert_jax.layers import dense, dropout, split
+from bert_jax.layers import dropout, initializer, split
 from bert_jax.losses import Tally
 from bert_jax.lstm import LstmLayer, begins
 from bert_jax.model import Bert
 from bert_jax.state import Params
-from bert_jax.steps import DeviceBatch, Sums
+from bert_jax.steps import DeviceBatch, Objectives, Sums
 
 # Name -> which of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how several
 # become one (paper, section 5.3).
@@ -92,40 +92,152 @@ class TaskHead(nnx.Module):
         """Creates the head for features of the width that `head` asks for."""
         which, how = FEATURES[head.features]
         count = config.layers + 1 if which is None else len(which)
-        D = config.hidden_size * (count if how == "concat" else 1)
+        wide = replace(config, hidden_size=config.hidden_size * (count if how == "concat" else 1))
         if how == "weighted":
             self.mixture = nnx.Param(jnp.zeros(count))
-        if head.kind == "bilstm":
-            wide = _widened(config, D)
-            self.lstm = [LstmLayer(wide, rngs) for _ in range(head.lstm_layers)]
-        linear = dense(config, "BTD,DC->BTC", (D, outputs), (outputs,), rngs)
-        self.kernel, self.bias = linear.kernel, linear.bias
-        self.rate = head.dropout
-        self.which, self.how, self.is_lstm = which, how, head.kind == "bilstm"
+        self.lstm_layers = head.lstm_layers if head.kind == "bilstm" else 0
+        for number in range(self.lstm_layers):
+            setattr(self, f"lstm_{number}", LstmLayer(wide, rngs))
+        self.kernel = nnx.Param(initializer(config)(rngs.params(), (wide.hidden_size, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.rate, self.which, self.how = head.dropout, which, how
 
     def mixed(self, states: list[Array]) -> Array:
         """The features, [B, T, D], of all hidden states, embeddings first."""
-        chosen = states if self.which is None else [states[i] for i in self.which]
+        chosen = states if self.which is None else [states[number] for number in self.which]
         if self.how == "concat":
             return jnp.concatenate(chosen, axis=-1)
-        if self.how == "weighted":
-            weights = jax.nn.softmax(self.mixture[...])
-            return sum(
-                (w.astype(x.dtype) * x for w, x in zip(weights, chosen, strict=True)),
-                jnp.zeros_like(chosen[0]),
-            )
-        return sum(chosen[1:], chosen[0])
+        if self.how == "sum":
+            return sum(chosen[1:], chosen[0])
+        weights = jax.nn.softmax(self.mixture[...])
+        return jnp.einsum("LBTD,L->BTD", jnp.stack(chosen), weights.astype(chosen[0].dtype))
 
-    def __call__(self, x: Array, sequence_ids: Array | None, key: Array | None) -> Array:
-        """float32 [B, T, C] from [B, T, D]; the LSTM needs to know where sequences begin."""
-        if self.is_lstm and sequence_ids is not None:
-            edges = begins(sequence_ids)
-            for layer in self.lstm:
-                x = layer(x, edges, None)
+    def __call__(self, x: Array, sequence_ids: Array, key: Array | None) -> Array:
+        """float32 [B, T, C] from [B, T, D]; sequence_ids int [B, T] are for the LSTM."""
+        for number in range(self.lstm_layers):
+            x = getattr(self, f"lstm_{number}")(x, begins(sequence_ids), None)
         x = dropout(x, self.rate, key)
         scores = jnp.einsum("BTD,DC->BTC", x, self.kernel[...].astype(x.dtype))
-        return scores.astype(jnp.float32) + self.bias[...].astype(jnp.float32)[None, None]
+        return scores.astype(jnp.float32) + self.bias[...][None, None]
 
 
-def _widened(config: ModelConfig, width: int) -> ModelConfig:
-    return replace(config, hidden_size=width)
+class BertForTask(nnx.Module):
+    """An encoder with a task head."""
+
+    def __init__(self, network: TaskNetwork, rngs: nnx.Rngs) -> None:
+        """Creates both."""
+        self.bert = Bert(network.config, rngs)
+        self.head = TaskHead(network.config, network.head, network.outputs, rngs)
+        self.network = network
+
+    def __call__(self, batch: DeviceBatch, key: Array | None) -> Array:
+        """float32 logits: [B, T, C] of tokens, or [B, K, C] of sequences.
+
+        Multiple choice, whose ids are int [B, C, T], gives [B, C, 1].
+        """
+        ids = [batch[name] for name in ("token_ids", "segment_ids", "sequence_ids")]
+        choices = ids[0].shape[:-1]
+        tokens, segments, sequences = (array.reshape(-1, array.shape[-1]) for array in ids)
+        encoder_key, head_key = split(key, 2)
+        last, inputs = self.bert.hidden_states(tokens, segments, sequences, encoder_key)
+        x = self.head.mixed([*inputs, last])
+        if self.network.head.trainable == "head":
+            x = jax.lax.stop_gradient(x)
+        if not self.network.tokens:
+            x = self._pooled(x, batch.get("cls_positions"))
+        logits = self.head(x, sequences, head_key)
+        return logits.reshape(*choices, -1) if len(choices) > 1 else logits
+
+    def _pooled(self, x: Array, cls_positions: Array | None) -> Array:
+        # The pooler was trained on the last layer; other features go to the head as they are.
+        if self.network.head.features == "last":
+            return self.bert.pool(x, cls_positions)
+        at = jnp.zeros((x.shape[0], 1), jnp.int32) if cls_positions is None else cls_positions
+        return jnp.take_along_axis(x, at[..., None], axis=1)
+
+
+@dataclass(frozen=True)
+class TaskNetwork:
+    """What `BertForTask` is made of.
+
+    Attributes:
+        config: Of the encoder.
+        head: On it.
+        outputs: C.
+        tokens: Whether every token has outputs, or every sequence.
+    """
+
+    config: ModelConfig
+    head: HeadConfig
+    outputs: int
+    tokens: bool
+
+    def __post_init__(self) -> None:
+        """Checks that the head fits.
+
+        Raises:
+            BadInputError: It asks for more layers than there are, or for an LSTM over one token.
+        """
+        if self.head.kind == "bilstm" and not self.tokens:
+            raise BadInputError("head.kind bilstm is for tasks on tokens (tagging, qa)")
+        which, _ = FEATURES[self.head.features]
+        if which is not None and -min(which) > self.config.layers + 1:
+            raise BadInputError(
+                f"head.features {self.head.features} needs more than {self.config.layers} layers"
+            )
+
+    def define(self) -> nnx.GraphDef[BertForTask]:
+        """The network without its arrays."""
+        return nnx.graphdef(nnx.eval_shape(lambda: BertForTask(self, nnx.Rngs(0))))
+
+    def init_params(self, seed: int) -> Params:
+        """Fresh parameters, ``{"bert": …, "head": …}``."""
+        return nnx.to_pure_dict(nnx.state(BertForTask(self, nnx.Rngs(seed))))
+
+    def completed(self, params: Params) -> Params:
+        """`params` with zeros for a pooler that no output depends on, where it is not there.
+
+        Raises:
+            BadInputError: The pooler is not there, and outputs depend on it.
+        """
+        if "pooler" in params["bert"]:
+            return params
+        if not self.tokens:
+            raise BadInputError("the model has no pooler, which this task needs; fine-tune it")
+        D = self.config.hidden_size
+        pooler = {"kernel": jnp.zeros((D, D)), "bias": jnp.zeros(D)}
+        return params | {"bert": params["bert"] | {"pooler": pooler}}
+
+    def rates(self, params: Params) -> Params:
+        """The factor of each parameter's learning rate, broadcast against it; 0 is frozen.
+
+        A layer has ``layer_decay`` times the factor of the one above; head and pooler have 1.
+
+        Args:
+            params: The parameters or their shapes.
+        """
+        L, decay = self.config.layers, self.head.layer_decay
+        frozen = self.head.frozen_layers(L)
+        of_layers = np.array([decay ** (L - n) if n >= frozen else 0.0 for n in range(L)])
+        of_embeddings = 0.0 if frozen else decay ** (L + 1)
+
+        def rate(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
+            names = [str(entry.key) for entry in path]
+            if names[:2] == ["bert", "layers"]:
+                return of_layers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(np.float32)
+            value = of_embeddings if names[:2] == ["bert", "embeddings"] else 1.0
+            return np.full([1] * leaf.ndim, value, np.float32)
+
+        return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def objectives(
+    network: TaskNetwork, objective: Callable[[Array, DeviceBatch], Tally]
+) -> Objectives:
+    """The objective of a task, under the name ``task``."""
+    definition = network.define()
+
+    def sums(params: Params, batch: DeviceBatch, key: Array | None) -> Sums:
+        return {"task": objective(nnx.merge(definition, params)(batch, key), batch)}
+
+    return sums

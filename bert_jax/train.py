@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,51 +11,43 @@ from typing import Any
 import jax
 
 from bert_jax import resume
-from bert_jax.batch import TrainingData
 from bert_jax.checkpoint import Checkpoints, Meta
-from bert_jax.config import Phase, RunConfig, as_dict
+from bert_jax.config import Phase, as_dict
 from bert_jax.console import progress, say
 from bert_jax.errors import PreemptedError
-from bert_jax.evaluate import evaluate
 from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout
-from bert_jax.state import Begin, TrainState, init_state, parameter_count
-from bert_jax.steps import DeviceBatch, Steps, means
+from bert_jax.state import TrainState, parameter_count
+from bert_jax.steps import DeviceBatch, means
 from bert_jax.stop import StopRequests
+from bert_jax.work import Work
 
 
 class Trainer:
     """One sitting of a run: from its newest checkpoint to its end, or to a request to stop."""
 
-    def __init__(
-        self, config: RunConfig, layout: Layout, data: TrainingData, begin: Begin | None = None
-    ) -> None:
+    def __init__(self, work: Work, layout: Layout) -> None:
         """Restores the run, or begins it.
-
-        Args:
-            config: Of the run; ``model.vocab_size`` must be set.
-            layout: Where it runs.
-            data: What it learns from.
-            begin: What a new run begins with; None is fresh weights.
 
         Raises:
             BadInputError: The run began with other settings, or a batch cannot be split.
         """
-        self.config, self.layout, self.data = config, layout, data
-        for phase in config.phases:
+        self.work, self.config, self.layout = work, work.config, layout
+        for phase in self.config.phases:
             layout.rows(phase.batch_size)
-        run_dir, self.steps = Path(config.run_dir), Steps.of(config)
-        self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
-        make = partial(init_state, config.model, self.steps.optimizer, config.seed)
-        restored = self.checkpoints.restore(layout.abstract_state(make), self._check)
-        begin = begin or partial(layout.replicate, make)
+        run_dir, saving = Path(self.config.run_dir), self.config.checkpoint
+        self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
+        restored = self.checkpoints.restore(layout.abstract_state(work.fresh), self._check)
+        begin = work.begin or partial(layout.replicate, work.fresh)
         self.state: TrainState = restored[0] if restored else begin()
         meta = restored[1] if restored else Meta()
         self.step = meta.step
-        self.eval_step = layout.eval_step(self.steps)
-        self.log = MetricsLog(run_dir, config, meta.step, meta.tokens, meta.seconds)
+        self.eval_step = layout.eval_step(work.steps)
+        self.log = MetricsLog(run_dir, work, meta.step, meta.tokens, meta.seconds)
         say(f"{f'resuming at step {self.step:,}' if restored else 'new run'} in {run_dir}")
-        say(f"{parameter_count(self.state.params):,} parameters, {config.model.dtype} products")
+        say(
+            f"{parameter_count(self.state.params):,} parameters, {self.config.model.dtype} products"
+        )
 
     def run(self) -> None:
         """Trains to the last step.
@@ -67,7 +60,9 @@ class Trainer:
         with StopRequests() as stop, progress("step", total, self.step) as show:
             for phase, first, last in self._phases():
                 train_step = self._compile(phase)
-                for batch in self.data.batches(first, last, self.layout.rows(phase.batch_size)):
+                for batch in self.work.data.batches(
+                    first, last, self.layout.rows(phase.batch_size)
+                ):
                     # This order is fixed: what is logged, evaluated and saved at step n is the
                     # state after n updates, and a resumed run goes on with batch n.
                     placed = self.layout.place(batch.arrays)
@@ -95,7 +90,7 @@ class Trainer:
     def _check(self, meta: Meta) -> None:
         """Refuses to resume a different run; prints what is different and allowed."""
         new = as_dict(self.config)
-        for line in resume.changes(meta.config, new, meta.data, self.data.digests, meta.step):
+        for line in resume.changes(meta.config, new, meta.data, self.work.data.digests, meta.step):
             say(f"changed since step {meta.step:,}: {line}")
 
     def _phases(self) -> Iterator[tuple[Phase, int, int]]:
@@ -112,8 +107,8 @@ class Trainer:
         self.log.settle()
         B, T = phase.batch_size, phase.length
         say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
-        batch = self.layout.abstract_batch(self.data.shape(T, B))
-        compiled = self.layout.train_step(self.steps).lower(self.state, batch).compile()
+        batch = self.layout.abstract_batch(self.work.data.shape(T, B))
+        compiled = self.layout.train_step(self.work.steps).lower(self.state, batch).compile()
         memory = compiled.memory_analysis()
         gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
         say(f"memory per device: {gib[0]:.2f} GiB arguments + {gib[1]:.2f} GiB temporary")
@@ -127,15 +122,13 @@ class Trainer:
         if not self._due(self.config.train.eval_every):
             return None
         self.log.settle()
-        rows, limit = self.layout.rows(phase.batch_size), self.config.train.eval_batches
-        batches = self.data.heldout(phase.length, phase.batch_size, rows, limit)
-        found = evaluate(self.eval_step, self.layout, self.state.params, batches)
+        found = self.work.evaluate(self.eval_step, self.state.params, phase)
         self.log.check_finite(self.step, found)
         self.log.write(self.step, {f"eval_{name}": value for name, value in found.items()})
         shown = ", ".join(f"{name} {x:.4g}" for name, x in found.items() if x is not None)
         say(f"step {self.step:,} held out: {shown}")
         self.log.restart_clock()
-        return found.get("loss")
+        return self.work.criterion(found)
 
     def _save(self, eval_loss: float | None, batch: DeviceBatch, stopping: bool) -> None:
         if not (stopping or self._due(self.config.checkpoint.every)):
@@ -145,5 +138,6 @@ class Trainer:
         after = jax.device_get(means(self.eval_step(self.state.params, batch)))
         self.log.check_finite(self.step, after)
         tokens, seconds = self.log.tokens, self.log.seconds
-        meta = Meta(self.step, tokens, seconds, as_dict(self.config), self.data.digests)
+        meta = Meta(self.step, tokens, seconds, as_dict(self.config), self.work.data.digests)
+        meta = replace(meta, architecture=self.work.architecture, labels=self.work.labels)
         self.checkpoints.save(self.state, meta, eval_loss)

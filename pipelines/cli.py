@@ -22,6 +22,8 @@ COMMANDS = {
     "show-batch": "examples of a training batch as text, with masks, segments and labels",
     "bench-loader": "how fast batches are made from a store",
     "pretrain": "train BERT on a store; the same command again resumes",
+    "finetune": "train a model on a task; the same command again resumes",
+    "predict": "what a fine-tuned model says of new inputs",
     "evaluate": "exact held-out losses and accuracies of a model",
     "fill-mask": "what the model puts in place of [MASK]",
     "convert": "write a model in the format of Hugging Face, or in our own",

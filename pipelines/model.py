@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,10 +24,13 @@ from bert_jax.convert import (
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
 from bert_jax.state import Params, init_params
+from bert_jax.task_model import TaskNetwork
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import open_task
 
 # Embeddings are made larger than the vocabulary to a multiple of at most this.
 _ROUNDING = 1024
@@ -44,7 +48,8 @@ class Model:
         path: As given.
         weights: Parameters on every device of the layout, network, architecture, labels.
         step: Updates done; None where nobody wrote it down.
-        run: The run that made it; None for weights from elsewhere.
+        run: The pre-training that made it; None for weights from elsewhere.
+        finetune: The fine-tuning that made it.
         folder: Of run and tokenizer.
         digests: That store and tokenizer had.
     """
@@ -55,6 +60,7 @@ class Model:
     run: RunConfig | None
     folder: Path
     digests: dict[str, str]
+    finetune: FinetuneConfig | None = None
 
     @property
     def network(self) -> ModelConfig:
@@ -135,7 +141,7 @@ def open_model(path: Path, layout: Layout) -> Model:
         found = (google_research if theirs else hugging_face).read(path)
         placed = jax.device_put(found.params, layout.replicated)
         return Model(path, replace(found, params=placed), None, None, path, {})
-    folder, step = run_and_step(path)
+    folder, wanted = run_and_step(path)
     if not (folder / FOLDER).is_dir():
         if not path.exists():
             raise BadInputError(
@@ -146,12 +152,19 @@ def open_model(path: Path, layout: Layout) -> Model:
             f"{path} is no MODEL: it has neither {FOLDER}/ (a run), {hugging_face.CONFIG} (Hugging"
             f" Face) nor {google_research.CONFIG} (google-research/bert)"
         )
-    params, meta = newest_params(folder, lambda meta: layout.abstract(_abstract(meta, path)), step)
-    run = config_from_dict(meta.config, str(path)) if "phases" in meta.config else None
+    params, meta = newest_params(
+        folder, lambda meta: layout.abstract(_abstract(meta, path)), wanted
+    )
+    run = tuned = None
+    if "task" in meta.config:
+        tuned = config_from_dict(meta.config, str(path), FinetuneConfig)
+    elif "phases" in meta.config:
+        run = config_from_dict(meta.config, str(path), RunConfig)
     network, labels = network_of(meta, path), tuple(meta.labels)
     weights = Pretrained(params, network, meta.architecture, labels, meta.problem_type)
     # Converted weights of unknown age are kept as step 0.
-    return Model(path, weights, meta.step if run else meta.step or None, run, folder, meta.data)
+    step = meta.step if run or tuned else meta.step or None
+    return Model(path, weights, step, run, folder, meta.data, tuned)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:
@@ -175,5 +188,10 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
 
 
 def _abstract(meta: Meta, path: Path) -> Params:
+    if "task" in meta.config:
+        tuned = config_from_dict(meta.config, str(path), FinetuneConfig)
+        tokens = open_task(tuned.task).head == "tokens"
+        network = TaskNetwork(tuned.model, tuned.head, len(meta.labels), tokens)
+        return jax.eval_shape(partial(network.init_params, 0))
     tree = abstract_params(network_of(meta, path), len(meta.labels))
     return only(tree, frozenset(meta.parts or ARCHITECTURES[meta.architecture].parts))

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 
 from bert_jax import parallel
-from bert_jax.checkpoint import FOLDER
 from bert_jax.config import RunConfig
 from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadInputError
-from bert_jax.train import Trainer
+from bert_jax.work import pretraining
 from pipelines import cli
 from pipelines.data.card import CARD
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store, token_dtype
-from pipelines.data.tokenizer import load
-from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_TOKENIZER, exclusive, own
 from pipelines.initial import start_from
-from pipelines.settings import run_config, to_yaml
+from pipelines.run_folder import taken, train
+from pipelines.settings import run_config
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,40 +57,9 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
         say(f"no held-out evaluation: {store.folder} holds out fewer than two documents")
     if config.optimizer.warmup_steps >= config.steps:
         say(f"optimizer.warmup_steps {config.optimizer.warmup_steps:,} is longer than the run")
-    run_dir = Path(config.run_dir)
-    own(run_dir, "run_dir", (RUN_CONFIG, FOLDER))
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from None
-    with exclusive(run_dir) if jax.process_index() == 0 else nullcontext():
-        trainer = Trainer(config, layout, data, begin)
-        try:
-            if jax.process_index() == 0:
-                _keep_at_hand(run_dir, config, store)
-            trainer.run()
-        finally:
-            trainer.close()
-    say(f"{run_dir} is complete: {trainer.step:,} of {config.steps:,} steps")
-
-
-def _keep_at_hand(run_dir: Path, config: RunConfig, store: Store) -> None:
-    """Writes what is needed to use the run; whole files only, whenever the process is killed."""
-    draft = run_dir / f"{RUN_CONFIG}.tmp"
-    draft.write_text(to_yaml(config), "utf-8")
-    draft.replace(run_dir / RUN_CONFIG)
-    with suppress(FileNotFoundError):  # of a store that was made by an older version
-        shutil.copyfile(store.folder / CARD, run_dir / DATA_CARD)
-    folder = run_dir / RUN_TOKENIZER
-    try:
-        same = load(folder).digest == store.tokenizer.digest
-    except BadInputError:
-        same = False
-    if not same:
-        draft = run_dir / f"{RUN_TOKENIZER}.tmp"
-        store.tokenizer.save(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
+    with taken(Path(config.run_dir)):
+        work = pretraining(config, layout, data, begin)
+        train(work, layout, store.tokenizer, store.folder / CARD)
 
 
 def _open(config: RunConfig) -> Store:

@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from bert_jax.config import Phase, RunConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError
+
+C = TypeVar("C")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -76,17 +78,27 @@ def _plain(text: str) -> str:
 
 
 def run_config(argv: Sequence[str]) -> RunConfig:
-    """The config of a run: the file after ``--config``, then the options ``--a.b VALUE``.
+    """The config of a pre-training run; see `read_config`."""
+    parser = command_parser(
+        "pretrain", "Trains BERT on a token store; the same command again resumes."
+    )
+    return read_config(parser, argv, RunConfig)
+
+
+def read_config(parser: ArgumentParser, argv: Sequence[str], kind: type[C]) -> C:
+    """A config: the file after ``--config``, then the options ``--a.b VALUE``.
+
+    Args:
+        parser: Of the command; gets the options of the config.
+        argv: Of the command.
+        kind: A frozen dataclass.
 
     Raises:
         BadArgumentsError: A wrong option.
         BadInputError: A wrong file, key or value.
     """
-    parser = command_parser(
-        "pretrain", "Trains BERT on a token store; the same command again resumes."
-    )
-    parser.add_argument("--config", metavar="FILE", help="a YAML file such as configs/tiny.yaml")
-    parser.add_class_arguments(RunConfig)
+    parser.add_argument("--config", metavar="FILE", help="a YAML file such as those of configs/")
+    parser.add_class_arguments(kind)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config")
     try:
@@ -96,19 +108,20 @@ def run_config(argv: Sequence[str]) -> RunConfig:
     base = None
     if file is not None:
         try:
-            base = parser.parse_object(read_yaml(Path(file)))
+            base = parser.parse_object(read_yaml(Path(file), kind))
         except argparse.ArgumentError as error:
             raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
     given = parser.instantiate(parse(parser, argv, base))
     del given["config"]
-    return RunConfig(**vars(given))
+    return kind(**vars(given))
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: Path, kind: type, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
 
     Args:
         path: Of the file.
+        kind: The dataclass whose keys it may have.
         above: Files that it is a base of.
 
     Raises:
@@ -126,30 +139,30 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         found = "nothing" if given is None else f"a {type(given).__name__}"
         raise BadInputError(f"{path}: expected keys and values, found {found}")
     base = given.pop("base", None)
-    check_keys(given, RunConfig, str(path))
+    check_keys(given, kind, str(path))
     if base is None:
         return given
     if not isinstance(base, str):
         raise BadInputError(f"{path}: base must be the name of a file, not {base!r}")
-    return _merged(read_yaml(path.parent / base, (*above, path.resolve())), given)
+    return _merged(read_yaml(path.parent / base, kind, (*above, path.resolve())), given)
 
 
-def config_from_dict(values: Mapping[str, Any], source: str) -> RunConfig:
-    """The config that ``asdict`` of a RunConfig gave.
+def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C:
+    """The config that ``as_dict`` of a `kind` gave.
 
     Raises:
         BadInputError: It was written by another version and does not fit any more.
     """
-    check_keys(values, RunConfig, source)
+    check_keys(values, kind, source)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(RunConfig)
+    parser.add_class_arguments(kind)
     try:
-        return RunConfig(**vars(parser.instantiate(parser.parse_object(dict(values)))))
+        return kind(**vars(parser.instantiate(parser.parse_object(dict(values)))))
     except argparse.ArgumentError as error:
         raise BadInputError(f"{source}: {_plain(str(error)).replace('--', '', 1)}") from None
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: Any) -> str:
     """The resolved config as a YAML file that ``--config`` takes."""
     return yaml.safe_dump(as_dict(config), sort_keys=False)
 

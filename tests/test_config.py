@@ -63,8 +63,8 @@ def test_an_impossible_network_is_refused(changes: dict[str, object], words: lis
 
 
 def test_a_saved_config_reads_back_equal(config: RunConfig) -> None:
-    assert config_from_dict(yaml.safe_load(to_yaml(config)), "config.yaml") == config
-    assert config_from_dict(as_dict(config), "checkpoint") == config
+    assert config_from_dict(yaml.safe_load(to_yaml(config)), "config.yaml", RunConfig) == config
+    assert config_from_dict(as_dict(config), "checkpoint", RunConfig) == config
 
 
 def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,10 @@ from bert_jax.config import ModelConfig, RunConfig
 from bert_jax.errors import BadInputError
 from bert_jax.flops import PEAK_FLOPS, training_flops
 from bert_jax.metrics import MetricsLog
+from bert_jax.parallel import Layout, devices
 from bert_jax.state import define, init_params, parameter_count
 from bert_jax.steps import forward
+from bert_jax.work import Work, pretraining
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 
@@ -32,9 +35,13 @@ def values(loss: float = 1.0) -> dict[str, jax.Array]:
     return {name: jnp.float32(loss) for name in NAMES}
 
 
+def work(config: RunConfig) -> Work:
+    return pretraining(config, Layout(devices()[:1]), cast(Any, None))
+
+
 @pytest.fixture
 def log(config: RunConfig, tmp_path: Path) -> Iterator[MetricsLog]:
-    with closing(MetricsLog(tmp_path, config, 0, 0, 0.0)) as opened:
+    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as opened:
         yield opened
 
 
@@ -53,7 +60,7 @@ def test_lines_come_a_few_updates_later_and_all_in_the_end(log: MetricsLog, tmp_
 
 def test_only_every_nth_update_is_written(config: RunConfig, tmp_path: Path) -> None:
     config = replace(config, train=replace(config.train, log_every=4))
-    with closing(MetricsLog(tmp_path, config, 0, 0, 0.0)) as log:
+    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as log:
         for step in range(1, 11):
             log.push(step, values(), tokens=10, sequences=8)
         log.settle()
@@ -70,7 +77,7 @@ def test_time_and_tokens_go_on_over_a_restart_and_lost_steps_are_dropped(
     log.close()
     with (tmp_path / metrics.FILE).open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
-    with closing(MetricsLog(tmp_path, config, 3, 30, 500.0)) as again:
+    with closing(MetricsLog(tmp_path, work(config), 3, 30, 500.0)) as again:
         assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2, 3]
         again.push(4, values(), tokens=10, sequences=8)
         again.settle()
@@ -86,7 +93,7 @@ def test_a_value_that_is_not_finite_is_an_error(
 ) -> None:
     """Also between two log lines: it is looked at before anything is saved."""
     config = replace(config, train=replace(config.train, log_every=100))
-    with closing(MetricsLog(tmp_path, config, 0, 0, 0.0)) as log:
+    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as log:
         log.push(1, values(), 10, 8)
         log.settle()
         log.push(2, values() | {name: jnp.float32("nan")}, 10, 8)

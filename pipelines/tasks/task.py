@@ -109,4 +109,4 @@ class Task(Protocol):
     def score(
         self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """Metrics of labelled examples, as shares from 0 to 1 unless the field has another custom."""
+        """Metrics of labelled examples: shares from 0 to 1 unless the field has another custom."""

@@ -1,0 +1,155 @@
+"""``bert-jax finetune TASK``: train a model on a task; the same command again resumes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax import metrics, parallel
+from bert_jax.checkpoint import newest_meta
+from bert_jax.console import be_quiet, say
+from bert_jax.errors import BadArgumentsError, BadInputError
+from pipelines import cli
+from pipelines.data import tokenizer as tokenizers
+from pipelines.data.tokenizer import Tokenizer
+from pipelines.model import Model, network_of, open_model
+from pipelines.run_folder import taken, train
+from pipelines.settings import command_parser, read_config
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import TASKS, open_task
+from pipelines.tasks.task import Task
+from pipelines.tasks.work import Examples, finetuning, planned
+
+RESULTS = "eval_results.json"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(  # noqa: T201
+            "usage: bert-jax finetune TASK --init MODEL --data.train FILE --run_dir RUN [options]\n"
+            f"\ntasks: {', '.join(TASKS)}\nbert-jax finetune TASK --help lists the options"
+        )
+        if argv:
+            return
+        raise BadArgumentsError(f"give a task: {', '.join(TASKS)}")
+    name, *rest = argv
+    open_task(name)
+    seeds, rest = _seeds(rest)
+    parser = command_parser(
+        f"finetune {name}", f"Trains a model on {name}; the same command again resumes."
+    )
+    config = replace(read_config(parser, rest, FinetuneConfig), task=name)
+    parallel.enable_compilation_cache()
+    parallel.initialize()
+    layout = parallel.Layout(parallel.devices(), config.parallel.mapping)
+    if jax.process_index():
+        be_quiet()
+    if seeds == 1:
+        finetune(config, layout)
+        return
+    found = []
+    for seed in range(config.seed, config.seed + seeds):
+        run_dir = str(Path(config.run_dir) / f"seed-{seed}")
+        found.append(finetune(replace(config, seed=seed, run_dir=run_dir), layout))
+    _summarise(found, Path(config.run_dir))
+
+
+def _seeds(argv: Sequence[str]) -> tuple[int, list[str]]:
+    """The number after ``--seeds``, and the other arguments."""
+    rest = list(argv)
+    if "--seeds" not in rest:
+        return 1, rest
+    at = rest.index("--seeds")
+    number = rest[at + 1] if at + 1 < len(rest) else ""
+    if not number.isdecimal() or int(number) < 1:
+        raise BadArgumentsError(f"--seeds must be a whole number from 1, not {number!r}")
+    return int(number), rest[:at] + rest[at + 2 :]
+
+
+def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
+    """Trains, or goes on training, the run that `config` describes.
+
+    Returns:
+        The metrics of the last evaluation; empty without validation data.
+
+    Raises:
+        BadInputError: Config, data, model and run folder do not fit each other.
+        PreemptedError: The process was told to end; everything is saved.
+    """
+    task, run_dir = open_task(config.task), Path(config.run_dir)
+    columns = config.data.columns
+    examples = task.read(config.data.train, columns, labelled=True)
+    measured = config.data.validation
+    held_out = task.read(measured, columns, labelled=True) if measured else []
+    with taken(run_dir):
+        config, classes, tokenizer, model = _start(config, task, examples, layout)
+        length = min(config.data.length, config.model.max_positions)
+        sets = [
+            Examples(given, task.features(given, tokenizer, length, classes))
+            for given in (examples, held_out)
+            if given
+        ]
+        rows = len(sets[0].features.examples) if examples else 0
+        config = planned(config, rows)
+        say(f"{len(examples):,} examples in {rows:,} rows, {len(held_out):,} to measure on")
+        validation = sets[1] if held_out else None
+        work = finetuning(config, task, classes, sets[0], validation, tokenizer, layout, model)
+        train(work, layout, tokenizer)
+        return _results(run_dir)
+
+
+def _start(
+    config: FinetuneConfig, task: Task, examples: Sequence[Any], layout: parallel.Layout
+) -> tuple[FinetuneConfig, list[str], Tokenizer, Model | None]:
+    """Network, classes and tokenizer: of the run if it has begun, else of the model given."""
+    run_dir = Path(config.run_dir)
+    meta = newest_meta(run_dir)
+    if meta is not None:
+        if meta.config.get("task") != config.task:
+            raise BadInputError(f"{run_dir} is no run of {config.task}; choose another run_dir")
+        network, classes = network_of(meta, run_dir), meta.labels
+        tokenizer, model = tokenizers.load(run_dir), None
+    else:
+        model = open_model(Path(config.init), layout)
+        network, tokenizer = model.network, model.tokenizer()
+        classes = task.classes(examples)
+    return (
+        replace(config, model=config.model.started_from(network)),
+        list(classes),
+        tokenizer,
+        model,
+    )
+
+
+def _results(run_dir: Path) -> dict[str, Any]:
+    lines = [line for line in metrics.read(run_dir) if any("eval_" in name for name in line)]
+    if not lines:
+        return {}
+    found = {name.removeprefix("eval_"): value for name, value in lines[-1].items()}
+    if jax.process_index() == 0:
+        (run_dir / RESULTS).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    return found
+
+
+def _summarise(found: Sequence[dict[str, Any]], run_dir: Path) -> None:
+    """Mean and standard deviation over the seeds."""
+    names = [name for name, value in found[0].items() if isinstance(value, float)]
+    table = {}
+    for name in names:
+        values = [one[name] for one in found]
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        table[name] = {"mean": mean, "sd": deviation, "values": values}
+        say(f"{name}: {mean:.4f} ± {deviation:.4f} over {len(values)} seeds")
+    if jax.process_index() == 0:
+        (run_dir / RESULTS).write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)

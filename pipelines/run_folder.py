@@ -1,0 +1,80 @@
+"""A training run in its folder: kept from others, with everything that is needed to use it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import jax
+
+from bert_jax.checkpoint import FOLDER
+from bert_jax.console import say
+from bert_jax.errors import BadInputError
+from bert_jax.parallel import Layout
+from bert_jax.train import Trainer
+from bert_jax.work import Work
+from pipelines.data.tokenizer import Tokenizer, load
+from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_TOKENIZER, exclusive, own
+from pipelines.settings import to_yaml
+
+
+@contextmanager
+def taken(run_dir: Path) -> Iterator[None]:
+    """Makes the folder of a run and holds it against other processes.
+
+    Raises:
+        BadInputError: It cannot be made, or holds other things.
+    """
+    own(run_dir, "run_dir", (RUN_CONFIG, FOLDER))
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from None
+    with exclusive(run_dir) if jax.process_index() == 0 else nullcontext():
+        yield
+
+
+def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = None) -> None:
+    """Trains, or goes on training, in the folder of the run.
+
+    Args:
+        work: The run.
+        layout: Where it runs.
+        tokenizer: Is copied into the folder.
+        card: Of the data; copied too.
+
+    Raises:
+        BadInputError: The run began with other settings.
+        PreemptedError: The process was told to end; everything is saved.
+    """
+    run_dir = Path(work.config.run_dir)
+    trainer = Trainer(work, layout)
+    try:
+        if jax.process_index() == 0:
+            _keep_at_hand(run_dir, work, tokenizer, card)
+        trainer.run()
+    finally:
+        trainer.close()
+    say(f"{run_dir} is complete: {trainer.step:,} of {work.config.steps:,} steps")
+
+
+def _keep_at_hand(run_dir: Path, work: Work, tokenizer: Tokenizer, card: Path | None) -> None:
+    """Writes what is needed to use the run; whole files only, whenever the process is killed."""
+    draft = run_dir / f"{RUN_CONFIG}.tmp"
+    draft.write_text(to_yaml(work.config), "utf-8")
+    draft.replace(run_dir / RUN_CONFIG)
+    if card is not None:
+        with suppress(FileNotFoundError):  # of a store that was made by an older version
+            shutil.copyfile(card, run_dir / DATA_CARD)
+    folder = run_dir / RUN_TOKENIZER
+    try:
+        same = load(folder).digest == tokenizer.digest
+    except BadInputError:
+        same = False
+    if not same:
+        draft = run_dir / f"{RUN_TOKENIZER}.tmp"
+        tokenizer.save(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)

@@ -1,0 +1,105 @@
+"""What a fine-tuning run is: the keys of ``configs/finetune/*.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bert_jax.config import CheckpointConfig, ModelConfig, OptimizerConfig, ParallelConfig, Phase
+from bert_jax.errors import BadInputError
+from bert_jax.task_model import HeadConfig
+from pipelines.tasks.task import Columns
+
+
+@dataclass(frozen=True)
+class TaskDataConfig:
+    """Where the examples are.
+
+    Args:
+        train: Examples to learn from: a file, or tfds:NAME[/CONFIG]:SPLIT.
+        validation: Examples to measure on; empty = no evaluation.
+        columns: Names of the columns or keys; empty = the usual ones.
+        length: Most tokens of a row, [CLS] and [SEP] included.
+    """
+
+    train: str = ""
+    validation: str = ""
+    columns: Columns = field(default_factory=Columns)
+    length: int = 128
+
+
+@dataclass(frozen=True)
+class FinetuneTrainConfig:
+    """Length of the run and what is reported on the way.
+
+    Args:
+        epochs: Passes over the examples.
+        batch_size: Rows per update, over all devices and processes.
+        warmup: Share of the updates in which the learning rate rises; optimizer.warmup_steps, if
+            given, counts instead.
+        log_every: Updates between lines of metrics.jsonl.
+        eval_every: Updates between evaluations; 0 = after each epoch.
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 32
+    warmup: float = 0.1
+    log_every: int = 20
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name, least in (("batch_size", 1), ("log_every", 1), ("eval_every", 0)):
+            if getattr(self, name) < least:
+                raise BadInputError(f"train.{name} must be at least {least}")
+        if not self.epochs > 0:
+            raise BadInputError(f"train.epochs must be above 0, not {self.epochs}")
+        if not 0 <= self.warmup < 1:
+            raise BadInputError(f"train.warmup must be in [0, 1), not {self.warmup}")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """A fine-tuning run.
+
+    Args:
+        run_dir: Folder of the run; the same folder again resumes it.
+        init: Model to start from, at step 0; it gives network and tokenizer.
+        seed: Decides the head's initial weights, order and dropout.
+        phases: Follows from the data and train.epochs; written into config.yaml.
+        task: Filled in by the command.
+    """
+
+    run_dir: str = ""
+    init: str = ""
+    task: str = ""
+    seed: int = 0
+    data: TaskDataConfig = field(default_factory=TaskDataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
+    )
+    train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
+    phases: tuple[Phase, ...] = ()
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without the model.
+
+        Raises:
+            BadInputError: Something is missing.
+        """
+        if not self.run_dir:
+            raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
+        if not self.init:
+            raise BadInputError("init is not set; give the model to start from, as --init MODEL")
+        if not self.data.train:
+            raise BadInputError("data.train is not set; give the examples, as --data.train FILE")
+        if self.data.length < 8:
+            raise BadInputError(f"data.length must be at least 8, not {self.data.length}")
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return sum(phase.steps for phase in self.phases)

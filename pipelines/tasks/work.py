@@ -1,0 +1,166 @@
+"""A fine-tuning run as the training loop takes it, and what a fine-tuned network predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bert_jax.config import Phase
+from bert_jax.console import progress, say
+from bert_jax.convert import HEAD, parts
+from bert_jax.errors import BadInputError
+from bert_jax.flops import training_flops
+from bert_jax.optim import learning_rate, optimizer
+from bert_jax.parallel import Layout
+from bert_jax.state import Params, TrainState, new_state
+from bert_jax.steps import Steps
+from bert_jax.task_model import TaskNetwork, objectives
+from bert_jax.work import Work
+from pipelines.data.tokenizer import Tokenizer
+from pipelines.model import Model
+from pipelines.tasks.batches import TaskBatches, in_order
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.task import Features, Task
+
+# Task and kind of head -> Hugging Face's name of the network; others have none there.
+ARCHITECTURES = {
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "multiple-choice": "BertForMultipleChoice",
+    "tagging": "BertForTokenClassification",
+    "qa": "BertForQuestionAnswering",
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples with their rows."""
+
+    examples: Sequence[Any]
+    features: Features
+
+
+def task_network(config: FinetuneConfig, task: Task, classes: Sequence[str]) -> TaskNetwork:
+    """The network of a run."""
+    return TaskNetwork(config.model, config.head, len(classes), task.head == "tokens")
+
+
+def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
+    """The config with its updates counted, for so many training rows.
+
+    Raises:
+        BadInputError: There are none.
+    """
+    if rows == 0:
+        raise BadInputError(f"{config.data.train} has no example to learn from")
+    per_epoch = -(-rows // config.train.batch_size)
+    steps = max(1, round(per_epoch * config.train.epochs))
+    warmup = config.optimizer.warmup_steps or math.ceil(steps * config.train.warmup)
+    every = config.train.eval_every or per_epoch
+    return replace(
+        config,
+        phases=(Phase(config.data.length, steps, config.train.batch_size),),
+        optimizer=replace(config.optimizer, warmup_steps=warmup),
+        train=replace(config.train, eval_every=every if config.data.validation else 0),
+    )
+
+
+def finetuning(
+    config: FinetuneConfig,
+    task: Task,
+    classes: list[str],
+    train: Examples,
+    validation: Examples | None,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    model: Model | None,
+) -> Work:
+    """The run that `config`, planned, describes.
+
+    Args:
+        config: Of the run.
+        task: What it learns.
+        classes: Names of the outputs.
+        train: What it learns from.
+        validation: What it is measured on.
+        tokenizer: Of the rows.
+        layout: Where it runs.
+        model: To start from; None where the run is resumed.
+    """
+    network = task_network(config, task, classes)
+    rule = optimizer(config.optimizer)
+    shapes = jax.eval_shape(partial(network.init_params, config.seed))
+    rates = None
+    if config.head.trainable != "all" or config.head.layer_decay < 1:
+        rates = network.rates(shapes)
+    more = {"tokenizer": tokenizer.digest, "classes": "\n".join(classes)}
+    data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
+
+    def fresh() -> TrainState:
+        return new_state(rule, network.init_params(config.seed))
+
+    def evaluate(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
+        if validation is None:
+            return {}
+        del eval_step
+        logits = all_logits(network, params, validation.features, phase.batch_size, layout)
+        records = task.predict(validation.examples, validation.features, logits, classes)
+        return dict(task.score(validation.examples, records, classes))
+
+    return Work(
+        config=config,
+        steps=Steps(
+            objectives(network, task.objective),
+            rule,
+            learning_rate(config.optimizer, config.steps),
+            config.seed,
+            rates,
+        ),
+        data=data,
+        fresh=fresh,
+        evaluate=evaluate,
+        flops=lambda tokens, rows: training_flops(config.model, tokens, rows, 0),
+        begin=None if model is None else partial(_begin, config, network, model, layout),
+        architecture=ARCHITECTURES.get(config.task, ""),
+        labels=classes,
+        criterion=lambda found: -found[task.best] if task.best in found else None,
+    )
+
+
+def _begin(
+    config: FinetuneConfig, network: TaskNetwork, model: Model, layout: Layout
+) -> TrainState:
+    step = "" if model.step is None else f" at step {model.step:,}"
+    say(f"weights from {model.path} ({model.weights.architecture}{step}); the head is fresh")
+    if HEAD in parts(model.weights.params):
+        say("its own task head is left out")
+    params = layout.replicate(partial(network.init_params, config.seed))
+    # A pooler that the model lacks stays fresh.
+    params |= {"bert": params["bert"] | model.weights.params["bert"]}
+    return layout.replicate(partial(new_state, optimizer(config.optimizer)), params)
+
+
+def all_logits(
+    network: TaskNetwork, params: Params, features: Features, batch_size: int, layout: Layout
+) -> np.ndarray:
+    """float32 logits of every row, without dropout."""
+    run = layout.predict_step(partial(_logits, network.define()))
+    count = len(features.examples)
+    batch_size = -(-batch_size // len(layout.devices)) * len(layout.devices)
+    found = []
+    with progress("predicting row", count) as show:
+        for batch in in_order(features, batch_size, layout.rows(batch_size)):
+            found.append(run(params, batch.arrays))
+            show(min(count, len(found) * batch_size), "")
+    return np.concatenate([np.asarray(logits) for logits in found])[:count]
+
+
+def _logits(definition: nnx.GraphDef, params: Params, batch: dict[str, Any]) -> Any:
+    return nnx.merge(definition, params)(batch, None)
