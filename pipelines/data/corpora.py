@@ -11,19 +11,17 @@ The order is the corpus's own and always the same, and so are the blocks.
 
 from __future__ import annotations
 
-import difflib
 import glob
-import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines.data import python_docs
+from pipelines.data.data_sets import open_builder
 from pipelines.data.files import Document, FileCutter, FilePiece, Format, paragraphs, text_size
 
 CORPUS_HELP = (
@@ -276,7 +274,7 @@ class DatasetPiece:
         Raises:
             BadInputError: An example has no such text, or a file is damaged.
         """
-        source = _builder(self.name).as_data_source(split="train")
+        source = open_builder(self.name).as_data_source(split="train")
         for number in range(self.start, self.end):
             try:
                 example = source[number]
@@ -315,7 +313,7 @@ class TensorFlowDataset:
             BadInputError: There is none of this name, or it cannot be prepared.
         """
         self.spec, self._name, self._field = spec, name, field
-        builder = _builder(name)
+        builder = open_builder(name)
         split = builder.info.splits.get("train")
         if split is None:
             raise BadInputError(f"{spec}: the data set has no training split")
@@ -338,46 +336,6 @@ class TensorFlowDataset:
             end = min(start + each, self._examples)
             piece = DatasetPiece(self._name, self._field, start, end)
             yield (piece,), (end - start) * self._bytes // self._examples
-
-
-@lru_cache(maxsize=4)
-def _builder(name: str) -> Any:
-    """The prepared builder of a data set.
-
-    Raises:
-        BadInputError: There is none, it cannot be prepared, or it needs TensorFlow.
-    """
-    import tensorflow_datasets as tfds  # takes a second, which the other corpora need not wait
-
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line per retry
-
-    array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
-    try:
-        builder = tfds.builder(name)
-        if not builder.is_prepared():
-            builder.download_and_prepare(file_format=array_record)
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name.partition("/")[0], known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise BadInputError(f"there is no data set {name!r} in tensorflow_datasets{hint}") from None
-    except ImportError as error:
-        raise BadInputError(
-            f"tfds:{name} needs the package {error.name} to be prepared; do that where it is"
-            f" installed: tfds build {name} --file_format=array_record"
-        ) from None
-    except Exception as error:  # builders raise what they like
-        text = " ".join(str(error).split())[:300]
-        raise BadInputError(
-            f"tfds:{name} cannot be prepared ({type(error).__name__}: {text}); is there a network?"
-        ) from None
-    if builder.info.file_format is not array_record:
-        raise BadInputError(
-            f"tfds:{name} in {builder.data_dir} is stored as {builder.info.file_format.value},"
-            f" which only TensorFlow reads; build it again: tfds build {name}"
-            " --file_format=array_record"
-        )
-    return builder
 
 
 def _without_marks(text: str) -> str:
