@@ -1,0 +1,66 @@
+"""Rows [CLS] A [SEP] or [CLS] A [SEP] B [SEP] from texts, as in google-research/bert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from pipelines.data.tokenizer import Tokenizer
+from pipelines.tasks.task import Arrays
+
+_MULTIPLE = 8  # of T: few different lengths, as each compiles a program
+
+
+def rows(
+    a: Sequence[Sequence[int]], b: Sequence[Sequence[int]], tokenizer: Tokenizer, length: int
+) -> Arrays:
+    """One row per pair of texts.
+
+    What is too long loses its end: one token at a time from the longer of the two, from B if they
+    are equally long.
+
+    Args:
+        a: Ids of the first texts, of R rows.
+        b: Ids of the second texts; a row without any has no second [SEP] either.
+        tokenizer: For the special tokens.
+        length: Tokens of a row, at most.
+
+    Returns:
+        ``token_ids``, ``segment_ids`` and ``sequence_ids``, int32 [R, T].
+    """
+    a_length, b_length = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
+    paired = b_length > 0
+    a_length, b_length = _truncated(a_length, b_length, length - 2 - paired)
+    a_end = 1 + a_length  # place of the first [SEP]
+    end = a_end + 1 + b_length + paired
+    longest = int(end.max())
+    position = np.arange(min(-(-longest // _MULTIPLE) * _MULTIPLE, length))[None]
+    a_end, end = a_end[:, None], end[:, None]
+
+    token_ids = np.full((len(a), position.shape[1]), tokenizer.pad_id, np.int32)
+    token_ids[:, 0] = tokenizer.cls_id
+    token_ids[(position == a_end) | (position == end - 1)] = tokenizer.sep_id
+    # Both sides go through the array in the same order: row by row.
+    token_ids[(position > 0) & (position < a_end)] = _joined(a, a_length)
+    token_ids[(position > a_end) & (position < end - 1)] = _joined(b, b_length)
+    inside = position < end
+    return {
+        "token_ids": token_ids,
+        "segment_ids": (inside & (position > a_end)).astype(np.int32),
+        "sequence_ids": inside.astype(np.int32),
+    }
+
+
+def _truncated(a: np.ndarray, b: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    excess = np.maximum(a + b - room, 0)
+    uneven = np.minimum(excess, np.abs(a - b))
+    rest = excess - uneven
+    from_a = np.where(a > b, uneven, 0) + rest // 2
+    return a - from_a, b - (excess - from_a)
+
+
+def _joined(texts: Sequence[Sequence[int]], lengths: np.ndarray) -> np.ndarray:
+    kept = (ids[:n] for ids, n in zip(texts, lengths.tolist(), strict=True))
+    return np.fromiter(chain.from_iterable(kept), np.int32, int(lengths.sum()))

@@ -1,0 +1,210 @@
+"""Rows of tables and data sets as examples, and how bad ones are named."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import tensorflow_datasets as tfds
+
+from bert_jax.errors import BadInputError
+from pipelines.data.data_sets import open_builder, read_split
+from pipelines.tasks import tables
+from pipelines.tasks.tables import Example, examples, read
+from pipelines.tasks.task import Columns
+
+
+def found(file: Path, columns: Columns | None = None, labelled: bool = True) -> list[Example]:
+    return examples(read(str(file)), columns or Columns(), labelled)
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.write_text(text, "utf-8", newline="")
+    return file
+
+
+def test_csv_json_and_tsv_hold_the_same_examples(tmp_path: Path) -> None:
+    rows = [("A man,\nin the store", "yes"), ('The "milk"', "no"), ("", "no")]
+    quoted = [f'"{text}",{label}'.replace('"milk"', '""milk""') for text, label in rows]
+    csv_file = write(tmp_path, "a.csv", "\ufefftext,label\r\n" + "\r\n\r\n".join(quoted) + "\r\n")
+    lines = [json.dumps({"label": label, "text": text}) for text, label in rows]
+    json_file = write(tmp_path, "a.JSONL", "\n\n".join(lines))
+    for file in (csv_file, json_file):
+        assert [(e.id, e.text, e.pair, e.label) for e in found(file)] == [
+            (str(number), text, "", label) for number, (text, label) in enumerate(rows)
+        ]
+    assert found(csv_file)[1].where == f"{csv_file}, line 5"
+    assert found(json_file)[1].where == f"{json_file}, line 3"
+    tsv_file = write(tmp_path, "a.tsv", 'label\tsentence\nno\t"milk\nyes\ta, "man"\n')
+    assert [(e.text, e.label) for e in found(tsv_file)] == [('"milk', "no"), ('a, "man"', "yes")]
+
+
+def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.csv", "id,sentence,question,label,other\n7,s,q,x,o\n")
+    assert found(file) == [Example("0", "q", "s", "x", f"{file}, line 2")]
+    single = found(file, Columns(text="sentence", label="other", id="id"))
+    assert single == [Example("7", "s", "", "o", f"{file}, line 2")]
+    assert found(file, Columns(pair="other"))[0].text == "s"
+    with pytest.raises(BadInputError, match="no column 'txt'; its columns are id, sentence, quest"):
+        found(file, Columns(text="txt"))
+    bare = write(tmp_path, "b.csv", "comment,stars\nfine,3\n")
+    with pytest.raises(
+        BadInputError, match=r"text, sentence, .*columns are comment, stars; .*text"
+    ):
+        found(bare)
+    with pytest.raises(BadInputError, match="called label, class"):
+        found(bare, Columns(text="comment"))
+
+
+def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.csv", "text,label\nfine,\n")
+    assert found(file, labelled=False)[0].label == ""
+    with pytest.raises(BadInputError, match="line 2: 'label' is empty"):
+        found(file)
+    numbers = write(tmp_path, "a.jsonl", '{"text":"a","label":1}\n{"text":"b","label":true}')
+    assert [e.label for e in found(numbers)] == ["1", "true"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "text,label\na,x\nb,y,z\n", "line 3 has 3 columns, the header 2 .text, label.;"),
+        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, the header 2 .*tab"),
+        ("a.csv", 'text,label\na,x\n"b" c,y\n', "line 3: .*quotes"),
+        ("a.csv", 'text,label\na,x\n"b,y\n', "line 3: unexpected end of data"),
+        ("a.csv", "text,text\na,b\n", "line 1: column 'text' is there twice"),
+        ("a.csv", "", "a.csv is empty"),
+        ("a.csv", "text,label\n", "a.csv has no rows"),
+        ("a.jsonl", '{"text":"a","label":"x"}\n["b"]\n', "line 2 is not a JSON object"),
+        ("a.jsonl", '{"text":"a","label":"x"}\n{"label":"x"}\n', "line 2: 'text' is missing"),
+        ("a.jsonl", '{"text":["a"],"label":"x"}', r"line 1: 'text' is not text but \[\"a\"\]"),
+        ("a.jsonl", '{"text":"a","label":{}}', r"line 1: 'label' is not text but \{\}"),
+        ("a.jsonl", '{"text":"\\ud800","label":"x"}', "line 1: 'text' holds half of a character"),
+        ("a.json", "[]", "told by its ending, .csv, .tsv or .jsonl"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line_that_says_where(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(BadInputError, match=message) as caught:
+        found(write(tmp_path, name, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_encoding_is_named_with_its_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes("text,label\na,x\ncafé,y\n".encode("latin-1"))
+    with pytest.raises(BadInputError, match=r"line 3 is not UTF-8: byte 0xe9; .*iconv -f latin1"):
+        found(file)
+    file.write_bytes("text,label\na,x\n".encode("utf-16"))
+    with pytest.raises(BadInputError, match="iconv -f utf-16"):
+        found(file)
+    with pytest.raises(BadInputError, match="No such file"):
+        read(str(tmp_path / "none.csv"))
+
+
+def test_ids_occur_once(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.csv", "text,label,key\na,x,1\nb,y,2\nc,x,1\n")
+    with pytest.raises(BadInputError, match=r"line 4: id '1' is already that of .*line 2"):
+        found(file, Columns(id="key"))
+    assert [e.id for e in found(file)] == ["0", "1", "2"]
+
+
+def test_empty_texts_are_counted_and_long_ones_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "word " * 100_000
+    file = write(tmp_path, "a.csv", f"text,label\n{long},x\n ,x\n,y\n")
+    assert found(file)[0].text == long
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "2 of 3 rows have an empty text, the first is line 3" in said
+
+
+BUILDER = """
+import numpy as np
+import tensorflow_datasets as tfds
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        classes = tfds.features.ClassLabel(names=["not_same", "same"])
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({
+                "sentence1": tfds.features.Text(),
+                "sentence2": tfds.features.Text(),
+                "label": classes,
+                "tags": tfds.features.Sequence(classes),
+                "answers": tfds.features.Sequence(
+                    {"text": tfds.features.Text(), "start": tfds.features.Scalar(np.int32)}
+                ),
+            }),
+        )
+
+    def _split_generators(self, dl_manager):
+        sizes = {"train": 600, "test": 3}
+        return {name: self._generate_examples(name, size) for name, size in sizes.items()}
+
+    def _generate_examples(self, name, count):
+        for number in range(count):
+            yield number, {
+                "sentence1": f"é {number}", "sentence2": "b",
+                "label": number % 2 if name == "train" else -1,
+                "tags": [1, 0],
+                "answers": [{"text": "é", "start": 0}, {"text": "b", "start": number}],
+            }
+"""
+
+
+@pytest.fixture
+def pairs_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set `alike`, prepared without TensorFlow."""
+    package = tmp_path / "code" / "alike"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "alike_dataset_builder.py").write_text(BUILDER, "utf-8")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from alike.alike_dataset_builder import Builder;"
+        "Builder(data_dir=sys.argv[2]).download_and_prepare(file_format='array_record')"
+    )
+    data = tmp_path / "data"
+    command = [sys.executable, "-c", script, str(tmp_path / "code"), str(data)]
+    subprocess.run(command, check=True, capture_output=True)
+    open_builder.cache_clear()
+    stored = partial(tfds.builder_from_directory, data / "alike" / "1.0.0")
+    monkeypatch.setattr(tfds, "builder", lambda name: stored())
+
+
+@pytest.mark.usefixtures("pairs_data_set")
+def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
+    table = read("tfds:alike:train")
+    train = examples(table, Columns(), labelled=True)
+    assert len(train) == 600
+    order = sorted(int(e.text.removeprefix("é ")) for e in train)
+    assert order == list(range(600))
+    for example in train:
+        number = int(example.text.removeprefix("é "))
+        assert (example.pair, example.label) == ("b", ("not_same", "same")[number % 2])
+        assert example.rank == number % 2
+    assert table.rows[0]["tags"] == ["same", "not_same"]
+    assert table.rows[0]["answers"]["text"] == ["é", "b"]
+    assert len(read("tfds:alike:train[:10%]").rows) == 60
+    with pytest.raises(BadInputError, match="example 0: 'label' is missing"):
+        examples(read("tfds:alike:test"), Columns(), labelled=True)
+    assert len(examples(read("tfds:alike:test"), Columns(), labelled=False)) == 3
+    with pytest.raises(BadInputError, match="alike has no split 'dev' but"):
+        read_split("alike", "dev")
+    with pytest.raises(BadInputError, match=re.escape("names no split; write it as in tfds:")):
+        read("tfds:alike")
+
+
+def test_every_usual_pair_begins_with_a_usual_text() -> None:
+    assert set(tables.PAIRS) <= set(tables.SINGLES)
