@@ -1,0 +1,257 @@
+"""Makes the data of the fine-tuning benchmarks from public collections.
+
+    python benchmarks/task_data.py DATA OUT
+
+DATA holds the collections, each in the folder named below, as their authors publish them. Written
+are OUT/TASK/train, validation and test, .csv or .jsonl, always with the same bytes. No text is in
+two splits; where examples are cut from a longer one, splits are made of whole documents.
+
+    polarity      sentence_polarity/rt-polarity.{pos,neg} (Pang & Lee 2005): 80/10/10 %
+    subjectivity  subjectivity/{quote,plot}.tok.gt9.5000 (Pang & Lee 2004): 80/10/10 %
+    trec          trec/{train,test}.txt (Li & Roth 2002), the six coarse classes; the validation
+                  part is a tenth of train
+    qnli          squad/train-subset-4000.json, a tenth of its paragraphs for validation; test:
+                  500 paragraphs of squad/dev-v1.1.rebuilt.json. A question with the first sentence
+                  of its paragraph that holds an answer (label 1), and with one that holds none (0).
+                  Unlike in GLUE, pairs with few words in common are kept
+    ranking       the same paragraphs. A question with ten sentences: all of its paragraph (at most
+                  ten), filled up with sentences of others that hold no answer; 1 = holds an answer
+    choice        pretrain/wiki_books_01.txt.xz, articles only. A sentence, the one that follows it
+                  in its paragraph, and three from other paragraphs of the article, as in SWAG: the
+                  choices are about the same thing. At most two an article
+    summaries     the same articles. The first 40 sentences after the lead paragraph, and as their
+                  summary the lead, two to six sentences
+
+An article is told from a chapter of a book by its first sentence, which has a title of the list
+beside it (sources/wiki_books_01.tsv) among its first words, and then a form of "to be"; about half
+of the articles pass, and few chapters do.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import lzma
+import random
+import re
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.shards import split_document
+
+Rows = list[dict[str, Any]]
+Splits = dict[str, Rows]
+
+NAMES = ("train", "validation", "test")
+SEED = 20
+CANDIDATES, CHOICES = 10, 4
+TEST_PARAGRAPHS = 500
+ARTICLES = {"train": 3000, "validation": 400, "test": 400}
+LEAD, BODY = (2, 6), (10, 40)  # least and most sentences
+SENTENCE = (40, 250)  # least and most characters of a choice
+
+sentences = partial(split_document, language="en")
+
+
+def main(data: Path, out: Path) -> None:
+    """Writes everything."""
+    made: dict[str, Splits] = {
+        "polarity": _two_files(
+            data / "sentence_polarity",
+            {"positive": "rt-polarity.pos", "negative": "rt-polarity.neg"},
+        ),
+        "subjectivity": _two_files(
+            data / "subjectivity",
+            {"subjective": "quote.tok.gt9.5000", "objective": "plot.tok.gt9.5000"},
+        ),
+        "trec": _trec(data / "trec"),
+    }
+    paragraphs = _paragraphs(data / "squad")
+    made["qnli"] = {name: _questions(paragraphs[name]) for name in NAMES}
+    made["ranking"] = {name: _candidates(paragraphs[name]) for name in NAMES}
+    articles = _articles(data / "pretrain")
+    made["choice"] = {name: _choices(articles[name]) for name in NAMES}
+    made["summaries"] = {name: _summaries(articles[name]) for name in NAMES}
+    for task, splits in made.items():
+        (out / task).mkdir(parents=True, exist_ok=True)
+        for name, rows in splits.items():
+            nested = any(isinstance(value, list) for value in rows[0].values())
+            _write(
+                out / task / f"{name}.{'jsonl' if nested or 'query' in rows[0] else 'csv'}", rows
+            )
+            print(f"{task}/{name}: {len(rows):,}")
+
+
+def _write(path: Path, rows: Rows) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        else:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+
+
+def _two_files(folder: Path, files: dict[str, str]) -> Splits:
+    label = {}
+    for name, file in files.items():
+        for line in (folder / file).read_text("utf-8").splitlines():
+            label.setdefault(line.strip(), name)
+    rows = [{"text": text, "label": name} for text, name in label.items() if text]
+    return _cut(rows, 0.8, 0.9)
+
+
+def _trec(folder: Path) -> Splits:
+    read = {}
+    for name in ("test", "train"):
+        lines = (folder / f"{name}.txt").read_text("latin-1").splitlines()
+        parts = [line.partition(" ") for line in lines]
+        read[name] = {text.strip(): label.partition(":")[0] for label, _, text in parts}
+    fresh = [text for text in read["train"] if text not in read["test"]]
+    train = _cut([{"text": text, "label": read["train"][text]} for text in fresh], 0.9, 1.0)
+    test = [{"text": text, "label": label} for text, label in read["test"].items()]
+    return train | {"test": test}
+
+
+def _cut(items: list[Any], first: float, second: float) -> dict[str, list[Any]]:
+    """The items in a random order, cut into three at these shares."""
+    order = random.Random(SEED).sample(items, len(items))  # noqa: S311
+    a, b = round(first * len(order)), round(second * len(order))
+    return dict(zip(NAMES, (order[:a], order[a:b], order[b:]), strict=True))
+
+
+def _paragraphs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    def load(name: str) -> list[dict[str, Any]]:
+        articles = json.loads((folder / name).read_text("utf-8"))["data"]
+        return [paragraph for article in articles for paragraph in article["paragraphs"]]
+
+    parts = _cut(load("train-subset-4000.json"), 0.9, 1.0)
+    test = random.Random(SEED).sample(load("dev-v1.1.rebuilt.json"), TEST_PARAGRAPHS)  # noqa: S311
+    return parts | {"test": test}
+
+
+def _sorted_out(paragraphs: list[dict[str, Any]]) -> Iterator[tuple[Any, list[str], list[str]]]:
+    """Each question with the sentences of its paragraph that hold an answer, and the others."""
+    for paragraph in paragraphs:
+        found = list(dict.fromkeys(sentences([paragraph["context"].replace("\n", " ")])))
+        for question in paragraph["qas"]:
+            answers = [answer["text"] for answer in question["answers"]]
+            holding = [text for text in found if any(answer in text for answer in answers)]
+            if holding:  # else the answer goes over the end of a sentence
+                yield question, holding, [text for text in found if text not in holding]
+
+
+def _questions(paragraphs: list[dict[str, Any]]) -> Rows:
+    rng = random.Random(SEED)  # noqa: S311
+    rows = [
+        {"id": f"{question['id']}-{label}", "question": question["question"], "sentence": text,
+         "label": label}
+        for question, holding, others in _sorted_out(paragraphs)
+        if others
+        for label, text in ((1, holding[0]), (0, rng.choice(others)))
+    ]  # fmt: skip
+    return rng.sample(rows, len(rows))
+
+
+def _candidates(paragraphs: list[dict[str, Any]]) -> Rows:
+    rng = random.Random(SEED)  # noqa: S311
+    everywhere = sentences([paragraph["context"].replace("\n", " ") for paragraph in paragraphs])
+    rows: Rows = []
+    for question, holding, others in _sorted_out(paragraphs):
+        answers = [answer["text"] for answer in question["answers"]]
+        label = dict.fromkeys(holding, 1) | dict.fromkeys(others, 0)
+        label = dict(list(label.items())[:CANDIDATES])
+        while len(label) < CANDIDATES:
+            text = rng.choice(everywhere)
+            if not any(answer in text for answer in answers):
+                label.setdefault(text, 0)
+        for text in rng.sample(list(label), CANDIDATES):
+            row = {"query_id": question["id"], "query": question["question"]}
+            rows.append(row | {"passage": text, "label": label[text]})
+    return rows
+
+
+def _articles(folder: Path) -> dict[str, list[list[list[str]]]]:
+    """Articles as paragraphs of sentences."""
+    wanted = sum(ARTICLES.values())
+    titles = set()
+    for line in (folder / "sources" / "wiki_books_01.tsv").read_text("utf-8").splitlines():
+        number, _, title = line.partition("\t")
+        if number.startswith("w:"):
+            titles.add(re.sub(r" \(.*", "", title).lower())
+    found: list[list[list[str]]] = []
+    for document in _documents(folder / "wiki_books_01.txt.xz"):
+        if len(document) < 3 or not _is_article(document[0], titles):
+            continue
+        article = [sentences([paragraph]) for paragraph in document[: 1 + BODY[1]]]
+        body = sum(map(len, article[1:]))
+        if LEAD[0] <= len(article[0]) <= LEAD[1] and body >= BODY[0]:
+            found.append(article)
+        if len(found) == wanted:
+            break
+    if len(found) < wanted:
+        sys.exit(f"{folder} has only {len(found)} articles of the {wanted} wanted")
+    return _cut(found, ARTICLES["train"] / wanted, 1 - ARTICLES["test"] / wanted)
+
+
+def _documents(path: Path) -> Iterator[list[str]]:
+    document: list[str] = []
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                document.append(line.strip())
+            elif document:
+                yield document
+                document = []
+    if document:
+        yield document
+
+
+def _is_article(lead: str, titles: set[str]) -> bool:
+    begin = re.split(r"\b(?:is|are|was|were)\b", lead[:300], maxsplit=1)
+    words = re.sub(r"[\",()]", " ", begin[0]).lower().split()
+    words = words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words
+    named = any(" ".join(words[:count]) in titles for count in range(1, 9))
+    return named and len(begin) == 2 and not lead.startswith(('"', "'"))
+
+
+def _choices(articles: list[list[list[str]]]) -> Rows:
+    rng = random.Random(SEED)  # noqa: S311
+    rows: Rows = []
+    for article in articles:
+        usable = [
+            [text if SENTENCE[0] <= len(text) <= SENTENCE[1] else "" for text in paragraph]
+            for paragraph in article
+        ]
+        pairs = [
+            (number, first, second)
+            for number, paragraph in enumerate(usable)
+            for first, second in pairwise(paragraph)
+            if first and second
+        ]
+        for number, first, second in rng.sample(pairs, min(2, len(pairs))):
+            others = {text for n, part in enumerate(usable) if n != number for text in part}
+            elsewhere = sorted(others - {first, second, ""})
+            if len(elsewhere) < CHOICES - 1:
+                continue
+            choices = rng.sample([second, *rng.sample(elsewhere, CHOICES - 1)], CHOICES)
+            rows.append({"text": first, "choices": choices, "label": choices.index(second)})
+    return rng.sample(rows, len(rows))
+
+
+def _summaries(articles: list[list[list[str]]]) -> Rows:
+    return [
+        {
+            "document": [text for paragraph in body for text in paragraph][: BODY[1]],
+            "summary": " ".join(lead),
+        }
+        for lead, *body in articles
+    ]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
