@@ -30,6 +30,8 @@ OWNERS = {
     "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
     "grain": {"pipelines/data/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
+    "seqeval": {"pipelines/tasks/bio.py"},
+    "sklearn": {"pipelines/tasks/bio.py"},
     "safetensors": {"pipelines/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
     "sklearn": {"pipelines/tasks/classification.py"},
