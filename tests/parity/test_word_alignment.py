@@ -1,0 +1,67 @@
+"""Real tweets: the sub-tokens and the labelled positions that transformers' word_ids() gives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from pipelines.data.tokenizer import load
+from pipelines.tasks.tagging import TASK
+from pipelines.tasks.task import Columns
+
+transformers = pytest.importorskip("transformers")
+
+DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
+FILES = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
+LENGTH = 512
+IGNORED = -100
+
+pytestmark = pytest.mark.skipif(
+    not all((DATA / "wnut17" / name).exists() for name in FILES) or not (DATA / "vocab").is_dir(),
+    reason=f"{DATA} has no wnut17/ and vocab/: real text is not on this machine",
+)
+
+
+@pytest.mark.parametrize("kind", ["uncased", "cased"])
+@pytest.mark.parametrize("file", FILES)
+def test_first_sub_tokens_are_labelled_as_in_transformers(
+    kind: str, file: str, tmp_path: Path
+) -> None:
+    vocabulary = (DATA / "vocab" / f"bert-base-{kind}-vocab.txt").read_bytes()
+    (tmp_path / "vocab.txt").write_bytes(vocabulary)
+    tokenizer = load(tmp_path)
+    examples = TASK.read(str(DATA / "wnut17" / file), Columns(), labelled=True)
+    classes = TASK.classes(examples)
+    features = TASK.features(examples, tokenizer, LENGTH, classes)
+    assert features.examples.tolist() == list(range(len(examples)))  # all fit into a row
+
+    theirs = transformers.BertTokenizer(
+        vocab={piece: number for number, piece in enumerate(tokenizer.pieces)},
+        do_lower_case=kind == "uncased",
+    )
+    encoded = theirs([e.tokens for e in examples], is_split_into_words=True)
+    nothing = 0
+    for row, example in enumerate(examples):
+        arrays = {name: array[row] for name, array in features.arrays.items()}
+        used = arrays["sequence_ids"] > 0
+        ids, words = arrays["token_ids"][used].tolist(), encoded.word_ids(row)
+        # A word that is nothing to BERT has no token there, and so no prediction; here it is [UNK].
+        seen = {word for word in words if word is not None}
+        missing = [number for number in range(len(example.tokens)) if number not in seen]
+        nothing += len(missing)
+        heads = np.flatnonzero(arrays["weights"])
+        assert len(heads) == len(example.tokens)
+        for place in heads[missing][::-1]:
+            assert ids.pop(place) == tokenizer.unk_id
+        assert ids == encoded["input_ids"][row]
+        wanted = [
+            IGNORED if word is None or word == before else classes.index((example.tags or [])[word])
+            for before, word in zip([None, *words], words, strict=False)
+        ]
+        found = np.where(arrays["weights"] > 0, arrays["labels"], IGNORED)[used]
+        assert np.delete(found, heads[missing]).tolist() == wanted
+    assert nothing <= 4  # variation selectors, which the uncased vocabulary strips as accents
