@@ -31,10 +31,9 @@ OWNERS = {
     "grain": {"pipelines/data/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
     "seqeval": {"pipelines/tasks/bio.py"},
-    "sklearn": {"pipelines/tasks/bio.py"},
     "safetensors": {"pipelines/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
-    "sklearn": {"pipelines/tasks/classification.py"},
+    "sklearn": {"pipelines/tasks/bio.py", "pipelines/tasks/classification.py"},
     "tensorflow_datasets": {"pipelines/data/data_sets.py"},
     "optax": {"bert_jax/optim.py", "bert_jax/state.py", "bert_jax/steps.py"},
 }

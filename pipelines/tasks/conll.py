@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import BadInputError
-from pipelines.data.corpora import open_builder
+from pipelines.data.data_sets import open_builder
 from pipelines.data.files import readable
 from pipelines.tasks.task import Columns
 
