@@ -11,6 +11,11 @@ from bert_jax.errors import BadInputError
 # Whatever is not listed here and not a digest of the data may change; it is printed.
 _FIXED = {
     "seed",
+    "task",
+    "head.kind",
+    "head.features",
+    "head.lstm_layers",
+    "data.length",
     "data.mlm_probability",
     "data.max_predictions",
     "data.short_seq_prob",

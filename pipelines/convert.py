@@ -14,7 +14,7 @@ import jax
 from bert_jax import parallel
 from bert_jax.checkpoint import Meta, save_params
 from bert_jax.console import say
-from bert_jax.convert import ENCODER, MLM, Pretrained, only, parts
+from bert_jax.convert import ARCHITECTURES, ENCODER, MLM, Pretrained, only, parts
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.fingerprints import digest
 from pipelines import cli
@@ -77,6 +77,15 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
 def _trained(model: Model) -> Pretrained:
     """The weights without the heads that the run never trained."""
     weights = model.weights
+    if model.finetune is not None:
+        if not weights.architecture:
+            raise BadInputError(
+                f"{model.path} has a head that Hugging Face's BERT has not ({model.finetune.task},"
+                f" {model.finetune.head.kind}, features {model.finetune.head.features})"
+            )
+        # A head on tokens leaves the pooler as it was or fresh.
+        needed = ARCHITECTURES[weights.architecture].parts
+        return replace(weights, params=only(weights.params, needed))
     if model.run is None or model.run.data.objective != "mlm":
         return weights
     kept = only(weights.params, frozenset({ENCODER, MLM}))

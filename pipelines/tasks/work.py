@@ -128,10 +128,14 @@ def finetuning(
         evaluate=evaluate,
         flops=lambda tokens, rows: training_flops(config.model, tokens, rows, 0),
         begin=None if model is None else partial(_begin, config, network, model, layout),
-        architecture=ARCHITECTURES.get(config.task, ""),
+        architecture=ARCHITECTURES.get(config.task, "") if _is_plain(config) else "",
         labels=classes,
         criterion=lambda found: -found[task.best] if task.best in found else None,
     )
+
+
+def _is_plain(config: FinetuneConfig) -> bool:
+    return config.head.kind == "linear" and config.head.features == "last"
 
 
 def _begin(
