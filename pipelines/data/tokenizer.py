@@ -39,6 +39,9 @@ CONFIG_FILE = "tokenizer_config.json"
 # Where a run and a store keep their copy.
 SUBFOLDER = "tokenizer"
 
+# Token ids, and of each its first and one-past-last character in the text.
+Encoded = tuple[list[int], list[tuple[int, int]]]
+
 # google-research/bert: a longer word is [UNK].
 MAX_WORD = 200
 # Merged into a serialised model, as protocol buffers are by being joined:
@@ -78,6 +81,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without [CLS] and [SEP]; special tokens in a text are plain text."""
+
+    @abstractmethod
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Ids of each text as `encode` gives them, and where their characters begin and end."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -132,6 +139,11 @@ class SentencePieceTokenizer(Tokenizer):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
         return self._processor.encode(list(texts), num_threads=1)
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """See `Tokenizer.encode_with_offsets`; a boundary that is a token is of no character."""
+        found = self._processor.encode(list(texts), num_threads=1, return_type="offset_mapping")
+        return [(one["ids"], one["offsets"]) for one in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
@@ -225,6 +237,11 @@ class WordPieceTokenizer(Tokenizer):
         """See `Tokenizer.encode`."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """See `Tokenizer.encode_with_offsets`."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
