@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
-from pipelines.data.corpora import open_builder
+from pipelines.data.data_sets import open_builder
 from pipelines.formats.config_json import read_json
 
 TFDS = "tfds:"
