@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from bert_jax import parallel
+from bert_jax.config import ModelConfig
 from bert_jax.convert import MLM
 from bert_jax.errors import BadArgumentsError
 from bert_jax.state import Params, define
@@ -64,29 +65,53 @@ class Bert:
         Raises:
             BadArgumentsError: There is no such layer or pooling.
         """
-        L, D = self.model.network.layers, self.model.network.hidden_size
-        if not -L - 1 <= layer <= L:
-            raise BadArgumentsError(f"layer {layer}: the model has 0 (the embeddings) to {L}")
+        check_layers(self.model.network, (layer,))
         if pooling not in ("mean", "cls", "max", None):
             raise BadArgumentsError(f"pooling {pooling!r}: choose mean, cls, max or None")
         if batch_size < 1:
             raise BadArgumentsError(f"batch_size must be at least 1, not {batch_size}")
         ids = self._ids(texts)
+        segments = [[0] * len(one) for one in ids]
         found: list[Any] = [None] * len(ids)
-        by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        for first in range(0, len(ids), batch_size):
-            rows = by_length[first : first + batch_size]
-            longest = self.model.network.max_positions
-            texts_here = [ids[row] for row in rows]
-            token_ids = padded(
-                texts_here, min(batch_size, len(ids)), self.tokenizer.pad_id, longest
-            )
-            states = self._states(self._params, token_ids, layer % (L + 1), pooling)
-            for row, vectors in zip(rows, np.asarray(states), strict=False):
+        for rows, states in self.states(ids, segments, (layer,), pooling, batch_size):
+            for row, vectors in zip(rows, states[0], strict=True):
                 found[row] = vectors if pooling else vectors[: len(ids[row])]
         if pooling is None:
             return found
+        D = self.model.network.hidden_size
         return np.stack(found) if found else np.zeros((0, D), np.float32)
+
+    def states(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        segment_ids: Sequence[Sequence[int]],
+        layers: Sequence[int],
+        pooling: Pooling | None,
+        batch_size: int,
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Hidden states of sequences, a batch of like length at a time and the shortest first.
+
+        Args:
+            token_ids: Of each sequence, special tokens included; none longer than the model takes.
+            segment_ids: Of each token.
+            layers: See `encode`; several cost no more than the highest one.
+            pooling: See `encode`.
+            batch_size: Sequences at a time.
+
+        Yields:
+            Numbers of B sequences, and float32 [layers, B, D], without pooling [layers, B, T, D],
+            where T is the length of the longest or more.
+        """
+        L, longest = self.model.network.layers, self.model.network.max_positions
+        which = tuple(layer % (L + 1) for layer in layers)
+        by_length = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
+        B = min(batch_size, len(token_ids))
+        for first in range(0, len(token_ids), batch_size):
+            rows = by_length[first : first + batch_size]
+            ids = padded([token_ids[row] for row in rows], B, self.tokenizer.pad_id, longest)
+            segments = padded([segment_ids[row] for row in rows], B, 0, longest)
+            states = self._states(self._params, ids, segments, which, pooling)
+            yield rows, np.asarray(states)[:, : len(rows)]
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:
         """The most probable tokens for every [MASK] of a text; see `pipelines.fill_mask`."""
@@ -102,7 +127,7 @@ class Bert:
     @cached_property
     def _states(self) -> Callable[..., Array]:
         states = partial(_states, define(self.model.network), self.tokenizer.pad_id)
-        return jax.jit(states, static_argnums=(2, 3))
+        return jax.jit(states, static_argnums=(3, 4))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str):
@@ -121,25 +146,41 @@ class Bert:
         ]
 
 
+def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
+    """Refuses layers that a network has not.
+
+    Raises:
+        BadArgumentsError: There is one.
+    """
+    for layer in layers:
+        if not -network.layers - 1 <= layer <= network.layers:
+            raise BadArgumentsError(
+                f"layer {layer}: the model has 0 (the embeddings) to {network.layers}"
+            )
+
+
 def _states(
     network: nnx.GraphDef,
     pad_id: int,
     params: Params,
     token_ids: Array,
-    layer: int,
+    segment_ids: Array,
+    layers: tuple[int, ...],
     pooling: Pooling | None,
 ) -> Array:
-    """float32 [B, D], or [B, T, D] without pooling."""
+    """float32 [layers, B, D], or [layers, B, T, D] without pooling."""
     bert = nnx.merge(network, params).bert
     there = token_ids != pad_id
     ids = there.astype(jnp.int32)
-    last, inputs = bert.hidden_states(token_ids, jnp.zeros_like(ids), ids)
-    states = (last if layer == inputs.shape[0] else inputs[layer]).astype(jnp.float32)
+    last, inputs = bert.hidden_states(token_ids, segment_ids, ids)
+    L = inputs.shape[0]
+    states = jnp.stack([last if layer == L else inputs[layer] for layer in layers])
+    states = states.astype(jnp.float32)
     if pooling == "cls":
-        return states[:, 0]
+        return states[:, :, 0]
     if pooling == "max":
-        return jnp.max(jnp.where(there[..., None], states, -jnp.inf), axis=1)
+        return jnp.max(jnp.where(there[None, ..., None], states, -jnp.inf), axis=2)
     if pooling == "mean":
-        count = jnp.maximum(jnp.sum(ids, axis=1), 1)[:, None]  # rows that fill up have none
-        return jnp.einsum("BTD,BT->BD", states, there.astype(jnp.float32)) / count
+        count = jnp.maximum(jnp.sum(ids, axis=1), 1)[None, :, None]  # rows that fill up have none
+        return jnp.einsum("KBTD,BT->KBD", states, there.astype(jnp.float32)) / count
     return states

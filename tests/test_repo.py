@@ -31,6 +31,7 @@ OWNERS = {
     "grain": {"pipelines/data/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
     "seqeval": {"pipelines/tasks/bio.py"},
+    "pyarrow": {"pipelines/formats/feature_files.py"},
     "rouge_score": {"pipelines/tasks/rouge.py"},
     "safetensors": {"pipelines/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
