@@ -120,6 +120,26 @@ class Bert:
         self.model.require(MLM)
         return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
+    def predict(self, inputs: str | Path, batch_size: int = 32) -> list[dict[str, Any]]:
+        """What a fine-tuned model says of a file of inputs; see ``bert-jax predict``.
+
+        Args:
+            inputs: A file, or ``tfds:NAME:SPLIT``, as for training; labels are not needed.
+            batch_size: Rows at a time.
+
+        Raises:
+            BadInputError: The model has no task head, or the input cannot be read.
+        """
+        # A task may bring large libraries, which other uses need not wait for.
+        from pipelines.predict import predict, task_of
+        from pipelines.tasks.registry import open_task
+        from pipelines.tasks.task import Columns
+
+        name, head, options = task_of(self.model)
+        task = open_task(name, options)
+        examples = task.read(str(inputs), Columns(), labelled=False)
+        return predict(self.model, task, head, examples, self._layout, batch_size)
+
     @cached_property
     def _params(self) -> Params:
         return self.model.pretraining_params(self._layout)

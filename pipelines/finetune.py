@@ -83,7 +83,7 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         BadInputError: Config, data, model and run folder do not fit each other.
         PreemptedError: The process was told to end; everything is saved.
     """
-    task, run_dir = open_task(config.task), Path(config.run_dir)
+    task, run_dir = open_task(config.task, config.options), Path(config.run_dir)
     columns = config.data.columns
     examples = task.read(config.data.train, columns, labelled=True)
     measured = config.data.validation

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,8 +18,9 @@ from bert_jax.task_model import HeadConfig, TaskNetwork
 from pipelines import cli
 from pipelines.model import MODEL_HELP, Model, open_model
 from pipelines.settings import command_parser, parse
+from pipelines.tasks.config import TaskOptions
 from pipelines.tasks.registry import open_task
-from pipelines.tasks.task import Columns, Record
+from pipelines.tasks.task import Columns, Record, Task
 from pipelines.tasks.work import all_logits
 
 # Of models that were fine-tuned elsewhere.
@@ -37,37 +40,65 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines to write")
     parser.add_argument("--batch-size", type=int, default=32, help="rows at a time")
     parser.add_argument("--length", type=int, default=0, help="most tokens (0: as trained)")
-    for name in ("text", "pair", "id"):
+    for name in ("text", "pair", "label", "id"):
         parser.add_argument(f"--columns.{name}", default="", help=f"column of the {name}")
+    parser.add_argument(
+        "--rank", action="store_true", help="order the passages of each query (pair models)"
+    )
+    parser.add_argument(
+        "--score", action="store_true", help="the input has labels: also print the metrics"
+    )
     options = parse(parser, argv)
     if options.batch_size < 1:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices()[: len(jax.local_devices())])
-    columns = Columns(options.columns.text, options.columns.pair, "", options.columns.id)
+    columns = Columns(**vars(options.columns))
     model = open_model(Path(options.model), layout)
-    found = predict(model, options.input, columns, layout, options.batch_size, options.length)
-    write_lines(found, Path(options.output))
-    say(f"{options.output}: {len(found):,} predictions")
+    classes = model.weights.labels
+    name, head, given = task_of(model)
+    if options.rank and name != "classification":
+        raise BadArgumentsError(f"--rank needs a model for pairs of texts, not one for {name}")
+    task = ranking() if options.rank else open_task(name, given)
+    examples = task.read(options.input, columns, labelled=options.score)
+    found = predict(model, task, head, examples, layout, options.batch_size, options.length)
+    written = ranked(examples, found, classes) if options.rank else found
+    write_lines(written, Path(options.output))
+    say(f"{options.output}: {len(written):,} predictions")
+    if options.score and examples:
+        print(json.dumps(task.score(examples, found, classes), indent=1))  # noqa: T201
+
+
+def ranking() -> Any:
+    """The ranking of passages, which scikit-learn's import makes slow to load."""
+    return importlib.import_module("pipelines.tasks.ranking").TASK
+
+
+def ranked(
+    examples: Sequence[Any], found: Sequence[Record], classes: Sequence[str]
+) -> list[Record]:
+    """The records of all queries, each query's best first."""
+    module = importlib.import_module("pipelines.tasks.ranking")
+    queries = module.rank(module.scored(examples, found, classes))
+    return [record for records in queries for record in records]
 
 
 def predict(
     model: Model,
-    source: str,
-    columns: Columns,
+    task: Task,
+    head: HeadConfig,
+    examples: Sequence[Any],
     layout: parallel.Layout,
     batch_size: int = 32,
     length: int = 0,
 ) -> list[Record]:
-    """One JSON object per example of `source`, in their order.
+    """One JSON object per example, in their order.
 
     Raises:
-        BadInputError: The model has no task head, or the input cannot be read.
+        BadInputError: The network lacks a part that the task needs.
     """
-    name, head = _task(model)
-    task, config, classes = open_task(name), model.network, list(model.weights.labels)
+    config, classes = model.network, list(model.weights.labels)
     length = length or (model.finetune.data.length if model.finetune else config.max_positions)
-    examples = task.read(source, columns, labelled=False)
     if not examples:
         return []
     features = task.features(
@@ -79,17 +110,21 @@ def predict(
     return task.predict(examples, features, logits, classes)
 
 
-def _task(model: Model) -> tuple[str, HeadConfig]:
+def task_of(model: Model) -> tuple[str, HeadConfig, TaskOptions]:
+    """The task of a fine-tuned model, its head and options; by its architecture if made elsewhere.
+
+    Raises:
+        BadInputError: It has no task head.
+    """
     if model.finetune is not None:
-        return model.finetune.task, model.finetune.head
+        return model.finetune.task, model.finetune.head, model.finetune.options
     kind = model.weights.architecture
     if HEAD not in parts(model.weights.params) or kind not in _TASKS:
         raise BadInputError(
             f"{model.path} is a {kind} without a task head; bert-jax finetune TASK trains one"
         )
-    if kind == "BertForSequenceClassification" and len(model.weights.labels) == 1:
-        return "regression", HeadConfig()
-    return _TASKS[kind], HeadConfig()
+    single = kind == "BertForSequenceClassification" and len(model.weights.labels) == 1
+    return "regression" if single else _TASKS[kind], HeadConfig(), TaskOptions()
 
 
 def write_lines(records: Sequence[Record], path: Path) -> None:

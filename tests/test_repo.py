@@ -12,7 +12,9 @@ import pytest
 
 from conftest import ROOT
 from pipelines.cli import COMMANDS
-from pipelines.settings import run_config
+from pipelines.settings import command_parser, read_config, run_config
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import open_task
 
 PACKAGES = ("bert_jax", "pipelines", "tpu")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -82,13 +84,19 @@ def test_only_parallel_decides_how_programs_are_mapped() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_a_config_shows_its_command_and_parses(path: Path) -> None:
     header = "".join(line for line in path.read_text("utf-8").splitlines(True) if line[0] == "#")
-    command = re.search(r"bert-jax pretrain (.*)", header)
+    command = re.search(r"bert-jax (pretrain|finetune \S+) (.*)", header)
     assert command, "the header comment names no command"
-    assert f"--config {path.relative_to(ROOT)}" in command[1]
+    assert f"--config {path.relative_to(ROOT)}" in command[2]
     assert "Hardware" in header
     assert "xpected" in header
-    config = run_config(shlex.split(command[1].replace("configs/", f"{ROOT}/configs/")))
-    assert config.steps > 0
+    words = shlex.split(command[2].replace("configs/", f"{ROOT}/configs/"))
+    if command[1] == "pretrain":
+        assert run_config(words).steps > 0
+        return
+    open_task(command[1].split()[1])
+    config = read_config(command_parser("finetune", ""), words, FinetuneConfig)
+    assert config.data.train
+    assert config.data.validation
 
 
 def test_the_readme_names_only_commands_that_exist() -> None:

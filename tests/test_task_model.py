@@ -122,8 +122,8 @@ def test_lower_layers_move_less() -> None:
     # The first update of Adam moves every weight by the learning rate.
     moves = [np.median(np.abs(after[name][n] - before[name][n])) for n in (0, 1)]
     assert moves[1] / moves[0] == pytest.approx(2, rel=0.05)
-    token = "bert/embeddings/norm/scale"
-    assert np.median(np.abs(after[token] - before[token])) == pytest.approx(0.01 / 8, rel=0.05)
+    scale = "bert/embeddings/norm/scale"
+    assert np.median(np.abs(after[scale] - before[scale])) == pytest.approx(0.01 / 8, rel=0.05)
     assert np.median(np.abs(after["head/bias"])) == pytest.approx(0.01, rel=0.05)
 
 

@@ -28,6 +28,31 @@ class TaskDataConfig:
 
 
 @dataclass(frozen=True)
+class TaskOptions:
+    """What only one task knows.
+
+    Args:
+        document_context: tagging: rows are filled up with neighbouring sentences of the document.
+        stride: qa: tokens from one window over a long context to the next.
+        question_length: qa: longer questions are cut to so many tokens.
+        n_best: qa: how many starts, ends and answers are looked at.
+        answer_length: qa: most tokens of an answer.
+        null_threshold: qa: null odds above which there is no answer (SQuAD 2.0).
+        sentences: summarization: sentences of a summary.
+        language: summarization: ISO 639 code, for splitting documents into sentences.
+    """
+
+    document_context: bool = False
+    stride: int = 128
+    question_length: int = 64
+    n_best: int = 20
+    answer_length: int = 30
+    null_threshold: float = 0.0
+    sentences: int = 3
+    language: str = "en"
+
+
+@dataclass(frozen=True)
 class FinetuneTrainConfig:
     """Length of the run and what is reported on the way.
 
@@ -74,6 +99,7 @@ class FinetuneConfig:
     task: str = ""
     seed: int = 0
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
+    options: TaskOptions = field(default_factory=TaskOptions)
     model: ModelConfig = field(default_factory=ModelConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     optimizer: OptimizerConfig = field(

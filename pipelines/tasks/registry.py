@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from bert_jax.errors import BadArgumentsError
 from pipelines.settings import nearest
+from pipelines.tasks.config import TaskOptions
 from pipelines.tasks.task import Task
 
 # Name -> module of this package.
@@ -19,14 +21,26 @@ TASKS = {
 }
 
 
-def open_task(name: str) -> Task:
+def open_task(name: str, options: TaskOptions | None = None) -> Task:
     """The task of that name.
 
     Raises:
         BadArgumentsError: There is none.
+        BadInputError: Its options are impossible.
     """
     if name not in TASKS:
         raise BadArgumentsError(
             f"unknown task {name!r}{nearest(name, TASKS)}; tasks: {', '.join(TASKS)}"
         )
-    return importlib.import_module(f"pipelines.tasks.{TASKS[name]}").TASK
+    module: Any = importlib.import_module(f"pipelines.tasks.{TASKS[name]}")
+    given = options or TaskOptions()
+    if name == "tagging":
+        return module.Tagging(document_context=given.document_context)
+    if name == "summarization":
+        return module.Summarization(select=given.sentences, language=given.language)
+    if name == "qa":
+        names = ("stride", "question_length", "n_best", "answer_length", "null_threshold")
+        return module.QuestionAnswering(
+            module.QaOptions(**{key: getattr(given, key) for key in names})
+        )
+    return module.TASK
