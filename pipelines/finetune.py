@@ -24,7 +24,7 @@ from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task
 from pipelines.tasks.task import Task
-from pipelines.tasks.work import Examples, finetuning, planned
+from pipelines.tasks.work import PREDICTIONS, Examples, finetuning, planned
 
 RESULTS = "eval_results.json"
 
@@ -102,7 +102,7 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         validation = sets[1] if held_out else None
         work = finetuning(config, task, classes, sets[0], validation, tokenizer, layout, model)
         train(work, layout, tokenizer)
-        return _results(run_dir)
+        return _results(run_dir, config.task, held_out, classes)
 
 
 def _start(
@@ -128,13 +128,24 @@ def _start(
     )
 
 
-def _results(run_dir: Path) -> dict[str, Any]:
+def _results(
+    run_dir: Path, task: str, examples: Sequence[Any], classes: Sequence[str]
+) -> dict[str, Any]:
+    """The last evaluation, which is also written down, for classification with its confusions."""
     lines = [line for line in metrics.read(run_dir) if any("eval_" in name for name in line)]
     if not lines:
         return {}
     found = {name.removeprefix("eval_"): value for name, value in lines[-1].items()}
+    written = dict(found)
+    if task == "classification" and examples:
+        # Brings scikit-learn, which other tasks need not wait for.
+        from pipelines.tasks.classification import confusion
+
+        predictions = (run_dir / PREDICTIONS).read_text("utf-8").splitlines()
+        matrix = confusion(examples, [json.loads(line) for line in predictions], classes)
+        written["confusion"] = {"classes": list(classes), "true_by_predicted": matrix}
     if jax.process_index() == 0:
-        (run_dir / RESULTS).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        (run_dir / RESULTS).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
     return found
 
 

@@ -21,7 +21,7 @@ from pipelines.settings import command_parser, parse
 from pipelines.tasks.config import TaskOptions
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns, Record, Task
-from pipelines.tasks.work import all_logits
+from pipelines.tasks.work import all_logits, write_records
 
 # Of models that were fine-tuned elsewhere.
 _TASKS = {
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     examples = task.read(options.input, columns, labelled=options.score)
     found = predict(model, task, head, examples, layout, options.batch_size, options.length)
     written = ranked(examples, found, classes) if options.rank else found
-    write_lines(written, Path(options.output))
+    write_records(written, Path(options.output))
     say(f"{options.output}: {len(written):,} predictions")
     if options.score and examples:
         print(json.dumps(task.score(examples, found, classes), indent=1))  # noqa: T201
@@ -125,15 +125,6 @@ def task_of(model: Model) -> tuple[str, HeadConfig, TaskOptions]:
         )
     single = kind == "BertForSequenceClassification" and len(model.weights.labels) == 1
     return "regression" if single else _TASKS[kind], HeadConfig(), TaskOptions()
-
-
-def write_lines(records: Sequence[Record], path: Path) -> None:
-    """Writes JSON Lines; an older file stays until the new one is whole."""
-    draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    draft.replace(path)
 
 
 if __name__ == "__main__":

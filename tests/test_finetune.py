@@ -156,7 +156,12 @@ def test_train_stop_resume_predict(task: str, tmp_path: Path) -> None:
     run(options(task, tmp_path, cut))
     models = [bert_jax_package.load(folder) for folder in (whole, cut)]
     assert len({digest(model.model.weights.params) for model in models}) == 1
+    last = json.loads((whole / "eval_results.json").read_text("utf-8"))
+    if task == "classification":
+        assert sum(map(sum, last["confusion"]["true_by_predicted"])) == 33
     found = models[0].predict(tmp_path / f"validation.{ending}")
+    lines = (whole / "validation_predictions.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [record["id"] for record in found]
     assert len(found) == 33
     assert len({record["id"] for record in found}) == 33
 

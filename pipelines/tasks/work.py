@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +29,10 @@ from pipelines.data.tokenizer import Tokenizer
 from pipelines.model import Model
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.task import Features, Task
+from pipelines.tasks.task import Features, Record, Task
+
+# In a run folder: what the newest evaluation said of each validation example.
+PREDICTIONS = "validation_predictions.jsonl"
 
 # Task and kind of head -> Hugging Face's name of the network; others have none there.
 ARCHITECTURES = {
@@ -112,6 +117,8 @@ def finetuning(
         del eval_step
         logits = all_logits(network, params, validation.features, phase.batch_size, layout)
         records = task.predict(validation.examples, validation.features, logits, classes)
+        if jax.process_index() == 0:
+            write_records(records, Path(config.run_dir) / PREDICTIONS)
         return dict(task.score(validation.examples, records, classes))
 
     return Work(
@@ -149,6 +156,15 @@ def _begin(
     # A pooler that the model lacks stays fresh.
     params |= {"bert": params["bert"] | model.weights.params["bert"]}
     return layout.replicate(partial(new_state, optimizer(config.optimizer)), params)
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """Writes JSON Lines; an older file stays until the new one is whole."""
+    draft = path.with_name(f"{path.name}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    draft.replace(path)
 
 
 def all_logits(
