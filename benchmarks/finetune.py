@@ -33,7 +33,15 @@ from pipelines.tasks.batches import TaskBatches
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
-from pipelines.tasks.work import Examples, all_logits, finetuning, planned, task_network
+from pipelines.tasks.work import (
+    Examples,
+    Validation,
+    all_logits,
+    finetuning,
+    logits_step,
+    planned,
+    task_network,
+)
 
 # Folder -> task and length.
 TASKS = {
@@ -121,12 +129,12 @@ def here(
     model: Any,
 ) -> np.ndarray:
     """Logits of the test rows after our training."""
-    work = finetuning(config, task, classes, features[0], None, tokenizer, layout, model)
+    run = logits_step(task_network(config, task, classes), layout)
+    nothing = Validation(None, task, classes, run, layout)
+    work = finetuning(config, task, classes, features[0], nothing, tokenizer, layout, model)
     with taken(Path(config.run_dir)):
-        train(work, layout, tokenizer)
-    params = open_model(Path(config.run_dir), layout).weights.params
-    network = task_network(config, task, classes)
-    return all_logits(network, params, features[1].features, 32, layout)
+        params = train(work, layout, tokenizer)
+    return all_logits(run, params, features[1].features, 32, layout)
 
 
 def there(

@@ -81,7 +81,7 @@ def changes(
     differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
     refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]
     refused += [
-        f"{name}: {old_data[name][:12]} -> {new_data[name][:12]}"
+        f"{name}: {old_data.get(name, 'none')[:12]} -> {new_data[name][:12]}"
         for name in new_data
         if old_data.get(name) != new_data[name]
     ]

@@ -139,10 +139,13 @@ class BertForTask(nnx.Module):
         choices = ids[0].shape[:-1]
         tokens, segments, sequences = (array.reshape(-1, array.shape[-1]) for array in ids)
         encoder_key, head_key = split(key, 2)
-        last, inputs = self.bert.hidden_states(tokens, segments, sequences, encoder_key)
-        x = self.head.mixed([*inputs, last])
-        if self.network.head.trainable == "head":
-            x = jax.lax.stop_gradient(x)
+        frozen = self.network.head.trainable == "head"
+        # Features of a frozen encoder are fixed: no dropout in it.
+        last, inputs = self.bert.hidden_states(
+            tokens, segments, sequences, None if frozen else encoder_key
+        )
+        states = [*inputs, last]
+        x = self.head.mixed(jax.lax.stop_gradient(states) if frozen else states)
         if not self.network.tokens:
             x = self._pooled(x, batch.get("cls_positions"))
         logits = self.head(x, sequences, head_key)
@@ -211,21 +214,27 @@ class TaskNetwork:
     def rates(self, params: Params) -> Params:
         """The factor of each parameter's learning rate, broadcast against it; 0 is frozen.
 
-        A layer has ``layer_decay`` times the factor of the one above; head and pooler have 1.
+        A layer has ``layer_decay`` times the factor of the one above, the embeddings that of the
+        first; head and pooler have 1. What no output depends on is frozen: weight decay alone would
+        wear it away.
 
         Args:
             params: The parameters or their shapes.
         """
         L, decay = self.config.layers, self.head.layer_decay
         frozen = self.head.frozen_layers(L)
-        of_layers = np.array([decay ** (L - n) if n >= frozen else 0.0 for n in range(L)])
-        of_embeddings = 0.0 if frozen else decay ** (L + 1)
+        which, _ = FEATURES[self.head.features]
+        used = L if which is None else max(number % (L + 1) for number in which)
+        of_layers = np.array([decay ** (L - n) if frozen <= n < used else 0.0 for n in range(L)])
+        of_embeddings = decay ** (L + 1) if self.head.trainable == "all" else 0.0
+        of_pooler = 0.0 if self.tokens or self.head.features != "last" else 1.0
 
         def rate(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
             names = [str(entry.key) for entry in path]
             if names[:2] == ["bert", "layers"]:
                 return of_layers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(np.float32)
-            value = of_embeddings if names[:2] == ["bert", "embeddings"] else 1.0
+            others = {"embeddings": of_embeddings, "pooler": of_pooler}
+            value = others[names[1]] if names[0] == "bert" else 1.0
             return np.full([1] * leaf.ndim, value, np.float32)
 
         return jax.tree_util.tree_map_with_path(rate, params)

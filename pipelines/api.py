@@ -131,13 +131,13 @@ class Bert:
             BadInputError: The model has no task head, or the input cannot be read.
         """
         # A task may bring large libraries, which other uses need not wait for.
-        from pipelines.predict import predict, task_of
+        from pipelines.predict import columns_of, predict, task_of
         from pipelines.tasks.registry import open_task
         from pipelines.tasks.task import Columns
 
         name, head, options = task_of(self.model)
         task = open_task(name, options)
-        examples = task.read(str(inputs), Columns(), labelled=False)
+        examples = task.read(str(inputs), columns_of(self.model, Columns()), labelled=False)
         return predict(self.model, task, head, examples, self._layout, batch_size)
 
     @cached_property

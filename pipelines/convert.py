@@ -13,6 +13,7 @@ import jax
 
 from bert_jax import parallel
 from bert_jax.checkpoint import Meta, save_params
+from bert_jax.config import as_dict
 from bert_jax.console import say
 from bert_jax.convert import ARCHITECTURES, ENCODER, MLM, Pretrained, only, parts
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
@@ -53,7 +54,8 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):
         raise BadInputError(f"OUT {out} is not empty ({held[0]}, …); remove it or choose another")
     own(out, "OUT", ())
-    model = replace(model, weights=_trained(model))
+    if to == "hf" or model.finetune is None:
+        model = replace(model, weights=_trained(model))
     if out.is_symlink() or not out.name:
         raise BadArgumentsError(f"OUT {out} must be a folder of its own")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,8 @@ def _to_bert_jax(model: Model, folder: Path) -> None:
     tokenizer, weights = model.tokenizer(), model.weights
     meta = Meta(
         step=model.step or 0,
-        config={"model": asdict(model.network)},
+        # What a task head is, and how its rows were made, stands in the config of its training.
+        config=as_dict(model.finetune) if model.finetune else {"model": asdict(model.network)},
         data={"tokenizer": tokenizer.digest},
         architecture=weights.architecture,
         labels=list(weights.labels),

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bert_jax import metrics, parallel
+from bert_jax import parallel
 from bert_jax.checkpoint import newest_meta
 from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadArgumentsError, BadInputError
@@ -24,7 +24,16 @@ from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task
 from pipelines.tasks.task import Task
-from pipelines.tasks.work import PREDICTIONS, Examples, finetuning, planned
+from pipelines.tasks.work import (
+    PREDICTIONS,
+    Examples,
+    Validation,
+    finetuning,
+    logits_step,
+    planned,
+    task_network,
+    write_records,
+)
 
 RESULTS = "eval_results.json"
 
@@ -43,9 +52,16 @@ def main(argv: Sequence[str]) -> None:
     open_task(name)
     seeds, rest = _seeds(rest)
     parser = command_parser(
-        f"finetune {name}", f"Trains a model on {name}; the same command again resumes."
+        f"finetune {name}",
+        f"Trains a model on {name}; the same command again resumes. With --seeds N it trains N"
+        " times and prints mean and deviation of the metrics.",
     )
-    config = replace(read_config(parser, rest, FinetuneConfig), task=name)
+    config = read_config(parser, rest, FinetuneConfig)
+    if config.task not in ("", name):
+        raise BadInputError(f"the config is one of {config.task}, not of {name}")
+    if seeds > 1 and not config.data.validation:
+        raise BadArgumentsError("--seeds compares on data.validation, which is not set")
+    config = replace(config, task=name)
     parallel.enable_compilation_cache()
     parallel.initialize()
     layout = parallel.Layout(parallel.devices(), config.parallel.mapping)
@@ -91,6 +107,8 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
     with taken(run_dir):
         config, classes, tokenizer, model = _start(config, task, examples, layout)
         length = min(config.data.length, config.model.max_positions)
+        if length < config.data.length:
+            say(f"data.length {config.data.length} is cut to the {length} positions of the model")
         sets = [
             Examples(given, task.features(given, tokenizer, length, classes))
             for given in (examples, held_out)
@@ -99,10 +117,15 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         rows = len(sets[0].features.examples) if examples else 0
         config = planned(config, rows)
         say(f"{len(examples):,} examples in {rows:,} rows, {len(held_out):,} to measure on")
-        validation = sets[1] if held_out else None
+        network = task_network(config, task, classes)
+        validation = Validation(
+            sets[1] if held_out else None, task, classes, logits_step(network, layout), layout
+        )
         work = finetuning(config, task, classes, sets[0], validation, tokenizer, layout, model)
-        train(work, layout, tokenizer)
-        return _results(run_dir, config.task, held_out, classes)
+        params = train(work, layout, tokenizer)
+        if validation.latest is None:  # the run was complete already
+            validation(None, params, config.phases[-1])
+        return _results(run_dir, config, held_out, validation)
 
 
 def _start(
@@ -129,24 +152,23 @@ def _start(
 
 
 def _results(
-    run_dir: Path, task: str, examples: Sequence[Any], classes: Sequence[str]
+    run_dir: Path, config: FinetuneConfig, examples: Sequence[Any], validation: Validation
 ) -> dict[str, Any]:
     """The last evaluation, which is also written down, for classification with its confusions."""
-    lines = [line for line in metrics.read(run_dir) if any("eval_" in name for name in line)]
-    if not lines:
+    if validation.latest is None:
         return {}
-    found = {name.removeprefix("eval_"): value for name, value in lines[-1].items()}
-    written = dict(found)
-    if task == "classification" and examples:
+    metrics, records = validation.latest
+    written: dict[str, Any] = {"step": config.steps, **metrics}
+    if config.task == "classification":
         # Brings scikit-learn, which other tasks need not wait for.
         from pipelines.tasks.classification import confusion
 
-        predictions = (run_dir / PREDICTIONS).read_text("utf-8").splitlines()
-        matrix = confusion(examples, [json.loads(line) for line in predictions], classes)
-        written["confusion"] = {"classes": list(classes), "true_by_predicted": matrix}
+        matrix = confusion(examples, records, validation.classes)
+        written["confusion"] = {"classes": validation.classes, "true_by_predicted": matrix}
     if jax.process_index() == 0:
+        write_records(records, run_dir / PREDICTIONS)
         (run_dir / RESULTS).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
-    return found
+    return metrics
 
 
 def _summarise(found: Sequence[dict[str, Any]], run_dir: Path) -> None:

@@ -61,7 +61,8 @@ def _model(path: Path) -> tuple[dict[str, Any], Params]:
     parallel.devices()
     model = open_model(path, parallel.Layout(jax.local_devices()[:1]))
     params, network = model.weights.params, model.network
-    config = as_dict(model.run) if model.run else {"model": asdict(network)}
+    made = model.run or model.finetune
+    config = as_dict(made) if made else {"model": asdict(network)}
     found = _found(params, network, model.weights.architecture)
     return found | {"digest": digest(params), "step": model.step, "config": config}, params
 

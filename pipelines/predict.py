@@ -21,7 +21,7 @@ from pipelines.settings import command_parser, parse
 from pipelines.tasks.config import TaskOptions
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns, Record, Task
-from pipelines.tasks.work import all_logits, write_records
+from pipelines.tasks.work import all_logits, logits_step, write_records
 
 # Of models that were fine-tuned elsewhere.
 _TASKS = {
@@ -49,16 +49,22 @@ def main(argv: Sequence[str]) -> None:
         "--score", action="store_true", help="the input has labels: also print the metrics"
     )
     options = parse(parser, argv)
+    if options.length and options.length < 8:
+        raise BadArgumentsError(f"--length must be at least 8, not {options.length}")
+    if not Path(options.output).parent.is_dir():
+        raise BadArgumentsError(f"--output {options.output}: its folder does not exist")
     if options.batch_size < 1:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices()[: len(jax.local_devices())])
-    columns = Columns(**vars(options.columns))
     model = open_model(Path(options.model), layout)
+    columns = columns_of(model, Columns(**vars(options.columns)))
     classes = model.weights.labels
     name, head, given = task_of(model)
-    if options.rank and name != "classification":
-        raise BadArgumentsError(f"--rank needs a model for pairs of texts, not one for {name}")
+    if options.rank and (name != "classification" or len(classes) != 2):
+        raise BadArgumentsError(
+            f"--rank needs a classification model of two classes; this is {name}, {len(classes)}"
+        )
     task = ranking() if options.rank else open_task(name, given)
     examples = task.read(options.input, columns, labelled=options.score)
     found = predict(model, task, head, examples, layout, options.batch_size, options.length)
@@ -67,6 +73,12 @@ def main(argv: Sequence[str]) -> None:
     say(f"{options.output}: {len(written):,} predictions")
     if options.score and examples:
         print(json.dumps(task.score(examples, found, classes), indent=1))  # noqa: T201
+
+
+def columns_of(model: Model, given: Columns) -> Columns:
+    """The columns that the model was trained with, and in their place those that are given."""
+    trained = model.finetune.data.columns if model.finetune else Columns()
+    return Columns(**{k: v or getattr(trained, k) for k, v in vars(given).items()})
 
 
 def ranking() -> Any:
@@ -106,7 +118,7 @@ def predict(
     )
     network = TaskNetwork(config, head, len(classes), task.head == "tokens")
     params = network.completed(model.weights.params)
-    logits = all_logits(network, params, features, batch_size, layout)
+    logits = all_logits(logits_step(network, layout), params, features, batch_size, layout)
     return task.predict(examples, features, logits, classes)
 
 

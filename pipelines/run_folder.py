@@ -13,6 +13,7 @@ from bert_jax.checkpoint import FOLDER
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
+from bert_jax.state import Params
 from bert_jax.train import Trainer
 from bert_jax.work import Work
 from pipelines.data.tokenizer import Tokenizer, load
@@ -36,7 +37,7 @@ def taken(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = None) -> None:
+def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = None) -> Params:
     """Trains, or goes on training, in the folder of the run.
 
     Args:
@@ -44,6 +45,9 @@ def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = 
         layout: Where it runs.
         tokenizer: Is copied into the folder.
         card: Of the data; copied too.
+
+    Returns:
+        The parameters at the end.
 
     Raises:
         BadInputError: The run began with other settings.
@@ -58,6 +62,7 @@ def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = 
     finally:
         trainer.close()
     say(f"{run_dir} is complete: {trainer.step:,} of {work.config.steps:,} steps")
+    return trainer.state.params
 
 
 def _keep_at_hand(run_dir: Path, work: Work, tokenizer: Tokenizer, card: Path | None) -> None:

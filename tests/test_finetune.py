@@ -213,3 +213,28 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused(bert_jax(*base, "--head.features", "embeddings"), 78, "head.features")
     (tmp_path / "train.csv").write_text("text,label\nthe man,dry\na store,drink\n", "utf-8")
     refused(bert_jax(*base[:6], *base[8:], "--data.train", tmp_path / "train.csv"), 78, "train")
+
+
+def test_a_finished_run_is_measured_on_other_data_and_remembers_its_columns(tmp_path: Path) -> None:
+    train = texts(tmp_path / "train.csv", 24, 0).read_text("utf-8")
+    # The column that it learns from has a name of its own; another has the usual one.
+    rows = [line.split(",") for line in train.splitlines()[1:]]
+    lines = ["text,review,label", *(f"the,{text},{label}" for text, label in rows)]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    (tmp_path / "other.csv").write_text("\n".join(lines[:10]) + "\n", "utf-8")
+    folder = tmp_path / "run"
+    words = ["finetune", "classification", "--init", str(MODEL), "--run_dir", str(folder)]
+    words += ["--data.train", str(tmp_path / "train.csv"), "--data.columns.text", "review"]
+    words += ["--train.epochs", "1", "--data.length", "16"]
+    assert run(words) == {}
+    found = run([*words, "--data.validation", str(tmp_path / "other.csv")])
+    assert 0 <= found["accuracy"] <= 1
+    results = json.loads((folder / "eval_results.json").read_text("utf-8"))
+    assert sum(map(sum, results["confusion"]["true_by_predicted"])) == 9
+    model = bert_jax_package.load(folder)
+    assert model.model.finetune is not None
+    assert model.model.finetune.data.columns.text == "review"
+    shown = {
+        tuple(record["probabilities"].values()) for record in model.predict(tmp_path / "other.csv")
+    }
+    assert len(shown) > 1, "all rows are alike: the wrong column was read"

@@ -116,6 +116,22 @@ def test_what_is_frozen_keeps_every_bit() -> None:
                 assert moved.any(), name
 
 
+@pytest.mark.parametrize("features", ["last", "embeddings", "weighted-all", "second-to-last"])
+def test_a_head_on_a_frozen_encoder_learns_all_of_itself(features: str) -> None:
+    before, after = updated(HeadConfig(features=features, trainable="head"))
+    for name, old in before.items():
+        learns = name.startswith("head/") or (features == "last" and "pooler" in name)
+        assert (old != after[name]).any() == learns, name
+
+
+def test_what_no_output_depends_on_is_not_worn_away() -> None:
+    before, after = updated(HeadConfig(features="second-to-last"))
+    kernel = "bert/layers/feed_forward/output/kernel"
+    assert (before[kernel][0] != after[kernel][0]).any()
+    assert (before[kernel][1] == after[kernel][1]).all()
+    assert (before["bert/pooler/kernel"] == after["bert/pooler/kernel"]).all()
+
+
 def test_lower_layers_move_less() -> None:
     before, after = updated(HeadConfig(layer_decay=0.5))
     name = "bert/layers/feed_forward/output/kernel"

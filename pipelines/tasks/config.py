@@ -122,6 +122,8 @@ class FinetuneConfig:
             raise BadInputError("init is not set; give the model to start from, as --init MODEL")
         if not self.data.train:
             raise BadInputError("data.train is not set; give the examples, as --data.train FILE")
+        if not 0 <= self.seed < 1 << 32:
+            raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
         if self.data.length < 8:
             raise BadInputError(f"data.length must be at least 8, not {self.data.length}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,8 +69,14 @@ def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
     steps = max(1, round(per_epoch * config.train.epochs))
     warmup = config.optimizer.warmup_steps or math.ceil(steps * config.train.warmup)
     every = config.train.eval_every or per_epoch
+    checkpoint = config.checkpoint
+    if checkpoint.keep_best:
+        if not config.data.validation:
+            raise BadInputError("checkpoint.keep_best needs data.validation, to tell the best")
+        checkpoint = replace(checkpoint, every=every)
     return replace(
         config,
+        checkpoint=checkpoint,
         phases=(Phase(config.data.length, steps, config.train.batch_size),),
         optimizer=replace(config.optimizer, warmup_steps=warmup),
         train=replace(config.train, eval_every=every if config.data.validation else 0),
@@ -82,7 +88,7 @@ def finetuning(
     task: Task,
     classes: list[str],
     train: Examples,
-    validation: Examples | None,
+    validation: Validation,
     tokenizer: Tokenizer,
     layout: Layout,
     model: Model | None,
@@ -94,7 +100,7 @@ def finetuning(
         task: What it learns.
         classes: Names of the outputs.
         train: What it learns from.
-        validation: What it is measured on.
+        validation: Measures it.
         tokenizer: Of the rows.
         layout: Where it runs.
         model: To start from; None where the run is resumed.
@@ -102,24 +108,11 @@ def finetuning(
     network = task_network(config, task, classes)
     rule = optimizer(config.optimizer)
     shapes = jax.eval_shape(partial(network.init_params, config.seed))
-    rates = None
-    if config.head.trainable != "all" or config.head.layer_decay < 1:
-        rates = network.rates(shapes)
-    more = {"tokenizer": tokenizer.digest, "classes": "\n".join(classes)}
+    more = {"tokenizer": tokenizer.digest}
     data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
 
     def fresh() -> TrainState:
         return new_state(rule, network.init_params(config.seed))
-
-    def evaluate(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
-        if validation is None:
-            return {}
-        del eval_step
-        logits = all_logits(network, params, validation.features, phase.batch_size, layout)
-        records = task.predict(validation.examples, validation.features, logits, classes)
-        if jax.process_index() == 0:
-            write_records(records, Path(config.run_dir) / PREDICTIONS)
-        return dict(task.score(validation.examples, records, classes))
 
     return Work(
         config=config,
@@ -128,11 +121,11 @@ def finetuning(
             rule,
             learning_rate(config.optimizer, config.steps),
             config.seed,
-            rates,
+            network.rates(shapes),
         ),
         data=data,
         fresh=fresh,
-        evaluate=evaluate,
+        evaluate=validation,
         flops=lambda tokens, rows: training_flops(config.model, tokens, rows, 0),
         begin=None if model is None else partial(_begin, config, network, model, layout),
         architecture=ARCHITECTURES.get(config.task, "") if _is_plain(config) else "",
@@ -149,7 +142,8 @@ def _begin(
     config: FinetuneConfig, network: TaskNetwork, model: Model, layout: Layout
 ) -> TrainState:
     step = "" if model.step is None else f" at step {model.step:,}"
-    say(f"weights from {model.path} ({model.weights.architecture}{step}); the head is fresh")
+    fresh = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
+    say(f"weights from {model.path} ({model.weights.architecture}{step}); fresh: {fresh}")
     if HEAD in parts(model.weights.params):
         say("its own task head is left out")
     params = layout.replicate(partial(network.init_params, config.seed))
@@ -167,20 +161,53 @@ def write_records(records: Sequence[Record], path: Path) -> None:
     draft.replace(path)
 
 
+Run = Callable[[Params, Any], Any]
+
+
+def logits_step(network: TaskNetwork, layout: Layout) -> Run:
+    """(params, arrays of a batch) -> float32 logits, without dropout; compiled once."""
+    definition = network.define()
+    return layout.predict_step(lambda params, batch: nnx.merge(definition, params)(batch, None))
+
+
 def all_logits(
-    network: TaskNetwork, params: Params, features: Features, batch_size: int, layout: Layout
+    run: Run, params: Params, features: Features, batch_size: int, layout: Layout
 ) -> np.ndarray:
-    """float32 logits of every row, without dropout."""
-    run = layout.predict_step(partial(_logits, network.define()))
+    """float32 logits of every row; `run` is from `logits_step`."""
     count = len(features.examples)
     batch_size = -(-batch_size // len(layout.devices)) * len(layout.devices)
     found = []
     with progress("predicting row", count) as show:
         for batch in in_order(features, batch_size, layout.rows(batch_size)):
-            found.append(run(params, batch.arrays))
+            found.append(np.asarray(run(params, batch.arrays)))
             show(min(count, len(found) * batch_size), "")
-    return np.concatenate([np.asarray(logits) for logits in found])[:count]
+    return np.concatenate(found)[:count]
 
 
-def _logits(definition: nnx.GraphDef, params: Params, batch: dict[str, Any]) -> Any:
-    return nnx.merge(definition, params)(batch, None)
+@dataclass
+class Validation:
+    """Measures a network on held-out examples, and keeps what it said of them.
+
+    Attributes:
+        held_out: The examples; None measures nothing.
+        latest: Metrics and records of the newest measurement.
+    """
+
+    held_out: Examples | None
+    task: Task
+    classes: list[str]
+    run: Run
+    layout: Layout
+    latest: tuple[dict[str, Any], list[Record]] | None = None
+
+    def __call__(self, eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
+        """The metrics with these parameters."""
+        del eval_step
+        if self.held_out is None:
+            return {}
+        examples, features = self.held_out.examples, self.held_out.features
+        logits = all_logits(self.run, params, features, phase.batch_size, self.layout)
+        records = self.task.predict(examples, features, logits, self.classes)
+        metrics = dict(self.task.score(examples, records, self.classes))
+        self.latest = metrics, records
+        return metrics
