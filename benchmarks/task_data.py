@@ -3,8 +3,9 @@
     python benchmarks/task_data.py DATA OUT
 
 DATA holds the collections, each in the folder named below, as their authors publish them. Written
-are OUT/TASK/train, validation and test, .csv or .jsonl, always with the same bytes. No text is in
-two splits; where examples are cut from a longer one, splits are made of whole documents.
+are OUT/TASK/train, validation and test, .csv, .jsonl, .conll or .json, always with the same bytes.
+No text is in two splits of what is cut here; where examples are cut from a longer text, splits are
+made of whole documents.
 
     polarity      sentence_polarity/rt-polarity.{pos,neg} (Pang & Lee 2005): 80/10/10 %
     subjectivity  subjectivity/{quote,plot}.tok.gt9.5000 (Pang & Lee 2004): 80/10/10 %
@@ -16,6 +17,9 @@ two splits; where examples are cut from a longer one, splits are made of whole d
                   Unlike in GLUE, pairs with few words in common are kept
     ranking       the same paragraphs. A question with ten sentences: all of its paragraph (at most
                   ten), filled up with sentences of others that hold no answer; 1 = holds an answer
+    squad         the same paragraphs of train; test is all of squad/dev-v1.1.rebuilt.json
+    wnut17        wnut17/ as it is (Derczynski et al. 2017)
+    wikiann       wikiann/en (Pan et al. 2017) without the "en:" before each word
     choice        pretrain/wiki_books_01.txt.xz, articles only. A sentence, the one that follows it
                   in its paragraph, and three from other paragraphs of the article, as in SWAG: the
                   choices are about the same thing. At most two an article
@@ -34,6 +38,7 @@ import json
 import lzma
 import random
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -54,6 +59,9 @@ ARTICLES = {"train": 3000, "validation": 400, "test": 400}
 LEAD, BODY = (2, 6), (10, 40)  # least and most sentences
 SENTENCE = (40, 250)  # least and most characters of a choice
 
+_WNUT17 = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
+_WIKIANN = ("train", "dev", "test")
+
 sentences = partial(split_document, language="en")
 
 
@@ -73,6 +81,9 @@ def main(data: Path, out: Path) -> None:
     paragraphs = _paragraphs(data / "squad")
     made["qnli"] = {name: _questions(paragraphs[name]) for name in NAMES}
     made["ranking"] = {name: _candidates(paragraphs[name]) for name in NAMES}
+    _squad(data / "squad", paragraphs, out / "squad")
+    _tags(data / "wnut17", _WNUT17, out / "wnut17")
+    _tags(data / "wikiann" / "en", _WIKIANN, out / "wikiann", prefix="en:")
     articles = _articles(data / "pretrain")
     made["choice"] = {name: _choices(articles[name]) for name in NAMES}
     made["summaries"] = {name: _summaries(articles[name]) for name in NAMES}
@@ -132,6 +143,23 @@ def _paragraphs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     parts = _cut(load("train-subset-4000.json"), 0.9, 1.0)
     test = random.Random(SEED).sample(load("dev-v1.1.rebuilt.json"), TEST_PARAGRAPHS)  # noqa: S311
     return parts | {"test": test}
+
+
+def _squad(folder: Path, paragraphs: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name in NAMES[:2]:
+        data = [{"title": name, "paragraphs": paragraphs[name]}]
+        text = json.dumps({"version": "1.1", "data": data}, ensure_ascii=False)
+        (out / f"{name}.json").write_text(text, "utf-8")
+    shutil.copyfile(folder / "dev-v1.1.rebuilt.json", out / "test.json")
+
+
+def _tags(folder: Path, files: tuple[str, ...], out: Path, prefix: str = "") -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, file in zip(NAMES, files, strict=True):
+        lines = (folder / file).read_text("utf-8").split("\n")
+        text = "\n".join(line.removeprefix(prefix) for line in lines)
+        (out / f"{name}.conll").write_text(text, "utf-8")
 
 
 def _sorted_out(paragraphs: list[dict[str, Any]]) -> Iterator[tuple[Any, list[str], list[str]]]:

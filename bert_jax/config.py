@@ -32,14 +32,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _at_least(section: str, config: Any, low: int, names: str) -> None:
+def at_least(section: str, config: Any, low: int, names: str) -> None:
+    """Refuses a config whose keys `names`, separated by spaces, are not all `low` or more."""
     for name in names.split():
         value = getattr(config, name)
         if not value >= low:
             raise BadInputError(f"{section}.{name} must be at least {low}, not {value}")
 
 
-def _share(section: str, config: Any, names: str) -> None:
+def share(section: str, config: Any, names: str) -> None:
+    """Refuses a config whose keys `names` are not all in [0, 1)."""
     for name in names.split():
         value = getattr(config, name)
         if not 0 <= value < 1:
@@ -111,10 +113,10 @@ class ModelConfig:
             heads=self.heads or heads,
             feed_forward_size=self.feed_forward_size or 4 * hidden_size,
         )
-        _at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
-        _at_least("model", full, 0, "vocab_size")
-        _at_least("model", full, 2, "segments")
-        _share("model", full, "hidden_dropout attention_dropout")
+        at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
+        at_least("model", full, 0, "vocab_size")
+        at_least("model", full, 2, "segments")
+        share("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
             raise BadInputError(
                 f"model.hidden_size {full.hidden_size} cannot be split into the two directions of"
@@ -188,11 +190,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        _share("data", self, "mlm_probability short_seq_prob")
+        share("data", self, "mlm_probability short_seq_prob")
         if self.mlm_probability == 0:
             raise BadInputError("data.mlm_probability must be above 0: nothing would be learned")
-        _at_least("data", self, 0, "max_predictions")
-        _at_least("data", self, 1, "shuffle_tokens")
+        at_least("data", self, 0, "max_predictions")
+        at_least("data", self, 1, "shuffle_tokens")
 
     def predictions(self, length: int) -> int:
         """Prediction slots (P) of a sequence of `length` tokens."""
@@ -226,8 +228,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        _at_least("optimizer", self, 0, "learning_rate warmup_steps weight_decay epsilon")
-        _share("optimizer", self, "beta1 beta2")
+        at_least("optimizer", self, 0, "learning_rate warmup_steps weight_decay epsilon")
+        share("optimizer", self, "beta1 beta2")
         if not self.clip_norm > 0:
             raise BadInputError(f"optimizer.clip_norm must be above 0, not {self.clip_norm}")
 
@@ -253,8 +255,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        _at_least("train", self, 1, "batch_size log_every")
-        _at_least("train", self, 0, "steps eval_every eval_batches")
+        at_least("train", self, 1, "batch_size log_every")
+        at_least("train", self, 0, "steps eval_every eval_batches")
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ class Phase:
                 f"phases: length {self.length} has no room for [CLS] A [SEP] B [SEP];"
                 " use at least 5"
             )
-        _at_least("phases", self, 0, "steps batch_size")
+        at_least("phases", self, 0, "steps batch_size")
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        _at_least("checkpoint", self, 1, "every keep")
+        at_least("checkpoint", self, 1, "every keep")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, at_least, share
 from bert_jax.errors import BadInputError
 from bert_jax.layers import dropout, initializer, split
 from bert_jax.losses import Tally
@@ -61,10 +61,8 @@ class HeadConfig:
             raise BadInputError(f"head.features {self.features!r}: choose {', '.join(FEATURES)}")
         if not 0 < self.layer_decay <= 1:
             raise BadInputError(f"head.layer_decay must be in (0, 1], not {self.layer_decay}")
-        if not 0 <= self.dropout < 1:
-            raise BadInputError(f"head.dropout must be in [0, 1), not {self.dropout}")
-        if self.lstm_layers < 1:
-            raise BadInputError(f"head.lstm_layers must be at least 1, not {self.lstm_layers}")
+        share("head", self, "dropout")
+        at_least("head", self, 1, "lstm_layers")
         self.frozen_layers(1)
 
     def frozen_layers(self, layers: int) -> int:

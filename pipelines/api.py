@@ -15,9 +15,9 @@ from jax import Array
 
 from bert_jax import parallel
 from bert_jax.config import ModelConfig
-from bert_jax.convert import MLM
 from bert_jax.errors import BadArgumentsError
 from bert_jax.state import Params, define
+from pipelines.data.files import HALF_CHARACTER
 from pipelines.fill_mask import fill_mask
 from pipelines.model import Model, open_model
 from pipelines.padding import padded
@@ -117,7 +117,7 @@ class Bert:
         """The most probable tokens for every [MASK] of a text; see `pipelines.fill_mask`."""
         if not isinstance(text, str):
             raise BadArgumentsError(f"text must be a string, not {text!r:.60}")
-        self.model.require(MLM)
+        self.model.require_masked_language_head()
         return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
     def predict(self, inputs: str | Path, batch_size: int = 32) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ class Bert:
         for text in texts:
             if not isinstance(text, str):
                 raise BadArgumentsError(f"texts must be strings, not {text!r:.60}")
-            if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+            if HALF_CHARACTER.search(text):
                 raise BadArgumentsError(
                     f"{text[:60]!r} is not Unicode text (half a surrogate pair)"
                 )

@@ -13,7 +13,7 @@ from bert_jax import parallel
 from bert_jax.batch import Batch
 from bert_jax.config import DataConfig, Phase, RunConfig
 from bert_jax.console import progress
-from bert_jax.convert import MLM, NSP, parts
+from bert_jax.convert import NSP, parts
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.evaluate import evaluate
 from bert_jax.steps import Steps
@@ -69,7 +69,7 @@ def measure(
     Raises:
         BadInputError: Model and store do not fit, or nothing is held out.
     """
-    model.require(MLM)
+    model.require_masked_language_head()
     tokenizer, own = store.tokenizer, model.tokenizer()
     if tokenizer.digest != own.digest:
         raise BadInputError(

@@ -26,6 +26,7 @@ from pipelines.api import Bert, Pooling
 from pipelines.data import json_lines
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.formats import feature_files
+from pipelines.tasks.sequences import truncated
 
 # google-research/bert: between the texts of a pair.
 SEPARATOR = " ||| "
@@ -168,14 +169,10 @@ def _row(tokenizer: Tokenizer, parts: Sequence[list[list[int]]], length: int) ->
 
 
 def _shares(sizes: list[int], room: int) -> list[int]:
-    """How many tokens of one or two texts are kept; one at a time goes from the longer."""
-    if sum(sizes) <= room:
-        return sizes
-    if len(sizes) == 1:
-        return [room]
-    first, second = sizes
-    second = min(second, max(room // 2, room - first))
-    return [room - second, second]
+    """How many tokens of one or two texts are kept; see `sequences.rows`."""
+    a, b = np.array(sizes[:1]), np.array(sizes[1:] or [0])
+    kept = truncated(a, b, np.array([room]))
+    return [int(part[0]) for part in kept[: len(sizes)]]
 
 
 def _chunks(bert: Bert, texts: Iterator[Text], which: Extraction) -> Iterator[list[Row]]:

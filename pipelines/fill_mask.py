@@ -12,11 +12,11 @@ import numpy as np
 
 from bert_jax import parallel
 from bert_jax.config import ModelConfig
-from bert_jax.convert import MLM
 from bert_jax.errors import BadArgumentsError
 from bert_jax.state import Params, define
 from bert_jax.steps import forward
 from pipelines import cli
+from pipelines.data.files import HALF_CHARACTER
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.model import MODEL_HELP, open_model
 from pipelines.padding import padded
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     parallel.devices()
     layout = parallel.Layout(jax.local_devices()[:1])
     model = open_model(Path(options.model), layout)
-    model.require(MLM)
+    model.require_masked_language_head()
     params = model.pretraining_params(layout)
     found = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)
     if options.json:
@@ -66,7 +66,7 @@ def fill_mask(
     """
     if top_k < 1:
         raise BadArgumentsError(f"top-k must be at least 1, not {top_k}")
-    if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+    if HALF_CHARACTER.search(text):  # also how Python shows a byte that is not UTF-8
         raise BadArgumentsError("the text is not UTF-8")
     ids = [tokenizer.cls_id, *tokenizer.encode_masked(text), tokenizer.sep_id]
     positions = [place for place, token in enumerate(ids) if token == tokenizer.mask_id]

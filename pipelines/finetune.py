@@ -22,7 +22,7 @@ from pipelines.model import Model, network_of, open_model
 from pipelines.run_folder import taken, train
 from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.registry import TASKS, open_task
+from pipelines.tasks.registry import TASKS, open_task, task_network
 from pipelines.tasks.task import Task
 from pipelines.tasks.work import (
     PREDICTIONS,
@@ -31,7 +31,6 @@ from pipelines.tasks.work import (
     finetuning,
     logits_step,
     planned,
-    task_network,
     write_records,
 )
 
@@ -117,7 +116,7 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         rows = len(sets[0].features.examples) if examples else 0
         config = planned(config, rows)
         say(f"{len(examples):,} examples in {rows:,} rows, {len(held_out):,} to measure on")
-        network = task_network(config, task, classes)
+        network = task_network(config, len(classes))
         validation = Validation(
             sets[1] if held_out else None, task, classes, logits_step(network, layout), layout
         )

@@ -61,8 +61,7 @@ def start_from(
 def _first_state(
     config: RunConfig, model: Model, added: dict[int, list[int]], layout: Layout
 ) -> TrainState:
-    step = "" if model.step is None else f" at step {model.step:,}"
-    say(f"weights from {model.path} ({model.weights.architecture}{step}); the run begins at step 0")
+    say(f"weights from {model.described}; the run begins at step 0")
     if HEAD in parts(model.weights.params):
         say("its task head is left out")
     lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)

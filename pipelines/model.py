@@ -24,13 +24,12 @@ from bert_jax.convert import (
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
 from bert_jax.state import Params, init_params
-from bert_jax.task_model import TaskNetwork
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.registry import open_task
+from pipelines.tasks.registry import task_network
 
 # Embeddings are made larger than the vocabulary to a multiple of at most this.
 _ROUNDING = 1024
@@ -91,16 +90,22 @@ class Model:
             )
         return tokenizer
 
-    def require(self, part: str) -> None:
-        """Refuses to go on without one of the parts that `convert` names.
+    @property
+    def described(self) -> str:
+        """Where it is, what it is, and how far it was trained."""
+        step = "" if self.step is None else f" at step {self.step:,}"
+        return f"{self.path} ({self.weights.architecture}{step})"
+
+    def require_masked_language_head(self) -> None:
+        """Refuses to go on without one.
 
         Raises:
             BadInputError: It is not there.
         """
-        if part not in parts(self.weights.params):
+        if MLM not in parts(self.weights.params):
             raise BadInputError(
-                f"{self.path} is a {self.weights.architecture} without the {_LONG[part]};"
-                " train one with bert-jax pretrain --init"
+                f"{self.path} is a {self.weights.architecture} without the head that predicts"
+                " masked tokens; train one with bert-jax pretrain --init"
             )
 
     def pretraining_params(self, layout: Layout) -> Params:
@@ -110,13 +115,6 @@ class Model:
             layout: That the model was opened with.
         """
         return completed(self.weights.params, self.network, 0, layout)
-
-
-_LONG = {
-    "mlm": "head that predicts masked tokens",
-    "nsp": "next sentence head",
-    "pooler": "pooler",
-}
 
 
 def completed(params: Params, config: ModelConfig, seed: int, layout: Layout) -> Params:
@@ -190,8 +188,7 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
 def _abstract(meta: Meta, path: Path) -> Params:
     if "task" in meta.config:
         tuned = config_from_dict(meta.config, str(path), FinetuneConfig)
-        tokens = open_task(tuned.task).head == "tokens"
-        network = TaskNetwork(tuned.model, tuned.head, len(meta.labels), tokens)
+        network = task_network(tuned, len(meta.labels))
         return jax.eval_shape(partial(network.init_params, 0))
     tree = abstract_params(network_of(meta, path), len(meta.labels))
     return only(tree, frozenset(meta.parts or ARCHITECTURES[meta.architecture].parts))

@@ -33,7 +33,7 @@ Format = Literal["text", "jsonl"]
 MAX_DOCUMENT = 1 << 26
 
 _BUFFER = 1 << 20
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can express them, UTF-8 cannot
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate: JSON can express it, UTF-8 cannot
 _UNPACKERS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".xz": lzma.LZMADecompressor,
@@ -109,7 +109,7 @@ class FilePiece:
                 raise BadInputError(
                     f"{self.path}: the line at offset {offset} is not a JSON object"
                 ) from None
-            if not isinstance(text, str) or "\0" in text or _SURROGATE.search(text):
+            if not isinstance(text, str) or "\0" in text or HALF_CHARACTER.search(text):
                 raise BadInputError(
                     f"{self.path}: field {self.field!r} at offset {offset} is not a text, or holds"
                     " NUL or half of a character"

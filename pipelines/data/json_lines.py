@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import BadInputError
-from pipelines.data.files import readable
+from pipelines.data.files import HALF_CHARACTER, readable
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -74,6 +74,6 @@ def text(value: Any, name: str, place: str) -> str:
     """
     if not isinstance(value, str):
         raise BadInputError(f"{place}: field {name!r} is {value!r:.40}, not a text")
-    if not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+    if HALF_CHARACTER.search(value):
         raise BadInputError(f"{place}: field {name!r} holds half a surrogate pair; take it out")
     return value

@@ -57,12 +57,7 @@ class Classification:
         self, examples: Sequence[Example], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
         """See `Task.features`; adds ``labels``, int32 [R]."""
-        arrays = sequences.rows(
-            tokenizer.encode([example.text for example in examples]),
-            tokenizer.encode([example.pair for example in examples]),
-            tokenizer,
-            length,
-        )
+        arrays = sequences.of_examples(examples, tokenizer, length)
         number = {label: n for n, label in enumerate(classes)} | {"": 0}
         for example in examples:
             if example.label not in number:

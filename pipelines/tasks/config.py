@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bert_jax.config import CheckpointConfig, ModelConfig, OptimizerConfig, ParallelConfig, Phase
+from bert_jax.config import (
+    CheckpointConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    Phase,
+    at_least,
+    share,
+)
 from bert_jax.errors import BadInputError
 from bert_jax.task_model import HeadConfig
 from pipelines.tasks.task import Columns
@@ -73,13 +81,11 @@ class FinetuneTrainConfig:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for name, least in (("batch_size", 1), ("log_every", 1), ("eval_every", 0)):
-            if getattr(self, name) < least:
-                raise BadInputError(f"train.{name} must be at least {least}")
+        at_least("train", self, 1, "batch_size log_every")
+        at_least("train", self, 0, "eval_every")
+        share("train", self, "warmup")
         if not self.epochs > 0:
             raise BadInputError(f"train.epochs must be above 0, not {self.epochs}")
-        if not 0 <= self.warmup < 1:
-            raise BadInputError(f"train.warmup must be in [0, 1), not {self.warmup}")
 
 
 @dataclass(frozen=True)

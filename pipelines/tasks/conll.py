@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import BadInputError
-from pipelines.data.data_sets import open_builder
-from pipelines.data.files import readable
+from pipelines.data.data_sets import read_split
+from pipelines.data.files import HALF_CHARACTER, readable
 from pipelines.tasks.task import Columns
 
 _DOCUMENT_MARK = "-DOCSTART-"
@@ -302,8 +302,7 @@ def _texts(value: Any, name: str, place: str) -> list[str]:
 def _text(value: Any, name: str, place: str) -> str:
     if not isinstance(value, str):
         raise BadInputError(f"{place}: {name!r} holds {value!r:.40}, which is not a text")
-    # JSON can express half of a character; no tokenizer takes it.
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if HALF_CHARACTER.search(value):
         raise BadInputError(f"{place}: {name!r} holds half of a character ({value!a:.40})")
     return value
 
@@ -312,32 +311,11 @@ def _data_set(spec: str, columns: Columns, labelled: bool) -> Iterator[Sentence]
     name, _, split = spec.removeprefix("tfds:").rpartition(":")
     if not name:
         raise BadInputError(f"{spec} names no split; write, for example, {spec}:train")
-    builder = open_builder(name)
-    if split.partition("[")[0] not in builder.info.splits:
-        known = ", ".join(builder.info.splits)
-        raise BadInputError(f"{spec}: there is no split {split!r} but {known}")
-    features = dict(builder.info.features.items())
-    label = columns.label or ("ner" if "ner" in features else "tags")
+    found = read_split(name, split)
+    label = columns.label or ("ner" if "ner" in found.features else "tags")
     columns = replace(columns, text=columns.text or "tokens", label=label)
-    classes = getattr(getattr(features.get(label), "feature", None), "names", None)
-    try:
-        for count, example in enumerate(builder.as_data_source(split=split)):
-            record = {key: _plain(value) for key, value in example.items()}
-            if classes and labelled:
-                # A split without labels has -1 for each; they are refused as texts that are empty.
-                record[label] = [classes[number] if number >= 0 else "" for number in record[label]]
-            yield _of_record(record, columns, labelled, spec, count, count)
-    except BadInputError:
-        raise
-    except Exception as error:  # array_record raises what its C++ code reports
-        text = " ".join(str(error).split())[:200]
-        raise BadInputError(f"{spec} cannot be read: {text}") from None
-
-
-def _plain(value: Any) -> Any:
-    """What JSON would hold: lists for arrays, texts for bytes."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    for count, record in enumerate(found.rows):
+        if labelled and isinstance(record.get(label), list):
+            # A split without labels has none for each; they are refused as texts that are empty.
+            record[label] = ["" if tag is None else tag for tag in record[label]]
+        yield _of_record(record, columns, labelled, spec, count, count)

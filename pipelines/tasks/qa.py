@@ -17,6 +17,7 @@ from pipelines.tasks.qa_decode import Decoding, Window, decode
 from pipelines.tasks.qa_document import Document, encode
 from pipelines.tasks.qa_read import Question, read
 from pipelines.tasks.qa_score import score, score_answers, tune_threshold
+from pipelines.tasks.sequences import row_length
 from pipelines.tasks.task import Columns, Features, Record
 
 __all__ = ["TASK", "QaOptions", "QuestionAnswering", "score", "tune_threshold"]
@@ -107,7 +108,7 @@ class QuestionAnswering:
             )
         rows = list(self._rows(examples, tokenizer, length))
         used = [SPECIALS + len(row.question) + row.window.count for row in rows]
-        R, T = len(rows), min(-(-max(used, default=SHORTEST) // 8) * 8, length)
+        R, T = len(rows), row_length(max(used, default=SHORTEST), length)
         ids = np.full((R, T), tokenizer.pad_id, np.int32)
         segments, sequences = np.zeros((R, T), np.int32), np.zeros((R, T), np.int32)
         for number, (row, end) in enumerate(zip(rows, used, strict=True)):

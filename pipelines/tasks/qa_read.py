@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
-from pipelines.data.data_sets import open_builder
+from pipelines.data.data_sets import open_builder, read_split
+from pipelines.data.files import HALF_CHARACTER
 from pipelines.formats.config_json import read_json
 
 TFDS = "tfds:"
@@ -181,30 +182,13 @@ def _of_data_set(source: str) -> Iterator[Entry]:
     builder = open_builder(name)
     if split not in builder.info.splits:
         raise BadInputError(f"{source}: the splits are {', '.join(builder.info.splits)}")
-    data = builder.as_data_source(split=split)
-    for number in range(len(data)):
+    for number, example in enumerate(read_split(name, split).rows):
         place = f"{source}: example {number}"
-        try:
-            example = _decoded(data[number])
-        except Exception as error:  # array_record raises what its C++ code reports
-            text = " ".join(str(error).split())[:200]
-            raise BadInputError(f"{place}: {text}") from None
         answers = _get(example, "answers", dict, place)
         texts = _get(answers, "text", list, f"{place}.answers")
         starts = _get(answers, "answer_start", list, f"{place}.answers")
         listed = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
         yield Entry(place, _text(example, "context", place), {**example, "answers": listed})
-
-
-def _decoded(value: Any) -> Any:
-    """Plain Python objects of what TensorFlow data sets hold."""
-    if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_decoded(item) for item in value]
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _get(holder: Any, key: str, kind: type, place: str) -> Any:
@@ -221,10 +205,8 @@ def _get(holder: Any, key: str, kind: type, place: str) -> Any:
 
 def _text(holder: Any, key: str, place: str) -> str:
     text = _get(holder, key, str, place)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can express what UTF-8 cannot
+    if broken := HALF_CHARACTER.search(text):
         raise BadInputError(
-            f"{place}: {key!r} holds half of a character at {error.start}; remove it"
-        ) from None
+            f"{place}: {key!r} holds half of a character at {broken.start()}; remove it"
+        )
     return text

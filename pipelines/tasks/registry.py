@@ -6,8 +6,9 @@ import importlib
 from typing import Any
 
 from bert_jax.errors import BadArgumentsError
+from bert_jax.task_model import TaskNetwork
 from pipelines.settings import nearest
-from pipelines.tasks.config import TaskOptions
+from pipelines.tasks.config import FinetuneConfig, TaskOptions
 from pipelines.tasks.task import Task
 
 # Name -> module of this package.
@@ -19,6 +20,12 @@ TASKS = {
     "qa": "qa",
     "summarization": "summarization",
 }
+
+
+def task_network(config: FinetuneConfig, outputs: int) -> TaskNetwork:
+    """The network of a fine-tuning run."""
+    tokens = open_task(config.task).head == "tokens"
+    return TaskNetwork(config.model, config.head, outputs, tokens)
 
 
 def open_task(name: str, options: TaskOptions | None = None) -> Task:

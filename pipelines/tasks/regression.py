@@ -54,12 +54,7 @@ class Regression:
         self, examples: Sequence[Example], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
         """See `Task.features`; adds ``values``, float32 [R]."""
-        arrays = sequences.rows(
-            tokenizer.encode([example.text for example in examples]),
-            tokenizer.encode([example.pair for example in examples]),
-            tokenizer,
-            length,
-        )
+        arrays = sequences.of_examples(examples, tokenizer, length)
         arrays["values"] = np.array([float(example.label or 0) for example in examples], np.float32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
         return Features(arrays, np.arange(len(examples)))

@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 
 from pipelines.data.tokenizer import Tokenizer
+from pipelines.tasks.tables import Example
 from pipelines.tasks.task import Arrays
 
 _MULTIPLE = 8  # of T: few different lengths, as each compiles a program
@@ -32,11 +33,11 @@ def rows(
     """
     a_length, b_length = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
     paired = b_length > 0
-    a_length, b_length = _truncated(a_length, b_length, length - 2 - paired)
+    a_length, b_length = truncated(a_length, b_length, length - 2 - paired)
     a_end = 1 + a_length  # place of the first [SEP]
     end = a_end + 1 + b_length + paired
     longest = int(end.max())
-    position = np.arange(min(-(-longest // _MULTIPLE) * _MULTIPLE, length))[None]
+    position = np.arange(row_length(longest, length))[None]
     a_end, end = a_end[:, None], end[:, None]
 
     token_ids = np.full((len(a), position.shape[1]), tokenizer.pad_id, np.int32)
@@ -53,7 +54,20 @@ def rows(
     }
 
 
-def _truncated(a: np.ndarray, b: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def of_examples(examples: Sequence[Example], tokenizer: Tokenizer, length: int) -> Arrays:
+    """`rows` of the texts or pairs of examples."""
+    a = tokenizer.encode([example.text for example in examples])
+    b = tokenizer.encode([example.pair for example in examples])
+    return rows(a, b, tokenizer, length)
+
+
+def row_length(longest: int, length: int) -> int:
+    """T of rows of which the longest has so many tokens; few different ones, at most `length`."""
+    return min(-(-longest // _MULTIPLE) * _MULTIPLE, length)
+
+
+def truncated(a: np.ndarray, b: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many tokens of A and B are kept, int64 [R] each, where `room` is for both; see `rows`."""
     excess = np.maximum(a + b - room, 0)
     uneven = np.minimum(excess, np.abs(a - b))
     rest = excess - uneven

@@ -30,6 +30,7 @@ from pipelines.data.files import paragraphs
 from pipelines.data.shards import split_document
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks.rouge import ORACLE_SENTENCES, ngrams, oracle, rouge, words
+from pipelines.tasks.sequences import row_length
 from pipelines.tasks.task import Arrays, Columns, Features, Record, Task
 
 
@@ -290,7 +291,7 @@ def _arrays(spans: Sequence[tuple[int, int]], flat: Arrays, length: int, pad_id:
     row = np.repeat(np.arange(len(spans)), per_row)
     place = np.arange(len(sizes)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
     row_tokens = np.bincount(row, sizes, len(spans)).astype(np.int64)
-    T = min(-(-int(row_tokens.max(initial=1)) // 8) * 8, length)
+    T = row_length(int(row_tokens.max(initial=1)), length)
     is_token = np.arange(T) < row_tokens[:, None]
     is_sentence = np.arange(per_row.max(initial=1)) < per_row[:, None]
     starts = np.cumsum(sizes, dtype=np.int64) - sizes

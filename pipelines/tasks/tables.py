@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from pipelines.data.data_sets import read_split
-from pipelines.data.files import readable
+from pipelines.data.files import HALF_CHARACTER, readable
 from pipelines.tasks.task import Columns, Record
 
 PAIRS = {
@@ -39,7 +38,6 @@ SINGLES = ("text", "sentence", *(name for name in PAIRS if name != "text"))
 LABELS = ("label", "class", "category", "sentiment", "label-coarse")
 
 _MOST_CHARACTERS = 2**31 - 1  # of a field; the csv module's own limit is 131,072
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can express them, UTF-8 cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,7 @@ def checked(value: Any, column: str, place: str) -> str:
     Raises:
         BadInputError: It is not.
     """
-    if isinstance(value, str) and not _SURROGATE.search(value):
+    if isinstance(value, str) and not HALF_CHARACTER.search(value):
         return value
     wrong = f"is not text but {json.dumps(value, default=str)[:60]}"
     if value is None:

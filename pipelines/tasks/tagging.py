@@ -26,6 +26,7 @@ from bert_jax.losses import Tally, cross_entropy
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks import bio
 from pipelines.tasks.conll import Sentence, read_sentences
+from pipelines.tasks.sequences import row_length
 from pipelines.tasks.task import Arrays, Columns, Features, Record, Task
 
 _SPECIALS = 2  # [CLS] … [SEP]
@@ -300,7 +301,7 @@ def _positions(start: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.nda
         there is one; the first place and the one after the last are left for [CLS] and [SEP].
     """
     longest = int((stop - start).max(initial=0)) + _SPECIALS
-    width = min(-(-longest // 8) * 8, length)
+    width = row_length(longest, length)
     place = np.arange(width) - 1
     used = (place >= 0) & (place < (stop - start)[:, None])
     return np.where(used, start[:, None] + place, 0), used

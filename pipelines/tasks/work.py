@@ -29,6 +29,7 @@ from pipelines.data.tokenizer import Tokenizer
 from pipelines.model import Model
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import task_network
 from pipelines.tasks.task import Features, Record, Task
 
 # In a run folder: what the newest evaluation said of each validation example.
@@ -50,11 +51,6 @@ class Examples:
 
     examples: Sequence[Any]
     features: Features
-
-
-def task_network(config: FinetuneConfig, task: Task, classes: Sequence[str]) -> TaskNetwork:
-    """The network of a run."""
-    return TaskNetwork(config.model, config.head, len(classes), task.head == "tokens")
 
 
 def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
@@ -105,7 +101,7 @@ def finetuning(
         layout: Where it runs.
         model: To start from; None where the run is resumed.
     """
-    network = task_network(config, task, classes)
+    network = task_network(config, len(classes))
     rule = optimizer(config.optimizer)
     shapes = jax.eval_shape(partial(network.init_params, config.seed))
     more = {"tokenizer": tokenizer.digest}
@@ -141,9 +137,8 @@ def _is_plain(config: FinetuneConfig) -> bool:
 def _begin(
     config: FinetuneConfig, network: TaskNetwork, model: Model, layout: Layout
 ) -> TrainState:
-    step = "" if model.step is None else f" at step {model.step:,}"
     fresh = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
-    say(f"weights from {model.path} ({model.weights.architecture}{step}); fresh: {fresh}")
+    say(f"weights from {model.described}; fresh: {fresh}")
     if HEAD in parts(model.weights.params):
         say("its own task head is left out")
     params = layout.replicate(partial(network.init_params, config.seed))
