@@ -1,0 +1,181 @@
+"""Our scores beside those of other people's code: torchmetrics, and conlleval of CoNLL-2000."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torchmetrics", reason="extra parity is not installed")
+conlleval = pytest.importorskip("conlleval", reason="extra parity is not installed")
+
+import torch
+from torchmetrics.functional import classification, pearson_corrcoef, spearman_corrcoef
+from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
+from torchmetrics.functional.text import rouge_score, squad
+
+from conftest import ROOT
+from pipelines.tasks import bio, ranking, regression
+from pipelines.tasks.classification import Classification
+from pipelines.tasks.qa_score import score
+from pipelines.tasks.ranking import Candidate
+from pipelines.tasks.rouge import rouge
+from pipelines.tasks.tables import Example
+
+DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data")) / "squad"
+TYPES = ("PER", "LOC", "ORG")
+WORDS = [
+    "The",
+    "the",
+    "a",
+    "an",
+    "cat",
+    "Dog",
+    "runs,",
+    "U.S.",
+    "five",
+    "5",
+    "well-known",
+    "it's",
+    "(sat)",
+    "on",
+]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_classification(count: int) -> None:
+    rng = np.random.default_rng(count)
+    classes = [f"class {number}" for number in range(count)]
+    truth = rng.integers(count, size=300)
+    found = np.where(rng.random(300) < 0.6, truth, rng.integers(count, size=300))
+    examples = [Example(str(i), "a text", label=classes[n]) for i, n in enumerate(truth)]
+    ours = Classification().score(examples, [{"label": classes[n]} for n in found], classes)
+    theirs = (torch.tensor(found), torch.tensor(truth))
+    wanted = {
+        "accuracy": (theirs[0] == theirs[1]).float().mean(),
+        "mcc": classification.multiclass_matthews_corrcoef(*theirs, count),
+    }
+    if count == 2:
+        wanted["f1"] = classification.binary_f1_score(*theirs)
+    else:
+        wanted["macro_f1"] = classification.multiclass_f1_score(*theirs, count, average="macro")
+    assert ours == pytest.approx({name: float(value) for name, value in wanted.items()}, abs=1e-6)
+
+
+def test_regression() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 11, 200) / 2  # with ties
+    found = truth + rng.normal(0, 1.5, 200)
+    examples = [Example(str(i), "a text", label=str(value)) for i, value in enumerate(truth)]
+    records = [{"value": float(value)} for value in found]
+    ours = regression.TASK.score(examples, records, ["value"])
+    theirs = (torch.tensor(found), torch.tensor(truth))
+    assert ours["pearson"] == pytest.approx(float(pearson_corrcoef(*theirs)), abs=1e-6)
+    assert ours["spearman"] == pytest.approx(float(spearman_corrcoef(*theirs)), abs=1e-5)
+
+
+def test_ranks() -> None:
+    rng = np.random.default_rng(2)
+    relevant, shares = rng.random((40, 10)) < 0.2, rng.random((40, 10))
+    candidates, records = [], []
+    for query, candidate in np.ndindex(relevant.shape):
+        label = str(int(relevant[query, candidate]))
+        candidates.append(Candidate(str(candidate), "q", "p", label, query_id=str(query)))
+        share = float(shares[query, candidate])
+        records.append({"label": "0", "probabilities": {"0": 1 - share, "1": share}})
+    ours = ranking.TASK.score(candidates, records, ["0", "1"])
+    theirs = [
+        float(retrieval_reciprocal_rank(torch.tensor(share), torch.tensor(right)))
+        for share, right in zip(shares, relevant, strict=True)
+    ]
+    assert ours["mrr"] == pytest.approx(np.mean(theirs), abs=1e-6)
+
+
+def test_entities() -> None:
+    rng = random.Random(3)  # noqa: S311
+    gold = [tagged(rng) for _ in range(100)]
+    # Some entities lost, cut short, of another type; always valid BIO, as ours are.
+    found = [
+        bio.to_bio([rng.choice((tag, tag, tag, "O", "I-PER")) for tag in tags]) for tags in gold
+    ]
+    lines = []
+    for truth, tags in zip(gold, found, strict=True):
+        lines += [f"word {a} {b}" for a, b in zip(truth, tags, strict=True)] + [""]
+    theirs = conlleval.evaluate(lines)["overall"]["chunks"]["evals"]
+    ours = bio.scores(gold, found)
+    assert 0.2 < ours["f1"] < 0.8
+    assert [ours[n] for n in ("f1", "precision", "recall")] == pytest.approx(
+        [theirs[n] for n in ("f1", "prec", "rec")], abs=1e-9
+    )
+
+
+def tagged(rng: random.Random) -> list[str]:
+    tags: list[str] = []
+    while len(tags) < 15:
+        name = rng.choice(TYPES)
+        inside = [f"I-{name}"] * rng.randrange(3)
+        tags += rng.choice(([f"B-{name}", *inside], ["O"]))
+    return tags
+
+
+def test_answers() -> None:
+    rng = random.Random(4)  # noqa: S311
+    answers = {str(n): [text(rng) for _ in range(rng.randrange(1, 4))] for n in range(200)}
+    found = {name: rng.choice((rng.choice(of), text(rng))) for name, of in answers.items()}
+    ours, theirs = both(answers, found)
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert 30 < ours[0] < ours[1] < 90
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there: no real predictions")
+def test_answers_of_a_real_system() -> None:
+    gold = json.loads((DATA / "dev-v1.1.rebuilt.json").read_text("utf-8"))
+    found = json.loads((DATA / "predictions-v1.1-bert-ensemble.json").read_text("utf-8"))
+    answers = {
+        question["id"]: [answer["text"] for answer in question["answers"]]
+        for article in gold["data"]
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    }
+    assert len(answers) == 10570
+    ours, theirs = both(answers, found)
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def both(answers: dict[str, list[str]], found: dict[str, str]) -> tuple[list[float], list[float]]:
+    """Exact match and F1, ours and theirs."""
+
+    def listed(texts: list[str]) -> list[dict[str, Any]]:
+        return [{"text": one, "answer_start": 0} for one in texts]
+
+    qas = [{"id": n, "question": "?", "answers": listed(of)} for n, of in answers.items()]
+    gold = {"version": "1.1", "data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}
+    ours = score(gold, found)
+    theirs = squad(
+        [{"id": name, "prediction_text": answer} for name, answer in found.items()],
+        [
+            {"id": name, "answers": {"text": of, "answer_start": [0] * len(of)}}
+            for name, of in answers.items()
+        ],
+    )
+    return [ours["exact"], ours["f1"]], [float(theirs["exact_match"]), float(theirs["f1"])]
+
+
+def test_summaries() -> None:
+    rng = random.Random(5)  # noqa: S311
+    pairs = [(text(rng, 30), text(rng, 25)) for _ in range(50)]
+    references, found = ([side[n] for side in pairs] for n in (0, 1))
+    ours = rouge(references, found)
+    theirs = rouge_score(found, references, rouge_keys=("rouge1", "rouge2", "rougeL"))
+    assert ours == pytest.approx(
+        {name: float(theirs[f"{name}_fmeasure"]) for name in ours}, abs=1e-6
+    )
+
+
+def text(rng: random.Random, words: int = 4) -> str:
+    return " ".join(rng.choices(WORDS, k=words))
