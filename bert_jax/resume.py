@@ -35,6 +35,8 @@ _FIXED = {
     "model.encoder",
     "optimizer.recipe",
 }
+# What decides the number of steps, of pre-training and of fine-tuning.
+_LENGTH = ("train.steps or the steps of its phases", "train.epochs")
 # Follow from other keys, or say only where things are: not worth a line.
 _SILENT = {"run_dir", "data.store", "train.steps", "train.batch_size", "model.preset", "phases"}
 
@@ -76,7 +78,7 @@ def changes(
     if asked < step:
         raise BadInputError(
             f"{now['run_dir']} is at step {step:,} already, beyond the {asked:,} steps of this"
-            " config; raise train.steps or the steps of its phases, or choose another run_dir"
+            f" config; raise {_LENGTH['task' in new]}, or choose another run_dir"
         )
     differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
     refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]

@@ -51,6 +51,11 @@ def _store(given: str | None, model: Model) -> Path:
     if given:
         return Path(given)
     if model.run is None:
+        if model.finetune is not None:
+            raise BadArgumentsError(
+                f"{model.path} is fine-tuned; bert-jax predict {model.path} --input FILE --score"
+                " measures it"
+            )
         raise BadArgumentsError(f"{model.path} was not trained here; give --store DIR")
     store = Path(model.run.data.store)
     if not store.exists():

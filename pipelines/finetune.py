@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jsonargparse.typing import PositiveInt
 
 from bert_jax import parallel
 from bert_jax.checkpoint import newest_meta
@@ -49,13 +50,18 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"give a task: {', '.join(TASKS)}")
     name, *rest = argv
     open_task(name)
-    seeds, rest = _seeds(rest)
     parser = command_parser(
-        f"finetune {name}",
-        f"Trains a model on {name}; the same command again resumes. With --seeds N it trains N"
-        " times and prints mean and deviation of the metrics.",
+        f"finetune {name}", f"Trains a model on {name}; the same command again resumes."
     )
-    config = read_config(parser, rest, FinetuneConfig)
+    parser.add_argument(
+        "--seeds",
+        type=PositiveInt,
+        default=1,
+        metavar="N",
+        help="train N times, in run_dir/seed-…, and print mean and deviation of the metrics",
+    )
+    config, others = read_config(parser, rest, FinetuneConfig)
+    seeds = others["seeds"]
     if config.task not in ("", name):
         raise BadInputError(f"the config is one of {config.task}, not of {name}")
     if seeds > 1 and not config.data.validation:
@@ -74,18 +80,6 @@ def main(argv: Sequence[str]) -> None:
         run_dir = str(Path(config.run_dir) / f"seed-{seed}")
         found.append(finetune(replace(config, seed=seed, run_dir=run_dir), layout))
     _summarise(found, Path(config.run_dir))
-
-
-def _seeds(argv: Sequence[str]) -> tuple[int, list[str]]:
-    """The number after ``--seeds``, and the other arguments."""
-    rest = list(argv)
-    if "--seeds" not in rest:
-        return 1, rest
-    at = rest.index("--seeds")
-    number = rest[at + 1] if at + 1 < len(rest) else ""
-    if not number.isdecimal() or int(number) < 1:
-        raise BadArgumentsError(f"--seeds must be a whole number from 1, not {number!r}")
-    return int(number), rest[:at] + rest[at + 2 :]
 
 
 def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:

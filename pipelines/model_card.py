@@ -16,6 +16,7 @@ from bert_jax.state import parameter_count
 from pipelines.data.card import escaped
 from pipelines.folders import DATA_CARD
 from pipelines.model import Model
+from pipelines.tasks.config import FinetuneConfig
 
 
 def model_card(model: Model) -> str:
@@ -38,30 +39,36 @@ def model_card(model: Model) -> str:
     ]
     if weights.labels:
         sections.append(f"Classes: {', '.join(map(escaped, weights.labels))}.")
-    if model.run is None:
+    made = model.run or model.finetune
+    if made is None:
         sections.append("How these weights were trained was not kept with them.")
     else:
-        if model.run.data.objective == "sop":
+        if model.run is not None and model.run.data.objective == "sop":
             sections.append(
                 "The next sentence head was trained to tell whether the two segments are swapped."
             )
-        sections += [*_results(model), "## Recipe", f"```yaml\n{_recipe(model.run)}```"]
+        sections += [*_results(model), "## Recipe", f"```yaml\n{_recipe(made)}```"]
         sections += _data(model.folder / DATA_CARD)
     sections.append(f"SHA-256 of the parameters in bert-jax: {digest(weights.params)}")
     return "\n\n".join(sections) + "\n"
 
 
-def _recipe(run: RunConfig) -> str:
+def _recipe(run: RunConfig | FinetuneConfig) -> str:
     """The config without what it says of the machine: where things lie."""
     values = as_dict(run)
-    del values["run_dir"], values["data"]["store"]
+    del values["run_dir"]
+    values["data"].pop("store", None)
     values["init"] = Path(run.init).name
+    for name in values["data"].keys() & {"train", "validation"}:
+        values["data"][name] = Path(values["data"][name]).name
     return yaml.safe_dump(values, sort_keys=False)
 
 
 def _results(model: Model) -> list[str]:
     """The last evaluation that the checkpoint has seen."""
-    lines = [line for line in metrics.read(model.folder) if "eval_loss" in line]
+    lines = [
+        line for line in metrics.read(model.folder) if any(n.startswith("eval_") for n in line)
+    ]
     found: dict[str, Any] = next(
         (line for line in reversed(lines) if line["step"] <= (model.step or 0)), {}
     )

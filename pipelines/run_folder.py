@@ -23,7 +23,7 @@ from pipelines.settings import to_yaml
 
 @contextmanager
 def taken(run_dir: Path) -> Iterator[None]:
-    """Makes the folder of a run and holds it against other processes.
+    """Makes the folder of a run and holds it against other processes; left empty it goes again.
 
     Raises:
         BadInputError: It cannot be made, or holds other things.
@@ -33,8 +33,12 @@ def taken(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"run_dir {run_dir} cannot be made: {error.strerror}") from None
-    with exclusive(run_dir) if jax.process_index() == 0 else nullcontext():
-        yield
+    try:
+        with exclusive(run_dir) if jax.process_index() == 0 else nullcontext():
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            run_dir.rmdir()
 
 
 def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = None) -> Params:

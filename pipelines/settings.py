@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -82,16 +82,21 @@ def run_config(argv: Sequence[str]) -> RunConfig:
     parser = command_parser(
         "pretrain", "Trains BERT on a token store; the same command again resumes."
     )
-    return read_config(parser, argv, RunConfig)
+    return read_config(parser, argv, RunConfig)[0]
 
 
-def read_config(parser: ArgumentParser, argv: Sequence[str], kind: type[C]) -> C:
+def read_config(
+    parser: ArgumentParser, argv: Sequence[str], kind: type[C]
+) -> tuple[C, dict[str, Any]]:
     """A config: the file after ``--config``, then the options ``--a.b VALUE``.
 
     Args:
-        parser: Of the command; gets the options of the config.
+        parser: Of the command, with its other options; gets those of the config.
         argv: Of the command.
         kind: A frozen dataclass.
+
+    Returns:
+        The config, and the values of the other options.
 
     Raises:
         BadArgumentsError: A wrong option.
@@ -112,8 +117,10 @@ def read_config(parser: ArgumentParser, argv: Sequence[str], kind: type[C]) -> C
         except argparse.ArgumentError as error:
             raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
     given = parser.instantiate(parse(parser, argv, base))
-    del given["config"]
-    return kind(**vars(given))
+    values = vars(given)
+    keys = {field.name for field in fields(cast(Any, kind))}
+    others = {name: values.pop(name) for name in values.keys() - keys}
+    return kind(**values), others
 
 
 def read_yaml(path: Path, kind: type, above: tuple[Path, ...] = ()) -> dict[str, Any]:

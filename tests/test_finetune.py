@@ -173,6 +173,11 @@ def test_a_fine_tuned_model_goes_to_hugging_face_and_predicts_the_same(tmp_path:
     config = json.loads((tmp_path / "hf/config.json").read_text("utf-8"))
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "drink", "1": "dry"}
+    card = (tmp_path / "hf/README.md").read_text("utf-8")
+    assert "epochs: 2" in card
+    assert "| accuracy |" in card
+    assert str(tmp_path) not in card
+    refused(bert_jax("evaluate", run), 64, "fine-tuned", "--score")
     found = []
     ranked = bert_jax("predict", run, "--input", "x", "--output", "y", "--rank", "--length", "8")
     refused(ranked, 78, "x")
@@ -205,9 +210,11 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused(bert_jax(*base, "--data.train", tmp_path / "none.csv"), 78, "none.csv")
     refused(bert_jax(*base, "--data.columns.label", "mood"), 78, "mood", "text, label")
     refused(bert_jax(*base, "--seeds", "x"), 64, "--seeds")
+    refused(bert_jax(*base, "--init", tmp_path / "no-model"), 78, "no-model")
     refused(bert_jax("predict", MODEL, "--input", "x.csv", "--output", "y"), 78, "task head")
     assert not run.exists()
     assert bert_jax(*base).returncode == 0
+    refused(bert_jax(*base, "--train.epochs", "0.5"), 78, "raise train.epochs")
     other = options("tagging", tmp_path, run)
     refused(bert_jax(*other), 78, "no run of tagging")
     refused(bert_jax(*base, "--head.features", "embeddings"), 78, "head.features")
