@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jsonargparse.typing import PositiveInt
 
 from bert_jax import parallel
 from bert_jax.checkpoint import newest_meta
@@ -21,7 +20,7 @@ from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.model import Model, network_of, open_model
 from pipelines.run_folder import taken, train
-from pipelines.settings import command_parser, read_config
+from pipelines.settings import Count, command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task, task_network
 from pipelines.tasks.task import Task
@@ -49,13 +48,15 @@ def main(argv: Sequence[str]) -> None:
             return
         raise BadArgumentsError(f"give a task: {', '.join(TASKS)}")
     name, *rest = argv
+    if name.startswith("-"):
+        raise BadArgumentsError(f"the task comes first: bert-jax finetune TASK {name} …")
     open_task(name)
     parser = command_parser(
         f"finetune {name}", f"Trains a model on {name}; the same command again resumes."
     )
     parser.add_argument(
         "--seeds",
-        type=PositiveInt,
+        type=Count,
         default=1,
         metavar="N",
         help="train N times, in run_dir/seed-…, and print mean and deviation of the metrics",
@@ -63,13 +64,15 @@ def main(argv: Sequence[str]) -> None:
     config, others = read_config(parser, rest, FinetuneConfig)
     seeds = others["seeds"]
     if config.task not in ("", name):
-        raise BadInputError(f"the config is one of {config.task}, not of {name}")
+        raise BadInputError(
+            f"the config is for {config.task}, not for {name}; use bert-jax finetune {config.task}"
+        )
     if seeds > 1 and not config.data.validation:
         raise BadArgumentsError("--seeds compares on data.validation, which is not set")
     config = replace(config, task=name)
     parallel.enable_compilation_cache()
     parallel.initialize()
-    layout = parallel.Layout(parallel.devices(), config.parallel.mapping)
+    layout = parallel.Layout.of(config.parallel, parallel.devices())
     if jax.process_index():
         be_quiet()
     if seeds == 1:
@@ -107,7 +110,8 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
             for given in (examples, held_out)
             if given
         ]
-        rows = len(sets[0].features.examples) if examples else 0
+        learned = examples and sets[0].features.arrays["weights"].any()
+        rows = len(sets[0].features.examples) if learned else 0
         config = planned(config, rows)
         say(f"{len(examples):,} examples in {rows:,} rows, {len(held_out):,} to measure on")
         network = task_network(config, len(classes))
@@ -132,6 +136,9 @@ def _start(
             raise BadInputError(f"{run_dir} is no run of {config.task}; choose another run_dir")
         network, classes = network_of(meta, run_dir), meta.labels
         tokenizer, model = tokenizers.load(run_dir), None
+        config = replace(config, init=config.init or meta.config["init"])
+    elif not config.init:
+        raise BadInputError("init is not set; give the model to start from, as --init MODEL")
     else:
         model = open_model(Path(config.init), layout)
         network, tokenizer = model.network, model.tokenizer()

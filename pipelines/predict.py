@@ -36,14 +36,18 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = command_parser("predict", "Writes what a fine-tuned model says of new inputs.")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--input", required=True, metavar="FILE", help="as for training")
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="as for training; tagging also takes .txt"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines to write")
     parser.add_argument("--batch-size", type=int, default=32, help="rows at a time")
     parser.add_argument("--length", type=int, default=0, help="most tokens (0: as trained)")
     for name in ("text", "pair", "label", "id"):
         parser.add_argument(f"--columns.{name}", default="", help=f"column of the {name}")
     parser.add_argument(
-        "--rank", action="store_true", help="order the passages of each query (pair models)"
+        "--rank",
+        action="store_true",
+        help="order the passages of each query (equal query, or query_id) by a model of pairs",
     )
     parser.add_argument(
         "--score", action="store_true", help="the input has labels: also print the metrics"
@@ -53,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"--length must be at least 8, not {options.length}")
     if not Path(options.output).parent.is_dir():
         raise BadArgumentsError(f"--output {options.output}: its folder does not exist")
+    if Path(options.output).is_dir():
+        raise BadArgumentsError(f"--output {options.output} is a folder; name a file in it")
     if options.batch_size < 1:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
     parallel.enable_compilation_cache()

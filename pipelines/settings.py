@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
 from bert_jax.config import Phase, RunConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError

@@ -140,7 +140,7 @@ def run(words: list[str]) -> dict[str, Any]:
     """`bert-jax finetune` in this process."""
     name, *rest = words[1:]
     parser = command_parser(f"finetune {name}", "")
-    config = replace(read_config(parser, rest, FinetuneConfig), task=name)
+    config = replace(read_config(parser, rest, FinetuneConfig)[0], task=name)
     return finetune(config, Layout(devices()[:1]))
 
 

@@ -53,8 +53,8 @@ def test_answers_that_stand_elsewhere_are_found_or_counted(
         "negative": (6, 7),
     }
     said = capsys.readouterr().err
-    assert "2 answers stand elsewhere" in said
-    assert "2 questions have no answer that is in the context" in said
+    assert "answers that stand elsewhere than answer_start says: 2 ('moved', …)" in said
+    assert "from which nothing is learned: 2 ('lost', …)" in said
     assert said.count("\n") == 2
 
 

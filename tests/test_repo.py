@@ -94,7 +94,7 @@ def test_a_config_shows_its_command_and_parses(path: Path) -> None:
         assert run_config(words).steps > 0
         return
     open_task(command[1].split()[1])
-    config = read_config(command_parser("finetune", ""), words, FinetuneConfig)
+    config, _ = read_config(command_parser("finetune", ""), words, FinetuneConfig)
     assert config.data.train
     assert config.data.validation
 

@@ -52,7 +52,7 @@ def test_a_text_is_split_into_sentences_and_a_list_is_taken_as_it_is(tmp_path: P
         {"document": ["one. two.", " three "], "summary": "two", "id": 7},
     )
     first, second = TASK.read(source, Columns(), labelled=True)
-    assert first == Example("1", ("Who came at 3.15 p.m.?", "He left!", "A new line"), "He came.")
+    assert first == Example("0", ("Who came at 3.15 p.m.?", "He left!", "A new line"), "He came.")
     assert second == Example("7", ("one. two.", "three"), "two")
     assert TASK.classes([first, second]) == ["selected"]
     # Without labels they are not looked at.
@@ -82,7 +82,7 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
         ('{"document": ["a", 3], "summary": "a"}', r"line 2: field 'document' is 3"),
         ('{"document": ["a", " "], "summary": "a"}', r"line 2: sentence 1 \(from 0\) .* is blank"),
         ('{"document": "\\ud800", "summary": "a"}', r"line 2: field 'document' .*surrogate"),
-        ('{"document": "a", "summary": "b", "id": "1"}', r"line 2 has the id '1' of .*line 1;"),
+        ('{"document": "a", "summary": "b", "id": "0"}', r"line 2 has the id '0' of .*line 1;"),
         ('{"document": "a", "summary": "b", "id": [1]}', r"line 2: field 'id' is \[1\]"),
     ],
 )

@@ -47,9 +47,9 @@ def test_csv_json_and_tsv_hold_the_same_examples(tmp_path: Path) -> None:
 
 def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "id,sentence,question,label,other\n7,s,q,x,o\n")
-    assert found(file) == [Example("0", "q", "s", "x", f"{file}, line 2")]
-    single = found(file, Columns(text="sentence", label="other", id="id"))
-    assert single == [Example("7", "s", "", "o", f"{file}, line 2")]
+    assert found(file) == [Example("7", "q", "s", "x", f"{file}, line 2")]
+    single = found(file, Columns(text="sentence", label="other", id="other"))
+    assert single == [Example("o", "s", "", "o", f"{file}, line 2")]
     assert found(file, Columns(pair="other"))[0].text == "s"
     with pytest.raises(BadInputError, match="no column 'txt'; its columns are id, sentence, quest"):
         found(file, Columns(text="txt"))

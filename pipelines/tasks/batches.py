@@ -46,7 +46,7 @@ class TaskBatches:
         for name, array in sorted(self._arrays.items()):
             total.update(f"{name} {array.shape} {array.dtype}\n".encode())
             total.update(np.ascontiguousarray(array).data)
-        self.digests = {"train": total.hexdigest(), **more}
+        self.digests = {"training rows": total.hexdigest(), **more}
 
     def shape(self, length: int, batch_size: int) -> TaskShape:
         """Of all batches."""

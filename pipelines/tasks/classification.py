@@ -63,7 +63,8 @@ class Classification:
             if example.label not in number:
                 raise BadInputError(
                     f"{example.where}: label {example.label!r} is not among the classes of the"
-                    f" model: {', '.join(classes[:_LISTED])}{' …' * (len(classes) > _LISTED)}"
+                    f" model: {', '.join(classes[:_LISTED])}{' …' * (len(classes) > _LISTED)};"
+                    " take the row out, or train on rows of that class"
                 )
         arrays["labels"] = np.array([number[example.label] for example in examples], np.int32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)

@@ -10,10 +10,8 @@ from bert_jax.config import (
     OptimizerConfig,
     ParallelConfig,
     Phase,
-    at_least,
-    share,
 )
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, at_least, share
 from bert_jax.task_model import HeadConfig
 from pipelines.tasks.task import Columns
 
@@ -67,6 +65,7 @@ class FinetuneTrainConfig:
     Args:
         epochs: Passes over the examples.
         batch_size: Rows per update, over all devices and processes.
+        accumulate: Parts of a batch that run one after the other, to save memory.
         warmup: Share of the updates in which the learning rate rises; optimizer.warmup_steps, if
             given, counts instead.
         log_every: Updates between lines of metrics.jsonl.
@@ -75,13 +74,14 @@ class FinetuneTrainConfig:
 
     epochs: float = 3.0
     batch_size: int = 32
+    accumulate: int = 1
     warmup: float = 0.1
     log_every: int = 20
     eval_every: int = 0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        at_least("train", self, 1, "batch_size log_every")
+        at_least("train", self, 1, "batch_size log_every accumulate")
         at_least("train", self, 0, "eval_every")
         share("train", self, "warmup")
         if not self.epochs > 0:
@@ -94,16 +94,19 @@ class FinetuneConfig:
 
     Args:
         run_dir: Folder of the run; the same folder again resumes it.
-        init: Model to start from, at step 0; it gives network and tokenizer.
+        init: Model to start from, at step 0; it gives network and tokenizer. A run that has begun
+            needs it no more.
         seed: Decides the head's initial weights, order and dropout.
+        profile: START:STOP traces the updates between these steps into run_dir/profile.
         phases: Follows from the data and train.epochs; written into config.yaml.
-        task: Filled in by the command.
+        task: That of the command; in a file it keeps others from using it.
     """
 
     run_dir: str = ""
     init: str = ""
     task: str = ""
     seed: int = 0
+    profile: str = ""
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     options: TaskOptions = field(default_factory=TaskOptions)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -124,8 +127,6 @@ class FinetuneConfig:
         """
         if not self.run_dir:
             raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
-        if not self.init:
-            raise BadInputError("init is not set; give the model to start from, as --init MODEL")
         if not self.data.train:
             raise BadInputError("data.train is not set; give the examples, as --data.train FILE")
         if not 0 <= self.seed < 1 << 32:

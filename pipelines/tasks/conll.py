@@ -82,6 +82,8 @@ def read_sentences(source: str, columns: Columns, labelled: bool) -> list[Senten
         sentences = list(_json_lines(path, columns, labelled))
     elif path.suffix == ".txt" and not labelled and not columns.text:
         sentences = list(_text_lines(path))
+    elif path.suffix == ".json":
+        raise BadInputError(f"{source}: tagging reads CoNLL columns or .jsonl, not .json")
     else:
         sentences = _columns(path, columns, labelled)
     if not any(sentence.tokens for sentence in sentences):

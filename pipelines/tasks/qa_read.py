@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +66,17 @@ def read(source: str, labelled: bool) -> list[Question]:
         entries, with_null = list(entries_of(given, source)), has_null(given)
     if not entries:
         raise BadInputError(f"{source} holds no questions")
-    found: Counter[str] = Counter()
+    found: dict[str, list[str]] = {"moved": [], "lost": []}
     questions = [_question(entry, labelled, with_null, found) for entry in entries]
-    if found["moved"]:
-        say(f"{source}: {found['moved']:,} answers stand elsewhere than answer_start says")
-    if found["lost"]:
+    if moved := found["moved"]:
         say(
-            f"{source}: {found['lost']:,} questions have no answer that is in the context;"
-            " nothing is learned from them"
+            f"{source}: answers that stand elsewhere than answer_start says: {len(moved):,}"
+            f" ({moved[0]!r}, …)"
+        )
+    if lost := found["lost"]:
+        say(
+            f"{source}: questions without an answer that is in the context, from which nothing is"
+            f" learned: {len(lost):,} ({lost[0]!r}, …)"
         )
     return questions
 
@@ -116,7 +118,9 @@ def answer_texts(entry: Entry, with_null: bool) -> tuple[str, ...]:
     return texts
 
 
-def _question(entry: Entry, labelled: bool, with_null: bool, found: Counter[str]) -> Question:
+def _question(
+    entry: Entry, labelled: bool, with_null: bool, found: dict[str, list[str]]
+) -> Question:
     name, text = entry.qa["id"], _text(entry.qa, "question", entry.place)
     if not labelled:
         return Question(name, text, entry.context)
@@ -130,8 +134,10 @@ def _question(entry: Entry, labelled: bool, with_null: bool, found: Counter[str]
         ]
         spans = (_located(entry.context, *pair) for pair in zip(texts, starts, strict=True))
         span = next(filter(None, spans), None)
-        found["lost"] += span is None
-        found["moved"] += span is not None and span[0] - starts[0] != _margin(texts[0])
+        if span is None:
+            found["lost"].append(name)
+        elif span[0] - starts[0] != _margin(texts[0]):
+            found["moved"].append(name)
     return Question(name, text, entry.context, texts, span, impossible)
 
 

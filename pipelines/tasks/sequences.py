@@ -7,6 +7,7 @@ from itertools import chain
 
 import numpy as np
 
+from bert_jax.console import say
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks.tables import Example
 from pipelines.tasks.task import Arrays
@@ -33,6 +34,9 @@ def rows(
     """
     a_length, b_length = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
     paired = b_length > 0
+    cut = int((a_length + b_length > length - 2 - paired).sum())
+    if cut:
+        say(f"rows that are cut to {length} tokens: {cut:,} of {len(a):,}")
     a_length, b_length = truncated(a_length, b_length, length - 2 - paired)
     a_end = 1 + a_length  # place of the first [SEP]
     end = a_end + 1 + b_length + paired

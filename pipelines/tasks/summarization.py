@@ -64,7 +64,7 @@ class Summarization:
     best: str = field(default="rouge2", init=False)
 
     def read(self, source: str, columns: Columns, labelled: bool) -> list[Example]:
-        """See `Task.read`; without an ``id`` an example has the number of its line.
+        """See `Task.read`; without an ``id`` an example has its number, from 0.
 
         Raises:
             BadInputError: The file cannot be read, or a document or summary is missing or no text.
@@ -82,7 +82,7 @@ class Summarization:
         examples: list[Example] = []
         places: dict[str, str] = {}
         for place, record in json_lines.records(Path(source)):
-            example = self._example(record, place, named, labelled)
+            example = self._example(record, len(examples), place, named, labelled)
             if example.id in places:
                 raise BadInputError(
                     f"{place} has the id {example.id!r} of {places[example.id]}; ids must differ"
@@ -92,11 +92,13 @@ class Summarization:
         self._describe(source, examples)
         return examples
 
-    def _example(self, record: Record, place: str, columns: Columns, labelled: bool) -> Example:
+    def _example(
+        self, record: Record, count: int, place: str, columns: Columns, labelled: bool
+    ) -> Example:
         name = columns.id or "id"
         number = json_lines.field(record, name, place) if columns.id else record.get(name)
         if number is None:
-            number = place.rpartition(" ")[2].replace(",", "")
+            number = count
         if not isinstance(number, (str, int)):
             raise BadInputError(f"{place}: field {name!r} is {number!r:.40}, not a text or number")
         summary = None

@@ -130,18 +130,21 @@ class Table:
         return found
 
     def ids(self, column: str) -> list[str]:
-        """The ids of the rows: those of a column, or their numbers from 0 if it is not named.
+        """The ids of the rows: those of `column`, or of one called id, or their numbers from 0.
 
         Raises:
             BadInputError: There is no such column, or an id stands there twice.
         """
-        if not column:
+        if not column and "id" not in self.columns:
             return list(map(str, range(len(self.rows))))
-        ids = self.names(self.column(column, (), "id"))
+        ids = self.names(self.column(column, ("id",), "id"))
         first: dict[str, str] = {}
         for place, name in zip(self.places, ids, strict=True):
             if first.setdefault(name, place) is not place:
-                raise BadInputError(f"{place}: id {name!r} is already that of {first[name]}")
+                raise BadInputError(
+                    f"{place}: id {name!r} is already that of {first[name]}; make them differ, or"
+                    " rename the column"
+                )
         return ids
 
     def warn_of_empty(self, *columns: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ class Columns:
         text: The text, or the first of a pair.
         pair: The second text of a pair; empty = single texts.
         label: What is to be predicted.
-        id: What tells examples apart; empty = their number.
+        id: What tells examples apart; empty = a column called id, or their number.
     """
 
     text: str = ""

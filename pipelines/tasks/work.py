@@ -60,7 +60,7 @@ def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
         BadInputError: There are none.
     """
     if rows == 0:
-        raise BadInputError(f"{config.data.train} has no example to learn from")
+        raise BadInputError(f"{config.data.train} has no example to learn from; add some")
     per_epoch = -(-rows // config.train.batch_size)
     steps = max(1, round(per_epoch * config.train.epochs))
     warmup = config.optimizer.warmup_steps or math.ceil(steps * config.train.warmup)
@@ -118,6 +118,7 @@ def finetuning(
             learning_rate(config.optimizer, config.steps),
             config.seed,
             network.rates(shapes),
+            config.train.accumulate,
         ),
         data=data,
         fresh=fresh,
@@ -141,10 +142,10 @@ def _begin(
     say(f"weights from {model.described}; fresh: {fresh}")
     if HEAD in parts(model.weights.params):
         say("its own task head is left out")
-    params = layout.replicate(partial(network.init_params, config.seed))
+    params = layout.build(partial(network.init_params, config.seed))
     # A pooler that the model lacks stays fresh.
     params |= {"bert": params["bert"] | model.weights.params["bert"]}
-    return layout.replicate(partial(new_state, optimizer(config.optimizer)), params)
+    return layout.build(partial(new_state, optimizer(config.optimizer)), params)
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
