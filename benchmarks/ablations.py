@@ -80,7 +80,7 @@ def timed(configs: dict[str, RunConfig], store: Store, layout: parallel.Layout) 
 def program(config: RunConfig, store: Store, layout: parallel.Layout) -> Callable[[], None]:
     """Does UPDATES updates on one batch; compiled already."""
     steps = Steps.of(config)
-    state: Any = layout.replicate(lambda: init_state(config.model, steps.optimizer, 0))
+    state: Any = layout.build(lambda: init_state(config.model, steps.optimizer, 0))
     batch = layout.place(PretrainingData(store, config).batch_at(config.steps - 1).arrays)
     update = layout.train_step(steps)
 

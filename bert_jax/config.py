@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, at_least, share
 from bert_jax.presets import PRESETS
 
 _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
@@ -30,22 +30,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def at_least(section: str, config: Any, low: int, names: str) -> None:
-    """Refuses a config whose keys `names`, separated by spaces, are not all `low` or more."""
-    for name in names.split():
-        value = getattr(config, name)
-        if not value >= low:
-            raise BadInputError(f"{section}.{name} must be at least {low}, not {value}")
-
-
-def share(section: str, config: Any, names: str) -> None:
-    """Refuses a config whose keys `names` are not all in [0, 1)."""
-    for name in names.split():
-        value = getattr(config, name)
-        if not 0 <= value < 1:
-            raise BadInputError(f"{section}.{name} must be in [0, 1), not {value}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +54,12 @@ class ModelConfig:
         encoder: transformer (BERT), or what BERT is compared with: left-to-right (a transformer
             whose tokens see only those before them) or lstm (in both directions).
         dtype: Type of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
+        attention: auto, xla, or pallas (a kernel for TPUs). This and what follows changes speed and
+            memory, not results.
+        unroll: Layers written out one after the other in each round of the loop over layers; 0 =
+            all of them on accelerators, which makes steps faster and compilation longer.
+        remat: What the backward pass computes again instead of keeping it: none, elementwise (all
+            but matrix products) or layers (all but the inputs of layers).
     """
 
     preset: str = ""
@@ -87,6 +77,9 @@ class ModelConfig:
     initializer_range: float = 0.02
     encoder: Literal["transformer", "left-to-right", "lstm"] = "transformer"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: Literal["auto", "xla", "pallas"] = "auto"
+    unroll: int = 0
+    remat: Literal["none", "elementwise", "layers"] = "none"
 
     @property
     def is_stated(self) -> bool:
@@ -114,7 +107,7 @@ class ModelConfig:
             feed_forward_size=self.feed_forward_size or 4 * hidden_size,
         )
         at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
-        at_least("model", full, 0, "vocab_size")
+        at_least("model", full, 0, "vocab_size unroll")
         at_least("model", full, 2, "segments")
         share("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
@@ -136,7 +129,10 @@ class ModelConfig:
             BadInputError: Something else of the network is stated here, and differs.
         """
         asked = self.resolved() if self.preset else self
-        training = ("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype")
+        training = (
+            *("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype"),
+            *("attention", "unroll", "remat"),
+        )
         for key in fields(self):
             here, there = getattr(asked, key.name), getattr(other, key.name)
             if key.name not in training and here not in (key.default, there):
@@ -206,8 +202,8 @@ class OptimizerConfig:
     """The update rule.
 
     Args:
-        recipe: adamw, or bert2018 for the published code's rules (no bias correction, learning
-            rate that jumps at the end of the warm-up).
+        recipe: adamw; bert2018 for the published code's rules (no bias correction, learning rate
+            that jumps at the end of the warm-up); or lamb, for very large batches.
         learning_rate: Peak learning rate.
         warmup_steps: Updates over which the learning rate rises linearly from 0.
         weight_decay: Decoupled decay; not applied to biases and LayerNorm.
@@ -215,9 +211,10 @@ class OptimizerConfig:
         beta2: Decay of the second moment.
         epsilon: Added to the root of the second moment.
         clip_norm: Largest global gradient norm.
+        first_moment: Type in which it is kept; bfloat16 saves 2 bytes per parameter.
     """
 
-    recipe: Literal["adamw", "bert2018"] = "adamw"
+    recipe: Literal["adamw", "bert2018", "lamb"] = "adamw"
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
     weight_decay: float = 0.01
@@ -225,6 +222,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-6
     clip_norm: float = 1.0
+    first_moment: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -242,6 +240,7 @@ class TrainConfig:
         steps: Updates in all; 0 = the sum of the phases. Otherwise phases are cut off there, or
             the last one goes on until there.
         batch_size: Sequences per update, over all devices and processes.
+        accumulate: Parts of a batch that run one after the other, to save memory.
         log_every: Updates between lines of metrics.jsonl.
         eval_every: Updates between held-out evaluations; 0 = none.
         eval_batches: Batches of a held-out evaluation; 0 = all there are.
@@ -249,13 +248,14 @@ class TrainConfig:
 
     steps: int = 0
     batch_size: int = 256
+    accumulate: int = 1
     log_every: int = 100
     eval_every: int = 1000
     eval_batches: int = 50
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        at_least("train", self, 1, "batch_size log_every")
+        at_least("train", self, 1, "batch_size log_every accumulate")
         at_least("train", self, 0, "steps eval_every eval_batches")
 
 
@@ -267,11 +267,17 @@ class Phase:
         length: Tokens of a sequence, [CLS] and [SEP] included.
         steps: Updates; 0 = up to train.steps (last phase only).
         batch_size: Sequences per update; 0 = train.batch_size.
+        learning_rate: Peak of a schedule of this phase alone, which rises over its warmup_steps and
+            falls to 0 at its end; 0 = the phases share one schedule, that of the optimizer. What
+            the optimiser remembers, and the count of steps, go on in either case.
+        warmup_steps: Updates over which this phase's own learning rate rises.
     """
 
     length: int = 128
     steps: int = 0
     batch_size: int = 0
+    learning_rate: float = 0.0
+    warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -280,7 +286,7 @@ class Phase:
                 f"phases: length {self.length} has no room for [CLS] A [SEP] B [SEP];"
                 " use at least 5"
             )
-        at_least("phases", self, 0, "steps batch_size")
+        at_least("phases", self, 0, "steps batch_size learning_rate warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -308,9 +314,12 @@ class ParallelConfig:
 
     Args:
         mapping: jit (one program over a mesh, any number of hosts) or pmap (one host).
+        shard_optimizer: Whether each device keeps and updates only its part of the optimiser state:
+            less memory, and less time where there are many devices.
     """
 
     mapping: Literal["jit", "pmap"] = "jit"
+    shard_optimizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -321,12 +330,14 @@ class RunConfig:
         run_dir: Folder of the run; the same folder again resumes it.
         init: Model to take the network and its weights from, at step 0; empty = fresh weights.
         seed: Decides initial weights, pairs, order, masks and dropout.
+        profile: START:STOP traces the updates between these steps into run_dir/profile.
         phases: Stretches of the run, in order, as a list of {length, steps, batch_size}.
     """
 
     run_dir: str = ""
     init: str = ""
     seed: int = 0
+    profile: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -379,5 +390,10 @@ class RunConfig:
             left -= steps
             if steps:
                 batch_size = phase.batch_size or self.train.batch_size
-                resolved.append(Phase(phase.length, steps, batch_size))
+                resolved.append(replace(phase, steps=steps, batch_size=batch_size))
+        if len({phase.learning_rate > 0 for phase in resolved}) > 1:
+            raise BadInputError(
+                "phases: give every phase a learning_rate of its own, or none (then they share"
+                " optimizer.learning_rate)"
+            )
         return tuple(resolved)

@@ -3,6 +3,10 @@
 Anything else that is raised is a bug, ends with exit code 1 and shows its traceback.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class UserError(Exception):
     """Reported as one line. The text names the file, key or value, and the remedy."""
@@ -32,3 +36,19 @@ class BadInputError(UserError):
     """The config or the data is wrong; starting again cannot help."""
 
     exit_code = 78
+
+
+def at_least(section: str, config: Any, low: int, names: str) -> None:
+    """Refuses a config whose keys `names`, separated by spaces, are not all `low` or more."""
+    for name in names.split():
+        value = getattr(config, name)
+        if not value >= low:
+            raise BadInputError(f"{section}.{name} must be at least {low}, not {value}")
+
+
+def share(section: str, config: Any, names: str) -> None:
+    """Refuses a config whose keys `names` are not all in [0, 1)."""
+    for name in names.split():
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise BadInputError(f"{section}.{name} must be in [0, 1), not {value}")

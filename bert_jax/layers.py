@@ -17,11 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from bert_jax.attention import Visible, attend
 from bert_jax.config import ModelConfig
-
-# Added to the scores of keys that may not be attended to; finite, so that a row without any key
-# (an example of weight 0) gives numbers instead of NaN.
-MASKED_SCORE = -1e9
+from bert_jax.dropout import dropout, seeds
 
 
 def initializer(config: ModelConfig) -> jax.nn.initializers.Initializer:
@@ -61,14 +59,6 @@ def gelu(config: ModelConfig) -> Callable[[Array], Array]:
     """The activation function, in its tanh or erf form."""
     approximate = config.gelu == "tanh"
     return lambda x: jax.nn.gelu(x, approximate=approximate)
-
-
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes a share `rate` of the elements and scales up the others; the identity without key."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def split(key: Array | None, count: int) -> list[Array | None]:
@@ -118,16 +108,25 @@ class Attention(nnx.Module):
         self.key = dense(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
         self.value = dense(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
         self.output = dense(config, "BTNH,NHD->BTD", (N, H, D), (D,), rngs)
-        self.rate = config.attention_dropout
+        self.rate, self.kernel, self.head_size = config.attention_dropout, config.attention, H
 
-    def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
-        """Attends from x [B, T, D] to the tokens S that mask, bool [B, T or 1, S], allows."""
-        query, keys, value = self.query(x), self.key(x), self.value(x)
-        query = query * query.shape[-1] ** -0.5
-        scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask[:, None], scores, MASKED_SCORE)
-        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), self.rate, key)
-        return self.output(jnp.einsum("BNTS,BSNH->BTNH", weights, value))
+    def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
+        """Attends from every token of x, [B, T, D], to those that are `visible` to it."""
+        query, keys, value = (_flat(part, x) for part in (self.query, self.key, self.value))
+        query = query * self.head_size**-0.5
+        drawn = None if key is None or self.rate == 0.0 else seeds(key)
+        heads = attend(query, keys, value, visible, self.head_size, drawn, self.rate, self.kernel)
+        return _flat(self.output, heads)
+
+
+def _flat(projection: nnx.Einsum, x: Array) -> Array:
+    """The projection of [B, T, D] to or from heads that lie side by side, [B, T, N x H].
+
+    With N and H as axes TPUs would pad H to 128, or move every array before and after attention.
+    """
+    bias = jnp.asarray(projection.bias).reshape(1, 1, -1).astype(x.dtype)
+    kernel = projection.kernel[...].reshape(-1, bias.size).astype(x.dtype)
+    return jnp.einsum("BTD,DE->BTE", x, kernel) + bias
 
 
 class FeedForward(nnx.Module):
@@ -156,10 +155,10 @@ class EncoderLayer(nnx.Module):
         self.feed_forward_norm = layer_norm(config, rngs)
         self.rate = config.hidden_dropout
 
-    def __call__(self, x: Array, mask: Array, key: Array | None) -> Array:
-        """Maps [B, T, D] to [B, T, D]; mask is bool [B, T or 1, S]."""
+    def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
+        """Maps [B, T, D] to [B, T, D]."""
         weights_key, attention_key, feed_forward_key = split(key, 3)
-        attended = dropout(self.attention(x, mask, weights_key), self.rate, attention_key)
+        attended = dropout(self.attention(x, visible, weights_key), self.rate, attention_key)
         x = self.attention_norm(x + attended).astype(x.dtype)
         fed = dropout(self.feed_forward(x), self.rate, feed_forward_key)
         return self.feed_forward_norm(x + fed).astype(x.dtype)

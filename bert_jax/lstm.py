@@ -12,7 +12,8 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config import ModelConfig
-from bert_jax.layers import dense, dropout, initializer, layer_norm
+from bert_jax.dropout import dropout
+from bert_jax.layers import dense, initializer, layer_norm
 
 _FORGET = 1  # of the four gates: input, forget, cell, output
 

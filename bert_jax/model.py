@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from bert_jax.attention import Visible
 from bert_jax.config import ModelConfig
+from bert_jax.hardware import device_kind
 from bert_jax.heads import MaskedLanguageHead, NextSentenceHead
 from bert_jax.layers import Embeddings, EncoderLayer, dense, split
 from bert_jax.lstm import LstmLayer, begins
 
 M = TypeVar("M", bound=nnx.Module)
+
+# How the backward pass of a layer is changed.
+REMAT: dict[str, Callable[[Any], Any]] = {
+    "none": lambda layer: layer,
+    "elementwise": partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+    "layers": jax.checkpoint,
+}
 
 
 def stacked(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
@@ -42,7 +54,7 @@ class Bert(nnx.Module):
         self.layers = stacked(lambda r: layer(config, r), config.layers, rngs)
         self.pooler = dense(config, "BKD,DE->BKE", (D, D), (D,), rngs)
         self.depth = config.layers
-        self.encoder = config.encoder
+        self.encoder, self.unroll, self.remat = config.encoder, config.unroll, config.remat
 
     def __call__(
         self,
@@ -79,10 +91,10 @@ class Bert(nnx.Module):
         embedding_key, layers_key = split(key, 2)
         x = self.embeddings(token_ids, segment_ids, embedding_key, position_ids)
         packed = position_ids is not None
-        context = (
+        context: Any = (
             begins(sequence_ids)
             if self.encoder == "lstm"
-            else sees(sequence_ids, packed, self.encoder == "left-to-right")
+            else Visible(sequence_ids, packed, self.encoder == "left-to-right")
         )
         layer, arrays = nnx.split(self.layers)
         keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
@@ -91,7 +103,9 @@ class Bert(nnx.Module):
             arrays, key = this
             return nnx.merge(layer, arrays)(x, context, key), x
 
-        return jax.lax.scan(apply, x, (arrays, keys))
+        on_cpu = device_kind() == "cpu"
+        unroll = self.unroll or (1 if on_cpu else self.depth)
+        return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=unroll)
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].
@@ -105,17 +119,6 @@ class Bert(nnx.Module):
         else:
             first = jnp.take_along_axis(hidden, cls_positions[..., None], axis=1)
         return jnp.tanh(self.pooler(first))
-
-
-def sees(sequence_ids: Array, packed: bool, left_to_right: bool = False) -> Array:
-    """Which tokens see which, bool [B, T or 1, S]: their own sequence, never padding (id 0)."""
-    mask = sequence_ids[:, None, :] > 0
-    if packed:
-        mask = mask & (sequence_ids[:, :, None] == sequence_ids[:, None, :])
-    if left_to_right:
-        T = sequence_ids.shape[1]
-        mask = mask & jnp.tril(jnp.ones((1, T, T), bool))
-    return mask
 
 
 class PretrainingLogits(NamedTuple):

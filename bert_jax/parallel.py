@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.batch import Arrays, Shape
+from bert_jax.config import ParallelConfig
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, DeviceUnavailableError
-from bert_jax.state import TrainState
+from bert_jax.state import Params, TrainState
 from bert_jax.steps import DeviceBatch, Steps
 
 AXIS = "data"
+_ALL, _ROWS = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def enable_compilation_cache() -> None:
@@ -83,16 +86,29 @@ class Layout:
     Attributes:
         devices: In the order of the rows of a batch.
         mapping: jit or pmap.
+        shard_optimizer: Whether each device keeps and updates only its part of the optimiser state
+            (stage 1 of ZeRO, Rajbhandari et al. 2020).
     """
 
     devices: Sequence[jax.Device]
     mapping: Literal["jit", "pmap"] = "jit"
+    shard_optimizer: bool = False
+
+    @classmethod
+    def of(cls, config: ParallelConfig, devices: Sequence[jax.Device]) -> Layout:
+        """As a config asks for."""
+        return cls(devices, config.mapping, config.shard_optimizer)
 
     def __post_init__(self) -> None:
-        """Refuses pmap on several processes.
+        """Refuses pmap on several processes, and with a split optimiser state.
 
         Its state would be local to each host there, which Orbax cannot save.
         """
+        if self.mapping == "pmap" and self.shard_optimizer:
+            raise BadInputError(
+                "parallel.shard_optimizer needs parallel.mapping: jit; pmap has the whole state on"
+                " every device"
+            )
         processes = len({device.process_index for device in self.devices})
         if self.mapping == "pmap" and processes > 1:
             raise BadInputError(
@@ -115,36 +131,48 @@ class Layout:
         """Split along the first dimension."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
-    def rows(self, batch_size: int) -> slice:
-        """This process's rows of a batch.
+    def rows(self, batch_size: int, parts: int = 1) -> slice:
+        """This process's rows of a batch that runs in so many `parts`.
 
         Raises:
             BadInputError: The batch cannot be split evenly.
         """
         count = len(self.devices)
-        if batch_size % count:
+        if batch_size % (count * parts):
+            times = f" x {parts} parts (train.accumulate)" * (parts > 1)
             raise BadInputError(
-                f"a batch of {batch_size} sequences cannot be split over {count} devices;"
-                f" use a multiple of {count}"
+                f"a batch of {batch_size} sequences cannot be split over {count} devices{times};"
+                f" use a multiple of {count * parts}"
             )
         mine = [d.process_index == jax.process_index() for d in self.devices]
         first, per_device = mine.index(True), batch_size // count
         return slice(first * per_device, (first + sum(mine)) * per_device)
 
-    def replicate(self, make: Callable[..., Any], *arguments: Any) -> Any:
-        """What `make` returns, computed on every device."""
-        return jax.jit(make, out_shardings=self.replicated)(*arguments)
+    def build(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        """What `make` returns, computed where `shardings` puts it."""
+        shapes = jax.eval_shape(make, *arguments)
+        return jax.jit(make, out_shardings=self.shardings(shapes))(*arguments)
 
     def abstract_state(self, make: Callable[[], Any]) -> Any:
-        """Shapes, dtypes and shardings of what `replicate` would give."""
+        """Shapes, dtypes and shardings of what `build` would give."""
         return self.abstract(jax.eval_shape(make))
 
     def abstract(self, tree: Any) -> Any:
-        """The shapes and dtypes of a tree, with the sharding of what is on every device."""
+        """The shapes and dtypes of a tree, with the shardings of `shardings`."""
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated),
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             tree,
+            self.shardings(tree),
         )
+
+    def shardings(self, tree: Any) -> Any:
+        """Where the arrays of a tree are: on every device, but for a split optimiser state."""
+        everywhere = jax.tree.map(lambda _: self.replicated, tree)
+        if isinstance(tree, TrainState) and self.shard_optimizer:
+            parts = jax.tree.map(self._part, tree.opt_state)
+            places = jax.tree.map(lambda part: NamedSharding(self.mesh, part), parts)
+            return replace(everywhere, opt_state=places)
+        return everywhere
 
     def place(self, arrays: Arrays) -> DeviceBatch:
         """Sends this process's rows to its devices; together they are the global batch."""
@@ -165,46 +193,51 @@ class Layout:
         }
 
     def train_step(self, steps: Steps) -> Any:
-        """`Steps.train` over the devices: (state, batch) -> (state, metrics); donates the state."""
-        if self.mapping == "jit":
-            return jax.jit(
-                steps.train,
+        """`Steps.train` over the devices: (state, batch) -> (state, metrics); donates the state.
+
+        The state must lie as `shardings` says.
+        """
+        if self.mapping == "pmap":
+            return jax.pmap(
+                partial(steps.train, reduce=_sum_over_devices),
+                AXIS,
+                in_axes=(None, 0),
+                out_axes=None,
+                devices=self.devices,
                 donate_argnums=0,
-                in_shardings=(self.replicated, self.by_row),
-                out_shardings=self.replicated,
             )
 
-        def shard_step(state: TrainState, batch: DeviceBatch) -> Any:
-            return steps.train(state, batch, _sum_over_devices, jax.lax.axis_index(AXIS))
+        def local(params: Params, step: Array, batch: DeviceBatch) -> Any:
+            gradients, found = steps.gradients(params, step, batch, _sum_over_devices)
+            return jax.tree.map(self._sum_part, gradients), _sum_over_devices(found)
 
-        return jax.pmap(
-            shard_step,
-            AXIS,
-            in_axes=(None, 0),
-            out_axes=None,
-            devices=self.devices,
-            donate_argnums=0,
-        )
+        def train(state: TrainState, batch: DeviceBatch) -> Any:
+            # Each device computes on its rows, and what they exchange is written down here: left to
+            # itself XLA moves activations as well where the optimiser state is split.
+            parts = jax.tree.map(self._part, state.params)
+            places = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), parts)
+            gradients, found = self._mapped(local, (_ALL, _ALL, _ROWS), (parts, _ALL))(
+                state.params, state.step, batch
+            )
+            spread = partial(jax.lax.with_sharding_constraint, shardings=places)
+            new, metrics = steps.update(state, gradients, found, spread)
+            return jax.lax.with_sharding_constraint(new, self.shardings(new)), metrics
+
+        return jax.jit(train, donate_argnums=0)
 
     def eval_step(self, steps: Steps) -> Any:
         """`Steps.evaluate` over the devices: (params, batch) -> sums."""
-        if self.mapping == "jit":
-            return jax.jit(
-                steps.evaluate,
-                in_shardings=(self.replicated, self.by_row),
-                out_shardings=self.replicated,
-            )
         evaluate = partial(steps.evaluate, reduce=_sum_over_devices)
-        return jax.pmap(evaluate, AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices)
+        if self.mapping == "pmap":
+            return jax.pmap(evaluate, AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices)
+        return jax.jit(self._mapped(evaluate, (_ALL, _ROWS), _ALL))
 
     def predict_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """`run`, (params, batch) -> outputs of every row, on all devices; each has all outputs.
 
         The batch is this process's rows; the mapping is jit, whatever that of training is.
         """
-        mapped = jax.jit(
-            run, in_shardings=(self.replicated, self.by_row), out_shardings=self.replicated
-        )
+        mapped = jax.jit(self._mapped(run, (_ALL, _ROWS), _ROWS), out_shardings=self.replicated)
 
         def placed(params: Any, arrays: Arrays) -> Any:
             batch = {
@@ -214,6 +247,29 @@ class Layout:
             return mapped(params, batch)
 
         return placed
+
+    def _mapped(self, run: Callable[..., Any], inputs: Any, outputs: Any) -> Callable[..., Any]:
+        """`run` on every device's own part of the arguments."""
+        return jax.shard_map(
+            run, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
+        )
+
+    def _part(self, leaf: Any) -> PartitionSpec:
+        """Which part of a parameter's gradient and optimiser state a device has.
+
+        Along the first dimension that the devices divide; all of it if there is none.
+        """
+        divided = [size % len(self.devices) == 0 for size in leaf.shape]
+        if not self.shard_optimizer or True not in divided:
+            return _ALL
+        return PartitionSpec(*[None] * divided.index(True), AXIS)
+
+    def _sum_part(self, gradient: Array) -> Array:
+        """The sum over the devices of this device's part."""
+        part = self._part(gradient)
+        if part == _ALL:
+            return jax.lax.psum(gradient, AXIS)
+        return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=len(part) - 1, tiled=True)
 
     def _per_device(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(len(self.devices), -1, *array.shape[1:])

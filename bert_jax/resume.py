@@ -34,11 +34,20 @@ _FIXED = {
     "model.layer_norm_epsilon",
     "model.encoder",
     "optimizer.recipe",
+    "optimizer.first_moment",
 }
 # What decides the number of steps, of pre-training and of fine-tuning.
 _LENGTH = ("train.steps or the steps of its phases", "train.epochs")
 # Follow from other keys, or say only where things are: not worth a line.
-_SILENT = {"run_dir", "data.store", "train.steps", "train.batch_size", "model.preset", "phases"}
+_SILENT = {
+    "run_dir",
+    "profile",
+    "data.store",
+    "train.steps",
+    "train.batch_size",
+    "model.preset",
+    "phases",
+}
 
 
 def changes(

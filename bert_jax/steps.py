@@ -1,8 +1,7 @@
 """One update and one evaluation, as pure functions of (state, batch).
 
-They are written for the whole batch. `parallel` runs them over devices either as one program on
-sharded arrays (jit), where `reduce` is the identity, or on one shard each (pmap), where it sums
-over the devices. Numerators and denominators are reduced apart and divided once: a mean of
+They are written for one device's rows of a batch; `parallel` runs them on all devices, where
+`reduce` sums over these. Numerators and denominators are reduced apart and divided once: a mean of
 per-device means would be wrong as soon as devices hold different numbers of predictions.
 """
 
@@ -21,7 +20,7 @@ from jax import Array
 from bert_jax.config import ModelConfig, RunConfig
 from bert_jax.losses import Tally, cross_entropy
 from bert_jax.model import PretrainingLogits
-from bert_jax.optim import learning_rate, optimizer
+from bert_jax.optim import optimizer, schedule
 from bert_jax.state import Params, TrainState, define
 
 DeviceBatch = dict[str, Array]
@@ -30,7 +29,7 @@ Reduce = Callable[[Any], Any]
 
 
 def unreduced(tree: Any) -> Any:
-    """The reduction of a program that sees the whole batch."""
+    """The reduction where one device has the whole batch."""
     return tree
 
 
@@ -83,6 +82,7 @@ class Steps:
         seed: Of dropout.
         rates: Factor of each parameter's learning rate, broadcast against it; 0 freezes it, and its
             gradient counts for nothing. None is 1 everywhere.
+        accumulate: A, parts of a batch that run one after the other; their sums are added up.
     """
 
     objectives: Objectives
@@ -90,6 +90,7 @@ class Steps:
     learning_rate: Callable[[Array], Array]
     seed: int
     rates: Params | None = None
+    accumulate: int = 1
 
     @classmethod
     def of(cls, config: RunConfig) -> Steps:
@@ -97,16 +98,13 @@ class Steps:
         return cls(
             objectives=pretraining(config.model),
             optimizer=optimizer(config.optimizer),
-            learning_rate=learning_rate(config.optimizer, config.steps),
+            learning_rate=schedule(config.optimizer, config.phases),
             seed=config.seed,
+            accumulate=config.train.accumulate,
         )
 
     def train(
-        self,
-        state: TrainState,
-        batch: DeviceBatch,
-        reduce: Reduce = unreduced,
-        shard: Array | None = None,
+        self, state: TrainState, batch: DeviceBatch, reduce: Reduce = unreduced
     ) -> tuple[TrainState, Metrics]:
         """One update.
 
@@ -118,33 +116,63 @@ class Steps:
             state: Before the update.
             batch: Arrays as in `batch.FIELDS` and, if packed, `batch.PACKED_FIELDS`.
             reduce: Sums a tree over the devices.
-            shard: Number of this device where each has its own rows; its dropout differs then.
 
         Returns:
             The state after the update, and float32 scalars for the log.
         """
-        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        if shard is not None:
-            key = jax.random.fold_in(key, shard)
+        gradients, found = self.gradients(state.params, state.step, batch, reduce)
+        return self.update(state, *reduce((gradients, found)))
 
-        def loss(params: Params) -> tuple[Array, Sums]:
+    def gradients(
+        self, params: Params, step: Array, batch: DeviceBatch, reduce: Reduce = unreduced
+    ) -> tuple[Params, Sums]:
+        """This device's part of the gradients of the loss, and its sums; to be reduced."""
+        key = jax.random.fold_in(jax.random.key(self.seed), step)
+
+        def loss(params: Params, batch: DeviceBatch, key: Array, counts: Any) -> Any:
             found = self.objectives(params, batch, key)
             # Without a single label (masked language model alone) a term is 0.
-            counts = reduce({name: tally.count for name, tally in found.items()})
-            terms = [tally.loss / jnp.maximum(counts[name], 1) for name, tally in found.items()]
+            terms = [tally.loss / jnp.maximum(counts[n], 1) for n, tally in found.items()]
             return sum(terms, jnp.zeros(())), found
 
-        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        grads, found = reduce((grads, found))
+        # They do not depend on the network, of which the compiler leaves nothing here.
+        counted = self.objectives(params, batch, None)
+        counts = reduce({name: tally.count for name, tally in counted.items()})
+        of_part = jax.grad(loss, has_aux=True)
+        if self.accumulate == 1:
+            return of_part(params, batch, key, counts)
+
+        def add(total: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_part(params, *part, counts)), None
+
+        parts = {n: x.reshape(self.accumulate, -1, *x.shape[1:]) for n, x in batch.items()}
+        first = {name: x[0] for name, x in parts.items()}
+        shapes = jax.eval_shape(of_part, params, first, key, counts)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.scan(add, zeros, (parts, jax.random.split(key, self.accumulate)))[0]
+
+    def update(
+        self, state: TrainState, gradients: Params, found: Sums, spread: Reduce = unreduced
+    ) -> tuple[TrainState, Metrics]:
+        """What is done with the gradients and sums of the whole batch.
+
+        Args:
+            state: Before the update.
+            gradients: As large as the parameters.
+            found: Over the whole batch.
+            spread: Says where new parameters are computed, if not everywhere.
+        """
         if self.rates is not None:
-            grads = jax.tree.map(lambda g, r: g * (r > 0).astype(g.dtype), grads, self.rates)
+            gradients = jax.tree.map(
+                lambda g, rate: g * (rate > 0).astype(g.dtype), gradients, self.rates
+            )
         rate = self.learning_rate(state.step.astype(jnp.float32))
-        direction, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        direction, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         if self.rates is not None:
             direction = jax.tree.map(jnp.multiply, direction, self.rates)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+        params = spread(jax.tree.map(lambda p, d: p - rate * d, state.params, direction))
         metrics = means(found) | {
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": optax.tree.norm(gradients),
             "learning_rate": rate,
         }
         return TrainState(state.step + 1, params, opt_state), metrics

@@ -17,6 +17,7 @@ from bert_jax.console import progress, say
 from bert_jax.errors import PreemptedError
 from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout
+from bert_jax.profile import Profile, steps_of
 from bert_jax.state import TrainState, parameter_count
 from bert_jax.steps import DeviceBatch, means
 from bert_jax.stop import StopRequests
@@ -34,15 +35,16 @@ class Trainer:
         """
         self.work, self.config, self.layout = work, work.config, layout
         for phase in self.config.phases:
-            layout.rows(phase.batch_size)
+            layout.rows(phase.batch_size, work.steps.accumulate)
         run_dir, saving = Path(self.config.run_dir), self.config.checkpoint
         self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
         restored = self.checkpoints.restore(layout.abstract_state(work.fresh), self._check)
-        begin = work.begin or partial(layout.replicate, work.fresh)
+        begin = work.begin or partial(layout.build, work.fresh)
         self.state: TrainState = restored[0] if restored else begin()
         meta = restored[1] if restored else Meta()
         self.step = meta.step
         self.eval_step = layout.eval_step(work.steps)
+        self.profile = Profile(steps_of(self.config.profile), run_dir)
         self.log = MetricsLog(run_dir, work, meta.step, meta.tokens, meta.seconds)
         say(f"{f'resuming at step {self.step:,}' if restored else 'new run'} in {run_dir}")
         say(
@@ -65,6 +67,7 @@ class Trainer:
                 ):
                     # This order is fixed: what is logged, evaluated and saved at step n is the
                     # state after n updates, and a resumed run goes on with batch n.
+                    self.profile.before(self.step)
                     placed = self.layout.place(batch.arrays)
                     with jax.transfer_guard("disallow"):
                         self.state, metrics = train_step(self.state, placed)
@@ -84,6 +87,7 @@ class Trainer:
 
     def close(self) -> None:
         """Ends the background threads and closes the files."""
+        self.profile.stop()
         self.checkpoints.close()
         self.log.close()
 

@@ -36,6 +36,10 @@ class TrainableConfig(Protocol):
         """Folder of the run."""
 
     @property
+    def profile(self) -> str:
+        """Which updates are traced."""
+
+    @property
     def model(self) -> ModelConfig:
         """The network."""
 

@@ -71,7 +71,7 @@ def _first_state(
     if added:
         say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
         params = _with_means(params, added, layout)
-    return layout.replicate(partial(new_state, optimizer(config.optimizer)), params)
+    return layout.build(partial(new_state, optimizer(config.optimizer)), params)
 
 
 def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:

@@ -123,7 +123,7 @@ def completed(params: Params, config: ModelConfig, seed: int, layout: Layout) ->
     kept = {name: tree for name, tree in params.items() if name != HEAD}
     if not lacking:
         return kept
-    fresh = layout.replicate(lambda: only(init_params(config, seed), lacking))
+    fresh = layout.build(lambda: only(init_params(config, seed), lacking))
     bert = kept["bert"] | fresh.pop("bert", {})
     return kept | fresh | {"bert": bert}
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     config = run_config(argv)
     parallel.enable_compilation_cache()
     parallel.initialize()
-    layout = parallel.Layout(parallel.devices(), config.parallel.mapping)
+    layout = parallel.Layout.of(config.parallel, parallel.devices())
     if jax.process_index():
         be_quiet()
     pretrain(config, layout)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bert_jax.attention import Visible
 from bert_jax.config import ModelConfig, OptimizerConfig
 from bert_jax.convert import from_tensors
 from bert_jax.fingerprints import named_leaves
-from bert_jax.model import BertForPreTraining, sees
+from bert_jax.model import BertForPreTraining
 from bert_jax.optim import learning_rate, optimizer
 from bert_jax.state import Params, define, new_state
 from bert_jax.steps import Steps, forward, means, pretraining_sums
@@ -95,8 +96,8 @@ def ours(params: Params, config: ModelConfig, arrays: Arrays) -> dict[str, Any]:
         last, inputs = model.bert.hidden_states(*ids, None, positions)
         layer, stacked = nnx.split(model.bert.layers)
         first = nnx.merge(layer, jax.tree.map(lambda array: array[0], stacked))
-        mask = sees(batch["sequence_ids"], packed=positions is not None)
-        attention = first.attention(inputs[0], mask, None)
+        visible = Visible(batch["sequence_ids"], packed=positions is not None)
+        attention = first.attention(inputs[0], visible, None)
         return {
             "embeddings": inputs[0],
             "attention": attention,

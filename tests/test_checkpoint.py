@@ -36,7 +36,7 @@ def make(config: RunConfig) -> partial[TrainState]:
 @pytest.fixture
 def folder(tmp_path: Path, make: partial[TrainState], all_devices: Layout) -> Path:
     """A run with good checkpoints at steps 1 and 2."""
-    state = all_devices.replicate(make)
+    state = all_devices.build(make)
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         state = jax.tree.map(lambda x: x + 1, state)
@@ -232,7 +232,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
         # Random bits do not compress.
         bits = np.random.default_rng(0).integers(0, 2**32, 60_000, dtype=np.uint32)
         noise = jnp.array(bits.view(np.float32))
-        step = all_devices.replicate(make).step
+        step = all_devices.build(make).step
         state = TrainState(step, {"noise": noise}, {"noise": noise[::-1]})
         checkpoints.save(state, Meta(step=1))
         checkpoints.save(state, Meta(step=2))

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bert_jax.attention import Visible
 from bert_jax.config import ModelConfig
 from bert_jax.convert import abstract_params
-from bert_jax.layers import Attention, dropout
+from bert_jax.dropout import dropout
+from bert_jax.layers import Attention
 from bert_jax.lstm import LstmLayer, begins
 from bert_jax.model import BertForPreTraining, PretrainingLogits
 from bert_jax.presets import PRESETS
@@ -193,7 +195,7 @@ def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
         heads.append(weights / weights.sum(axis=1, keepdims=True) @ v)
     expected = np.concatenate(heads, axis=1) @ np.array(attention.output.kernel[...]).reshape(D, D)
     found = jax.jit(attention, static_argnums=2)(
-        jnp.array(x)[None], jnp.array(mask)[None, None], None
+        jnp.array(x)[None], Visible(jnp.array(mask, jnp.int32)[None]), None
     )[0]
     assert np.allclose(found, expected, atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -11,11 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config import ModelConfig, OptimizerConfig
-from bert_jax.optim import decay_mask, learning_rate, optimizer
+from bert_jax.config import ModelConfig, OptimizerConfig, Phase
+from bert_jax.optim import decay_mask, learning_rate, optimizer, scale_by_trust, schedule
 from bert_jax.state import init_params
 
-Recipe = Literal["adamw", "bert2018"]
+Recipe = Literal["adamw", "bert2018", "lamb"]
 
 
 def reference(recipe: Recipe, steps: int) -> dict[str, np.ndarray]:
@@ -36,11 +37,13 @@ def reference(recipe: Recipe, steps: int) -> dict[str, np.ndarray]:
             first[name] = 0.9 * first[name] + 0.1 * clipped
             second[name] = 0.999 * second[name] + 0.001 * clipped**2
             m, v = first[name], second[name]
-            if recipe == "adamw":
+            if recipe != "bert2018":
                 m, v = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
             direction = m / (np.sqrt(v) + config.epsilon)
             if name == "kernel":
                 direction = direction + 0.01 * values[name]
+                if recipe == "lamb":
+                    direction *= np.linalg.norm(values[name]) / np.linalg.norm(direction)
             values[name] = values[name] - rate * direction
     return values
 
@@ -51,7 +54,7 @@ def gradient(step: int) -> dict[str, np.ndarray]:
     return {"kernel": rng.normal(0, scale, (2, 3)), "bias": rng.normal(0, scale, 3)}
 
 
-@pytest.mark.parametrize("recipe", ["adamw", "bert2018"])
+@pytest.mark.parametrize("recipe", ["adamw", "bert2018", "lamb"])
 def test_fifty_updates_are_the_published_rule(recipe: Recipe) -> None:
     config = OptimizerConfig(recipe=recipe, learning_rate=0.01, warmup_steps=10)
     rule, rate = optimizer(config), learning_rate(config, 50)
@@ -91,3 +94,45 @@ def test_decay_spares_biases_and_layer_norm_only() -> None:
     assert len(decayed) == 3 + 6 + 3
     # 5 LayerNorms of two, 9 biases of affine maps, the output bias.
     assert spared == 2 * 4 + 9 + 1
+
+
+def test_lamb_scales_every_layer_of_a_stack_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    params = {"layers": {"kernel": jnp.array(rng.normal(size=(3, 4, 5)))}, "other": jnp.zeros(3)}
+    directions = jax.tree.map(lambda p: jnp.array(rng.normal(size=p.shape)), params)
+    found, _ = scale_by_trust().update(directions, optax.EmptyState(), params)
+    norms = [np.linalg.norm(tree["layers"]["kernel"], axis=(1, 2)) for tree in (params, found)]
+    assert np.allclose(norms[0], norms[1], rtol=1e-5)
+    assert (found["other"] == directions["other"]).all(), "an array of zeros has no length yet"
+
+
+def test_phases_with_rates_of_their_own_begin_anew() -> None:
+    phases = (
+        Phase(128, 10, 8, learning_rate=1.0, warmup_steps=2),
+        Phase(512, 5, 4, learning_rate=0.5, warmup_steps=1),
+    )
+    config = OptimizerConfig(recipe="lamb", learning_rate=9.0, warmup_steps=9)
+    found = [float(schedule(config, phases)(jnp.float32(step))) for step in range(16)]
+    first = [0.5, 1.0, *((10 - step) / 8 for step in range(2, 10))]
+    second = [0.5, *(0.5 * (5 - step) / 4 for step in range(1, 5))]
+    assert found == pytest.approx([*first, *second, 0.0])
+    shared = tuple(replace(phase, learning_rate=0.0) for phase in phases)
+    alone = learning_rate(config, 15)
+    assert float(schedule(config, shared)(jnp.float32(12))) == float(alone(jnp.float32(12)))
+
+
+def test_the_first_moment_can_be_kept_in_half_the_space() -> None:
+    grads: optax.Params = {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3)}
+    for recipe in ("adamw", "bert2018", "lamb"):
+        whole, half = (
+            optimizer(OptimizerConfig(recipe=recipe, first_moment=dtype))
+            for dtype in ("float32", "bfloat16")
+        )
+        states = [rule.init(grads) for rule in (whole, half)]
+        for _ in range(3):
+            wanted, states[0] = whole.update(grads, states[0], grads)
+            found, states[1] = half.update(grads, states[1], grads)
+        assert np.allclose(wanted["kernel"], found["kernel"], rtol=0.02, atol=1e-3)
+        assert (
+            next(part.mu for part in states[1] if hasattr(part, "mu"))["kernel"].dtype == "bfloat16"
+        )

@@ -28,7 +28,7 @@ def trained(
 ) -> tuple[list[dict[str, float]], list[TrainState]]:
     """Metrics and states of the first `count` updates."""
     steps, data = Steps.of(config), PretrainingData(store, config)
-    state = layout.replicate(partial(init_state, config.model, steps.optimizer, config.seed))
+    state = layout.build(partial(init_state, config.model, steps.optimizer, config.seed))
     step = layout.train_step(steps)
     metrics, states = [], []
     for number in range(count):
@@ -82,6 +82,49 @@ def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
     assert difference(jit_states[9].params, pmap_states[9].params) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": {"unroll": 1}},
+        {"model": {"unroll": 2}},
+        {"model": {"remat": "elementwise"}},
+        {"model": {"remat": "layers"}},
+        {"train": {"accumulate": 2}},
+        {"parallel": {"shard_optimizer": True}},
+        {"train": {"accumulate": 2}, "parallel": {"shard_optimizer": True}},
+    ],
+    ids=str,
+)
+def test_what_saves_time_or_memory_changes_no_result(
+    still: RunConfig, store: Store, changed: dict[str, dict[str, Any]]
+) -> None:
+    other = still
+    for section, values in changed.items():
+        other = replace(other, **{section: replace(getattr(other, section), **values)})
+    few = devices()[:4]
+    wanted, states = trained(still, store, Layout(few), 6)
+    found, other_states = trained(other, store, Layout.of(other.parallel, few), 6)
+    for one, two in zip(wanted, found, strict=True):
+        for name, value in one.items():
+            assert two[name] == pytest.approx(value, rel=1e-5), name
+    assert difference(first_moment(states[0]), first_moment(other_states[0])) < 1e-5
+    assert difference(states[5].params, other_states[5].params) < 1e-5
+
+
+def test_the_optimiser_state_is_split_where_sizes_allow(still: RunConfig) -> None:
+    layout = Layout(devices(), shard_optimizer=True)
+    rule = Steps.of(still).optimizer
+    state = layout.build(partial(init_state, still.model, rule, 0))
+    whole, part = (
+        sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(tree))
+        for tree in (state.params, first_moment(state))
+    )
+    assert part < 0.2 * whole
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+    with pytest.raises(BadInputError, match="mapping: jit"):
+        Layout(devices(), "pmap", shard_optimizer=True)
+
+
 def test_the_gradient_is_that_of_the_loss_of_the_whole_batch(
     still: RunConfig, store: Store
 ) -> None:
@@ -118,16 +161,18 @@ def test_the_step_is_pure_and_counts(still: RunConfig, store: Store) -> None:
     }  # fmt: skip
 
 
-def test_devices_that_map_alone_drop_out_differently(config: RunConfig, store: Store) -> None:
+def test_what_is_dropped_does_not_depend_on_the_mapping(config: RunConfig, store: Store) -> None:
     still = replace(config.model, hidden_dropout=0.0, attention_dropout=0.0)
-    dropped, _ = trained(config, store, Layout(devices(), "pmap"), 1)
     undropped, _ = trained(replace(config, model=still), store, Layout(devices(), "pmap"), 1)
-    assert dropped[0]["loss"] != undropped[0]["loss"]
+    by_pmap, _ = trained(config, store, Layout(devices(), "pmap"), 1)
+    by_jit, _ = trained(config, store, Layout(devices(), "jit"), 1)
+    assert by_pmap[0]["loss"] == pytest.approx(by_jit[0]["loss"], rel=1e-6)
+    assert by_pmap[0]["loss"] != pytest.approx(undropped[0]["loss"], rel=1e-6)
 
 
 def test_the_donated_state_is_gone(still: RunConfig, store: Store, all_devices: Layout) -> None:
     steps = Steps.of(still)
-    state = all_devices.replicate(partial(init_state, still.model, steps.optimizer, 0))
+    state = all_devices.build(partial(init_state, still.model, steps.optimizer, 0))
     batch = all_devices.place(PretrainingData(store, still).batch_at(0).arrays)
     all_devices.train_step(steps)(state, batch)
     with pytest.raises(RuntimeError, match="deleted"):
@@ -142,7 +187,7 @@ def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
     found = []
     for count, size in ((1, 1), (2, 6), (DEVICES, 16)):
         layout = Layout(devices()[:count], mapping)
-        state = layout.replicate(partial(init_state, still.model, steps.optimizer, 0))
+        state = layout.build(partial(init_state, still.model, steps.optimizer, 0))
         batches = data.heldout(32, size)
         found.append(evaluate(layout.eval_step(steps), layout, state.params, batches))
     for other in found[1:]:
@@ -156,6 +201,8 @@ def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
 def test_a_batch_that_cannot_be_split_is_refused(all_devices: Layout) -> None:
     with pytest.raises(BadInputError, match="12 sequences cannot be split over 8 devices"):
         all_devices.rows(12)
+    with pytest.raises(BadInputError, match=r"8 devices x 2 parts .* multiple of 16"):
+        all_devices.rows(24, 2)
 
 
 def test_cross_entropy_sums_and_leaves_out() -> None:

@@ -46,6 +46,18 @@ class Pass:
         return len(self.order)
 
 
+def batch_shape(data: DataConfig, length: int, rows: int) -> BatchShape:
+    """The sizes of a batch of `rows` rows of `length` tokens."""
+    predictions = data.predictions(length)
+    if not data.packing:
+        return BatchShape(rows, length, predictions)
+    K = most_per_row(length)
+    # Each sequence rounds its number of predictions up by a half, or from almost none to one.
+    share = data.mlm_probability
+    every = int(np.ceil(share * length + K * max(0.5, 1 - share * _SHORTEST)))
+    return BatchShape(rows, length, min(every, K * predictions), K)
+
+
 @dataclass(frozen=True)
 class Placed:
     """The examples of a batch; every array is [N].
@@ -87,14 +99,7 @@ class Examples:
 
     def shape(self, rows: int) -> BatchShape:
         """Of a batch with so many rows."""
-        predictions = self.data.predictions(self.length)
-        if not self.data.packing:
-            return BatchShape(rows, self.length, predictions)
-        K = most_per_row(self.length)
-        # Each sequence rounds its number of predictions up by a half, or from almost none to one.
-        share = self.data.mlm_probability
-        every = int(np.ceil(share * self.length + K * max(0.5, 1 - share * _SHORTEST)))
-        return BatchShape(rows, self.length, min(every, K * predictions), K)
+        return batch_shape(self.data, self.length, rows)
 
     def batch(self, number: np.ndarray, rows: slice) -> Batch:
         """The units with these running numbers; arrays of `rows` only, `tokens` of all."""

@@ -1,0 +1,138 @@
+"""Scaled dot product attention with dropout, in XLA or as a kernel for TPUs.
+
+Both keep only queries, keys and values (XLA also the probabilities, in the dtype of these) for the
+backward pass; masks of dropout are computed again. They draw the same masks.
+
+Dimensions as in `layers`; I is a head's part of D, R a row of a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bert_jax.dropout import kept, places
+from bert_jax.hardware import device_kind
+
+# Added to the scores of keys that may not be attended to; finite, so that a row without any key
+# (an example of weight 0) gives numbers instead of NaN.
+MASKED_SCORE = -1e9
+# `jax.Device.device_kind` of what runs the kernel: on v2 and v3 Mosaic has no bfloat16 products.
+KERNEL_DEVICES = ("TPU v4", "TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Visible:
+    """Which tokens see which.
+
+    Attributes:
+        sequence_ids: int [B, T]; 0 is padding, which no token sees.
+        packed: Whether tokens see only those of their own sequence; else a row is one sequence.
+        left_to_right: Whether they see only those before them, and themselves.
+    """
+
+    sequence_ids: Array
+    packed: bool = field(default=False, metadata={"static": True})
+    left_to_right: bool = field(default=False, metadata={"static": True})
+
+    def mask(self) -> Array:
+        """bool [B, T or 1, S]."""
+        ids = self.sequence_ids
+        mask = ids[:, None, :] > 0
+        if self.packed:
+            mask = mask & (ids[:, None, :] == ids[:, :, None])
+        if self.left_to_right:
+            T = ids.shape[1]
+            mask = mask & jnp.tril(jnp.ones((1, T, T), bool))
+        return mask
+
+
+def attend(
+    query: Array,
+    keys: Array,
+    value: Array,
+    visible: Visible,
+    head_size: int,
+    seeds: Array | None = None,
+    rate: float = 0.0,
+    kernel: str = "auto",
+) -> Array:
+    """softmax(query keys^T) value, with dropout of the probabilities.
+
+    Args:
+        query: [B, T, D], the N heads side by side; scaled.
+        keys: [B, S, D].
+        value: [B, S, D].
+        visible: Which keys count.
+        head_size: H.
+        seeds: int32 [2], of `dropout.seeds`; None for no dropout.
+        rate: Of dropout.
+        kernel: xla; pallas, a kernel for TPUs from v4 on, where the sizes allow it; or auto.
+
+    Returns:
+        [B, T, D], in the dtype of `query`.
+    """
+    rate = 0.0 if seeds is None else rate
+    seeds = jnp.zeros(2, jnp.int32) if seeds is None else seeds
+    if kernel == "pallas" or (kernel == "auto" and device_kind() in KERNEL_DEVICES):
+        # Brings a compiler for TPUs along, which others need not load.
+        from bert_jax import attention_tpu
+
+        if attention_tpu.fits(query.shape[1], query.shape[2], head_size):
+            return attention_tpu.attend_on_tpu(query, keys, value, visible, head_size, seeds, rate)
+    heads = (array.reshape(*array.shape[:2], -1, head_size) for array in (query, keys, value))
+    return _attend(rate, *heads, visible.mask(), seeds).reshape(query.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    rate: float, query: Array, keys: Array, value: Array, mask: Array, seeds: Array
+) -> Array:
+    return _forward(rate, query, keys, value, mask, seeds)[0]
+
+
+Residuals = tuple[Array, ...]
+
+
+def _forward(
+    rate: float, query: Array, keys: Array, value: Array, mask: Array, seeds: Array
+) -> tuple[Array, Residuals]:
+    # The scores leave the matrix unit in the dtype of the products: in float32 they would be the
+    # largest arrays of the whole step. The softmax itself is float32.
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys)
+    scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    dropped = _dropped(rate, weights, seeds)
+    output = jnp.einsum("BNTS,BSNH->BTNH", dropped, value)
+    return output, (query, keys, value, mask, seeds, weights, output)
+
+
+def _backward(rate: float, residuals: Residuals, gradient: Array) -> tuple[Array | None, ...]:
+    query, keys, value, mask, seeds, weights, output = residuals
+    of_value = jnp.einsum("BNTS,BTNH->BSNH", _dropped(rate, weights, seeds), gradient)
+    of_dropped = jnp.einsum("BTNH,BSNH->BNTS", gradient, value)
+    of_weights = _dropped(rate, of_dropped, seeds).astype(jnp.float32)
+    # What the softmax takes off: the sum of weights times their gradients, along S.
+    pull = jnp.einsum("BTNH,BTNH->BNT", gradient, output, preferred_element_type=jnp.float32)
+    of_scores = weights.astype(jnp.float32) * (of_weights - pull[..., None])
+    # Only a row without any key has weights where the mask is false.
+    of_scores = jnp.where(mask[:, None], of_scores, 0.0).astype(query.dtype)
+    of_query = jnp.einsum("BNTS,BSNH->BTNH", of_scores, keys)
+    of_keys = jnp.einsum("BNTS,BTNH->BSNH", of_scores, query)
+    return of_query, of_keys, of_value, None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _dropped(rate: float, x: Array, seeds: Array) -> Array:
+    if rate == 0.0:
+        return x
+    return jnp.where(
+        kept(places(x.shape), seeds[0], seeds[1], rate), x / (1.0 - rate), jnp.zeros_like(x)
+    )

@@ -1,0 +1,36 @@
+"""``python -m tpu COMMAND``: Cloud TPU slices."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from bert_jax.errors import BadArgumentsError
+from pipelines import cli
+from pipelines.settings import nearest
+
+COMMANDS = {
+    "types": "chips, hosts, memory and prices of all slices, or of one",
+    "preflight": "does a run fit on a slice, and how long will it take; needs no TPU",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command.
+
+    Raises:
+        BadArgumentsError: There is none of that name.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+        print(f"usage: python -m tpu COMMAND [options]     … COMMAND --help\n\n{rows}")  # noqa: T201
+        return
+    if argv[0] not in COMMANDS:
+        raise BadArgumentsError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
+    module = "list_types" if argv[0] == "types" else argv[0]
+    importlib.import_module(f"tpu.{module}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])
