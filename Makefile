@@ -3,6 +3,8 @@
 #   make test        every check, on emulated devices
 # and a third one compares with PyTorch, which it installs:
 #   make test-parity
+# and a fourth one asks the TPU compiler, which needs no TPU:
+#   make test-tpu
 # PYTHON picks the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -16,7 +18,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity pretrain test test-parity lint clean
+.PHONY: help venv parity tpu-compiler pretrain test test-parity test-tpu lint clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -36,7 +38,12 @@ $(VENV)/parity: setup.cfg $(BIN)/python
 	$(PIP) --editable '.[test,parity]'
 	@touch $(VENV)/core $(VENV)/test $@
 
+$(VENV)/tpu: setup.cfg $(BIN)/python
+	$(PIP) --editable '.[test,tpu]'
+	@touch $(VENV)/core $(VENV)/test $@
+
 venv: $(VENV)/test
+tpu-compiler: $(VENV)/tpu
 parity: $(VENV)/parity
 
 pretrain: $(VENV)/core
@@ -59,6 +66,9 @@ test: lint
 
 test-parity: $(VENV)/parity
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/parity
+
+test-tpu: $(VENV)/tpu
+	$(BIN)/pytest -m tpu_backend tests/test_preflight.py
 
 clean:
 	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

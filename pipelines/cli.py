@@ -29,6 +29,7 @@ COMMANDS = {
     "extract-features": "hidden states of texts, as .npz or Arrow",
     "convert": "write a model in the format of Hugging Face, or in our own",
     "inspect": "shapes, parameters, step and digest of a model or preset",
+    "tpu": "Cloud TPU slices: what there is, what fits and what it costs",
 }
 
 # Failures of the file system that starting again does not mend -> exit code.
@@ -102,7 +103,8 @@ def _command(name: str) -> Main:
         from pipelines.settings import nearest
 
         raise BadArgumentsError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
-    return importlib.import_module(f"pipelines.{name.replace('-', '_')}").main
+    module = "tpu.__main__" if name == "tpu" else f"pipelines.{name.replace('-', '_')}"
+    return importlib.import_module(module).main
 
 
 if __name__ == "__main__":

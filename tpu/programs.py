@@ -89,8 +89,8 @@ def topology(of: Slice) -> tuple[jax.Device, ...]:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DeviceUnavailableError(
-            f"the TPU compiler does not start: {reason}; pip install libtpu, and let no other"
-            " process use it at the same time"
+            f"the TPU compiler does not start: {reason}; pip install 'bert-jax[tpu]', and let"
+            " no other process use it at the same time"
         ) from None
     return tuple(found.devices)
 

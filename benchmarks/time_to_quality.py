@@ -1,0 +1,213 @@
+"""What one device learns in so many minutes, here and with transformers, from the same text.
+
+    python benchmarks/time_to_quality.py STORE TASKS --minutes 20 --size base --batch 256
+
+Both sides are given the same batches of the store in the same order, the same AdamW, and as many
+updates as fit into the minutes at the speed of their first updates (compilation is not counted);
+learning rates rise and fall over these. Then both encoders are fine-tuned with ``bert-jax
+finetune`` on those tasks of benchmarks/task_data.py that are named, and scored on their test parts.
+Needs the extra ``parity``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from bert_jax.config import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
+from bert_jax.convert import Pretrained
+from bert_jax.optim import learning_rate
+from bert_jax.parallel import Layout, devices
+from bert_jax.presets import PRESETS
+from bert_jax.state import init_state
+from bert_jax.steps import Steps
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.data.tokenizer_export import export
+from pipelines.formats.hugging_face import write
+
+WARM, TIMED = 3, 10  # updates before the clock and while it runs
+WARMUP = 0.06  # of all updates
+
+
+def main() -> None:
+    """Trains both and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("tasks", type=Path)
+    parser.add_argument("--names", nargs="+", default=["polarity", "subjectivity", "qnli"])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--size", default="base")
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--epochs", default="3")
+    parser.add_argument("--out", type=Path, default=Path("runs/time-to-quality"))
+    options = parser.parse_args()
+    print("| encoder | updates | MLM loss at the end | " + " | ".join(options.names) + " |")
+    print("|---|---:|---:|" + "---:|" * len(options.names), flush=True)
+    for name, train in (("bert-jax", here), ("transformers", there)):
+        folder = options.out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        updates, loss = train(options, folder)
+        scores = [f"{finetuned(options, folder, task):.4f}" for task in options.names]
+        print(f"| {name} | {updates:,} | {loss:.3f} | {' | '.join(scores)} |", flush=True)
+
+
+Run = Callable[[int], float]  # runs so many updates, the last of which has this MLM loss
+
+
+def counted(options: Any, prepare: Callable[[int], Run]) -> tuple[int, float]:
+    """Runs for the minutes; updates and loss. `prepare` is told how many updates there will be."""
+    trial = prepare(WARM + TIMED)
+    trial(WARM)
+    started = time.perf_counter()
+    trial(TIMED)
+    per_update = (time.perf_counter() - started) / TIMED
+    updates = max(TIMED, round(60 * options.minutes / per_update))
+    return updates, prepare(updates)(updates)
+
+
+def configured(options: Any, updates: int) -> RunConfig:
+    """The run of both sides."""
+    store = Store(options.store)
+    model = ModelConfig(preset=f"bert-{options.size}", dtype=options.dtype)
+    return RunConfig(
+        run_dir="-",
+        data=DataConfig(store=str(options.store)),
+        model=model.with_vocabulary(store.tokenizer.vocab_size),
+        optimizer=OptimizerConfig(
+            learning_rate=options.learning_rate, warmup_steps=round(WARMUP * updates)
+        ),
+        phases=(Phase(options.length, updates, options.batch),),
+    )
+
+
+def here(options: Any, folder: Path) -> tuple[int, float]:
+    """Ours."""
+    layout, store = Layout(devices()), Store(options.store)
+    kept: dict[str, Any] = {}
+
+    def prepare(updates: int) -> Run:
+        config = configured(options, updates)
+        steps, data = Steps.of(config), PretrainingData(store, config)
+        state = layout.build(partial(init_state, config.model, steps.optimizer, 0))
+        step, batches = layout.train_step(steps), data.batches(0, updates)
+
+        def run(count: int) -> float:
+            nonlocal state
+            for _ in range(count):
+                state, metrics = step(state, layout.place(next(batches).arrays))
+            kept.update(params=state.params, config=config.model)
+            return float(metrics["mlm_loss"])
+
+        return run
+
+    found = counted(options, prepare)
+    folder.mkdir(parents=True)
+    params = jax.device_get(kept["params"])
+    trained = Pretrained(params, kept["config"], "BertForPreTraining")
+    write(folder, trained, store.tokenizer.pad_id)
+    export(store.tokenizer, folder, kept["config"].max_positions)
+    return found
+
+
+def there(options: Any, folder: Path) -> tuple[int, float]:
+    """With transformers, compiled, in the same precision."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    store = Store(options.store)
+    _, layers, hidden, heads = PRESETS[f"bert-{options.size}"]
+    kept: dict[str, Any] = {}
+
+    def prepare(updates: int) -> Run:
+        torch.manual_seed(0)
+        config = transformers.BertConfig(
+            vocab_size=store.tokenizer.vocab_size, hidden_size=hidden, num_hidden_layers=layers,
+            num_attention_heads=heads, intermediate_size=4 * hidden, hidden_act="gelu_new",
+            pad_token_id=store.tokenizer.pad_id,
+        )  # fmt: skip
+        model = transformers.BertForPreTraining(config).to(device).train()
+        rule = torch.optim.AdamW(grouped(model), lr=1.0, eps=1e-6, fused=True)
+        ours = configured(options, updates)
+        rates = np.asarray(
+            jax.vmap(learning_rate(ours.optimizer, updates))(np.arange(1.0 * updates))
+        )
+        batches = enumerate(PretrainingData(store, ours).batches(0, updates))
+        compiled = torch.compile(losses)
+        kept["model"] = model
+
+        def run(count: int) -> float:
+            for _ in range(count):
+                number, batch = next(batches)
+                given = {n: torch.tensor(a).to(device) for n, a in batch.arrays.items()}
+                for group in rule.param_groups:
+                    group["lr"] = float(rates[number])
+                with torch.autocast(device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+                    mlm, nsp = compiled(model, given)
+                rule.zero_grad()
+                (mlm + nsp).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                rule.step()
+            return float(mlm)
+
+        return run
+
+    found = counted(options, prepare)
+    kept["model"].save_pretrained(folder)
+    export(store.tokenizer, folder, 512)
+    return found
+
+
+def losses(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss of the predicted tokens, and of the pairs."""
+    out = model.bert(
+        input_ids=given["token_ids"].long(),
+        token_type_ids=given["segment_ids"].long(),
+        attention_mask=given["sequence_ids"],
+    )
+    hidden = out.last_hidden_state
+    places = given["mlm_positions"].long()[..., None].expand(-1, -1, hidden.shape[-1])
+    scores = model.cls.predictions(hidden.gather(1, places)).float()
+    cross = torch.nn.functional.cross_entropy
+    each = cross(scores.flatten(0, 1), given["mlm_targets"].long().flatten(), reduction="none")
+    weights = given["mlm_weights"].flatten()
+    pairs = model.cls.seq_relationship(out.pooler_output).float()
+    nsp = cross(pairs, given["nsp_labels"].long().flatten())
+    return (each * weights).sum() / weights.sum(), nsp
+
+
+def grouped(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay."""
+    named = list(model.named_parameters())
+    plain = [p for n, p in named if n.endswith("bias") or "LayerNorm" in n]
+    decayed = [p for n, p in named if not (n.endswith("bias") or "LayerNorm" in n)]
+    return [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+
+
+def finetuned(options: Any, encoder: Path, task: str) -> float:
+    """Accuracy on the test part after fine-tuning."""
+    run, data = encoder.parent / f"{encoder.name}-{task}", options.tasks / task
+    shutil.rmtree(run, ignore_errors=True)
+    command = ["bert-jax", "finetune", "classification", "--init", str(encoder)]
+    command += ["--run_dir", str(run), "--data.train", str(data / "train.csv")]
+    command += ["--data.validation", str(data / "test.csv"), "--data.length", "96"]
+    command += ["--train.epochs", options.epochs, "--model.dtype", options.dtype]
+    subprocess.run(command, check=True, capture_output=True)
+    return json.loads((run / "eval_results.json").read_text("utf-8"))["accuracy"]
+
+
+if __name__ == "__main__":
+    main()
