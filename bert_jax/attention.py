@@ -52,41 +52,47 @@ class Visible:
         return mask
 
 
+def takes_kernel(kernel: str, length: int, width: int, head_size: int) -> bool:
+    """Whether attention over [B, length, width] runs as the kernel of `attention_tpu`.
+
+    Args:
+        kernel: xla; pallas, where the sizes allow it; or auto: where the devices are for it, too.
+        length: T.
+        width: D.
+        head_size: H.
+    """
+    if kernel == "xla" or (kernel == "auto" and device_kind() not in KERNEL_DEVICES):
+        return False
+    # Brings a compiler for TPUs along, which others need not load.
+    from bert_jax import attention_tpu
+
+    return attention_tpu.fits(length, width, head_size)
+
+
 def attend(
     query: Array,
     keys: Array,
     value: Array,
     visible: Visible,
-    head_size: int,
     seeds: Array | None = None,
     rate: float = 0.0,
-    kernel: str = "auto",
 ) -> Array:
     """softmax(query keys^T) value, with dropout of the probabilities.
 
     Args:
-        query: [B, T, D], the N heads side by side; scaled.
-        keys: [B, S, D].
-        value: [B, S, D].
+        query: [B, T, N, H], scaled.
+        keys: [B, S, N, H].
+        value: [B, S, N, H].
         visible: Which keys count.
-        head_size: H.
         seeds: int32 [2], of `dropout.seeds`; None for no dropout.
         rate: Of dropout.
-        kernel: xla; pallas, a kernel for TPUs from v4 on, where the sizes allow it; or auto.
 
     Returns:
-        [B, T, D], in the dtype of `query`.
+        [B, T, N, H], in the dtype of `query`.
     """
-    rate = 0.0 if seeds is None else rate
-    seeds = jnp.zeros(2, jnp.int32) if seeds is None else seeds
-    if kernel == "pallas" or (kernel == "auto" and device_kind() in KERNEL_DEVICES):
-        # Brings a compiler for TPUs along, which others need not load.
-        from bert_jax import attention_tpu
-
-        if attention_tpu.fits(query.shape[1], query.shape[2], head_size):
-            return attention_tpu.attend_on_tpu(query, keys, value, visible, head_size, seeds, rate)
-    heads = (array.reshape(*array.shape[:2], -1, head_size) for array in (query, keys, value))
-    return _attend(rate, *heads, visible.mask(), seeds).reshape(query.shape)
+    if seeds is None:
+        seeds, rate = jnp.zeros(2, jnp.int32), 0.0
+    return _attend(rate, query, keys, value, visible.mask(), seeds)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

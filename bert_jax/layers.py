@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from bert_jax.attention import Visible, attend
+from bert_jax.attention import Visible, attend, takes_kernel
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout, seeds
 
@@ -112,18 +112,22 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
         """Attends from every token of x, [B, T, D], to those that are `visible` to it."""
-        query, keys, value = (_flat(part, x) for part in (self.query, self.key, self.value))
-        query = query * self.head_size**-0.5
         drawn = None if key is None or self.rate == 0.0 else seeds(key)
-        heads = attend(query, keys, value, visible, self.head_size, drawn, self.rate, self.kernel)
-        return _flat(self.output, heads)
+        parts, scale = (self.query, self.key, self.value), self.head_size**-0.5
+        if takes_kernel(self.kernel, x.shape[1], x.shape[2], self.head_size):
+            from bert_jax.attention_tpu import attend_on_tpu
+
+            query, keys, value = (_flat(part, x) for part in parts)
+            heads = attend_on_tpu(
+                query * scale, keys, value, visible, self.head_size, drawn, self.rate
+            )
+            return _flat(self.output, heads)
+        query, keys, value = (part(x) for part in parts)
+        return self.output(attend(query * scale, keys, value, visible, drawn, self.rate))
 
 
 def _flat(projection: nnx.Einsum, x: Array) -> Array:
-    """The projection of [B, T, D] to or from heads that lie side by side, [B, T, N x H].
-
-    With N and H as axes TPUs would pad H to 128, or move every array before and after attention.
-    """
+    """The projection of [B, T, D] to or from heads that lie side by side, [B, T, N x H]."""
     bias = jnp.asarray(projection.bias).reshape(1, 1, -1).astype(x.dtype)
     kernel = projection.kernel[...].reshape(-1, bias.size).astype(x.dtype)
     return jnp.einsum("BTD,DE->BTE", x, kernel) + bias

@@ -49,8 +49,11 @@ def plain(query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate:
 def by_head(
     query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate: float, kernel: str
 ) -> Any:
+    if kernel == "xla":
+        return attend(query, keys, value, visible, drawn, rate)
     flat = (array.reshape(*array.shape[:2], -1) for array in (query, keys, value))
-    return attend(*flat, visible, query.shape[-1], drawn, rate, kernel).reshape(query.shape)
+    found = attention_tpu.attend_on_tpu(*flat, visible, query.shape[-1], drawn, rate)
+    return found.reshape(query.shape)
 
 
 def with_gradients(run: Any, query: Any, keys: Any, value: Any, given: Any) -> Any:
