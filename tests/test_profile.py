@@ -1,0 +1,34 @@
+"""Traces of single updates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bert_jax.config import RunConfig
+from bert_jax.errors import BadInputError
+from bert_jax.profile import steps_of
+from conftest import bert_jax, refused, write_config
+
+
+def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> None:
+    run = tmp_path / "traced"
+    short = ["pretrain", "--config", write_config(config, tmp_path), "--run_dir", run]
+    short += ["--phases", "[{length: 16, steps: 4}]"]
+    refused(bert_jax(*short, "--profile", "3"), 78, "profile", "START:STOP")
+    found = bert_jax(*short, "--profile", "1:3")
+    assert found.returncode == 0, found.stderr
+    assert "xprof" in found.stderr
+    assert list((run / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(("text", "steps"), [("", []), ("0:1", [0]), ("100:103", [100, 101, 102])])
+def test_which_updates(text: str, steps: list[int]) -> None:
+    assert list(steps_of(text)) == steps
+
+
+@pytest.mark.parametrize("text", ["3", "3:3", "4:3", "-1:2", "a:b", "1:2:3"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(BadInputError, match="START:STOP"):
+        steps_of(text)
