@@ -133,44 +133,24 @@ def here(who: str, dtype: Any, size: str, length: int, batch: int) -> Callable[[
 def there(who: str, dtype: str, size: str, length: int, batch: int) -> Callable[[int], None]:
     """Runs so many of PyTorch's updates."""
     import torch
-    import transformers
+    from pretraining_torch import DEVICE, losses, network
 
-    from bert_jax.presets import PRESETS
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
+    if DEVICE == "cuda":
         torch.set_float32_matmul_precision("high")
-    _, layers, hidden, heads = PRESETS[f"bert-{size}"]
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, intermediate_size=4 * hidden, hidden_act="gelu_new",
-    )  # fmt: skip
-    config._attn_implementation = "eager" if who == "eager" else "sdpa"
-    model = transformers.BertForPreTraining(config).to(device).train()
+    model = network(size, VOCABULARY, attention="eager" if who == "eager" else "sdpa")
     rule = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    given = {n: torch.tensor(a).to(device) for n, a in arrays(length, batch).items()}
-    ids, kinds = given["token_ids"].long(), given["segment_ids"].long()
-    places = given["mlm_positions"].long()[..., None].expand(-1, -1, hidden)
-
-    def loss() -> Any:
-        out = model.bert(input_ids=ids, token_type_ids=kinds, attention_mask=given["sequence_ids"])
-        scores = model.cls.predictions(out.last_hidden_state.gather(1, places))
-        pair = model.cls.seq_relationship(out.pooler_output)
-        cross = torch.nn.functional.cross_entropy
-        mlm = cross(scores.flatten(0, 1).float(), given["mlm_targets"].long().flatten())
-        return mlm + cross(pair.float(), given["nsp_labels"].long().flatten())
-
-    run = torch.compile(loss) if who == "compiled" else loss
+    given = {n: torch.tensor(a).to(DEVICE) for n, a in arrays(length, batch).items()}
+    run = torch.compile(losses) if who == "compiled" else losses
 
     def update(count: int) -> None:
         for _ in range(count):
-            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-                value = run()
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
+                mlm, nsp = run(model, given)
             rule.zero_grad()
-            value.backward()
+            (mlm + nsp).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             rule.step()
-        if device == "cuda":
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
 
     return update

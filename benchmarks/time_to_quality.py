@@ -24,13 +24,13 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-import transformers
+from finetune_torch import groups
+from pretraining_torch import DEVICE, losses, network
 
 from bert_jax.config import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
 from bert_jax.convert import Pretrained
 from bert_jax.optim import learning_rate
 from bert_jax.parallel import Layout, devices
-from bert_jax.presets import PRESETS
 from bert_jax.state import init_state
 from bert_jax.steps import Steps
 from pipelines.data.loader import PretrainingData
@@ -127,20 +127,13 @@ def here(options: Any, folder: Path) -> tuple[int, float]:
 
 def there(options: Any, folder: Path) -> tuple[int, float]:
     """With transformers, compiled, in the same precision."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     store = Store(options.store)
-    _, layers, hidden, heads = PRESETS[f"bert-{options.size}"]
     kept: dict[str, Any] = {}
 
     def prepare(updates: int) -> Run:
         torch.manual_seed(0)
-        config = transformers.BertConfig(
-            vocab_size=store.tokenizer.vocab_size, hidden_size=hidden, num_hidden_layers=layers,
-            num_attention_heads=heads, intermediate_size=4 * hidden, hidden_act="gelu_new",
-            pad_token_id=store.tokenizer.pad_id,
-        )  # fmt: skip
-        model = transformers.BertForPreTraining(config).to(device).train()
-        rule = torch.optim.AdamW(grouped(model), lr=1.0, eps=1e-6, fused=True)
+        model = network(options.size, store.tokenizer.vocab_size, store.tokenizer.pad_id)
+        rule = torch.optim.AdamW(groups(model), lr=1.0, eps=1e-6, fused=True)
         ours = configured(options, updates)
         rates = np.asarray(
             jax.vmap(learning_rate(ours.optimizer, updates))(np.arange(1.0 * updates))
@@ -152,10 +145,10 @@ def there(options: Any, folder: Path) -> tuple[int, float]:
         def run(count: int) -> float:
             for _ in range(count):
                 number, batch = next(batches)
-                given = {n: torch.tensor(a).to(device) for n, a in batch.arrays.items()}
+                given = {n: torch.tensor(a).to(DEVICE) for n, a in batch.arrays.items()}
                 for group in rule.param_groups:
                     group["lr"] = float(rates[number])
-                with torch.autocast(device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+                with torch.autocast(DEVICE, torch.bfloat16, enabled=options.dtype == "bfloat16"):
                     mlm, nsp = compiled(model, given)
                 rule.zero_grad()
                 (mlm + nsp).backward()
@@ -169,32 +162,6 @@ def there(options: Any, folder: Path) -> tuple[int, float]:
     kept["model"].save_pretrained(folder)
     export(store.tokenizer, folder, 512)
     return found
-
-
-def losses(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss of the predicted tokens, and of the pairs."""
-    out = model.bert(
-        input_ids=given["token_ids"].long(),
-        token_type_ids=given["segment_ids"].long(),
-        attention_mask=given["sequence_ids"],
-    )
-    hidden = out.last_hidden_state
-    places = given["mlm_positions"].long()[..., None].expand(-1, -1, hidden.shape[-1])
-    scores = model.cls.predictions(hidden.gather(1, places)).float()
-    cross = torch.nn.functional.cross_entropy
-    each = cross(scores.flatten(0, 1), given["mlm_targets"].long().flatten(), reduction="none")
-    weights = given["mlm_weights"].flatten()
-    pairs = model.cls.seq_relationship(out.pooler_output).float()
-    nsp = cross(pairs, given["nsp_labels"].long().flatten())
-    return (each * weights).sum() / weights.sum(), nsp
-
-
-def grouped(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay."""
-    named = list(model.named_parameters())
-    plain = [p for n, p in named if n.endswith("bias") or "LayerNorm" in n]
-    decayed = [p for n, p in named if not (n.endswith("bias") or "LayerNorm" in n)]
-    return [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
 
 
 def finetuned(options: Any, encoder: Path, task: str) -> float:

@@ -3,7 +3,7 @@
 Both keep only queries, keys and values (XLA also the probabilities, in the dtype of these) for the
 backward pass; masks of dropout are computed again. They draw the same masks.
 
-Dimensions as in `layers`; I is a head's part of D, R a row of a block.
+Dimensions as in `layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bert_jax.dropout import kept, places
+from bert_jax.dropout import dropped
 from bert_jax.hardware import device_kind
 
 # Added to the scores of keys that may not be attended to; finite, so that a row without any key
@@ -74,8 +74,8 @@ def attend(
     keys: Array,
     value: Array,
     visible: Visible,
-    seeds: Array | None = None,
-    rate: float = 0.0,
+    seeds: Array,
+    rate: float,
 ) -> Array:
     """softmax(query keys^T) value, with dropout of the probabilities.
 
@@ -84,14 +84,12 @@ def attend(
         keys: [B, S, N, H].
         value: [B, S, N, H].
         visible: Which keys count.
-        seeds: int32 [2], of `dropout.seeds`; None for no dropout.
-        rate: Of dropout.
+        seeds: int32 [2], of `dropout.seeds`.
+        rate: Of dropout; without it the seeds do not matter.
 
     Returns:
         [B, T, N, H], in the dtype of `query`.
     """
-    if seeds is None:
-        seeds, rate = jnp.zeros(2, jnp.int32), 0.0
     return _attend(rate, query, keys, value, visible.mask(), seeds)
 
 
@@ -113,16 +111,15 @@ def _forward(
     scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys)
     scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    dropped = _dropped(rate, weights, seeds)
-    output = jnp.einsum("BNTS,BSNH->BTNH", dropped, value)
+    output = jnp.einsum("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
     return output, (query, keys, value, mask, seeds, weights, output)
 
 
 def _backward(rate: float, residuals: Residuals, gradient: Array) -> tuple[Array | None, ...]:
     query, keys, value, mask, seeds, weights, output = residuals
-    of_value = jnp.einsum("BNTS,BTNH->BSNH", _dropped(rate, weights, seeds), gradient)
+    of_value = jnp.einsum("BNTS,BTNH->BSNH", dropped(weights, rate, seeds), gradient)
     of_dropped = jnp.einsum("BTNH,BSNH->BNTS", gradient, value)
-    of_weights = _dropped(rate, of_dropped, seeds).astype(jnp.float32)
+    of_weights = dropped(of_dropped, rate, seeds).astype(jnp.float32)
     # What the softmax takes off: the sum of weights times their gradients, along S.
     pull = jnp.einsum("BTNH,BTNH->BNT", gradient, output, preferred_element_type=jnp.float32)
     of_scores = weights.astype(jnp.float32) * (of_weights - pull[..., None])
@@ -134,11 +131,3 @@ def _backward(rate: float, residuals: Residuals, gradient: Array) -> tuple[Array
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _dropped(rate: float, x: Array, seeds: Array) -> Array:
-    if rate == 0.0:
-        return x
-    return jnp.where(
-        kept(places(x.shape), seeds[0], seeds[1], rate), x / (1.0 - rate), jnp.zeros_like(x)
-    )

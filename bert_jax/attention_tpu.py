@@ -57,8 +57,8 @@ def attend_on_tpu(
     value: Array,
     visible: Visible,
     head_size: int,
-    seeds: Array | None = None,
-    rate: float = 0.0,
+    seeds: Array,
+    rate: float,
 ) -> Array:
     """`attention.attend` with the N heads side by side in the last axis: [B, T, D].
 
@@ -66,8 +66,6 @@ def attend_on_tpu(
     `fits` says for which sizes. Not on a TPU it is interpreted, which is slow.
     """
     B, T, D = query.shape
-    if seeds is None:
-        seeds, rate = jnp.zeros(2, jnp.int32), 0.0
     rows = next(r for r in (max(1, LONGEST // T), 2, 1) if B % r == 0)
     interpret = not device_kind().startswith("TPU")
     plan = _Plan(

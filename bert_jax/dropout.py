@@ -57,8 +57,12 @@ def places(shape: tuple[int, ...]) -> Array:
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Zeroes a share `rate` of the elements and scales up the others; the identity without key."""
-    if key is None or rate == 0.0:
+    return x if key is None or rate == 0.0 else dropped(x, rate, seeds(key))
+
+
+def dropped(x: Array, rate: float, seeds: Array) -> Array:
+    """`dropout` with `seeds` in place of a key: the same elements for the same seeds."""
+    if rate == 0.0:
         return x
-    first, second = seeds(key)
-    keep = kept(places(x.shape), first, second, rate)
+    keep = kept(places(x.shape), seeds[0], seeds[1], rate)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))

@@ -112,18 +112,17 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
         """Attends from every token of x, [B, T, D], to those that are `visible` to it."""
-        drawn = None if key is None or self.rate == 0.0 else seeds(key)
+        rate = 0.0 if key is None else self.rate
+        drawn = jnp.zeros(2, jnp.int32) if key is None else seeds(key)
         parts, scale = (self.query, self.key, self.value), self.head_size**-0.5
         if takes_kernel(self.kernel, x.shape[1], x.shape[2], self.head_size):
             from bert_jax.attention_tpu import attend_on_tpu
 
             query, keys, value = (_flat(part, x) for part in parts)
-            heads = attend_on_tpu(
-                query * scale, keys, value, visible, self.head_size, drawn, self.rate
-            )
+            heads = attend_on_tpu(query * scale, keys, value, visible, self.head_size, drawn, rate)
             return _flat(self.output, heads)
         query, keys, value = (part(x) for part in parts)
-        return self.output(attend(query * scale, keys, value, visible, drawn, self.rate))
+        return self.output(attend(query * scale, keys, value, visible, drawn, rate))
 
 
 def _flat(projection: nnx.Einsum, x: Array) -> Array:

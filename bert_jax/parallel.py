@@ -124,12 +124,12 @@ class Layout:
     @property
     def replicated(self) -> NamedSharding:
         """On every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
+        return NamedSharding(self.mesh, _ALL)
 
     @property
     def by_row(self) -> NamedSharding:
         """Split along the first dimension."""
-        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return NamedSharding(self.mesh, _ROWS)
 
     def rows(self, batch_size: int, parts: int = 1) -> slice:
         """This process's rows of a batch that runs in so many `parts`.
@@ -169,9 +169,7 @@ class Layout:
         """Where the arrays of a tree are: on every device, but for a split optimiser state."""
         everywhere = jax.tree.map(lambda _: self.replicated, tree)
         if isinstance(tree, TrainState) and self.shard_optimizer:
-            parts = jax.tree.map(self._part, tree.opt_state)
-            places = jax.tree.map(lambda part: NamedSharding(self.mesh, part), parts)
-            return replace(everywhere, opt_state=places)
+            return replace(everywhere, opt_state=self._parts_on_devices(tree.opt_state))
         return everywhere
 
     def place(self, arrays: Arrays) -> DeviceBatch:
@@ -215,7 +213,7 @@ class Layout:
             # Each device computes on its rows, and what they exchange is written down here: left to
             # itself XLA moves activations as well where the optimiser state is split.
             parts = jax.tree.map(self._part, state.params)
-            places = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), parts)
+            places = self._parts_on_devices(state.params)
             gradients, found = self._mapped(local, (_ALL, _ALL, _ROWS), (parts, _ALL))(
                 state.params, state.step, batch
             )
@@ -263,6 +261,10 @@ class Layout:
         if not self.shard_optimizer or True not in divided:
             return _ALL
         return PartitionSpec(*[None] * divided.index(True), AXIS)
+
+    def _parts_on_devices(self, tree: Any) -> Any:
+        """The sharding of each leaf's `_part`."""
+        return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._part(leaf)), tree)
 
     def _sum_part(self, gradient: Array) -> Array:
         """The sum over the devices of this device's part."""

@@ -49,6 +49,7 @@ def plain(query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate:
 def by_head(
     query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate: float, kernel: str
 ) -> Any:
+    drawn = jnp.zeros(2, jnp.int32) if drawn is None else drawn
     if kernel == "xla":
         return attend(query, keys, value, visible, drawn, rate)
     flat = (array.reshape(*array.shape[:2], -1) for array in (query, keys, value))
