@@ -67,7 +67,7 @@ def by_compiler(chips: list[int]) -> None:
             model=ModelConfig(preset="bert-base", vocab_size=30_522),
             optimizer=OptimizerConfig(recipe="bert2018"),
             phases=(phase,),
-            parallel=ParallelConfig(shard_optimizer=True),
+            parallel=ParallelConfig(shard_state=True),
         )
         found = compiled(config, phase, on)
         first = first or found.seconds

@@ -50,7 +50,7 @@ def row(size: str, length: int, name: str, sharded: bool) -> None:
         model=ModelConfig(preset=f"bert-{size}", vocab_size=30_522),
         optimizer=OptimizerConfig(recipe="bert2018"),
         phases=(phase,),
-        parallel=replace(ParallelConfig(), shard_optimizer=sharded),
+        parallel=replace(ParallelConfig(), shard_state=sharded),
     )
     started = time.perf_counter()
     found = compiled(config, phase, on)

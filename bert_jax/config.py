@@ -314,12 +314,12 @@ class ParallelConfig:
 
     Args:
         mapping: jit (one program over a mesh, any number of hosts) or pmap (one host).
-        shard_optimizer: Whether each device keeps and updates only its part of the optimiser state:
-            less memory, and less time where there are many devices.
+        shard_state: Whether each device keeps and updates only its part of the parameters and the
+            optimiser state: less memory, and less time where there are many devices.
     """
 
     mapping: Literal["jit", "pmap"] = "jit"
-    shard_optimizer: bool = False
+    shard_state: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How the pure steps run on many devices and hosts; the only file that names jit, pmap or a mesh.
 
-All parallelism is over the data: parameters are on every device, the rows of a batch are split.
+All parallelism is over the data: every device computes with all parameters on its rows of a batch.
 Devices are ordered by process, so a process's rows of the global batch are one block.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
@@ -86,27 +87,28 @@ class Layout:
     Attributes:
         devices: In the order of the rows of a batch.
         mapping: jit or pmap.
-        shard_optimizer: Whether each device keeps and updates only its part of the optimiser state
-            (stage 1 of ZeRO, Rajbhandari et al. 2020).
+        shard_state: Whether each device keeps and updates only its part of the parameters and the
+            optimiser state (Xu et al. 2020, https://arxiv.org/abs/2004.13336). Parameters are put
+            together before each step, and evaluation.
     """
 
     devices: Sequence[jax.Device]
     mapping: Literal["jit", "pmap"] = "jit"
-    shard_optimizer: bool = False
+    shard_state: bool = False
 
     @classmethod
     def of(cls, config: ParallelConfig, devices: Sequence[jax.Device]) -> Layout:
         """As a config asks for."""
-        return cls(devices, config.mapping, config.shard_optimizer)
+        return cls(devices, config.mapping, config.shard_state)
 
     def __post_init__(self) -> None:
         """Refuses pmap on several processes, and with a split optimiser state.
 
         Its state would be local to each host there, which Orbax cannot save.
         """
-        if self.mapping == "pmap" and self.shard_optimizer:
+        if self.mapping == "pmap" and self.shard_state:
             raise BadInputError(
-                "parallel.shard_optimizer needs parallel.mapping: jit; pmap has the whole state on"
+                "parallel.shard_state needs parallel.mapping: jit; pmap has the whole state on"
                 " every device"
             )
         processes = len({device.process_index for device in self.devices})
@@ -166,11 +168,10 @@ class Layout:
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Where the arrays of a tree are: on every device, but for a split optimiser state."""
-        everywhere = jax.tree.map(lambda _: self.replicated, tree)
-        if isinstance(tree, TrainState) and self.shard_optimizer:
-            return replace(everywhere, opt_state=self._parts_on_devices(tree.opt_state))
-        return everywhere
+        """Where the arrays of a tree are: on every device, but for a state that is split."""
+        if isinstance(tree, TrainState):
+            return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._part(leaf)), tree)
+        return jax.tree.map(lambda _: self.replicated, tree)
 
     def place(self, arrays: Arrays) -> DeviceBatch:
         """Sends this process's rows to its devices; together they are the global batch."""
@@ -205,20 +206,20 @@ class Layout:
                 donate_argnums=0,
             )
 
-        def local(params: Params, step: Array, batch: DeviceBatch) -> Any:
-            gradients, found = steps.gradients(params, step, batch, _sum_over_devices)
-            return jax.tree.map(self._sum_part, gradients), _sum_over_devices(found)
-
         def train(state: TrainState, batch: DeviceBatch) -> Any:
             # Each device computes on its rows, and what they exchange is written down here: left to
-            # itself XLA moves activations as well where the optimiser state is split.
+            # itself XLA moves activations as well where the state is split.
             parts = jax.tree.map(self._part, state.params)
-            places = self._parts_on_devices(state.params)
-            gradients, found = self._mapped(local, (_ALL, _ALL, _ROWS), (parts, _ALL))(
+
+            def local(mine: Params, step: Array, batch: DeviceBatch) -> Any:
+                params = jax.tree.map(_gathered, mine, parts, steps.moved_as(mine))
+                gradients, found = steps.gradients(params, step, batch, _sum_over_devices)
+                return jax.tree.map(_sum_part, gradients, parts), _sum_over_devices(found)
+
+            gradients, found = self._mapped(local, (parts, _ALL, _ROWS), (parts, _ALL))(
                 state.params, state.step, batch
             )
-            spread = partial(jax.lax.with_sharding_constraint, shardings=places)
-            new, metrics = steps.update(state, gradients, found, spread)
+            new, metrics = steps.update(state, gradients, found)
             return jax.lax.with_sharding_constraint(new, self.shardings(new)), metrics
 
         return jax.jit(train, donate_argnums=0)
@@ -253,25 +254,14 @@ class Layout:
         )
 
     def _part(self, leaf: Any) -> PartitionSpec:
-        """Which part of a parameter's gradient and optimiser state a device has.
+        """Which part of a parameter, its gradient and its optimiser state a device has.
 
         Along the first dimension that the devices divide; all of it if there is none.
         """
         divided = [size % len(self.devices) == 0 for size in leaf.shape]
-        if not self.shard_optimizer or True not in divided:
+        if not self.shard_state or True not in divided:
             return _ALL
         return PartitionSpec(*[None] * divided.index(True), AXIS)
-
-    def _parts_on_devices(self, tree: Any) -> Any:
-        """The sharding of each leaf's `_part`."""
-        return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._part(leaf)), tree)
-
-    def _sum_part(self, gradient: Array) -> Array:
-        """The sum over the devices of this device's part."""
-        part = self._part(gradient)
-        if part == _ALL:
-            return jax.lax.psum(gradient, AXIS)
-        return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=len(part) - 1, tiled=True)
 
     def _per_device(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(len(self.devices), -1, *array.shape[1:])
@@ -279,6 +269,21 @@ class Layout:
 
 def _sum_over_devices(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
+
+
+def _sum_part(gradient: Array, part: PartitionSpec) -> Array:
+    """The sum over the devices of this device's part."""
+    if part == _ALL:
+        return _sum_over_devices(gradient)
+    return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=len(part) - 1, tiled=True)
+
+
+def _gathered(mine: Array, part: PartitionSpec, dtype: jnp.dtype) -> Array:
+    """The whole parameter, of which each device has a part; it is sent as `dtype`."""
+    if part == _ALL:
+        return mine
+    whole = jax.lax.all_gather(mine.astype(dtype), AXIS, axis=len(part) - 1, tiled=True)
+    return whole.astype(mine.dtype)
 
 
 def any_process(flag: bool) -> bool:

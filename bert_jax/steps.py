@@ -83,6 +83,7 @@ class Steps:
         rates: Factor of each parameter's learning rate, broadcast against it; 0 freezes it, and its
             gradient counts for nothing. None is 1 everywhere.
         accumulate: A, parts of a batch that run one after the other; their sums are added up.
+        products: The dtype of matrix products.
     """
 
     objectives: Objectives
@@ -91,6 +92,7 @@ class Steps:
     seed: int
     rates: Params | None = None
     accumulate: int = 1
+    products: str = "float32"
 
     @classmethod
     def of(cls, config: RunConfig) -> Steps:
@@ -101,7 +103,21 @@ class Steps:
             learning_rate=schedule(config.optimizer, config.phases),
             seed=config.seed,
             accumulate=config.train.accumulate,
+            products=config.model.dtype,
         )
+
+    def moved_as(self, params: Params) -> Any:
+        """The dtype in which one device may send each parameter to another, losing nothing.
+
+        Kernels of the encoder's layers are rounded to that of products wherever they are used.
+        """
+
+        def dtype(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> jnp.dtype:
+            names = [entry.key for entry in path]
+            rounded = "layers" in names and names[-1] == "kernel"
+            return jnp.dtype(self.products) if rounded else leaf.dtype
+
+        return jax.tree_util.tree_map_with_path(dtype, params)
 
     def train(
         self, state: TrainState, batch: DeviceBatch, reduce: Reduce = unreduced
@@ -152,7 +168,7 @@ class Steps:
         return jax.lax.scan(add, zeros, (parts, jax.random.split(key, self.accumulate)))[0]
 
     def update(
-        self, state: TrainState, gradients: Params, found: Sums, spread: Reduce = unreduced
+        self, state: TrainState, gradients: Params, found: Sums
     ) -> tuple[TrainState, Metrics]:
         """What is done with the gradients and sums of the whole batch.
 
@@ -160,7 +176,6 @@ class Steps:
             state: Before the update.
             gradients: As large as the parameters.
             found: Over the whole batch.
-            spread: Says where new parameters are computed, if not everywhere.
         """
         if self.rates is not None:
             gradients = jax.tree.map(
@@ -170,7 +185,7 @@ class Steps:
         direction, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         if self.rates is not None:
             direction = jax.tree.map(jnp.multiply, direction, self.rates)
-        params = spread(jax.tree.map(lambda p, d: p - rate * d, state.params, direction))
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         metrics = means(found) | {
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": rate,

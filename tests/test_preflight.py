@@ -76,7 +76,7 @@ def test_the_compiler_tells_time_memory_and_what_is_exchanged(config: Path) -> N
 @backend
 def test_a_split_optimiser_is_gathered_once_and_moves_no_activations(config: Path) -> None:
     whole = planned(config, "--accelerator", "v3-8")["phases"][0]
-    split = planned(config, "--accelerator", "v3-8", "--parallel.shard_optimizer", "true")
+    split = planned(config, "--accelerator", "v3-8", "--parallel.shard_state", "true")
     (phase,) = split["phases"]
     assert phase["argument_gib"] < 0.6 * whole["argument_gib"]
     assert set(phase["collectives"]) <= {"all-reduce", "reduce-scatter", "all-gather"}

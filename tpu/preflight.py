@@ -160,7 +160,7 @@ def _remedies(config: RunConfig, on: Slice) -> str:
     """Which of the settings that save memory would make it fit; each is compiled."""
     tried: list[tuple[str, dict[str, dict[str, Any]]]] = [
         ("--model.remat layers", {"model": {"remat": "layers"}}),
-        ("--parallel.shard_optimizer true", {"parallel": {"shard_optimizer": True}}),
+        ("--parallel.shard_state true", {"parallel": {"shard_state": True}}),
     ]
     rows = min(phase.batch_size for phase in config.phases) // on.devices
     for parts in (2, 4, 8, 16, 32, 64):

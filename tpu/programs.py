@@ -103,7 +103,7 @@ def compiled(config: RunConfig, phase: Phase, on: Slice) -> Program:
             message of the latter begins with "does not fit".
         DeviceUnavailableError: See `topology`.
     """
-    layout = Layout(topology(on), shard_optimizer=config.parallel.shard_optimizer)
+    layout = Layout(topology(on), shard_state=config.parallel.shard_state)
     parts = config.train.accumulate
     layout.rows(phase.batch_size, parts)
     program = _compile(config, phase, layout)

@@ -119,6 +119,7 @@ def finetuning(
             config.seed,
             network.rates(shapes),
             config.train.accumulate,
+            config.model.dtype,
         ),
         data=data,
         fresh=fresh,
