@@ -24,6 +24,18 @@ def network(size: str, vocabulary: int, pad_id: int = 0, attention: str = "sdpa"
     return transformers.BertForPreTraining(config).to(DEVICE).train()
 
 
+def stock_loss(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
+    """The loss that transformers gives; its "labels" are -100 where nothing is predicted."""
+    found = model(
+        input_ids=given["token_ids"],
+        token_type_ids=given["segment_ids"],
+        attention_mask=given["sequence_ids"],
+        labels=given["labels"],
+        next_sentence_label=given["nsp_labels"],
+    )
+    return (found.loss,)
+
+
 def losses(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean loss of the predicted tokens, scored at their positions only, and of the pairs."""
     out = model.bert(

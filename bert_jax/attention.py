@@ -17,6 +17,7 @@ from jax import Array
 
 from bert_jax.dropout import dropped
 from bert_jax.hardware import device_kind
+from bert_jax.products import product
 
 # Added to the scores of keys that may not be attended to; finite, so that a row without any key
 # (an example of weight 0) gives numbers instead of NaN.
@@ -108,25 +109,25 @@ def _forward(
 ) -> tuple[Array, Residuals]:
     # The scores leave the matrix unit in the dtype of the products: in float32 they would be the
     # largest arrays of the whole step. The softmax itself is float32.
-    scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys)
+    scores = product("BTNH,BSNH->BNTS", query, keys)
     scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    output = jnp.einsum("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
+    output = product("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
     return output, (query, keys, value, mask, seeds, weights, output)
 
 
 def _backward(rate: float, residuals: Residuals, gradient: Array) -> tuple[Array | None, ...]:
     query, keys, value, mask, seeds, weights, output = residuals
-    of_value = jnp.einsum("BNTS,BTNH->BSNH", dropped(weights, rate, seeds), gradient)
-    of_dropped = jnp.einsum("BTNH,BSNH->BNTS", gradient, value)
+    of_value = product("BNTS,BTNH->BSNH", dropped(weights, rate, seeds), gradient)
+    of_dropped = product("BTNH,BSNH->BNTS", gradient, value)
     of_weights = dropped(of_dropped, rate, seeds).astype(jnp.float32)
     # What the softmax takes off: the sum of weights times their gradients, along S.
     pull = jnp.einsum("BTNH,BTNH->BNT", gradient, output, preferred_element_type=jnp.float32)
     of_scores = weights.astype(jnp.float32) * (of_weights - pull[..., None])
     # Only a row without any key has weights where the mask is false.
     of_scores = jnp.where(mask[:, None], of_scores, 0.0).astype(query.dtype)
-    of_query = jnp.einsum("BNTS,BSNH->BTNH", of_scores, keys)
-    of_keys = jnp.einsum("BNTS,BTNH->BSNH", of_scores, query)
+    of_query = product("BNTS,BSNH->BTNH", of_scores, keys)
+    of_keys = product("BNTS,BTNH->BSNH", of_scores, query)
     return of_query, of_keys, of_value, None, None
 
 

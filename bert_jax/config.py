@@ -56,8 +56,6 @@ class ModelConfig:
         dtype: Type of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
         attention: auto, xla, or pallas (a kernel for TPUs). This and what follows changes speed and
             memory, not results.
-        unroll: Layers written out one after the other in each round of the loop over layers; 0 =
-            all of them on accelerators, which makes steps faster and compilation longer.
         remat: What the backward pass computes again instead of keeping it: none, elementwise (all
             but matrix products) or layers (all but the inputs of layers).
     """
@@ -78,7 +76,6 @@ class ModelConfig:
     encoder: Literal["transformer", "left-to-right", "lstm"] = "transformer"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     attention: Literal["auto", "xla", "pallas"] = "auto"
-    unroll: int = 0
     remat: Literal["none", "elementwise", "layers"] = "none"
 
     @property
@@ -107,7 +104,7 @@ class ModelConfig:
             feed_forward_size=self.feed_forward_size or 4 * hidden_size,
         )
         at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
-        at_least("model", full, 0, "vocab_size unroll")
+        at_least("model", full, 0, "vocab_size")
         at_least("model", full, 2, "segments")
         share("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
@@ -131,7 +128,7 @@ class ModelConfig:
         asked = self.resolved() if self.preset else self
         training = (
             *("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype"),
-            *("attention", "unroll", "remat"),
+            *("attention", "remat"),
         )
         for key in fields(self):
             here, there = getattr(asked, key.name), getattr(other, key.name)

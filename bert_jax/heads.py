@@ -7,7 +7,8 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config import ModelConfig
-from bert_jax.layers import dense, gelu, layer_norm
+from bert_jax.layers import Affine, gelu, layer_norm
+from bert_jax.products import scores
 
 
 class MaskedLanguageHead(nnx.Module):
@@ -16,7 +17,7 @@ class MaskedLanguageHead(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the transform and the output bias."""
         D = config.hidden_size
-        self.transform = dense(config, "BPD,DE->BPE", (D, D), (D,), rngs)
+        self.transform = Affine(config, "BPD,DE->BPE", (D, D), (D,), rngs)
         self.norm = layer_norm(config, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = gelu(config)
@@ -24,10 +25,7 @@ class MaskedLanguageHead(nnx.Module):
     def __call__(self, hidden: Array, embedding: Array) -> Array:
         """float32 logits [B, P, V] from hidden [B, P, D] and the token embedding [V, D]."""
         x = self.norm(self.activation(self.transform(hidden))).astype(hidden.dtype)
-        scores = jnp.einsum(
-            "BPD,VD->BPV", x, embedding.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return scores + self.bias[...][None, None]
+        return scores("BPD,VD->BPV", x, embedding) + self.bias[...][None, None]
 
 
 class NextSentenceHead(nnx.Module):
@@ -35,7 +33,7 @@ class NextSentenceHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the classifier."""
-        self.classifier = dense(config, "BKD,DC->BKC", (config.hidden_size, 2), (2,), rngs)
+        self.classifier = Affine(config, "BKD,DC->BKC", (config.hidden_size, 2), (2,), rngs)
 
     def __call__(self, pooled: Array) -> Array:
         """float32 logits [B, K, 2] from pooled [B, K, D]."""

@@ -20,6 +20,7 @@ from jax import Array
 from bert_jax.attention import Visible, attend, takes_kernel
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout, seeds
+from bert_jax.products import affine
 
 
 def initializer(config: ModelConfig) -> jax.nn.initializers.Initializer:
@@ -30,22 +31,30 @@ def initializer(config: ModelConfig) -> jax.nn.initializers.Initializer:
     return jax.nn.initializers.truncated_normal(config.initializer_range)
 
 
-def dense(
-    config: ModelConfig,
-    einsum: str,
-    kernel_shape: tuple[int, ...],
-    bias_shape: tuple[int, ...],
-    rngs: nnx.Rngs,
-) -> nnx.Einsum:
+class Affine(nnx.Module):
     """An affine map, written as the einsum of its input and its kernel."""
-    return nnx.Einsum(
-        einsum,
-        kernel_shape,
-        bias_shape,
-        dtype=jnp.dtype(config.dtype),
-        kernel_init=initializer(config),
-        rngs=rngs,
-    )
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        einsum: str,
+        kernel_shape: tuple[int, ...],
+        bias_shape: tuple[int, ...],
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Creates kernel and bias; the bias has the last dimensions of the result."""
+        self.einsum = einsum
+        self.kernel = nnx.Param(initializer(config)(rngs.params(), kernel_shape))
+        self.bias = nnx.Param(jnp.zeros(bias_shape))
+
+    def __call__(self, x: Array) -> Array:
+        """Maps x, in the dtype of x."""
+        return affine(self.einsum, x, self.kernel[...], self.bias[...])
+
+    def flat(self, x: Array) -> Array:
+        """The same for [B, T, D], to or from heads that lie side by side, [B, T, N x H]."""
+        bias = self.bias[...].reshape(-1)
+        return affine("BTD,DE->BTE", x, self.kernel[...].reshape(-1, bias.size), bias)
 
 
 def layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -104,10 +113,10 @@ class Attention(nnx.Module):
         """Creates the four projections."""
         D, N = config.hidden_size, config.heads
         H = D // N
-        self.query = dense(config, "BTD,DNH->BTNH", (D, N, H), (N, H), rngs)
-        self.key = dense(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
-        self.value = dense(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
-        self.output = dense(config, "BTNH,NHD->BTD", (N, H, D), (D,), rngs)
+        self.query = Affine(config, "BTD,DNH->BTNH", (D, N, H), (N, H), rngs)
+        self.key = Affine(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
+        self.value = Affine(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
+        self.output = Affine(config, "BTNH,NHD->BTD", (N, H, D), (D,), rngs)
         self.rate, self.kernel, self.head_size = config.attention_dropout, config.attention, H
 
     def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
@@ -118,18 +127,11 @@ class Attention(nnx.Module):
         if takes_kernel(self.kernel, x.shape[1], x.shape[2], self.head_size):
             from bert_jax.attention_tpu import attend_on_tpu
 
-            query, keys, value = (_flat(part, x) for part in parts)
+            query, keys, value = (part.flat(x) for part in parts)
             heads = attend_on_tpu(query * scale, keys, value, visible, self.head_size, drawn, rate)
-            return _flat(self.output, heads)
+            return self.output.flat(heads)
         query, keys, value = (part(x) for part in parts)
         return self.output(attend(query * scale, keys, value, visible, drawn, rate))
-
-
-def _flat(projection: nnx.Einsum, x: Array) -> Array:
-    """The projection of [B, T, D] to or from heads that lie side by side, [B, T, N x H]."""
-    bias = jnp.asarray(projection.bias).reshape(1, 1, -1).astype(x.dtype)
-    kernel = projection.kernel[...].reshape(-1, bias.size).astype(x.dtype)
-    return jnp.einsum("BTD,DE->BTE", x, kernel) + bias
 
 
 class FeedForward(nnx.Module):
@@ -138,8 +140,8 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates both maps."""
         D, F = config.hidden_size, config.feed_forward_size
-        self.intermediate = dense(config, "BTD,DF->BTF", (D, F), (F,), rngs)
-        self.output = dense(config, "BTF,FD->BTD", (F, D), (D,), rngs)
+        self.intermediate = Affine(config, "BTD,DF->BTF", (D, F), (F,), rngs)
+        self.output = Affine(config, "BTF,FD->BTD", (F, D), (D,), rngs)
         self.activation = gelu(config)
 
     def __call__(self, x: Array) -> Array:

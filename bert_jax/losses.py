@@ -36,25 +36,16 @@ def cross_entropy(logits: Array, targets: Array, weights: Array) -> Tally:
     # A masked sum, because the gradient of a gather over the classes is a slow scatter.
     classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     at_target = jnp.sum(jnp.where(classes == targets[..., None], logits, 0.0), axis=-1)
-    largest, place = _maximum(jax.lax.stop_gradient(logits), classes)
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     powers = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
     loss = jnp.log(powers) + largest - at_target
-    # By its place, not "no logit is larger": with ties (all-zero logits) that would count as right.
-    correct = place == targets
+    # Of equal logits the first wins: with all-zero ones not everything is right. Not an argmax,
+    # which is slow on processors and another pass over the logits elsewhere; NaN is never right.
+    beaten = logits < at_target[..., None]
+    equal = (logits == at_target[..., None]) & (classes >= targets[..., None])
+    correct = jnp.all(beaten | equal, axis=-1)
     return Tally(
         loss=jnp.sum(loss * weights),
         correct=jnp.sum(correct * weights),
         count=jnp.sum(weights),
     )
-
-
-def _maximum(logits: Array, classes: Array) -> tuple[Array, Array]:
-    """The largest of the C logits, and the first class that has it, in one pass over them."""
-
-    def larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        # A NaN counts as the largest, so that it is not lost.
-        first = (a[0] > b[0]) | (a[0] != a[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
-        return jnp.where(first, a[0], b[0]), jnp.where(first, a[1], b[1])
-
-    initial = (jnp.array(-jnp.inf, logits.dtype), jnp.array(0, classes.dtype))
-    return jax.lax.reduce((logits, classes), initial, larger, (logits.ndim - 1,))

@@ -13,9 +13,8 @@ from jax import Array
 
 from bert_jax.attention import Visible
 from bert_jax.config import ModelConfig
-from bert_jax.hardware import device_kind
 from bert_jax.heads import MaskedLanguageHead, NextSentenceHead
-from bert_jax.layers import Embeddings, EncoderLayer, dense, split
+from bert_jax.layers import Affine, Embeddings, EncoderLayer, split
 from bert_jax.lstm import LstmLayer, begins
 
 M = TypeVar("M", bound=nnx.Module)
@@ -52,9 +51,9 @@ class Bert(nnx.Module):
         self.embeddings = Embeddings(config, rngs)
         layer = LstmLayer if config.encoder == "lstm" else EncoderLayer
         self.layers = stacked(lambda r: layer(config, r), config.layers, rngs)
-        self.pooler = dense(config, "BKD,DE->BKE", (D, D), (D,), rngs)
+        self.pooler = Affine(config, "BKD,DE->BKE", (D, D), (D,), rngs)
         self.depth = config.layers
-        self.encoder, self.unroll, self.remat = config.encoder, config.unroll, config.remat
+        self.encoder, self.remat = config.encoder, config.remat
 
     def __call__(
         self,
@@ -103,9 +102,8 @@ class Bert(nnx.Module):
             arrays, key = this
             return nnx.merge(layer, arrays)(x, context, key), x
 
-        on_cpu = device_kind() == "cpu"
-        unroll = self.unroll or (1 if on_cpu else self.depth)
-        return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=unroll)
+        # Written out: a loop would copy what the backward pass needs into stacks and out again.
+        return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=True)
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].

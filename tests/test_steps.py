@@ -85,8 +85,6 @@ def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
 @pytest.mark.parametrize(
     "changed",
     [
-        {"model": {"unroll": 1}},
-        {"model": {"unroll": 2}},
         {"model": {"remat": "elementwise"}},
         {"model": {"remat": "layers"}},
         {"train": {"accumulate": 2}},
