@@ -29,7 +29,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="such as base-512-v2-32")
-    parser.add_argument("--whole-optimizer", action="store_true", help="on every device")
+    parser.add_argument("--whole-state", action="store_true", help="on every device")
     options = parser.parse_args()
     print("| network | batch | slice | chips | ms a step | estimate | temporary GiB"
           " | exchanged MB | FLOP/s of peak | compilation s |")  # fmt: skip
@@ -39,7 +39,7 @@ def main() -> None:
             for name in names:
                 if options.only and f"{size}-{length}-{name}" not in options.only:
                     continue
-                row(size, length, name, not options.whole_optimizer)
+                row(size, length, name, not options.whole_state)
 
 
 def row(size: str, length: int, name: str, sharded: bool) -> None:

@@ -85,6 +85,23 @@ def test_a_split_optimiser_is_gathered_once_and_moves_no_activations(config: Pat
 
 @pytest.mark.tpu_backend
 @backend
+def test_bert_base_stays_as_fast_and_small_as_it_is(config: Path) -> None:
+    """Goldens of libtpu 0.0.42, for 4 Cloud TPUs (v2-32) and batches of 256 x 128."""
+    (phase,) = planned(
+        *(config, "--accelerator", "v2-32", "--quick", "--parallel.shard_state", "true"),
+        *("--model.preset", "bert-base", "--model.vocab_size", "30522"),
+    )["phases"]
+    assert phase["seconds_per_step"] < 0.0375
+    assert phase["temp_gib"] < 1.2
+    assert phase["argument_gib"] < 0.06
+    # One gradient in float32; parameters in half of that, but for the embeddings.
+    assert phase["collectives"]["all-reduce"] == pytest.approx(4 * 110_106_428, rel=0.05)
+    assert phase["collectives"]["all-gather"] < 2 * 1.3 * 110_106_428
+    assert set(phase["collectives"]) == {"all-reduce", "all-gather"}
+
+
+@pytest.mark.tpu_backend
+@backend
 def test_other_chips_have_a_roofline_and_the_attention_kernel(config: Path) -> None:
     (phase,) = planned("--config", config, "--accelerator", "v5litepod-16")["phases"]
     assert phase["estimate"] == "roofline"

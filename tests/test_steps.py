@@ -228,3 +228,14 @@ def test_the_gradient_of_the_cross_entropy_is_softmax_minus_target() -> None:
     grads = jax.grad(lambda x: cross_entropy(x, targets, jnp.ones(4)).loss)(logits)
     expected = jax.nn.softmax(logits) - jax.nn.one_hot(targets, 7)
     assert np.allclose(grads, expected, atol=1e-6)
+
+
+def test_right_is_where_the_first_of_the_largest_logits_is_the_target() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.integers(0, 3, (500, 5)).astype(np.float32)  # many ties
+    targets = rng.integers(0, 5, 500).astype(np.int32)
+    ones = jnp.ones(500)
+    right = (logits.argmax(axis=-1) == targets).sum()
+    assert float(cross_entropy(jnp.array(logits), jnp.array(targets), ones).correct) == right
+    logits[:, 2] = np.nan
+    assert float(cross_entropy(jnp.array(logits), jnp.array(targets), ones).correct) == 0
