@@ -52,11 +52,7 @@ def main() -> None:
 
 
 class Contestant:
-    """Training on rows of one kind.
-
-    Attributes:
-        fill: Share of the rows so far that is not padding.
-    """
+    """Training on rows of one kind."""
 
     def __init__(self, options: Any, packing: bool) -> None:
         """Begins anew."""
@@ -76,6 +72,7 @@ class Contestant:
 
     @property
     def fill(self) -> float:
+        """Share of the rows so far that is not padding."""
         return self.real / self.all
 
     def run(self, updates: int) -> float:

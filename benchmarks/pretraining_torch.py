@@ -17,7 +17,7 @@ def network(size: str, vocabulary: int, pad_id: int = 0, attention: str = "sdpa"
     _, layers, hidden, heads = PRESETS[f"bert-{size}"]
     config = transformers.BertConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, intermediate_size=4 * hidden, hidden_act="gelu_new",
+        num_attention_heads=heads, intermediate_size=4 * hidden, hidden_act="gelu_pytorch_tanh",
         pad_token_id=pad_id,
     )  # fmt: skip
     config._attn_implementation = attention

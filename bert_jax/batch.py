@@ -36,10 +36,12 @@ class Batch:
     Attributes:
         arrays: One array per field of FIELDS.
         tokens: Tokens of the whole batch, over all processes, without padding.
+        sequences: Sequences of the whole batch; more than rows where they are packed.
     """
 
     arrays: Arrays
     tokens: int
+    sequences: int
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,8 @@ class Phase:
                 " use at least 5"
             )
         at_least("phases", self, 0, "steps batch_size learning_rate warmup_steps")
+        if self.warmup_steps and not self.learning_rate:
+            raise BadInputError("phases: warmup_steps needs a learning_rate of the same phase")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def training_flops(config: ModelConfig, tokens: int, sequences: int, predictions
 
     Counted are the matrix products of forward and backward pass (twice the forward) on real tokens;
     padding, elementwise work and recomputation are not work. Attention is counted as if all
-    sequences had the mean length.
+    sequences had the mean length, and frozen parameters as if they were trained.
 
     Args:
         config: The network, with every size stated.

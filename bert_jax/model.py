@@ -13,6 +13,7 @@ from jax import Array
 
 from bert_jax.attention import Visible
 from bert_jax.config import ModelConfig
+from bert_jax.hardware import device_kind
 from bert_jax.heads import MaskedLanguageHead, NextSentenceHead
 from bert_jax.layers import Affine, Embeddings, EncoderLayer, split
 from bert_jax.lstm import LstmLayer, begins
@@ -102,8 +103,10 @@ class Bert(nnx.Module):
             arrays, key = this
             return nnx.merge(layer, arrays)(x, context, key), x
 
-        # Written out: a loop would copy what the backward pass needs into stacks and out again.
-        return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=True)
+        # Written out: a loop would copy what the backward pass needs into stacks and out again. But
+        # on processors XLA keeps what was to be computed again, unless it is in a loop.
+        unroll = self.remat == "none" or device_kind() != "cpu"
+        return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=unroll)
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].

@@ -27,8 +27,11 @@ from bert_jax.errors import BadInputError, DeviceUnavailableError
 from bert_jax.state import Params, TrainState
 from bert_jax.steps import DeviceBatch, Steps
 
-AXIS = "data"
-_ALL, _ROWS = PartitionSpec(), PartitionSpec(AXIS)
+COPIES, PARTS = AXES = ("copies", "parts")
+_ALL, _ROWS = PartitionSpec(), PartitionSpec(AXES)
+# Over how many devices a state is split, at most. By the TPU compiler's figures (benchmarks/
+# RESULTS.md) smaller parts are slower to put together, and they do not divide most networks' sizes.
+_MOST_PARTS = 16
 
 
 def enable_compilation_cache() -> None:
@@ -87,9 +90,9 @@ class Layout:
     Attributes:
         devices: In the order of the rows of a batch.
         mapping: jit or pmap.
-        shard_state: Whether each device keeps and updates only its part of the parameters and the
+        shard_state: Whether each device keeps and updates only a part of the parameters and the
             optimiser state (Xu et al. 2020, https://arxiv.org/abs/2004.13336). Parameters are put
-            together before each step, and evaluation.
+            together before each step, and evaluation. Of more than 16 devices every 16 have all.
     """
 
     devices: Sequence[jax.Device]
@@ -120,8 +123,10 @@ class Layout:
 
     @cached_property
     def mesh(self) -> Mesh:
-        """All devices along one axis."""
-        return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
+        """All devices in order, in groups that have a copy of the state each."""
+        parts = max(n for n in range(1, _MOST_PARTS + 1) if len(self.devices) % n == 0)
+        groups = np.array(self.devices).reshape(-1, parts if self.shard_state else 1)
+        return Mesh(groups, AXES, axis_types=(AxisType.Auto,) * 2)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -198,8 +203,8 @@ class Layout:
         """
         if self.mapping == "pmap":
             return jax.pmap(
-                partial(steps.train, reduce=_sum_over_devices),
-                AXIS,
+                partial(steps.train, reduce=_over_pmap),
+                COPIES,
                 in_axes=(None, 0),
                 out_axes=None,
                 devices=self.devices,
@@ -226,9 +231,12 @@ class Layout:
 
     def eval_step(self, steps: Steps) -> Any:
         """`Steps.evaluate` over the devices: (params, batch) -> sums."""
-        evaluate = partial(steps.evaluate, reduce=_sum_over_devices)
         if self.mapping == "pmap":
-            return jax.pmap(evaluate, AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices)
+            evaluate = partial(steps.evaluate, reduce=_over_pmap)
+            return jax.pmap(
+                evaluate, COPIES, in_axes=(None, 0), out_axes=None, devices=self.devices
+            )
+        evaluate = partial(steps.evaluate, reduce=_sum_over_devices)
         return jax.jit(self._mapped(evaluate, (_ALL, _ROWS), _ALL))
 
     def predict_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,33 +264,39 @@ class Layout:
     def _part(self, leaf: Any) -> PartitionSpec:
         """Which part of a parameter, its gradient and its optimiser state a device has.
 
-        Along the first dimension that the devices divide; all of it if there is none.
+        Along the first dimension that can be split; all of it if there is none.
         """
-        divided = [size % len(self.devices) == 0 for size in leaf.shape]
+        divided = [size % self.mesh.shape[PARTS] == 0 for size in leaf.shape]
         if not self.shard_state or True not in divided:
             return _ALL
-        return PartitionSpec(*[None] * divided.index(True), AXIS)
+        return PartitionSpec(*[None] * divided.index(True), PARTS)
 
     def _per_device(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(len(self.devices), -1, *array.shape[1:])
 
 
 def _sum_over_devices(tree: Any) -> Any:
-    return jax.lax.psum(tree, AXIS)
+    return jax.lax.psum(tree, AXES)
+
+
+def _over_pmap(tree: Any) -> Any:
+    return jax.lax.psum(tree, COPIES)
 
 
 def _sum_part(gradient: Array, part: PartitionSpec) -> Array:
     """The sum over the devices of this device's part."""
     if part == _ALL:
         return _sum_over_devices(gradient)
-    return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=len(part) - 1, tiled=True)
+    of_group = jax.lax.psum_scatter(gradient, PARTS, scatter_dimension=len(part) - 1, tiled=True)
+    # The sum over a single copy would not be left out by XLA.
+    return jax.lax.psum(of_group, COPIES) if jax.lax.axis_size(COPIES) > 1 else of_group
 
 
 def _gathered(mine: Array, part: PartitionSpec, dtype: jnp.dtype) -> Array:
     """The whole parameter, of which each device has a part; it is sent as `dtype`."""
     if part == _ALL:
         return mine
-    whole = jax.lax.all_gather(mine.astype(dtype), AXIS, axis=len(part) - 1, tiled=True)
+    whole = jax.lax.all_gather(mine.astype(dtype), PARTS, axis=len(part) - 1, tiled=True)
     return whole.astype(mine.dtype)
 
 

@@ -32,6 +32,12 @@ def affine(einsum: str, x: Array, kernel: Array, bias: Array) -> Array:
         kernel: float32.
         bias: float32, with the last dimensions of the result.
     """
+    return _affine(einsum, x, kernel, bias)
+
+
+# The forward rules are not the decorated functions, whose products would be hidden from the
+# policies of `jax.checkpoint`; these would keep none of them.
+def _affine(einsum: str, x: Array, kernel: Array, bias: Array) -> Array:
     y = product(einsum, x, kernel.astype(x.dtype))
     return y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
@@ -47,12 +53,16 @@ def _affine_backward(
     )
 
 
-affine.defvjp(lambda einsum, *args: (affine(einsum, *args), args), _affine_backward)
+affine.defvjp(lambda einsum, *args: (_affine(einsum, *args), args), _affine_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def scores(einsum: str, x: Array, kernel: Array) -> Array:
     """The einsum of `x` and a float32 kernel, which is rounded to the dtype of `x`; in float32."""
+    return _scores(einsum, x, kernel)
+
+
+def _scores(einsum: str, x: Array, kernel: Array) -> Array:
     return jnp.einsum(einsum, x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
@@ -63,7 +73,7 @@ def _scores_backward(
     return _of_factors(einsum, x, kernel, gradient.astype(x.dtype))
 
 
-scores.defvjp(lambda einsum, *args: (scores(einsum, *args), args), _scores_backward)
+scores.defvjp(lambda einsum, *args: (_scores(einsum, *args), args), _scores_backward)
 
 
 def _of_factors(einsum: str, x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -30,16 +31,19 @@ def steps_of(text: str) -> range:
 class Profile:
     """Traces the updates that were asked for into a folder."""
 
-    def __init__(self, steps: range, folder: Path) -> None:
-        """Of `steps`, into ``folder/profile``."""
+    def __init__(self, steps: range, folder: Path, settle: Callable[[], None]) -> None:
+        """Of `steps`, into ``folder/profile``; `settle` waits for the updates under way."""
         self._steps, self._folder, self._running = steps, folder / FOLDER, False
+        self._settle = settle
 
     def before(self, step: int) -> None:
         """To be told before the update that follows `step`."""
         if step in self._steps and not self._running:
+            self._settle()
             jax.profiler.start_trace(self._folder)
             self._running = True
-        elif step not in self._steps:
+        elif step not in self._steps and self._running:
+            self._settle()
             self.stop()
 
     def stop(self) -> None:

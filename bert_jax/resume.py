@@ -104,7 +104,7 @@ def changes(
             " Change it back, or start a new run with another run_dir"
         )
     allowed = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key not in _SILENT]
-    if old["phases"] != new["phases"]:
+    if _written(old["phases"]) != _written(new["phases"]):
         allowed.append(f"phases: {_written(old['phases'])} -> {_written(new['phases'])}")
     return allowed
 
@@ -124,5 +124,12 @@ def _spans(phases: list[dict[str, int]]) -> list[tuple[int, tuple[int, int]]]:
     return [(end, (p["length"], p["batch_size"])) for end, p in zip(ends, phases, strict=True)]
 
 
-def _written(phases: list[dict[str, int]]) -> str:
-    return ", ".join(f"{p['steps']} steps of {p['batch_size']} x {p['length']}" for p in phases)
+def _written(phases: list[dict[str, Any]]) -> str:
+    def one(phase: dict[str, Any]) -> str:
+        text = f"{phase['steps']} steps of {phase['batch_size']} x {phase['length']}"
+        if phase.get("learning_rate"):
+            rate, warmup = phase["learning_rate"], phase["warmup_steps"]
+            text += f" (learning_rate {rate:g}, warmup_steps {warmup})"
+        return text
+
+    return ", ".join(map(one, phases))

@@ -161,7 +161,12 @@ class Steps:
         def add(total: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, of_part(params, *part, counts)), None
 
-        parts = {n: x.reshape(self.accumulate, -1, *x.shape[1:]) for n, x in batch.items()}
+        # Every A-th row: so it does not depend on the number of devices which rows of the whole
+        # batch make a part.
+        parts = {
+            name: jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0)
+            for name, x in batch.items()
+        }
         first = {name: x[0] for name, x in parts.items()}
         shapes = jax.eval_shape(of_part, params, first, key, counts)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

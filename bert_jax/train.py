@@ -36,6 +36,7 @@ class Trainer:
         self.work, self.config, self.layout = work, work.config, layout
         for phase in self.config.phases:
             layout.rows(phase.batch_size, work.steps.accumulate)
+        traced = steps_of(self.config.profile)
         run_dir, saving = Path(self.config.run_dir), self.config.checkpoint
         self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
         restored = self.checkpoints.restore(layout.abstract_state(work.fresh), self._check)
@@ -44,8 +45,8 @@ class Trainer:
         meta = restored[1] if restored else Meta()
         self.step = meta.step
         self.eval_step = layout.eval_step(work.steps)
-        self.profile = Profile(steps_of(self.config.profile), run_dir)
         self.log = MetricsLog(run_dir, work, meta.step, meta.tokens, meta.seconds)
+        self.profile = Profile(traced, run_dir, self.log.settle)
         say(f"{f'resuming at step {self.step:,}' if restored else 'new run'} in {run_dir}")
         say(
             f"{parameter_count(self.state.params):,} parameters, {self.config.model.dtype} products"
@@ -72,7 +73,7 @@ class Trainer:
                     with jax.transfer_guard("disallow"):
                         self.state, metrics = train_step(self.state, placed)
                     self.step += 1
-                    self.log.push(self.step, metrics, batch.tokens, phase.batch_size)
+                    self.log.push(self.step, metrics, batch.tokens, batch.sequences)
                     stopping = stop.agreed(self.step)
                     eval_loss = None if stopping else self._evaluate(phase)
                     self._save(eval_loss, placed, stopping)

@@ -180,8 +180,10 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
         BadInputError: It is described by keys of another version.
     """
     known = {field.name for field in fields(ModelConfig)}
-    if set(meta.config["model"]) - known:
-        raise BadInputError(f"{path} was written by a newer bert-jax")
+    if unknown := sorted(set(meta.config["model"]) - known):
+        raise BadInputError(
+            f"{path} was written by another version of bert-jax: it has model.{unknown[0]}"
+        )
     return ModelConfig(**meta.config["model"]).resolved()
 
 

@@ -55,8 +55,11 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
     data = PretrainingData(store, config)
     if config.train.eval_every and not data.can_evaluate:
         say(f"no held-out evaluation: {store.folder} holds out fewer than two documents")
-    if config.optimizer.warmup_steps >= config.steps:
+    if not config.phases[0].learning_rate and config.optimizer.warmup_steps >= config.steps:
         say(f"optimizer.warmup_steps {config.optimizer.warmup_steps:,} is longer than the run")
+    for phase in config.phases:
+        if phase.learning_rate and phase.warmup_steps >= phase.steps:
+            say(f"phases: warmup_steps {phase.warmup_steps:,} is longer than its phase")
     with taken(Path(config.run_dir)):
         work = pretraining(config, layout, data, begin)
         train(work, layout, store.tokenizer, store.folder / CARD)

@@ -57,7 +57,6 @@ def planned(*arguments: str | Path) -> dict[str, Any]:
 def test_the_compiler_tells_time_memory_and_what_is_exchanged(config: Path) -> None:
     plan = planned(config, "--accelerator", "v3-8")
     (phase,) = plan["phases"]
-    assert plan["fits"]
     assert phase["estimate"] == "compiler"
     assert phase["hbm_gib"] == 16
     # Goldens of libtpu 0.0.42; another version may differ a little.
@@ -91,13 +90,32 @@ def test_bert_base_stays_as_fast_and_small_as_it_is(config: Path) -> None:
         *(config, "--accelerator", "v2-32", "--quick", "--parallel.shard_state", "true"),
         *("--model.preset", "bert-base", "--model.vocab_size", "30522"),
     )["phases"]
-    assert phase["seconds_per_step"] < 0.0375
-    assert phase["temp_gib"] < 1.2
-    assert phase["argument_gib"] < 0.06
-    # One gradient in float32; parameters in half of that, but for the embeddings.
-    assert phase["collectives"]["all-reduce"] == pytest.approx(4 * 110_106_428, rel=0.05)
+    assert phase["seconds_per_step"] < 0.036
+    assert phase["temp_gib"] < 0.75
+    assert phase["argument_gib"] < 0.1
+    # One gradient in float32, of parts or whole; parameters in half of that, but for embeddings.
+    assert phase["collectives"]["all-reduce"] < 4 * 110_106_428
     assert phase["collectives"]["all-gather"] < 2 * 1.3 * 110_106_428
-    assert set(phase["collectives"]) == {"all-reduce", "all-gather"}
+    assert set(phase["collectives"]) == {"all-reduce", "all-gather", "reduce-scatter"}
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_long_rows_of_bert_base_and_bert_large_stay_as_fast_and_small_as_they_are(
+    config: Path,
+) -> None:
+    """Goldens of libtpu 0.0.42, for batches of 256 x 512: 4 Cloud TPUs, and 16 of v3."""
+    for preset, accelerator, seconds, temporary in (
+        ("bert-base", "v2-32", 0.130, 2.2),
+        ("bert-large", "v3-128", 0.062, 2.3),
+    ):
+        (phase,) = planned(
+            *(config, "--accelerator", accelerator, "--quick", "--parallel.shard_state", "true"),
+            *("--model.preset", preset, "--model.vocab_size", "30522"),
+            *("--phases", "[{length: 512, steps: 100, batch_size: 256}]"),
+        )["phases"]
+        assert phase["seconds_per_step"] < seconds
+        assert phase["temp_gib"] < temporary
 
 
 @pytest.mark.tpu_backend
@@ -123,6 +141,10 @@ def test_what_does_not_fit_is_refused_with_what_helps(config: Path) -> None:
 def test_bad_input_is_one_line(config: Path, tmp_path: Path) -> None:
     refused(preflight(config), 64, "--accelerator")
     refused(preflight(config, "--accelerator", "v9-8"), 64, "unknown accelerator 'v9-8'")
+    pmap = preflight(config, "--accelerator", "v3-8", "--parallel.mapping", "pmap")
+    refused(pmap, 78, "parallel.mapping: jit")
+    lstm = preflight(config, "--accelerator", "v3-8", "--model.encoder", "lstm")
+    refused(lstm, 78, "model.encoder: lstm")
     refused(preflight(tmp_path / "no.yaml", "--accelerator", "v3-8"), 78, "no.yaml")
 
 
@@ -132,5 +154,6 @@ def test_collectives_are_counted_with_their_shapes() -> None:
   ROOT %all-gather.2 = f32[2,3]{1,0:T(8,128)(2,1)} all-gather(%c), dimensions={0}
   %x = f32[] get-tuple-element(%all-reduce.1), index=0
   %all-reduce-start.3 = s32[5]{0} all-reduce-start(%d)
+  %all-gather-start.4 = (f32[1,3]{1,0}, f32[8,3]{1,0}) all-gather-start(%e), dimensions={0}
 """
-    assert collectives(text) == {"all-reduce": 4 * 12 * 768 + 8 + 20, "all-gather": 24}
+    assert collectives(text) == {"all-reduce": 4 * 12 * 768 + 8 + 20, "all-gather": 24 + 96}

@@ -98,6 +98,14 @@ def base(config_base: RunConfig) -> RunConfig:
     return replace(config_base, phases=phases)
 
 
+def same_curve(run: Path, other: Path) -> None:
+    for one, two in zip(metrics.read(run), metrics.read(other), strict=True):
+        assert one["step"] == two["step"]
+        assert one.get("tokens") == two.get("tokens")
+        for name in {"loss", "grad_norm", "eval_mlm_loss"} & one.keys():
+            assert one[name] == pytest.approx(two[name], rel=1e-5), one["step"]
+
+
 @pytest.fixture(scope="module")
 def spread(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on two processes."""
@@ -120,12 +128,23 @@ def test_two_processes_train_as_one_process_does(
         config = write_config(replace(base, run_dir=str(run)), tmp_path)
         result = bert_jax("pretrain", "--config", config, devices=devices)
         assert result.returncode == 0, result.stderr
-        lines = zip(metrics.read(run), metrics.read(spread), strict=True)
-        for one, two in lines:
-            assert one["step"] == two["step"]
-            assert one.get("tokens") == two.get("tokens")
-            for name in {"loss", "grad_norm", "eval_mlm_loss"} & one.keys():
-                assert one[name] == pytest.approx(two[name], rel=1e-5), one["step"]
+        same_curve(run, spread)
+
+
+def test_a_split_state_is_that_of_one_process_and_goes_on_elsewhere(
+    base: RunConfig, spread: Path, tmp_path: Path
+) -> None:
+    """All on two processes, then the last updates again on one that has the whole state."""
+    run = tmp_path / "run"
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    results = ended(both(command("pretrain", "--config", config, "--parallel.shard_state", "true")))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    same_curve(run, spread)
+    shutil.rmtree(run / "checkpoints" / "20")
+    result = bert_jax("pretrain", "--config", config, devices=2)
+    assert result.returncode == 0, result.stderr
+    assert "resuming at step 15" in result.stderr
+    same_curve(run, spread)
 
 
 def test_a_checkpoint_of_eight_devices_and_the_batches_are_the_same_for_both(

@@ -109,6 +109,30 @@ def test_what_saves_time_or_memory_changes_no_result(
     assert difference(states[5].params, other_states[5].params) < 1e-5
 
 
+def test_parts_of_a_batch_drop_the_same_whatever_the_devices(
+    config: RunConfig, store: Store
+) -> None:
+    config = replace(config, train=replace(config.train, accumulate=2))
+    alone, _ = trained(config, store, Layout(devices()[:1]), 4)
+    spread, _ = trained(config, store, Layout(devices()[:4]), 4)
+    for one, many in zip(alone, spread, strict=True):
+        for name in ("loss", "grad_norm"):
+            assert many[name] == pytest.approx(one[name], rel=1e-5), name
+
+
+def test_recomputation_keeps_what_it_says(still: RunConfig, store: Store) -> None:
+    """The products of a step: nothing again, those of attention again, or all of a layer."""
+    counts = {}
+    batch = PretrainingData(store, still).batch_at(0).arrays
+    for remat in ("none", "elementwise", "layers"):
+        config = replace(still, model=replace(still.model, remat=remat))
+        steps = Steps.of(config)
+        state = jax.eval_shape(partial(init_state, config.model, steps.optimizer, 0))
+        text = jax.jit(steps.train).lower(state, batch).as_text()
+        counts[remat] = text.count("dot_general")
+    assert counts["none"] < counts["elementwise"] < counts["layers"]
+
+
 @pytest.mark.parametrize("encoder", ["transformer", "lstm"])
 def test_kernels_that_are_sent_as_bfloat16_lose_nothing(
     still: RunConfig, store: Store, encoder: Literal["transformer", "lstm"]

@@ -69,7 +69,6 @@ class Plan:
             "phases": phases,
             "hours": round(self.hours, 2),
             "chip_hours": round(self.chip_hours, 1),
-            "fits": True,
         }
 
 
@@ -85,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile with less effort, several times faster; estimates are some per cent off",
+        help="compile with less effort, several times faster; estimates are up to 15 % off",
     )
     parser.add_argument(
         "--largest",

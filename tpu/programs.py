@@ -27,7 +27,7 @@ GIB = 2**30
 _SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}
 _COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?[\w.-]+ = (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter"
-    r"|all-to-all|collective-permute)(?:-start)?\(",
+    r"|all-to-all|collective-permute)(?P<start>-start)?\(",
     re.MULTILINE,
 )
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
@@ -99,10 +99,17 @@ def compiled(config: RunConfig, phase: Phase, on: Slice) -> Program:
     """The training step of a phase.
 
     Raises:
-        BadInputError: The batch cannot be split, or the step needs more memory than there is; the
-            message of the latter begins with "does not fit".
+        BadInputError: The batch cannot be split, there is no estimate for such a step, or it needs
+            more memory than there is; the message of the latter begins with "does not fit".
         DeviceUnavailableError: See `topology`.
     """
+    if config.parallel.mapping == "pmap":
+        raise BadInputError("preflight compiles parallel.mapping: jit, not pmap; use it")
+    if config.model.encoder == "lstm":
+        raise BadInputError(
+            "preflight has no estimate for model.encoder: lstm; the compiler counts its loop over"
+            " the tokens once"
+        )
     layout = Layout(topology(on), shard_state=config.parallel.shard_state)
     parts = config.train.accumulate
     layout.rows(phase.batch_size, parts)
@@ -145,11 +152,15 @@ def collectives(text: str) -> dict[str, int]:
     """Bytes that each kind of collective operation of a compiled program leaves on a device.
 
     Args:
-        text: Of the program, in HLO. Operations within a loop count once.
+        text: Of the program, in HLO. What is in a loop counts once; of a reduce-scatter counts the
+            part that is left, not what was exchanged for it.
     """
     found: Counter[str] = Counter()
     for match in _COLLECTIVE.finditer(text):
-        for kind, dims in _SHAPE.findall(match["shapes"]):
+        shapes = _SHAPE.findall(match["shapes"])
+        if match["start"] and match["kind"] in ("all-gather", "collective-permute"):
+            shapes = shapes[len(shapes) // 2 :]  # before them stand the operands
+        for kind, dims in shapes:
             if kind in _SIZES:
                 sizes = [int(size) for size in dims.split(",") if size]
                 found[match["kind"]] += _SIZES[kind] * int(np.prod(sizes, dtype=np.int64))

@@ -102,13 +102,13 @@ class Examples:
         return batch_shape(self.data, self.length, rows)
 
     def batch(self, number: np.ndarray, rows: slice) -> Batch:
-        """The units with these running numbers; arrays of `rows` only, `tokens` of all."""
+        """The units with these running numbers; arrays of `rows` only, counts of all."""
         placed = self.at(number)
         tokens = int(placed.pairs.length.sum())
         first, end, _ = rows.indices(len(number))
         mine = slice(*np.searchsorted(placed.row, [first, end]))
         local = Placed(placed.pairs[mine], placed.key[mine], placed.row[mine] - first)
-        return Batch(self._arrays(local, end - first), tokens)
+        return Batch(self._arrays(local, end - first), tokens, len(placed.row))
 
     def at(self, number: np.ndarray) -> Placed:
         """The examples of the units with these running numbers."""

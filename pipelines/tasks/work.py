@@ -124,7 +124,7 @@ def finetuning(
         data=data,
         fresh=fresh,
         evaluate=validation,
-        flops=lambda tokens, rows: training_flops(config.model, tokens, rows, 0),
+        flops=lambda tokens, sequences: training_flops(config.model, tokens, sequences, 0),
         begin=None if model is None else partial(_begin, config, network, model, layout),
         architecture=ARCHITECTURES.get(config.task, "") if _is_plain(config) else "",
         labels=classes,
