@@ -1,0 +1,43 @@
+"""The benchmarks of the step run, at the smallest sizes; what they measure there means nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason="extra parity is not installed")
+
+from conftest import ROOT, environment
+from pipelines.data.store import Store
+
+
+def ran(script: str, *options: str | Path) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, options)]
+    found = subprocess.run(
+        command, cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.parametrize("who", ["bert-jax", "eager", "sdpa"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_contestant_of_the_step_runs(who: str, dtype: str) -> None:
+    one = {"who": who, "dtype": dtype, "size": "tiny", "length": 16, "batch": 2, "updates": 1}
+    assert json.loads(ran("step.py", "--one", json.dumps(one)).splitlines()[-1]) > 0
+
+
+def test_packing_fills_rows(store: Store) -> None:
+    options = ("--size", "tiny", "--length", "64", "--batch", "4", "--updates", "1")
+    *_, alone, packed = ran("packing.py", store.folder, *options).splitlines()
+    fills = [float(line.split("|")[2]) for line in (alone, packed)]
+    assert 0 < fills[0] < fills[1] <= 1
+
+
+def test_a_batch_is_split_over_emulated_devices() -> None:
+    *_, one, two = ran("scaling.py", "--emulated", "1", "2").splitlines()
+    assert (one.split("|")[1].strip(), two.split("|")[1].strip()) == ("1", "2")
