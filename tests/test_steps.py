@@ -109,6 +109,21 @@ def test_what_saves_time_or_memory_changes_no_result(
     assert difference(states[5].params, other_states[5].params) < 1e-5
 
 
+def test_groups_of_devices_with_a_copy_each_give_the_same(
+    still: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, states = trained(still, store, Layout(devices()[:1]), 3)
+    monkeypatch.setattr("bert_jax.parallel._MOST_PARTS", 2)
+    layout = Layout(devices(), shard_state=True)
+    assert dict(layout.mesh.shape) == {"copies": 4, "parts": 2}
+    found, split_states = trained(still, store, layout, 3)
+    for one, two in zip(wanted, found, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
+    assert difference(first_moment(states[0]), first_moment(split_states[0])) < 1e-5
+    assert difference(states[2].params, split_states[2].params) < 1e-5
+
+
 def test_parts_of_a_batch_drop_the_same_whatever_the_devices(
     config: RunConfig, store: Store
 ) -> None:
