@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from bert_jax.config import ModelConfig, OptimizerConfig, Phase
+from bert_jax.errors import BadInputError
 from bert_jax.optim import decay_mask, learning_rate, optimizer, scale_by_trust, schedule
 from bert_jax.state import init_params
 
@@ -116,9 +117,11 @@ def test_phases_with_rates_of_their_own_begin_anew() -> None:
     first = [0.5, 1.0, *((10 - step) / 8 for step in range(2, 10))]
     second = [0.5, *(0.5 * (5 - step) / 4 for step in range(1, 5))]
     assert found == pytest.approx([*first, *second, 0.0])
-    shared = tuple(replace(phase, learning_rate=0.0) for phase in phases)
+    shared = tuple(replace(phase, learning_rate=0.0, warmup_steps=0) for phase in phases)
     alone = learning_rate(config, 15)
     assert float(schedule(config, shared)(jnp.float32(12))) == float(alone(jnp.float32(12)))
+    with pytest.raises(BadInputError, match="warmup_steps needs a learning_rate"):
+        Phase(128, 10, 8, warmup_steps=2)
 
 
 def test_the_first_moment_can_be_kept_in_half_the_space() -> None:

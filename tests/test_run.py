@@ -267,7 +267,7 @@ def test_two_processes_do_not_write_to_one_run(arguments: tuple[str, ...], tmp_p
 def test_told_to_end_before_the_first_step(arguments: tuple[str, ...], number: int) -> None:
     process = start(*arguments)
     assert process.stderr is not None
-    time.sleep(1)
+    assert "1 x cpu" in process.stderr.readline()  # it listens; then it has a step to compile
     process.send_signal(number)
     output = process.communicate(timeout=60)[1]
     assert process.returncode == 75, output
