@@ -132,7 +132,7 @@ def test_other_chips_have_a_roofline_and_the_attention_kernel(config: Path) -> N
 @backend
 def test_what_does_not_fit_is_refused_with_what_helps(config: Path) -> None:
     found = preflight(
-        *(config, "--accelerator", "v5e-1", "--model.layers", "1"),
+        *(config, "--accelerator", "v5e-1", "--model.layers", "1", "--quick"),
         *("--phases", "[{length: 128, steps: 5, batch_size: 65536}]"),
     )
     refused(found, 78, "does not fit", "15.75G", "--train.accumulate", "not enough alone")

@@ -24,10 +24,9 @@ def ran(script: str, *options: str | Path) -> str:
     return found.stdout
 
 
-@pytest.mark.parametrize("who", ["bert-jax", "eager", "sdpa"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_contestant_of_the_step_runs(who: str, dtype: str) -> None:
-    one = {"who": who, "dtype": dtype, "size": "tiny", "length": 16, "batch": 2, "updates": 1}
+@pytest.mark.parametrize("who", ["bert-jax", "sdpa"])
+def test_contestants_of_the_step_run(who: str) -> None:
+    one = {"who": who, "dtype": "bfloat16", "size": "tiny", "length": 16, "batch": 2, "updates": 1}
     assert json.loads(ran("step.py", "--one", json.dumps(one)).splitlines()[-1]) > 0
 
 
