@@ -30,11 +30,11 @@ def test_contestants_of_the_step_run(who: str) -> None:
     assert json.loads(ran("step.py", "--one", json.dumps(one)).splitlines()[-1]) > 0
 
 
-def test_packing_fills_rows(store: Store) -> None:
+def test_rows_of_one_pair_and_packed_ones_are_measured(store: Store) -> None:
     options = ("--size", "tiny", "--length", "64", "--batch", "4", "--updates", "1")
     *_, alone, packed = ran("packing.py", store.folder, *options).splitlines()
-    fills = [float(line.split("|")[2]) for line in (alone, packed)]
-    assert 0 < fills[0] < fills[1] <= 1
+    assert (alone.split("|")[1], packed.split("|")[1]) == (" of one pair ", " packed ")
+    assert all(0.5 < float(line.split("|")[2]) <= 1 for line in (alone, packed))
 
 
 def test_a_batch_is_split_over_emulated_devices() -> None:
