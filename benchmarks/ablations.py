@@ -19,14 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
+from pretraining import begun
 
 from bert_jax import parallel
 from bert_jax.config import RunConfig
-from bert_jax.state import init_state, parameter_count
-from bert_jax.steps import Steps
+from bert_jax.state import parameter_count
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.evaluate import measure
@@ -79,10 +78,8 @@ def timed(configs: dict[str, RunConfig], store: Store, layout: parallel.Layout) 
 
 def program(config: RunConfig, store: Store, layout: parallel.Layout) -> Callable[[], None]:
     """Does UPDATES updates on one batch; compiled already."""
-    steps = Steps.of(config)
-    state: Any = layout.build(lambda: init_state(config.model, steps.optimizer, 0))
+    state, update = begun(config, layout)
     batch = layout.place(PretrainingData(store, config).batch_at(config.steps - 1).arrays)
-    update = layout.train_step(steps)
 
     def run() -> None:
         nonlocal state

@@ -11,16 +11,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from pretraining import begun
 
 from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig
 from bert_jax.parallel import Layout, devices
-from bert_jax.state import init_state
-from bert_jax.steps import Steps
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 
@@ -64,9 +62,8 @@ class Contestant:
             model=model.with_vocabulary(store.tokenizer.vocab_size),
             phases=(Phase(options.length, 1000, options.batch),),
         )
-        self.layout, steps = Layout(devices()), Steps.of(config)
-        self.state = self.layout.build(partial(init_state, config.model, steps.optimizer, 0))
-        self.step = self.layout.train_step(steps)
+        self.layout = Layout(devices())
+        self.state, self.step = begun(config, self.layout)
         self.batches = PretrainingData(store, config).batches(0, 1000)
         self.real = self.all = 0
 

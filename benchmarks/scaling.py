@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from functools import partial
 
 import numpy as np
 
@@ -82,18 +81,16 @@ def by_compiler(chips: list[int]) -> None:
 def emulated(count: int) -> float:
     """Seconds of a step of tiny on so many devices."""
     import jax
+    from pretraining import begun
     from step import arrays
 
     from bert_jax.config import ModelConfig, Phase, RunConfig
     from bert_jax.parallel import Layout, devices
-    from bert_jax.state import init_state
-    from bert_jax.steps import Steps
 
     model = ModelConfig(preset="bert-tiny", vocab_size=30_522, dtype="float32")
     config = RunConfig(run_dir="-", model=model, phases=(Phase(LENGTH, 1000, 16),))
-    layout, steps = Layout(devices()[:count]), Steps.of(config)
-    state = layout.build(partial(init_state, config.model, steps.optimizer, 0))
-    step, batch = layout.train_step(steps), layout.place(arrays(LENGTH, 16))
+    layout = Layout(devices()[:count])
+    (state, step), batch = begun(config, layout), layout.place(arrays(LENGTH, 16))
     seconds = []
     for _ in range(12):
         started = time.perf_counter()

@@ -9,7 +9,7 @@ the ratio to the best of transformers. A step is forward pass, both losses, back
 and AdamW, with dropout; rows are full, and all have their share of predictions. BertForPreTraining
 of transformers runs as it is, with eager attention, with SDPA, and compiled; "predicted" is the
 compiled one changed by hand to score the predicted positions only, as we do. bfloat16 is autocast.
-All have the same environment; on a processor GLIBC_TUNABLES=glibc.malloc.hugetlb=1 helps all.
+All have the same environment, in which a processor wants GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 """
 
 from __future__ import annotations
@@ -106,21 +106,17 @@ def arrays(length: int, batch: int) -> dict[str, np.ndarray]:
 
 def here(who: str, dtype: Any, size: str, length: int, batch: int) -> Callable[[int], None]:
     """Runs so many of our updates."""
-    from functools import partial
-
     import jax
+    from pretraining import begun
 
     from bert_jax.config import ModelConfig, Phase, RunConfig
     from bert_jax.parallel import Layout, devices
-    from bert_jax.state import init_state
-    from bert_jax.steps import Steps
 
     del who
     model = ModelConfig(preset=f"bert-{size}", vocab_size=VOCABULARY, dtype=dtype)
     config = RunConfig(run_dir="-", model=model, phases=(Phase(length, 1000, batch),))
-    layout, steps = Layout(devices()), Steps.of(config)
-    state = layout.build(partial(init_state, config.model, steps.optimizer, 0))
-    step, placed = layout.train_step(steps), layout.place(arrays(length, batch))
+    layout = Layout(devices())
+    (state, step), placed = begun(config, layout), layout.place(arrays(length, batch))
 
     def update(count: int) -> None:
         nonlocal state

@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,13 @@ import jax
 import numpy as np
 import torch
 from finetune_torch import groups
+from pretraining import begun
 from pretraining_torch import DEVICE, losses, network
 
 from bert_jax.config import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
 from bert_jax.convert import Pretrained
 from bert_jax.optim import learning_rate
 from bert_jax.parallel import Layout, devices
-from bert_jax.state import init_state
-from bert_jax.steps import Steps
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.data.tokenizer_export import export
@@ -107,9 +105,8 @@ def here(options: Any, folder: Path) -> tuple[int, float]:
 
     def prepare(updates: int) -> Run:
         config = configured(options, updates)
-        steps, data = Steps.of(config), PretrainingData(store, config)
-        state = layout.build(partial(init_state, config.model, steps.optimizer, 0))
-        step, batches = layout.train_step(steps), data.batches(0, updates)
+        state, step = begun(config, layout)
+        batches = PretrainingData(store, config).batches(0, updates)
 
         def run(count: int) -> float:
             nonlocal state

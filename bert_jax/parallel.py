@@ -105,7 +105,7 @@ class Layout:
         return cls(devices, config.mapping, config.shard_state)
 
     def __post_init__(self) -> None:
-        """Refuses pmap on several processes, and with a split optimiser state.
+        """Refuses pmap on several processes, and with a split state.
 
         Its state would be local to each host there, which Orbax cannot save.
         """

@@ -1,0 +1,18 @@
+"""Our side of the benchmarks of the step."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from bert_jax.config import RunConfig
+from bert_jax.parallel import Layout
+from bert_jax.state import init_state
+from bert_jax.steps import Steps
+
+
+def begun(config: RunConfig, layout: Layout) -> tuple[Any, Any]:
+    """A run's fresh state on the devices, and its step: (state, batch) -> (state, metrics)."""
+    steps = Steps.of(config)
+    state = layout.build(partial(init_state, config.model, steps.optimizer, 0))
+    return state, layout.train_step(steps)
