@@ -241,6 +241,7 @@ class TrainConfig:
         log_every: Updates between lines of metrics.jsonl.
         eval_every: Updates between held-out evaluations; 0 = none.
         eval_batches: Batches of a held-out evaluation; 0 = all there are.
+        hang_timeout: Seconds without a step after which the process ends with code 70; 0 = never.
     """
 
     steps: int = 0
@@ -249,11 +250,12 @@ class TrainConfig:
     log_every: int = 100
     eval_every: int = 1000
     eval_batches: int = 50
+    hang_timeout: int = 0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         at_least("train", self, 1, "batch_size log_every accumulate")
-        at_least("train", self, 0, "steps eval_every eval_batches")
+        at_least("train", self, 0, "steps eval_every eval_batches hang_timeout")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,12 @@ class DeviceUnavailableError(UserError):
     exit_code = 69
 
 
+class HungError(UserError):
+    """No step was done within the limit; starting again may help."""
+
+    exit_code = 70
+
+
 class PreemptedError(UserError):
     """The machine asked the run to end; its state is saved and the same command resumes it."""
 

@@ -41,12 +41,19 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "bert-jax" / "xla"))
 
 
-def initialize() -> None:
+# JAX takes a process for dead that says nothing for 100 seconds, which some compilations take.
+_SILENCE = 300
+
+
+def initialize(silence: int = _SILENCE) -> None:
     """Joins the other processes of a job, where there are any.
 
     Cloud TPU VMs and clusters that JAX knows (Slurm, Open MPI, Kubernetes) are found by JAX.
     Elsewhere a job is described by ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
     ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``.
+
+    Args:
+        silence: Seconds after which a process that says nothing is taken for dead.
 
     Raises:
         BadInputError: The three variables do not make sense.
@@ -57,7 +64,7 @@ def initialize() -> None:
         say(f"process {numbers[1]} of {numbers[0]}: meeting the others at {address}")
     try:
         count, number = (None if text is None else int(text) for text in numbers)
-        jax.distributed.initialize(address, count, number)
+        jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=silence)
     except (ValueError, TypeError) as error:
         # JAX's own search for a cluster has no public answer but this message.
         if "coordinator_address should be defined" in str(error) and numbers == [None, None]:

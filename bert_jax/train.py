@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +27,13 @@ from bert_jax.work import Work
 class Trainer:
     """One sitting of a run: from its newest checkpoint to its end, or to a request to stop."""
 
-    def __init__(self, work: Work, layout: Layout) -> None:
-        """Restores the run, or begins it.
+    def __init__(self, work: Work, layout: Layout, told: Callable[[int], None]) -> None:
+        """Restores the run, or begins it; `told` hears of every step that is done.
 
         Raises:
             BadInputError: The run began with other settings, or a batch cannot be split.
         """
-        self.work, self.config, self.layout = work, work.config, layout
+        self.work, self.config, self.layout, self.told = work, work.config, layout, told
         for phase in self.config.phases:
             layout.rows(phase.batch_size, work.steps.accumulate)
         traced = steps_of(self.config.profile)
@@ -83,6 +83,7 @@ class Trainer:
                             f"told to stop: step {self.step:,} of {total:,} is saved in"
                             f" {self.checkpoints.folder}; the same command goes on from there"
                         )
+                    self.told(self.step)
                     show(self.step, self.log.note())
             self.checkpoints.wait()
 

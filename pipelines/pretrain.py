@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bert_jax import parallel
 from bert_jax.config import RunConfig
 from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadInputError
+from bert_jax.watchdog import Watchdog
 from bert_jax.work import pretraining
 from pipelines import cli
 from pipelines.data.card import CARD
@@ -35,8 +36,10 @@ def main(argv: Sequence[str]) -> None:
     pretrain(config, layout)
 
 
-def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
-    """Trains, or goes on training, the run that `config` describes.
+def pretrain(
+    config: RunConfig, layout: parallel.Layout, told: Callable[[int], None] = lambda step: None
+) -> None:
+    """Trains, or goes on training, the run that `config` describes; `told` hears of every step.
 
     Raises:
         BadInputError: Config, store and run folder do not fit each other.
@@ -60,9 +63,14 @@ def pretrain(config: RunConfig, layout: parallel.Layout) -> None:
     for phase in config.phases:
         if phase.learning_rate and phase.warmup_steps >= phase.steps:
             say(f"phases: warmup_steps {phase.warmup_steps:,} is longer than its phase")
-    with taken(Path(config.run_dir)):
+    with taken(Path(config.run_dir)), Watchdog(config.train.hang_timeout) as watchdog:
+
+        def done(step: int) -> None:
+            watchdog.beat(step)
+            told(step)
+
         work = pretraining(config, layout, data, begin)
-        train(work, layout, store.tokenizer, store.folder / CARD)
+        train(work, layout, store.tokenizer, store.folder / CARD, done)
 
 
 def _open(config: RunConfig) -> Store:

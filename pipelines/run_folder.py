@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -41,7 +41,13 @@ def taken(run_dir: Path) -> Iterator[None]:
             run_dir.rmdir()
 
 
-def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = None) -> Params:
+def train(
+    work: Work,
+    layout: Layout,
+    tokenizer: Tokenizer,
+    card: Path | None = None,
+    told: Callable[[int], None] = lambda step: None,
+) -> Params:
     """Trains, or goes on training, in the folder of the run.
 
     Args:
@@ -49,6 +55,7 @@ def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = 
         layout: Where it runs.
         tokenizer: Is copied into the folder.
         card: Of the data; copied too.
+        told: Hears of every step that is done.
 
     Returns:
         The parameters at the end.
@@ -58,7 +65,7 @@ def train(work: Work, layout: Layout, tokenizer: Tokenizer, card: Path | None = 
         PreemptedError: The process was told to end; everything is saved.
     """
     run_dir = Path(work.config.run_dir)
-    trainer = Trainer(work, layout)
+    trainer = Trainer(work, layout, told)
     try:
         if jax.process_index() == 0:
             _keep_at_hand(run_dir, work, tokenizer, card)
