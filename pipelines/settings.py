@@ -83,11 +83,11 @@ def run_config(argv: Sequence[str]) -> RunConfig:
     parser = command_parser(
         "pretrain", "Trains BERT on a token store; the same command again resumes."
     )
-    return read_config(parser, argv, RunConfig)[0]
+    return read_config(parser, argv, RunConfig, passed_over=("tpu",))[0]
 
 
 def read_config(
-    parser: ArgumentParser, argv: Sequence[str], kind: type[C]
+    parser: ArgumentParser, argv: Sequence[str], kind: type[C], passed_over: tuple[str, ...] = ()
 ) -> tuple[C, dict[str, Any]]:
     """A config: the file after ``--config``, then the options ``--a.b VALUE``.
 
@@ -95,6 +95,7 @@ def read_config(
         parser: Of the command, with its other options; gets those of the config.
         argv: Of the command.
         kind: A frozen dataclass.
+        passed_over: Sections of the file that are for another command.
 
     Returns:
         The config, and the values of the other options.
@@ -114,7 +115,7 @@ def read_config(
     base = None
     if file is not None:
         try:
-            base = parser.parse_object(read_yaml(Path(file), kind))
+            base = parser.parse_object(read_yaml(Path(file), kind, passed_over))
         except argparse.ArgumentError as error:
             raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
     given = parser.instantiate(parse(parser, argv, base))
@@ -124,12 +125,15 @@ def read_config(
     return kind(**values), others
 
 
-def read_yaml(path: Path, kind: type, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(
+    path: Path, kind: type, passed_over: tuple[str, ...] = (), above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """A config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
 
     Args:
         path: Of the file.
         kind: The dataclass whose keys it may have.
+        passed_over: Keys that it may have beside them, and that are left out.
         above: Files that it is a base of.
 
     Raises:
@@ -147,12 +151,15 @@ def read_yaml(path: Path, kind: type, above: tuple[Path, ...] = ()) -> dict[str,
         found = "nothing" if given is None else f"a {type(given).__name__}"
         raise BadInputError(f"{path}: expected keys and values, found {found}")
     base = given.pop("base", None)
+    given = {key: value for key, value in given.items() if key not in passed_over}
     check_keys(given, kind, str(path))
     if base is None:
         return given
     if not isinstance(base, str):
         raise BadInputError(f"{path}: base must be the name of a file, not {base!r}")
-    return _merged(read_yaml(path.parent / base, kind, (*above, path.resolve())), given)
+    return _merged(
+        read_yaml(path.parent / base, kind, passed_over, (*above, path.resolve())), given
+    )
 
 
 def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C:

@@ -13,8 +13,9 @@ from bert_jax.config import Phase, RunConfig
 from bert_jax.console import say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.presets import PRESETS
-from pipelines.settings import command_parser, read_config
+from pipelines.settings import command_parser
 from tpu import programs
+from tpu.config import read
 from tpu.programs import Program
 from tpu.types import PRICES_AS_OF, Slice, find
 
@@ -79,7 +80,9 @@ def main(argv: Sequence[str]) -> None:
         "Compiles the training step of every phase for a TPU slice, on a machine without a TPU, and"
         " estimates memory, time and cost. The config may stand first: preflight CONFIG.",
     )
-    parser.add_argument("--accelerator", default="", help="such as v3-32 (tpu types lists all)")
+    parser.add_argument(
+        "--accelerator", default="", help="such as v3-32; the config's tpu.accelerator unless given"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--quick",
@@ -91,14 +94,12 @@ def main(argv: Sequence[str]) -> None:
         action="store_true",
         help="also search the largest batch of a device that fits, which compiles several times",
     )
-    given = list(argv)
-    if given and not given[0].startswith("-"):
-        given.insert(0, "--config")
-    config, options = read_config(parser, given, RunConfig)
-    if not options["accelerator"]:
+    submitted, options = read(parser, argv)
+    accelerator = options["accelerator"] or submitted.tpu.accelerator
+    if not accelerator:
         raise BadArgumentsError("give --accelerator, such as v3-32 (python -m tpu types lists all)")
-    on = find(options["accelerator"])
-    config = _complete(config)
+    on = find(accelerator)
+    config = _complete(submitted.run)
     if options["quick"]:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
     try:
