@@ -17,7 +17,7 @@ from tpu.types import Slice, find
 
 _ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
 # What a path of a run may consist of; it becomes part of scripts' arguments and of object names.
-_PLAIN = re.compile(r"(gs://[a-z0-9][a-z0-9._-]+|)(/?[A-Za-z0-9._=+@-]+)+/?")
+_PLAIN = re.compile(r"(gs://[a-z0-9._-]{3,}|)/?[A-Za-z0-9._=+@-]+(/[A-Za-z0-9._=+@-]+)*/?")
 
 
 @dataclass(frozen=True)

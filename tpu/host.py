@@ -1,0 +1,216 @@
+"""What supervisord keeps alive on a TPU VM: the training process, its heartbeat and its log.
+
+    python -m tpu.host HOME LAUNCH
+
+Ends with the exit code of the training process, by which supervisord starts it again or does not:
+0 (done, or stopped as asked), 64 and 78 (starting again does not help) are final.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+from bert_jax.console import say
+from bert_jax.errors import (
+    BadArgumentsError,
+    BadInputError,
+    DeviceUnavailableError,
+    HungError,
+    PreemptedError,
+    UserError,
+)
+from tpu import markers
+from tpu.markers import BUSY, ENDED, STARTING, TRAINING, Beat, Ending
+from tpu.place import BEAT, Place, Settings
+
+LOG = "host.log"
+_LOOK = 0.5  # seconds between looks at the training process
+_MARGIN = 10.0  # seconds beyond hang_timeout in which it may end itself
+_PAUSES = (1.0, 60.0)  # seconds before it is started again, after the first end and at most
+_NOTE = 500  # characters
+_FRUITLESS = 10  # starts without a new step after which it is given up
+_NEVER_AGAIN = (BadArgumentsError.exit_code, BadInputError.exit_code)
+
+
+@dataclass
+class Memory:
+    """What outlives a training process, in a file of the host.
+
+    Attributes:
+        attempt: Number of the slice.
+        restarts: Of the training process.
+        fruitless: Starts in a row without a new step.
+        busy: Starts in a row that found the chips held.
+        step: Newest.
+    """
+
+    attempt: int
+    restarts: int = -1
+    fruitless: int = 0
+    busy: int = 0
+    step: int = -1
+
+    @classmethod
+    def read(cls, path: Path, attempt: int) -> Memory:
+        """Of this attempt; a new one if there is none."""
+        try:
+            found = cls(**json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return cls(attempt)
+        return found if found.attempt == attempt else cls(attempt)
+
+    def write(self, path: Path) -> None:
+        """Keeps it."""
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(self)), "utf-8")
+        draft.replace(path)
+
+
+class Host:
+    """One life of the training process."""
+
+    def __init__(self, home: Path, launch: Path) -> None:
+        """Starts it."""
+        self._home = home
+        self.place, self._settings = Place.read(home), Settings.read(launch)
+        self._file = home / "memory.json"
+        self._memory = Memory.read(self._file, self.place.attempt)
+        self._memory.restarts += 1
+        self._memory.write(self._file)
+        (home / BEAT).unlink(missing_ok=True)
+        self._asked = False  # to stop, by the run folder
+        self._sent = self._copied = 0.0
+        signal.signal(signal.SIGTERM, self._pass_on)
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "tpu.trainer", str(home), str(launch)]
+        )
+
+    def run(self) -> int:
+        """Watches it to its end; returns its exit code."""
+        while self._process.poll() is None:
+            self._report()
+            if self._is_stuck():
+                say("the training process does not answer; it is killed")
+                self._process.kill()
+                self._process.wait()
+                return self._conclude(HungError.exit_code)
+            time.sleep(_LOOK)
+        return self._conclude(self._process.returncode)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._process.send_signal(number)
+
+    def _step(self) -> int | None:
+        """The newest step of this process; None before its first."""
+        try:
+            return int((self._home / BEAT).read_text("utf-8") or -1)
+        except FileNotFoundError:
+            return None
+
+    def _is_stuck(self) -> bool:
+        """Whether it is silent for longer than its own watchdog allows, as when it was stopped."""
+        limit = self._settings.hang_timeout
+        if not limit or self._step() is None:
+            return False
+        silent = time.time() - (self._home / BEAT).stat().st_mtime
+        return silent > limit + _MARGIN
+
+    def _report(self) -> None:
+        """Sends a heartbeat and the log when it is time, and looks for a request to stop."""
+        if time.monotonic() - self._sent < self._settings.report:
+            return
+        step = self._step()
+        state = STARTING if step is None else TRAINING
+        if self._memory.busy and step is None:
+            state = BUSY
+        try:
+            self._send(Beat(self.place.worker, self.place.attempt, state))
+            self._copy_log()
+            if not self._asked and markers.stop_asked(self.place.run):
+                self._asked = True
+                say("the run was asked to stop")
+                self._process.terminate()
+        except OSError as error:  # the training process does not depend on it
+            say(f"{self.place.run}: {error}")
+        self._sent = time.monotonic()
+
+    def _send(self, beat: Beat) -> None:
+        step = self._step()
+        known = asdict(beat) | {
+            "step": self._memory.step if step is None else step,
+            "restarts": self._memory.restarts,
+            "busy": self._memory.busy,
+            "pid": self._process.pid,
+        }
+        markers.beat(self.place.run, Beat(**known))
+
+    def _copy_log(self) -> None:
+        log = self._home / LOG
+        if log.is_file() and log.stat().st_mtime > self._copied:
+            self._copied = log.stat().st_mtime
+            target = markers.log_file(self.place.run, self.place.attempt, self.place.worker)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(log.read_bytes())
+
+    def _conclude(self, code: int) -> int:
+        """Tells how it ended, and waits a little if it is to be started again."""
+        if code < 0:
+            say(f"the training process was ended by {signal.Signals(-code).name}")
+            code = 128 - code
+        memory, step = self._memory, self._step()
+        got_on = step is not None and step > memory.step
+        memory.step = max(memory.step, -1 if step is None else step)
+        memory.fruitless = 0 if got_on else memory.fruitless + 1
+        memory.busy = memory.busy + 1 if code == DeviceUnavailableError.exit_code else 0
+        memory.write(self._file)
+        stopped = code in (0, PreemptedError.exit_code) and self._was_asked()
+        given_up = code != 0 and memory.fruitless >= _FRUITLESS
+        final = code in (0, *_NEVER_AGAIN) or stopped or given_up
+        note = self._last_line()
+        try:
+            state = ENDED if final else BUSY if memory.busy else STARTING
+            place = self.place
+            self._send(Beat(place.worker, place.attempt, state, exit_code=code, note=note))
+            if final and place.worker == 0:
+                name = "STOPPED" if stopped and code else "FAILED" if code else "DONE"
+                ending = Ending(place.spec, place.attempt, memory.step, note if code else "")
+                markers.end(place.run, name, ending)
+            self._copy_log()
+        except OSError as error:
+            say(f"{self.place.run}: {error}")
+            return UserError.exit_code  # nobody heard of it: once more
+        if final:
+            return code if code in _NEVER_AGAIN else BadInputError.exit_code if given_up else 0
+        first, most = _PAUSES
+        time.sleep(min(first * 2.0 ** max(0, memory.fruitless - 1), most))
+        return code
+
+    def _was_asked(self) -> bool:
+        """Whether it stopped because the run folder says so, be it to another host."""
+        try:
+            return self._asked or markers.stop_asked(self.place.run)
+        except OSError:
+            return False
+
+    def _last_line(self) -> str:
+        log = self._home / LOG
+        lines = log.read_text("utf-8", "replace").split("\n") if log.is_file() else []
+        said = [line for line in lines if line.strip()]
+        return said[-1].removeprefix("bert-jax: ")[:_NOTE] if said else ""
+
+
+def main() -> int:
+    """Runs the command."""
+    home, launch = map(Path, sys.argv[1:])
+    return Host(home, launch).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

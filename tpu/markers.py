@@ -1,0 +1,217 @@
+"""What the machines and their watcher tell each other: small files in the run folder.
+
+    RUN/launch/…                     what the machines install and run; see `bundle`
+    RUN/status/worker-N.json         heartbeat of each host
+    RUN/status/DONE.json             the run is complete
+    RUN/status/FAILED.json           it cannot go on; starting again does not help
+    RUN/status/STOPPED.json          it was saved and ended because CONTROL said so
+    RUN/status/attempts/0001.json    each slice that was created, and why it ended
+    RUN/control/STOP                 save and end
+    RUN/control/watch.json           the newest look of a watcher
+    RUN/logs/attempt-0001/worker-N.log
+
+Ages are differences of modification times that the storage itself set, so that no clock but its own
+matters. Every file is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+from etils import epath
+
+from bert_jax.console import say
+
+STATUS = "status"
+LOGS = "logs"
+_STOP = "control/STOP"
+_WATCH = "control/watch.json"
+_ATTEMPTS = "status/attempts"
+ENDINGS = ("DONE", "FAILED", "STOPPED")
+
+# What a host says of its training process.
+STARTING, TRAINING, BUSY, ENDED = "starting", "training", "busy", "ended"
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Heartbeat of a host.
+
+    Attributes:
+        worker: Number of the host.
+        attempt: Number of the slice that it belongs to.
+        state: starting, training, busy (another process holds the chips) or ended.
+        step: Done so far; -1 before the first.
+        restarts: Of the training process on this slice.
+        busy: How many starts in a row found the chips held.
+        exit_code: Of the newest process that ended; None before.
+        pid: Of the training process.
+        note: Last line that it said when it ended.
+        age: Seconds since it was written.
+    """
+
+    worker: int
+    attempt: int
+    state: str = STARTING
+    step: int = -1
+    restarts: int = 0
+    busy: int = 0
+    exit_code: int | None = None
+    pid: int = 0
+    note: str = ""
+    age: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """DONE, FAILED or STOPPED, said by host 0.
+
+    Attributes:
+        spec: Of the launch that ended so.
+        attempt: Number of the slice.
+        step: Reached.
+        note: Why.
+    """
+
+    spec: str
+    attempt: int
+    step: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A slice that was created.
+
+    Attributes:
+        number: From 1.
+        spec: Of the launch.
+        zone: Where.
+        step: Of the run when it was created; -1 before the first.
+        created: Seconds since 1970.
+        active: When it was first seen to be there; 0 before.
+        ended: Why it was given up: preempted, capacity, stalled, busy, maintenance, failed, done,
+            stopped; empty while it is there.
+        ended_at: Seconds since 1970.
+        ended_step: Of the run then.
+    """
+
+    number: int
+    spec: str
+    zone: str
+    step: int
+    created: float
+    active: float = 0.0
+    ended: str = ""
+    ended_at: float = 0.0
+    ended_step: int = -1
+
+
+@dataclass(frozen=True)
+class Markers:
+    """All that stands in a run folder.
+
+    Attributes:
+        beats: Of the hosts, in order, of any attempt.
+        endings: DONE, FAILED, STOPPED -> what was said.
+        attempts: In order.
+        stop: Whether the run was asked to stop.
+    """
+
+    beats: tuple[Beat, ...] = ()
+    endings: dict[str, Ending] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
+    stop: bool = False
+
+
+def look(run: epath.Path) -> tuple[Markers, float]:
+    """The markers of a run, and what time it is by the clock of the storage."""
+    _write(run / _WATCH, {})
+    now = _changed(run / _WATCH)
+    beats = []
+    for path in _listed(run / STATUS, "worker-*.json"):
+        if (beat := _read(path, Beat)) is not None:
+            beats.append(replace(beat, age=max(0.0, now - _changed(path))))
+    endings = {name: _read(run / STATUS / f"{name}.json", Ending) for name in ENDINGS}
+    attempts = [_read(path, Attempt) for path in _listed(run / _ATTEMPTS, "*.json")]
+    markers = Markers(
+        beats=tuple(sorted(beats, key=lambda beat: beat.worker)),
+        endings={name: ending for name, ending in endings.items() if ending is not None},
+        attempts=tuple(attempt for attempt in attempts if attempt is not None),
+        stop=stop_asked(run),
+    )
+    return markers, now
+
+
+def beat(run: epath.Path, sent: Beat) -> None:
+    """Writes the heartbeat of a host."""
+    _write(run / STATUS / f"worker-{sent.worker}.json", asdict(sent))
+
+
+def end(run: epath.Path, name: str, ending: Ending) -> None:
+    """Writes DONE, FAILED or STOPPED."""
+    _write(run / STATUS / f"{name}.json", asdict(ending))
+
+
+def ended(run: epath.Path, name: str) -> Ending | None:
+    """What was said with DONE, FAILED or STOPPED, if it was."""
+    return _read(run / STATUS / f"{name}.json", Ending)
+
+
+def record(run: epath.Path, attempt: Attempt) -> None:
+    """Writes down an attempt."""
+    _write(run / _ATTEMPTS / f"{attempt.number:04}.json", asdict(attempt))
+
+
+def ask_to_stop(run: epath.Path) -> None:
+    """Asks the machines to save and end, and watchers to create no more of them."""
+    _write(run / _STOP, {})
+
+
+def stop_asked(run: epath.Path) -> bool:
+    """Whether the run was asked to stop."""
+    return (run / _STOP).exists()
+
+
+def clear(run: epath.Path) -> None:
+    """Before a new submission: what was said to and by an earlier one does not count any more."""
+    for path in [run / _STOP, *(run / STATUS / f"{name}.json" for name in ENDINGS)]:
+        path.unlink(missing_ok=True)
+
+
+def log_file(run: epath.Path, attempt: int, worker: int) -> epath.Path:
+    """The log of a host."""
+    return run / LOGS / f"attempt-{attempt:04}" / f"worker-{worker}.log"
+
+
+def _write(path: epath.Path, content: dict[str, Any]) -> None:
+    text = json.dumps({key: value for key, value in content.items() if key != "age"}) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "://" in str(path):  # an object appears as a whole
+        path.write_text(text)
+        return
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _read(path: epath.Path, kind: type[M]) -> M | None:
+    try:
+        return kind(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        say(f"{path} is no marker of this version; passed over")
+        return None
+
+
+def _changed(path: epath.Path) -> float:
+    return float(path.stat().mtime)
+
+
+def _listed(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    return sorted(folder.glob(pattern)) if folder.exists() else []

@@ -1,0 +1,83 @@
+"""What a TPU VM knows of itself: the metadata of its slice, as the startup script wrote it down."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from etils import epath
+
+BEAT = "beat"  # the newest step, in the folder of the host
+CONFIG, SETTINGS = "config.yaml", "host.json"  # in RUN/launch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How hosts behave; part of a launch.
+
+    Attributes:
+        devices: Of all slices together, as JAX counts.
+        hang_timeout: Of the run's config; 0 = never.
+        silence: Seconds after which JAX takes a host for dead.
+        report: Seconds between heartbeats.
+    """
+
+    devices: int
+    hang_timeout: int
+    silence: int = 300
+    report: float = 15.0
+
+    def text(self) -> str:
+        """As it is written."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, launch: Path) -> Settings:
+        """From the folder that the startup script filled."""
+        return cls(**json.loads((launch / SETTINGS).read_text("utf-8")))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A host among those of a slice, or of several slices.
+
+    Attributes:
+        run: Folder of the run.
+        spec: Of the launch.
+        attempt: Number of the slice.
+        worker: Number of the host.
+        hosts: How many there are.
+    """
+
+    run: epath.Path
+    spec: str
+    attempt: int
+    worker: int
+    hosts: int
+
+    @classmethod
+    def read(cls, home: Path) -> Place:
+        """From the attributes that the startup script fetched at this boot."""
+
+        def attribute(name: str) -> str:
+            return (home / "attributes" / name).read_text("utf-8").strip()
+
+        per_slice = len(attribute("worker-network-endpoints").split(","))
+        # Lines such as MEGASCALE_NUM_SLICES: '2'; of a single slice there are none.
+        environment = attribute("tpu-env")
+        slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
+        this = _number(environment, "MEGASCALE_SLICE_ID", 0)
+        return cls(
+            run=epath.Path(attribute("bert-jax-run")),
+            spec=attribute("bert-jax-spec"),
+            attempt=int(attribute("bert-jax-attempt")),
+            worker=this * per_slice + int(attribute("agent-worker-number")),
+            hosts=per_slice * slices,
+        )
+
+
+def _number(environment: str, name: str, default: int) -> int:
+    found = re.search(rf"^\s*{name}\s*:\s*'?(\d+)'?", environment, re.MULTILINE)
+    return int(found[1]) if found else default

@@ -1,0 +1,179 @@
+"""A launch: what is asked of the cloud for a run, and the exact request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from google.cloud import tpu_v2
+
+from bert_jax.errors import BadInputError
+from tpu.bundle import FOLDER, bundle, digest
+from tpu.config import SubmittedConfig, TpuConfig, complete, project_of
+from tpu.decide import ATTEMPT, Limits
+from tpu.place import Settings
+
+FILE = "launch.json"
+MANAGED_BY = ("managed-by", "bert-jax")  # a label of everything that is created
+SPEC = "bert-jax-spec"
+STARTUP = "startup-script"
+# Attributes of TpuConfig that make no other launch when they change.
+_LENIENT = ("zones", "max_wait", "max_failures", "max_preemptions")
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)"
+    r"|\bya29\.[\w-]+|\bAIza[\w-]{30,}|\bhf_\w{20,}|(?<=://)[^/\s:@\"]+:[^/\s@\"]+(?=@)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A submitted run.
+
+    Attributes:
+        name: Of the queued resource, one per run folder.
+        run: Folder of the run.
+        project: That pays.
+        tpu: The slice.
+        manifest: SHA-256 of RUN/launch/SHA256SUMS.
+        first: Number of the first attempt of this submission.
+    """
+
+    name: str
+    run: str
+    project: str
+    tpu: TpuConfig
+    manifest: str
+    first: int = 1
+
+    @property
+    def spec(self) -> str:
+        """SHA-256 of all that makes it this launch and no other."""
+        content = asdict(replace(self, first=1))
+        content["tpu"] = {k: v for k, v in content["tpu"].items() if k not in _LENIENT}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def limits(self) -> Limits:
+        """For the watcher."""
+        tpu = self.tpu
+        return Limits(tpu.max_wait, tpu.max_failures, tpu.max_preemptions)
+
+    @property
+    def hosts(self) -> int:
+        """TPU VMs, by the table."""
+        return self.tpu.slice.hosts * self.tpu.slices
+
+    def text(self) -> str:
+        """As it is written to RUN/launch/launch.json."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def prepared(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str, bytes]]:
+    """The launch of a config and the files of its bundle.
+
+    Args:
+        config: Of the run.
+        settings: Of `place.Settings`, where they are not the usual ones.
+
+    Raises:
+        BadArgumentsError: The accelerator is unknown.
+        BadInputError: The config does not say where to run.
+    """
+    config = complete(config)
+    devices = config.tpu.slice.devices * config.tpu.slices
+    for phase in config.phases:
+        if phase.batch_size % (devices * config.train.accumulate):
+            raise BadInputError(
+                f"a batch of {phase.batch_size} sequences cannot be split over the {devices}"
+                f" devices of {config.tpu.slices} x {config.tpu.accelerator}"
+            )
+    files = bundle(config, Settings(devices, config.train.hang_timeout, **settings))
+    run = config.run_dir.rstrip("/")
+    if not run.startswith("gs://"):
+        run = str(Path(run).absolute())
+    launch = Launch(name_of(run), run, project_of(config.tpu.project), config.tpu, digest(files))
+    return launch, files
+
+
+def read_launch(run: epath.Path) -> Launch:
+    """The launch of a run folder.
+
+    Raises:
+        BadInputError: Nothing was submitted there.
+    """
+    path = run / FOLDER / FILE
+    try:
+        given = json.loads(path.read_text())
+        tpu = given.pop("tpu")
+        return Launch(tpu=TpuConfig(**tpu | {"zones": tuple(tpu["zones"])}), **given)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInputError(f"{run} was never submitted (it has no {FOLDER}/{FILE})") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
+
+
+def name_of(run: str) -> str:
+    """Name of the queued resource of a run: readable, and no other run's."""
+    readable = re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")
+    return f"bert-{readable[:40]}-{hashlib.sha256(run.encode()).hexdigest()[:6]}".replace("--", "-")
+
+
+def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedResource:
+    """What is asked for."""
+    tpu = launch.tpu
+    node = tpu_v2.Node(
+        accelerator_type=tpu.slice.name,
+        runtime_version=tpu.runtime_version,
+        network_config=tpu_v2.NetworkConfig(
+            network=tpu.network,
+            subnetwork=tpu.subnetwork,
+            enable_external_ips=not tpu.internal_ip,
+        ),
+        labels=dict([MANAGED_BY]),
+        metadata={
+            STARTUP: startup_script(),
+            "bert-jax-run": launch.run,
+            "bert-jax-manifest": launch.manifest,
+            SPEC: launch.spec,
+            ATTEMPT: str(attempt),
+        },
+    )
+    if tpu.service_account:
+        node.service_account = tpu_v2.ServiceAccount(email=tpu.service_account, scope=[_SCOPE])
+    if tpu.capacity == "reserved":
+        node.scheduling_config = tpu_v2.SchedulingConfig(reserved=True)
+    node_spec = tpu_v2.QueuedResource.Tpu.NodeSpec(
+        parent=f"projects/{launch.project}/locations/{zone}", node=node
+    )
+    if tpu.slices == 1:
+        node_spec.node_id = launch.name
+    else:
+        node_spec.multislice_params = tpu_v2.QueuedResource.Tpu.NodeSpec.MultisliceParams(
+            node_count=tpu.slices, node_id_prefix=launch.name
+        )
+    resource = tpu_v2.QueuedResource(tpu=tpu_v2.QueuedResource.Tpu(node_spec=[node_spec]))
+    if tpu.capacity == "spot":
+        resource.spot = tpu_v2.QueuedResource.Spot()
+    return resource
+
+
+def startup_script() -> str:
+    """What every host runs at every boot."""
+    return (Path(__file__).parent / "startup.sh").read_text("utf-8")
+
+
+def redacted(text: str) -> str:
+    """`text` without anything that looks like a secret or is one of the environment's."""
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name) and len(value) >= 8 and not Path(value).exists():
+            text = text.replace(value, "[redacted]")
+    return _SECRETS.sub("[redacted]", text)

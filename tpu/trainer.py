@@ -1,0 +1,71 @@
+"""The training process of a host, started and watched by `host`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from bert_jax import parallel
+from bert_jax.console import be_quiet
+from bert_jax.errors import DeviceUnavailableError
+from pipelines import cli
+from pipelines.pretrain import pretrain
+from pipelines.settings import run_config
+from tpu.place import BEAT, CONFIG, Place, Settings
+
+_OFTEN = 0.5  # seconds between notes of the step
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains.
+
+    Raises:
+        DeviceUnavailableError: Not all hosts or chips of the slice take part.
+    """
+    home, launch = map(Path, argv)
+    place, settings = Place.read(home), Settings.read(launch)
+    # Two trainers on one host are how "TPU already in use" begins.
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    config = run_config(["--config", str(launch / CONFIG)])
+    if "GCE_METADATA_IP" in os.environ:
+        # Where there is no chip JAX turns the metadata server off, emulated or not.
+        os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+    parallel.enable_compilation_cache()
+    parallel.initialize(settings.silence)
+    layout = parallel.Layout.of(config.parallel, parallel.devices())
+    found = (jax.process_count(), len(layout.devices))
+    if found != (place.hosts, settings.devices):
+        raise DeviceUnavailableError(
+            f"{found[0]} hosts with {found[1]} devices take part, of {place.hosts} with"
+            f" {settings.devices}"
+        )
+    if jax.process_index():
+        be_quiet()
+    pretrain(config, layout, _Beats(home / BEAT).done)
+
+
+class _Beats:
+    """Notes the newest step in a file of the host, a few times a second at most."""
+
+    def __init__(self, path: Path) -> None:
+        """Into `path`."""
+        self._path, self._last = path, 0.0
+
+    def done(self, step: int) -> None:
+        """Takes note of `step`."""
+        now = time.monotonic()
+        if now - self._last > _OFTEN:
+            self._last = now
+            self._path.write_text(str(step), "utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])
