@@ -1,0 +1,37 @@
+"""The nodes of a queued resource."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.cloud import tpu_v2
+
+
+def node_names(resource: tpu_v2.QueuedResource) -> list[str]:
+    """Full names of the nodes that a resource asks for."""
+    place, _, short = resource.name.partition("/queuedResources/")
+    names = []
+    for spec in resource.tpu.node_spec:
+        prefix = spec.multislice_params.node_id_prefix or short
+        several = [f"{prefix}-{index}" for index in range(spec.multislice_params.node_count)]
+        names += [f"{place}/nodes/{name}" for name in several or [spec.node_id]]
+    return names
+
+
+def new_nodes(resource: tpu_v2.QueuedResource) -> dict[str, tpu_v2.Node]:
+    """Its nodes by id, in order, as they are when they begin to be made."""
+    nodes = {}
+    specs = [spec for spec in resource.tpu.node_spec for _ in range(_count(spec))]
+    for path, spec in zip(node_names(resource), specs, strict=True):
+        node = tpu_v2.Node(spec.node)
+        node.name = path
+        node.state = tpu_v2.Node.State.CREATING
+        node.create_time = datetime.now(UTC)
+        node.queued_resource = resource.name
+        node.multislice_node = bool(spec.multislice_params)
+        nodes[path.rpartition("/")[2]] = node
+    return nodes
+
+
+def _count(spec: tpu_v2.QueuedResource.Tpu.NodeSpec) -> int:
+    return max(1, spec.multislice_params.node_count)
