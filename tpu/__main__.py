@@ -13,7 +13,18 @@ from pipelines.settings import nearest
 COMMANDS = {
     "types": "chips, hosts, memory and prices of all slices, or of one",
     "preflight": "does a run fit on a slice, and how long will it take; needs no TPU",
+    "submit": "ask for a slice that trains; --dry-run shows the request",
+    "watch": "keep a slice there until the run is done, through preemptions",
+    "status": "what the slice and each of its hosts are doing",
+    "logs": "what the hosts said",
+    "ssh": "a shell or a command on a host",
+    "stop": "save, end and delete the slice",
+    "delete": "delete the slice at once",
+    "gc": "delete our slices that are dead and count against the quota",
+    "local": "rehearse a submission on this computer, with emulated machines",
+    "selftest": "try the real cloud with the smallest slice; costs some cents",
 }
+_MODULES = {"types": "list_types", "gc": "collect"}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         raise BadArgumentsError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
-    module = "list_types" if argv[0] == "types" else argv[0]
+    module = _MODULES.get(argv[0], argv[0])
     importlib.import_module(f"tpu.{module}").main(argv[1:])
 
 

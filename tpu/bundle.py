@@ -19,9 +19,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from etils import epath
-
 from bert_jax.errors import BadInputError, UserError
+from bert_jax.paths import failures_explained
 from pipelines.settings import to_yaml
 from tpu.config import SubmittedConfig
 from tpu.place import CONFIG, SETTINGS, Settings
@@ -55,12 +54,13 @@ def digest(files: dict[str, bytes]) -> str:
     return hashlib.sha256(files[SUMS]).hexdigest()
 
 
-def upload(files: dict[str, bytes], run: epath.Path) -> None:
+def upload(files: dict[str, bytes], run: Path) -> None:
     """Writes the files into the folder of the run; SHA256SUMS, which makes them count, last."""
     folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in sorted(files, key=lambda name: name == SUMS):
-        (folder / name).write_bytes(files[name])
+    with failures_explained(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in sorted(files, key=lambda name: name == SUMS):
+            (folder / name).write_bytes(files[name])
 
 
 def _wheel() -> dict[str, bytes]:

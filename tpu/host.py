@@ -26,6 +26,7 @@ from bert_jax.errors import (
     PreemptedError,
     UserError,
 )
+from bert_jax.paths import failures_explained
 from tpu import markers
 from tpu.markers import BUSY, ENDED, STARTING, TRAINING, Beat, Ending
 from tpu.place import BEAT, Place, Settings
@@ -137,7 +138,7 @@ class Host:
                 self._asked = True
                 say("the run was asked to stop")
                 self._process.terminate()
-        except OSError as error:  # the training process does not depend on it
+        except (OSError, UserError) as error:  # the training process does not depend on it
             say(f"{self.place.run}: {error}")
         self._sent = time.monotonic()
 
@@ -156,8 +157,9 @@ class Host:
         if log.is_file() and log.stat().st_mtime > self._copied:
             self._copied = log.stat().st_mtime
             target = markers.log_file(self.place.run, self.place.attempt, self.place.worker)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(log.read_bytes())
+            with failures_explained(str(target)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(log.read_bytes())
 
     def _conclude(self, code: int) -> int:
         """Tells how it ended, and waits a little if it is to be started again."""
@@ -183,7 +185,7 @@ class Host:
                 ending = Ending(place.spec, place.attempt, memory.step, note if code else "")
                 markers.end(place.run, name, ending)
             self._copy_log()
-        except OSError as error:
+        except (OSError, UserError) as error:
             say(f"{self.place.run}: {error}")
             return UserError.exit_code  # nobody heard of it: once more
         if final:
@@ -196,7 +198,7 @@ class Host:
         """Whether it stopped because the run folder says so, be it to another host."""
         try:
             return self._asked or markers.stop_asked(self.place.run)
-        except OSError:
+        except (OSError, UserError):
             return False
 
     def _last_line(self) -> str:

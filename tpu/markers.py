@@ -17,12 +17,13 @@ matters. Every file is replaced as a whole.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from etils import epath
-
 from bert_jax.console import say
+from bert_jax.paths import failures_explained, is_remote
 
 STATUS = "status"
 LOGS = "logs"
@@ -128,7 +129,7 @@ class Markers:
     stop: bool = False
 
 
-def look(run: epath.Path) -> tuple[Markers, float]:
+def look(run: Path) -> tuple[Markers, float]:
     """The markers of a run, and what time it is by the clock of the storage."""
     _write(run / _WATCH, {})
     now = _changed(run / _WATCH)
@@ -147,61 +148,66 @@ def look(run: epath.Path) -> tuple[Markers, float]:
     return markers, now
 
 
-def beat(run: epath.Path, sent: Beat) -> None:
+def beat(run: Path, sent: Beat) -> None:
     """Writes the heartbeat of a host."""
     _write(run / STATUS / f"worker-{sent.worker}.json", asdict(sent))
 
 
-def end(run: epath.Path, name: str, ending: Ending) -> None:
+def end(run: Path, name: str, ending: Ending) -> None:
     """Writes DONE, FAILED or STOPPED."""
     _write(run / STATUS / f"{name}.json", asdict(ending))
 
 
-def ended(run: epath.Path, name: str) -> Ending | None:
+def ended(run: Path, name: str) -> Ending | None:
     """What was said with DONE, FAILED or STOPPED, if it was."""
     return _read(run / STATUS / f"{name}.json", Ending)
 
 
-def record(run: epath.Path, attempt: Attempt) -> None:
+def record(run: Path, attempt: Attempt) -> None:
     """Writes down an attempt."""
     _write(run / _ATTEMPTS / f"{attempt.number:04}.json", asdict(attempt))
 
 
-def ask_to_stop(run: epath.Path) -> None:
+def ask_to_stop(run: Path) -> None:
     """Asks the machines to save and end, and watchers to create no more of them."""
     _write(run / _STOP, {})
 
 
-def stop_asked(run: epath.Path) -> bool:
+def stop_asked(run: Path) -> bool:
     """Whether the run was asked to stop."""
-    return (run / _STOP).exists()
+    return _there(run / _STOP)
 
 
-def clear(run: epath.Path) -> None:
+def clear(run: Path) -> None:
     """Before a new submission: what was said to and by an earlier one does not count any more."""
     for path in [run / _STOP, *(run / STATUS / f"{name}.json" for name in ENDINGS)]:
-        path.unlink(missing_ok=True)
+        with failures_explained(str(path)):
+            path.unlink(missing_ok=True)
 
 
-def log_file(run: epath.Path, attempt: int, worker: int) -> epath.Path:
+def log_file(run: Path, attempt: int, worker: int) -> Path:
     """The log of a host."""
     return run / LOGS / f"attempt-{attempt:04}" / f"worker-{worker}.log"
 
 
-def _write(path: epath.Path, content: dict[str, Any]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps({key: value for key, value in content.items() if key != "age"}) + "\n"
+    with failures_explained(str(path)):
+        if is_remote(path):  # an object appears as a whole
+            path.write_text(text, "utf-8")
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if "://" in str(path):  # an object appears as a whole
-        path.write_text(text)
-        return
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text)
+    # Two watchers may write the same file.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, "utf-8")
     draft.replace(path)
 
 
-def _read(path: epath.Path, kind: type[M]) -> M | None:
+def _read(path: Path, kind: type[M]) -> M | None:
     try:
-        return kind(**json.loads(path.read_text()))
+        with failures_explained(str(path)):
+            text = path.read_text("utf-8")
+        return kind(**json.loads(text))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
@@ -209,9 +215,17 @@ def _read(path: epath.Path, kind: type[M]) -> M | None:
         return None
 
 
-def _changed(path: epath.Path) -> float:
-    return float(path.stat().mtime)
+def _changed(path: Path) -> float:
+    with failures_explained(str(path)):
+        found: Any = path.stat()
+    return float(found.mtime if is_remote(path) else found.st_mtime)
 
 
-def _listed(folder: epath.Path, pattern: str) -> list[epath.Path]:
-    return sorted(folder.glob(pattern)) if folder.exists() else []
+def _there(path: Path) -> bool:
+    with failures_explained(str(path)):
+        return path.exists()
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    with failures_explained(str(folder)):
+        return sorted(folder.glob(pattern)) if folder.exists() else []

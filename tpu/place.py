@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from etils import epath
+from bert_jax.paths import at
 
 BEAT = "beat"  # the newest step, in the folder of the host
 CONFIG, SETTINGS = "config.yaml", "host.json"  # in RUN/launch
@@ -51,7 +51,7 @@ class Place:
         hosts: How many there are.
     """
 
-    run: epath.Path
+    run: Path
     spec: str
     attempt: int
     worker: int
@@ -70,7 +70,7 @@ class Place:
         slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
         this = _number(environment, "MEGASCALE_SLICE_ID", 0)
         return cls(
-            run=epath.Path(attribute("bert-jax-run")),
+            run=at(attribute("bert-jax-run")),
             spec=attribute("bert-jax-spec"),
             attempt=int(attribute("bert-jax-attempt")),
             worker=this * per_slice + int(attribute("agent-worker-number")),

@@ -35,6 +35,8 @@ ABSENT = "ABSENT"  # the state of a node that its queued resource names but that
 
 _ATTEMPT = 30.0  # seconds for one request; the library's own default is to wait for ever
 _PATIENCE = 90.0  # seconds that a request is tried again
+_BACK_OFF = 1.0  # seconds, at most, before the second attempt; then twice as long, up to
+_LONGEST = 20.0
 # Seconds in which a new request is admitted or refused; gcloud has been seen to wait for about 15.
 _ADMISSION = 30.0
 
@@ -244,7 +246,7 @@ class QueuedResources(Provider):
             return method(request, retry=None, timeout=_ATTEMPT)
 
         # Around the call, not handed to it: there, all attempts would share one timeout.
-        repeated = Retry(predicate=_passing, initial=1, maximum=20, timeout=_PATIENCE)(once)
+        repeated = Retry(_passing, _BACK_OFF, _LONGEST, 2.0, _PATIENCE)(once)
         try:
             return repeated()
         except RetryError as error:

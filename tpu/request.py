@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from etils import epath
 from google.cloud import tpu_v2
 
 from bert_jax.errors import BadInputError
+from bert_jax.paths import failures_explained
 from tpu.bundle import FOLDER, bundle, digest
 from tpu.config import SubmittedConfig, TpuConfig, complete, project_of
 from tpu.decide import ATTEMPT, Limits
@@ -104,7 +104,7 @@ def prepared(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str
     return launch, files
 
 
-def read_launch(run: epath.Path) -> Launch:
+def read_launch(run: Path) -> Launch:
     """The launch of a run folder.
 
     Raises:
@@ -112,7 +112,9 @@ def read_launch(run: epath.Path) -> Launch:
     """
     path = run / FOLDER / FILE
     try:
-        given = json.loads(path.read_text())
+        with failures_explained(str(path)):
+            text = path.read_text("utf-8")
+        given = json.loads(text)
         tpu = given.pop("tpu")
         return Launch(tpu=TpuConfig(**tpu | {"zones": tuple(tpu["zones"])}), **given)
     except (FileNotFoundError, NotADirectoryError):

@@ -41,6 +41,9 @@ class Delays:
     deleting: float | None = 0.1
 
 
+STILL = Delays(None, None, None, None, None)  # nothing happens of itself
+
+
 @dataclass
 class _Record:
     """A queued resource, its nodes by id, and the operation that waits for its next state."""
@@ -102,6 +105,7 @@ class FakeCloud:
             "GetNode": lambda request: self._node(request.name)[1],
             "ListNodes": self._list_nodes,
             "DeleteNode": self._delete_node,
+            "GetGuestAttributes": self._guest_attributes,
             "GetOperation": self._operation,
         }
 
@@ -129,13 +133,10 @@ class FakeCloud:
         with self._lock:
             self._faults.extend([(rpc, ApiError(status, message))] * times)
 
-    def grant(self, name: str) -> None:
-        """Takes a request from the queue."""
-        self._event(name, "grant")
-
-    def provide(self, name: str) -> None:
-        """Finishes its nodes."""
-        self._event(name, "provide")
+    def advance(self, name: str) -> None:
+        """Does now what would happen next of itself: admission, a grant, the end of a deletion."""
+        with self._lock:
+            self._event(name, AUTOMATIC[self._found(name).state])
 
     def preempt(self, name: str, by: str = "SERVICE") -> None:
         """Takes all slices back; `by` is USER where somebody deleted the nodes."""
@@ -338,6 +339,16 @@ class FakeCloud:
                 if full.startswith(f"{request.parent}/")
                 for node in record.nodes.values()
             ]
+        )
+
+    def _guest_attributes(
+        self, request: tpu_v2.GetGuestAttributesRequest
+    ) -> tpu_v2.GetGuestAttributesResponse:
+        """None, of the workers asked for; gcloud looks here for host keys and goes on without."""
+        workers = [one for one in request.worker_ids if one]
+        count = len(workers or self._node(request.name)[1].network_endpoints)
+        return tpu_v2.GetGuestAttributesResponse(
+            guest_attributes=[tpu_v2.GuestAttributes() for _ in range(count)]
         )
 
     def _record(self, name: str) -> _Record:

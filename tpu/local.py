@@ -1,0 +1,150 @@
+"""``python -m tpu local``: all of it on this computer, with emulated machines and an emulated cloud.
+
+The same request, startup script, supervisord, training processes and watcher as on Cloud TPU; the
+API is `testing.cloud`, the TPU VMs are processes with emulated devices.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from bert_jax.console import say
+from bert_jax.errors import BadArgumentsError, PreemptedError
+from bert_jax.paths import at
+from pipelines.settings import command_parser
+from tpu import markers
+from tpu.config import SubmittedConfig, read
+from tpu.provider import ENDPOINT, connect
+from tpu.request import Launch, prepared
+from tpu.submit import submit
+from tpu.testing import rest
+from tpu.testing.cloud import Delays, FakeCloud
+from tpu.testing.machines import Machines
+from tpu.types import slices
+from tpu.watch import Watcher, watch
+
+_PAUSE = 0.5  # seconds between looks of the watcher
+_SILENCE = 30  # seconds after which JAX takes a host for dead
+_ZONE = "us-central1-a"
+_PROJECT = "emulated"
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """A cloud on this computer.
+
+    Attributes:
+        cloud: Whose slices they are.
+        machines: The TPU VMs.
+        url: Of the API.
+    """
+
+    cloud: FakeCloud
+    machines: Machines
+    url: str
+
+
+@contextmanager
+def emulated(folder: Path, variables: dict[str, str]) -> Iterator[Emulation]:
+    """A cloud whose machines have their disks in `folder`; nothing of it outlives the context."""
+    with ExitStack() as stack:
+        machines = Machines(folder, variables)
+        stack.callback(machines.close)
+        cloud = FakeCloud(
+            Delays(waiting_for_resources=1.0, provisioning=1.0),
+            addresses=machines.addresses,
+            on_active=machines.boot,
+            on_gone=machines.off,
+        )
+        stack.callback(cloud.close)
+        yield Emulation(cloud, machines, stack.enter_context(rest.serve(cloud)))
+
+
+def on_workers(config: SubmittedConfig, workers: int) -> SubmittedConfig:
+    """The config on the smallest slice with so many hosts, unless it names one.
+
+    Raises:
+        BadArgumentsError: There is no such slice.
+    """
+    per_slice, rest_ = divmod(workers, config.tpu.slices)
+    fitting = [s for s in slices().values() if s.hosts == per_slice and s.generation.name == "v4"]
+    if rest_ or not fitting:
+        raise BadArgumentsError(
+            f"--workers {workers}: slices have 1, 2, 4, 8, 16 … hosts"
+            f" (tpu.slices: {config.tpu.slices})"
+        )
+    tpu = replace(
+        config.tpu, accelerator=fitting[0].name, zones=(_ZONE,), project=_PROJECT, runtime="auto"
+    )
+    return replace(config, tpu=tpu)
+
+
+def rehearse(
+    config: SubmittedConfig, emulation: Emulation, preempt_at: int | None = None
+) -> Launch:
+    """Submits the run and watches it to its end.
+
+    Args:
+        config: Of the run.
+        emulation: Where it runs.
+        preempt_at: Take the slice away once, when this step is done.
+
+    Raises:
+        UserError: The run failed.
+    """
+    launch, files = prepared(config, silence=_SILENCE, report=1.0)
+    os.environ[ENDPOINT] = emulation.url
+    provider = connect(launch.project)
+    launch = submit(launch, files, provider)
+    due = preempt_at
+
+    def pause(seconds: float) -> None:
+        nonlocal due
+        time.sleep(seconds)
+        if due is not None and _step(launch) >= due:
+            say(f"step {_step(launch):,}: the slice is taken away, as was asked")
+            due = None
+            emulation.cloud.preempt(launch.name)
+
+    watch(Watcher(launch, provider), _PAUSE, pause)
+    return launch
+
+
+def _step(launch: Launch) -> int:
+    found, _ = markers.look(at(launch.run))
+    return max((beat.step for beat in found.beats), default=-1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = command_parser(
+        "tpu local",
+        "Rehearses a submission on this computer: emulated TPU VMs that run the same startup"
+        " script and training processes, and an emulated cloud. The config may stand first.",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="TPU VMs: 1, 2, 4, 8 …")
+    parser.add_argument(
+        "--preempt-at", type=int, default=None, help="take the slice away once at this step"
+    )
+    config, options = read(parser, argv)
+    config = on_workers(config, options["workers"])
+
+    def told_to_end(number: int, frame: FrameType | None) -> None:
+        raise PreemptedError(
+            f"{signal.Signals(number).name}: the machines are gone; the same command goes on"
+        )
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, told_to_end)
+    with tempfile.TemporaryDirectory(prefix="bert-jax-local-") as folder:
+        with emulated(Path(folder), {}) as emulation:
+            launch = rehearse(config, emulation, options["preempt_at"])
+    say(f"python -m tpu logs {launch.run} shows what the machines said")

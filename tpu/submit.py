@@ -1,0 +1,110 @@
+"""``python -m tpu submit CONFIG``: ask for a slice that trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from google.cloud import tpu_v2
+
+from bert_jax.console import say
+from bert_jax.errors import BadInputError
+from bert_jax.paths import at, failures_explained
+from pipelines.settings import command_parser
+from tpu import markers
+from tpu.bundle import FOLDER, upload
+from tpu.config import read
+from tpu.provider import Provider, Resource, connect
+from tpu.request import FILE, SPEC, STARTUP, Launch, prepared, queued_resource, redacted
+from tpu.watch import Watcher, watch
+
+
+def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launch:
+    """Writes the launch into the folder of the run and asks for the slice, once.
+
+    Returns:
+        The launch as it stands in the folder.
+
+    Raises:
+        BadInputError: A slice of this run is there, with other settings or code.
+        UserError: The run folder cannot be written, or the request was refused.
+    """
+    run = at(launch.run)
+    if (there := _there(launch, provider)) is not None:
+        if there.metadata.get(SPEC) != launch.spec:
+            raise BadInputError(
+                f"the slice {there.name} in {there.zone} runs {launch.run} with other settings or"
+                f" code; first: python -m tpu stop {launch.run}"
+            )
+        say(f"{there.name} is in {there.zone} already ({there.state}); nothing was changed")
+        return launch
+    known, _ = markers.look(run)
+    done = known.endings.get("DONE")
+    if done is not None and done.spec == launch.spec:
+        say(f"{launch.run} is done, at step {done.step:,}; nothing was submitted")
+        return launch
+    first = max((attempt.number for attempt in known.attempts), default=0) + 1
+    launch = replace(launch, first=first)
+    upload(files, run)
+    markers.clear(run)
+    with failures_explained(launch.run):
+        (run / FOLDER / FILE).write_text(launch.text(), "utf-8")
+    watcher = Watcher(launch, provider)
+    watcher.act(*watcher.look())
+    return launch
+
+
+def _there(launch: Launch, provider: Provider) -> Resource | None:
+    """The slice of this run, unless it is going away."""
+    found = [provider.describe(zone, launch.name) for zone in launch.tpu.zones]
+    return next((r for r in found if r is not None and r.state != "DELETING"), None)
+
+
+def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
+    """What `submit` would do, for people: the request as it is sent, and the startup script."""
+    zone = launch.tpu.zones[0]
+    request = request_json(launch, zone)
+    script = request["tpu"]["nodeSpec"][0]["node"]["metadata"][STARTUP]
+    sizes = "\n".join(f"  {name}  {len(content):,} bytes" for name, content in files.items())
+    text = (
+        f"to {launch.run}/{FOLDER}/\n{sizes}\n\n"
+        f"POST https://tpu.googleapis.com/v2/projects/{launch.project}/locations/{zone}"
+        f"/queuedResources?queuedResourceId={launch.name}\n{json.dumps(request, indent=1)}\n\n"
+        f"{STARTUP}, on every one of {launch.hosts} hosts at every boot:\n{script}"
+    )
+    return redacted(text)
+
+
+def request_json(launch: Launch, zone: str) -> dict[str, object] | dict[str, dict]:  # type: ignore[type-arg]
+    """The body of the request, as JSON."""
+    message = queued_resource(launch, zone, launch.first)
+    return json.loads(tpu_v2.QueuedResource.to_json(message, including_default_value_fields=False))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = command_parser(
+        "tpu submit",
+        "Asks for a slice on which the run of a config is trained; the computer may then be"
+        " switched off, but only a watcher asks again when the slice is preempted. The config may"
+        " stand first: submit CONFIG.",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the request and the script; ask nobody"
+    )
+    parser.add_argument("--watch", action="store_true", help="and watch it to the end")
+    config, options = read(parser, argv)
+    launch, files = prepared(config)
+    if options["dry_run"]:
+        print(rehearsal(launch, files))  # noqa: T201
+        return
+    provider = connect(launch.project)
+    launch = submit(launch, files, provider)
+    if options["watch"]:
+        watch(Watcher(launch, provider))
+    else:
+        say(
+            f"python -m tpu watch {launch.run} keeps a slice there; status, logs and stop also"
+            " take the folder"
+        )
