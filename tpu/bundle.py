@@ -21,11 +21,11 @@ from tempfile import TemporaryDirectory
 
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.paths import failures_explained
+from pipelines.folders import RUN_LAUNCH
 from pipelines.settings import to_yaml
 from tpu.config import SubmittedConfig
 from tpu.place import CONFIG, SETTINGS, Settings
 
-FOLDER = "launch"
 SUMS = "SHA256SUMS"
 LOCKS = ("python.txt", "tools.txt", "requirements.txt")
 _ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def digest(files: dict[str, bytes]) -> str:
 
 def upload(files: dict[str, bytes], run: Path) -> None:
     """Writes the files into the folder of the run; SHA256SUMS, which makes them count, last."""
-    folder = run / FOLDER
+    folder = run / RUN_LAUNCH
     with failures_explained(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         for name in sorted(files, key=lambda name: name == SUMS):

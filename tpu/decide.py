@@ -21,7 +21,7 @@ REPAIR = 1800.0  # how long maintenance may take
 ATTEMPT = "bert-jax-attempt"  # in the metadata of a slice
 SETTLE = 120.0  # a resource that was just created may not be listed yet
 _BUSY_TRIES = 3
-_BACK_OFF = (30.0, 900.0)  # seconds before another attempt, after the first and at most
+BACK_OFF = (30.0, 900.0)  # seconds before another attempt, after the first and at most
 
 # https://cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.nodes#State and #Health
 _MENDING = {"REPAIRING", "RESTARTING", "UNHEALTHY_MAINTENANCE", "UNHEALTHY_TENSORFLOW", "TIMEOUT"}
@@ -55,6 +55,7 @@ class Seen:
         markers: Of the run folder, with the attempts of this submission alone.
         now: By the clock of the storage.
         capacity_error: Whether a FAILED resource failed for lack of capacity in its zone.
+        back_off: Seconds before another attempt, after the first and at most.
     """
 
     spec: str
@@ -64,6 +65,7 @@ class Seen:
     markers: Markers
     now: float
     capacity_error: bool = False
+    back_off: tuple[float, float] = BACK_OFF
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,13 @@ def decide(seen: Seen) -> Decision:
 def _finished(seen: Seen) -> Decision | None:
     """For a run that is done, has failed for good, or was asked to stop."""
     there, endings = seen.resource is not None, seen.markers.endings
-    for name, status in (("DONE", "DONE"), ("FAILED", "FAILED"), ("STOPPED", "STOPPED")):
+    statuses: tuple[Status, ...] = ("DONE", "FAILED", "STOPPED")
+    for name in statuses:
         ending = endings.get(name)
         if ending is not None and ending.spec == seen.spec:
             why = ending.note or f"the run is {name.lower()} at step {ending.step:,}"
             verb: Literal["delete", "end"] = "delete" if there else "end"
-            return Decision(status, verb, why, ended=name.lower(), failed=name == "FAILED")
+            return Decision(name, verb, why, ended=name.lower(), failed=name == "FAILED")
     beats = _of_attempt(seen)
     lost = next((b for b in beats if b.state == ENDED and b.exit_code not in (0, 75)), None)
     if lost is not None:
@@ -137,7 +140,7 @@ def _without(seen: Seen) -> Decision:
     zone = last.zone
     if last.ended == "capacity":
         zone = seen.zones[(seen.zones.index(zone) + 1) % len(seen.zones)]
-    left = last.ended_at + _back_off(attempts, len(seen.zones)) - seen.now
+    left = last.ended_at + _pause(attempts, len(seen.zones), seen.back_off) - seen.now
     if left > 0:
         why = f"attempt {last.number} ended ({last.ended}); the next one in {left:.0f} s"
         return Decision("PREEMPTED" if last.ended == "preempted" else "NEW", "wait", why)
@@ -221,7 +224,7 @@ def _spent(seen: Seen, attempts: Sequence[Attempt]) -> str:
     return ""
 
 
-def _back_off(attempts: Sequence[Attempt], zones: int) -> float:
+def _pause(attempts: Sequence[Attempt], zones: int, back_off: tuple[float, float]) -> float:
     """Seconds between the end of an attempt and the next one.
 
     The jitter is drawn from the number of the attempt, so that every watcher finds the same. The
@@ -236,7 +239,7 @@ def _back_off(attempts: Sequence[Attempt], zones: int) -> float:
         if fruitless % zones:
             return 0.0
         fruitless //= zones
-    first, most = _BACK_OFF
+    first, most = back_off
     jitter = random.Random(attempts[-1].number).uniform(0.8, 1.2)  # noqa: S311
     return float(min(first * 2.0 ** max(0, fruitless - 1), most)) * jitter
 

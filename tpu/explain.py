@@ -80,13 +80,15 @@ def explain(
         name, message = status(error[0]), error[1]
     else:
         name, message = _status_of(error), str(getattr(error, "message", error))
+    # Only what was said: the URL of the request has words of its own.
+    message = _said(message)
     row = next((row for row in ROWS if _fits(row, name, message)), UNKNOWN)
     text = row.text.format(
         zone=zone or "this zone",
         accelerator=accelerator or "TPU",
         runtime=runtime or "of the request",
         project=project or "PROJECT",
-        said=_said(message),
+        said=message if len(message) <= 240 else f"{message[:239]}…",
         status=name,
     )
     return CloudError(text, row, name)
@@ -109,8 +111,7 @@ def _fits(row: Row, name: str, message: str) -> bool:
 
 def _said(message: str) -> str:
     """The message in one line, without what helps nobody: the URL that REST begins with, …."""
-    text = _NOISE.sub("", " ".join(message.split())).strip(". ") or "no reason given"
-    return text if len(text) <= 240 else f"{text[:239]}…"
+    return _NOISE.sub("", " ".join(message.split())).strip(". ") or "no reason given"
 
 
 def _status_of(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""``python -m tpu local``: all of it on this computer, with emulated machines and an emulated cloud.
+"""``python -m tpu local``: all of it on this computer, with an emulated cloud and its machines.
 
 The same request, startup script, supervisord, training processes and watcher as on Cloud TPU; the
 API is `testing.cloud`, the TPU VMs are processes with emulated devices.
@@ -31,6 +31,7 @@ from tpu.testing.machines import Machines
 from tpu.types import slices
 from tpu.watch import Watcher, watch
 
+_BACK_OFF = (1.0, 10.0)  # seconds before another attempt
 _PAUSE = 0.5  # seconds between looks of the watcher
 _SILENCE = 30  # seconds after which JAX takes a host for dead
 _ZONE = "us-central1-a"
@@ -114,7 +115,7 @@ def rehearse(
             due = None
             emulation.cloud.preempt(launch.name)
 
-    watch(Watcher(launch, provider), _PAUSE, pause)
+    watch(Watcher(launch, provider, back_off=_BACK_OFF), _PAUSE, pause)
     return launch
 
 
@@ -144,7 +145,9 @@ def main(argv: Sequence[str]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, told_to_end)
-    with tempfile.TemporaryDirectory(prefix="bert-jax-local-") as folder:
-        with emulated(Path(folder), {}) as emulation:
-            launch = rehearse(config, emulation, options["preempt_at"])
+    with (
+        tempfile.TemporaryDirectory(prefix="bert-jax-local-") as folder,
+        emulated(Path(folder), {}) as emulation,
+    ):
+        launch = rehearse(config, emulation, options["preempt_at"])
     say(f"python -m tpu logs {launch.run} shows what the machines said")

@@ -8,20 +8,20 @@ five verbs from a managed instance group with a workload policy.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as NotDoneError
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
-from google.api_core.operation import Operation
 from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import tpu_v2
 from google.cloud.tpu_v2.services.tpu.transports import TpuRestTransport
+from google.longrunning import operations_pb2
 
 from bert_jax.errors import BadInputError
 from tpu.explain import CloudError, explain, status
@@ -39,6 +39,7 @@ _BACK_OFF = 1.0  # seconds, at most, before the second attempt; then twice as lo
 _LONGEST = 20.0
 # Seconds in which a new request is admitted or refused; gcloud has been seen to wait for about 15.
 _ADMISSION = 30.0
+_POLL = 0.5  # seconds between looks at whether it was
 
 # States in which nodes are there, or ought to be.
 _WITH_NODES = {"PROVISIONING", "ACTIVE", "SUSPENDING"}
@@ -139,16 +140,21 @@ class QueuedResources(Provider):
             parent=self._zone(zone), queued_resource_id=name, queued_resource=resource
         )
         about = (zone, resource)
-        try:
-            operation = self._call(self._client.create_queued_resource, request, about)
-            refusal = self._call(_refusal, operation, about)
-        except CloudError as error:
-            if error.status == "ALREADY_EXISTS":
-                return False
-            raise
-        if refusal is not None:
-            raise self._explain(refusal, about)
-        return True
+        # Twice: what has the name may just then have been on its way out.
+        for again in (True, False):
+            try:
+                operation = self._call(self._client.create_queued_resource, request, about)
+                self._check_admission(operation.operation, about)
+                return True
+            except CloudError as error:
+                if error.status != "ALREADY_EXISTS":
+                    raise
+                if self._resource(zone, name) is not None:
+                    return False
+                # A node of another resource has the name of one of ours.
+                if not again:
+                    raise
+        raise AssertionError("unreachable")
 
     def describe(self, zone: str, name: str) -> Resource | None:
         """The resource with its nodes.
@@ -255,7 +261,21 @@ class QueuedResources(Provider):
             cause = error
         raise self._explain(cause, about) from cause
 
-    def _explain(self, error: Exception, about: About) -> CloudError:
+    def _check_admission(self, operation: operations_pb2.Operation, about: About) -> None:
+        """Raises what a new request is refused with, if it is refused soon.
+
+        A later refusal, and all that comes after, is in the state that `describe` tells.
+        """
+        # Not `Operation.result()`: it fails where the answer is of a type that it does not expect.
+        over = time.monotonic() + _ADMISSION
+        while not operation.done and time.monotonic() < over:
+            time.sleep(_POLL)
+            request = operations_pb2.GetOperationRequest(name=operation.name)
+            operation = self._call(self._client.get_operation, request, about)
+        if operation.HasField("error"):
+            raise self._explain((operation.error.code, operation.error.message), about)
+
+    def _explain(self, error: Exception | tuple[int, str], about: About) -> CloudError:
         zone, resource = about
         accelerator, runtime = _asked_for(resource) if resource is not None else ("", "")
         return explain(error, zone, accelerator, runtime, self.project)
@@ -296,17 +316,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _refusal(operation: Operation, retry: None, timeout: float) -> Exception | None:
-    """What a new request was refused with, if it is refused soon.
-
-    A later refusal, and all that comes after, is in the state that `describe` tells.
-    """
-    try:
-        return operation.exception(timeout=_ADMISSION)
-    except NotDoneError:
-        return None
 
 
 def _passing(error: Exception) -> bool:

@@ -14,7 +14,8 @@ from google.cloud import tpu_v2
 
 from bert_jax.errors import BadInputError
 from bert_jax.paths import failures_explained
-from tpu.bundle import FOLDER, bundle, digest
+from pipelines.folders import RUN_LAUNCH
+from tpu.bundle import bundle, digest
 from tpu.config import SubmittedConfig, TpuConfig, complete, project_of
 from tpu.decide import ATTEMPT, Limits
 from tpu.place import Settings
@@ -110,7 +111,7 @@ def read_launch(run: Path) -> Launch:
     Raises:
         BadInputError: Nothing was submitted there.
     """
-    path = run / FOLDER / FILE
+    path = run / RUN_LAUNCH / FILE
     try:
         with failures_explained(str(path)):
             text = path.read_text("utf-8")
@@ -118,7 +119,7 @@ def read_launch(run: Path) -> Launch:
         tpu = given.pop("tpu")
         return Launch(tpu=TpuConfig(**tpu | {"zones": tuple(tpu["zones"])}), **given)
     except (FileNotFoundError, NotADirectoryError):
-        raise BadInputError(f"{run} was never submitted (it has no {FOLDER}/{FILE})") from None
+        raise BadInputError(f"{run} was never submitted (it has no {RUN_LAUNCH}/{FILE})") from None
     except (ValueError, TypeError, KeyError) as error:
         raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from google.cloud import tpu_v2
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from bert_jax.paths import at, failures_explained
+from pipelines.folders import RUN_CONFIG, RUN_LAUNCH, own
 from pipelines.settings import command_parser
 from tpu import markers
-from tpu.bundle import FOLDER, upload
+from tpu.bundle import upload
 from tpu.config import read
 from tpu.provider import Provider, Resource, connect
 from tpu.request import FILE, SPEC, STARTUP, Launch, prepared, queued_resource, redacted
@@ -31,6 +33,7 @@ def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launc
         UserError: The run folder cannot be written, or the request was refused.
     """
     run = at(launch.run)
+    own(run, "run_dir", (RUN_CONFIG, "checkpoints", RUN_LAUNCH))
     if (there := _there(launch, provider)) is not None:
         if there.metadata.get(SPEC) != launch.spec:
             raise BadInputError(
@@ -49,7 +52,7 @@ def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launc
     upload(files, run)
     markers.clear(run)
     with failures_explained(launch.run):
-        (run / FOLDER / FILE).write_text(launch.text(), "utf-8")
+        (run / RUN_LAUNCH / FILE).write_text(launch.text(), "utf-8")
     watcher = Watcher(launch, provider)
     watcher.act(*watcher.look())
     return launch
@@ -68,7 +71,7 @@ def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
     script = request["tpu"]["nodeSpec"][0]["node"]["metadata"][STARTUP]
     sizes = "\n".join(f"  {name}  {len(content):,} bytes" for name, content in files.items())
     text = (
-        f"to {launch.run}/{FOLDER}/\n{sizes}\n\n"
+        f"to {launch.run}/{RUN_LAUNCH}/\n{sizes}\n\n"
         f"POST https://tpu.googleapis.com/v2/projects/{launch.project}/locations/{zone}"
         f"/queuedResources?queuedResourceId={launch.name}\n{json.dumps(request, indent=1)}\n\n"
         f"{STARTUP}, on every one of {launch.hosts} hosts at every boot:\n{script}"
@@ -76,7 +79,7 @@ def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
     return redacted(text)
 
 
-def request_json(launch: Launch, zone: str) -> dict[str, object] | dict[str, dict]:  # type: ignore[type-arg]
+def request_json(launch: Launch, zone: str) -> dict[str, Any]:
     """The body of the request, as JSON."""
     message = queued_resource(launch, zone, launch.first)
     return json.loads(tpu_v2.QueuedResource.to_json(message, including_default_value_fields=False))

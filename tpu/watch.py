@@ -16,7 +16,7 @@ from bert_jax.errors import BadInputError, UserError
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
-from tpu.decide import Decision, Seen, attempt_of, decide
+from tpu.decide import BACK_OFF, Decision, Seen, attempt_of, decide
 from tpu.explain import CloudError, explain
 from tpu.markers import Attempt, Markers
 from tpu.provider import Provider, Resource, connect
@@ -37,11 +37,13 @@ class Watcher:
         launch: What was submitted.
         provider: Of slices.
         keep: Leave the slice of a run that failed, to look at it.
+        back_off: Seconds before another attempt, after the first and at most.
     """
 
     launch: Launch
     provider: Provider
     keep: bool = False
+    back_off: tuple[float, float] = BACK_OFF
 
     @property
     def run(self) -> Path:
@@ -66,6 +68,7 @@ class Watcher:
             markers=replace(found, attempts=attempts),
             now=now,
             capacity_error=self._lacks_capacity(resource),
+            back_off=self.back_off,
         )
         return seen, decide(seen)
 
@@ -165,14 +168,15 @@ def watch(
         FailedError: The run cannot go on.
         UserError: A request was refused for good.
     """
-    said = ""
+    said, when = "", 0.0
     while True:
         try:
             seen, decision = watcher.look()
             line = f"{decision.status}: {decision.why}"
-            if line != said:
+            news = not said.startswith(decision.status) or decision.do != "wait"
+            if news or (line != said and time.monotonic() - when > PAUSE):
                 say(line)
-                said = line
+                said, when = line, time.monotonic()
             if watcher.act(seen, decision):
                 if decision.failed:
                     raise FailedError(f"{watcher.launch.run}: {decision.why}")

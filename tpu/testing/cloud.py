@@ -16,11 +16,12 @@ from typing import Any
 
 from google.cloud import tpu_v2
 from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
 from google.rpc import code_pb2, status_pb2
 
 from tpu.testing.checks import ApiError, Zones, check_place, check_resource
 from tpu.testing.clock import Clock
-from tpu.testing.nodes import new_nodes, node_names
+from tpu.testing.nodes import endpoints, new_nodes, node_names
 from tpu.testing.states import AUTOMATIC, DELETABLE, after
 from tpu.types import find
 
@@ -190,36 +191,35 @@ class FakeCloud:
 
     # Steps from state to state.
 
-    def _event(self, name: str, event: str, initiator: str = "SERVICE") -> None:
+    def _event(self, name: str, event: str, initiator: str = "") -> None:
         with self._lock:
             record = self._found(name)
             if after(record.state, event) is None:
                 raise ValueError(f"{name} is {record.state}: {event} cannot happen")
             self._step(record, event, initiator)
 
-    def _step(self, record: _Record, event: str, initiator: str = "SERVICE") -> None:
+    def _step(self, record: _Record, event: str, initiator: str = "") -> None:
         """Puts a resource in its next state, and lets the one after follow in time."""
         state = after(record.state, event)
         if not state:
             del self._records[record.resource.name]
             self._done(record)
             return
+        initiator = initiator or record.resource.state.state_initiator.name
         record.resource.state = {"state": state}
         if state in ("SUSPENDING", "SUSPENDED"):
-            record.resource.state.state_initiator = tpu_v2.QueuedResourceState.StateInitiator[
-                initiator
-            ]
+            record.resource.state.state_initiator = initiator
         self._in(record, state)
         seconds = getattr(self._delays, state.lower(), None)
         following = AUTOMATIC.get(state)
         if following is not None and seconds is not None:
-            self._clock.after(seconds, lambda: self._later(record, state, following, initiator))
+            self._clock.after(seconds, lambda: self._later(record, state, following))
 
-    def _later(self, record: _Record, state: str, event: str, initiator: str) -> None:
+    def _later(self, record: _Record, state: str, event: str) -> None:
         with self._lock:
             # Something else has happened meanwhile, or the name is another resource's now.
             if self._records.get(record.resource.name) is record and record.state == state:
-                self._step(record, event, initiator)
+                self._step(record, event)
 
     def _in(self, record: _Record, state: str) -> None:
         """What a state means for the nodes and for the operation that is waited for."""
@@ -229,7 +229,8 @@ class FakeCloud:
             for node_id, node in record.nodes.items():
                 node.state = tpu_v2.Node.State.READY
                 node.health = tpu_v2.Node.Health.HEALTHY
-                node.network_endpoints = self._endpoints(node_id, node)
+                count = find(node.accelerator_type).hosts
+                node.network_endpoints = endpoints(node, self._addresses(node_id, count))
             self._tell("active", record, record.nodes)
         elif state in ("SUSPENDING", "DELETING"):
             self._tell("gone", record, record.nodes)
@@ -250,15 +251,6 @@ class FakeCloud:
             copy = deepcopy(record.resource)
             # In the order of events, and without the lock.
             self._clock.after(0, lambda: told(copy, workers))
-
-    def _endpoints(self, node_id: str, node: tpu_v2.Node) -> list[tpu_v2.NetworkEndpoint]:
-        found = []
-        for ip in self._addresses(node_id, find(node.accelerator_type).hosts):
-            endpoint = tpu_v2.NetworkEndpoint(ip_address=ip, port=8470)
-            if node.network_config.enable_external_ips:
-                endpoint.access_config = {"external_ip": ip}
-            found.append(endpoint)
-        return found
 
     def _loopback(self, node_id: str, count: int) -> list[str]:
         first = ip_address("127.16.0.2") + self._workers
@@ -303,14 +295,14 @@ class FakeCloud:
         return record.operation
 
     def _delete_node(self, request: tpu_v2.DeleteNodeRequest) -> operations_pb2.Operation:
-        record, node = self._node(request.name)
+        record, _ = self._node(request.name)
         short = request.name.rpartition("/")[2]
         self._tell("gone", record, [short])
         del record.nodes[short]
         if not record.nodes and after(record.state, "suspend"):
             self._step(record, "suspend", "USER")
         operation = self._new_operation(request.name, "delete")
-        operation.response.Pack(tpu_v2.Node.pb(node))
+        operation.response.Pack(empty_pb2.Empty())
         operation.done = True
         return operation
 
@@ -393,8 +385,10 @@ class FakeCloud:
         operation = record.operation
         if operation is None or operation.done:
             return
-        if error is None:
-            operation.response.Pack(tpu_v2.QueuedResource.pb(record.resource))
-        else:
+        if error is not None:
             operation.error.CopyFrom(error)
+        elif record.state == "DELETING":
+            operation.response.Pack(empty_pb2.Empty())
+        else:
+            operation.response.Pack(tpu_v2.QueuedResource.pb(record.resource))
         operation.done = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from google.cloud import tpu_v2
@@ -31,6 +32,17 @@ def new_nodes(resource: tpu_v2.QueuedResource) -> dict[str, tpu_v2.Node]:
         node.multislice_node = bool(spec.multislice_params)
         nodes[path.rpartition("/")[2]] = node
     return nodes
+
+
+def endpoints(node: tpu_v2.Node, addresses: Sequence[str]) -> list[tpu_v2.NetworkEndpoint]:
+    """Its workers at these addresses; inside and outside are the same on one machine."""
+    found = []
+    for address in addresses:
+        endpoint = tpu_v2.NetworkEndpoint(ip_address=address, port=8470)
+        if node.network_config.enable_external_ips:
+            endpoint.access_config = tpu_v2.AccessConfig(external_ip=address)
+        found.append(endpoint)
+    return found
 
 
 def _count(spec: tpu_v2.QueuedResource.Tpu.NodeSpec) -> int:

@@ -1,0 +1,35 @@
+"""``python -m tpu delete RUN``: delete the slice at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bert_jax.console import say
+from bert_jax.paths import at
+from pipelines.settings import command_parser, parse
+from tpu import markers
+from tpu.provider import connect
+from tpu.request import read_launch
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = command_parser(
+        "tpu delete",
+        "Deletes the slice of a run without waiting for it to save: what was done since the last"
+        " checkpoint is lost (stop saves first). The run folder is left as it is.",
+    )
+    parser.add_argument("run", help="folder of the run")
+    options = parse(parser, argv)
+    run = at(options.run)
+    launch = read_launch(run)
+    provider = connect(launch.project)
+    markers.ask_to_stop(run)  # or a watcher would create it again
+    found = False
+    for zone in launch.tpu.zones:
+        if provider.describe(zone, launch.name) is not None:
+            found = True
+            provider.delete(zone, launch.name)
+            say(f"{launch.name} in {zone} is being deleted")
+    if not found:
+        say(f"there is no {launch.name} in {', '.join(launch.tpu.zones)}")

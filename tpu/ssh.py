@@ -1,0 +1,65 @@
+"""``python -m tpu ssh RUN``: gcloud's ssh to one host of the slice.
+
+For looking, and for short commands that may run twice: gcloud repeats a command whose connection
+broke while the first copy still runs. Training never depends on ssh.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.paths import at
+from pipelines.settings import command_parser, parse
+from tpu.provider import connect
+from tpu.request import read_launch
+
+
+def arguments(
+    node: str, zone: str, project: str, worker: int, internal_ip: bool, command: Sequence[str]
+) -> list[str]:
+    """gcloud's command line."""
+    line = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", node]
+    line += [f"--zone={zone}", f"--project={project}", f"--worker={worker}"]
+    if internal_ip:
+        line.append("--tunnel-through-iap")
+    if command:
+        line.append(f"--command={' '.join(command)}")
+    return line
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    ours, _, command = [list(argv), "", []] if "--" not in argv else _split(argv)
+    parser = command_parser(
+        "tpu ssh",
+        "Opens a shell on a host of the slice with gcloud, or runs the command after --, which may"
+        " run twice: gcloud repeats it when the connection breaks.",
+    )
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--worker", type=int, default=0, help="number of the host")
+    options = parse(parser, ours)
+    launch = read_launch(at(options.run))
+    provider = connect(launch.project)
+    for zone in launch.tpu.zones:
+        found = provider.describe(zone, launch.name)
+        if found is not None and found.nodes:
+            break
+    else:
+        raise UserError(f"{launch.run} has no hosts now; python -m tpu status {launch.run} tells")
+    hosts = [(node.name, index) for node in found.nodes for index in range(len(node.endpoints))]
+    if not 0 <= options.worker < len(hosts):
+        raise BadArgumentsError(f"--worker {options.worker}: there are 0 to {len(hosts) - 1}")
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        raise BadInputError("gcloud is not installed; see cloud.google.com/sdk/docs/install")
+    node, worker = hosts[options.worker]
+    line = arguments(node, zone, launch.project, worker, launch.tpu.internal_ip, command)
+    os.execv(gcloud, line)  # noqa: S606
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    cut = list(argv).index("--")
+    return list(argv[:cut]), "--", list(argv[cut + 1 :])
