@@ -235,9 +235,9 @@ ROWS = (
         "name",
         ("ALREADY_EXISTS",),
         r"",
-        "there is a queued resource of that name in {zone} already: look at it with"
-        " `gcloud compute tpus queued-resources list --zone={zone} --project={project}`, and"
-        " choose another name or delete it",
+        "the name is taken in {zone} ({said}): look with"
+        " `gcloud compute tpus tpu-vm list --zone={zone} --project={project}` whose it is, and"
+        " choose another or delete that one",
         _ARGUMENT,
         False,
         "https://docs.cloud.google.com/tpu/docs/queued-resources",

@@ -39,6 +39,7 @@ class CloudError(UserError):
     """A request to the cloud failed.
 
     Attributes:
+        row: Of the table.
         kind: What is in the way, see `Row`.
         retry_elsewhere: Whether another zone may grant what this one refuses.
         status: Name of the status, such as RESOURCE_EXHAUSTED.
@@ -48,6 +49,7 @@ class CloudError(UserError):
     def __init__(self, text: str, row: Row, status: str) -> None:
         """One with the kind and the exit code of its row."""
         super().__init__(text)
+        self.row = row
         self.kind = row.kind
         self.retry_elsewhere = row.retry_elsewhere
         self.status = status

@@ -140,21 +140,14 @@ class QueuedResources(Provider):
             parent=self._zone(zone), queued_resource_id=name, queued_resource=resource
         )
         about = (zone, resource)
-        # Twice: what has the name may just then have been on its way out.
-        for again in (True, False):
-            try:
-                operation = self._call(self._client.create_queued_resource, request, about)
-                self._check_admission(operation.operation, about)
-                return True
-            except CloudError as error:
-                if error.status != "ALREADY_EXISTS":
-                    raise
-                if self._resource(zone, name) is not None:
-                    return False
-                # A node of another resource has the name of one of ours.
-                if not again:
-                    raise
-        raise AssertionError("unreachable")
+        try:
+            operation = self._call(self._client.create_queued_resource, request, about)
+            self._check_admission(operation.operation, about)
+        except CloudError as error:
+            if error.status != "ALREADY_EXISTS" or self._resource(zone, name) is None:
+                raise  # where it is not there, a node of another one has the name of ours
+            return False
+        return True
 
     def describe(self, zone: str, name: str) -> Resource | None:
         """The resource with its nodes.

@@ -22,6 +22,8 @@ from tpu.testing.reaper import HOME, kill
 from tpu.types import find
 
 _PREFIX = "/computeMetadata/v1/instance/"
+# Of the environment: what a program needs, and where an emulator of Cloud Storage is.
+_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
 _COORDINATOR = 8482  # the port at which JAX's processes meet on TPU VMs
 
 
@@ -65,7 +67,9 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """Of all its processes."""
         address = f"127.0.0.1:{self._server.server_address[1]}"
-        return {**os.environ, **self.variables, "GCE_METADATA_IP": address, HOME: str(self.home)}
+        # A TPU VM has nothing of the environment in which somebody submits.
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        return {**kept, **self.variables, "GCE_METADATA_IP": address, HOME: str(self.home)}
 
     def off(self) -> None:
         """Ends all its processes at once, as a machine does that is taken away."""
