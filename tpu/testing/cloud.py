@@ -339,9 +339,8 @@ class FakeCloud:
         """None, of the workers asked for; gcloud looks here for host keys and goes on without."""
         workers = [one for one in request.worker_ids if one]
         count = len(workers or self._node(request.name)[1].network_endpoints)
-        return tpu_v2.GetGuestAttributesResponse(
-            guest_attributes=[tpu_v2.GuestAttributes() for _ in range(count)]
-        )
+        empty = tpu_v2.GuestAttributes(query_value=tpu_v2.GuestAttributesValue())
+        return tpu_v2.GetGuestAttributesResponse(guest_attributes=[empty] * count)
 
     def _record(self, name: str) -> _Record:
         check_place(name.partition("/queuedResources/")[0], self._zones)
