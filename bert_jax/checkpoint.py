@@ -17,7 +17,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.fingerprints import checksums
 from bert_jax.parallel import any_process
+from bert_jax.paths import absolute, explained, is_remote, remove
 from bert_jax.state import Params, TrainState
 
 FOLDER = "checkpoints"
@@ -94,7 +95,7 @@ class Checkpoints:
             keep: How many of the newest to keep.
             keep_best: Also keep the one with the lowest held-out loss.
         """
-        self.folder = run_dir.absolute() / FOLDER
+        self.folder = absolute(run_dir) / FOLDER
         self._saving = 0
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
         if keep_best:
@@ -201,14 +202,15 @@ class Checkpoints:
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps if jax.process_index() == 0 else []:
             target = self.folder / f"{step}.damaged"
-            if target.exists():
-                shutil.rmtree(target)
+            remove(target)
             (self.folder / str(step)).rename(target)
             say(f"checkpoint {step} is kept as {target.name}, not used")
         any_process(False)  # nobody goes on before they are renamed
         self._manager.reload()
 
     def _check_space(self, state: TrainState) -> None:
+        if is_remote(self.folder):
+            return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -218,15 +220,17 @@ class Checkpoints:
     def _failures_explained(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            where = f"step {self._saving} could not be saved in {self.folder}"
+            if unreachable := explained(error, where):
+                raise unreachable from error
             text = str(error)
             full = any(sign in text for sign in _FULL) or getattr(error, "errno", 0) == errno.ENOSPC
             if not full and not isinstance(error, OSError):
                 raise
             good = _newest_first(self.folder)
             raise UserError(
-                f"step {self._saving} could not be saved in {self.folder}:"
-                f" {'the disk is full' if full else text.splitlines()[0][:200]}."
+                f"{where}: {'the disk is full' if full else text.splitlines()[0][:200]}."
                 f" {f'Step {good[0]} is safe' if good else 'No step is saved'}; make room and run"
                 " the same command to go on"
             ) from error
@@ -256,7 +260,7 @@ def newest_params(
     Raises:
         BadInputError: There is none, or all are damaged.
     """
-    folder = run_dir.absolute() / FOLDER
+    folder = absolute(run_dir) / FOLDER
     there = _newest_first(folder)
     if not there:
         raise BadInputError(f"{run_dir} holds no checkpoint yet")
@@ -277,7 +281,7 @@ def newest_params(
 
 def newest_meta(run_dir: Path) -> Meta | None:
     """What was saved beside the newest checkpoint whose note can be read; None without any."""
-    folder = run_dir.absolute() / FOLDER
+    folder = absolute(run_dir) / FOLDER
     for step in _newest_first(folder):
         try:
             return read_meta(folder / str(step))[0]
@@ -310,7 +314,11 @@ def _signed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _newest_first(folder: Path) -> list[int]:
-    steps = [path for path in folder.glob("*") if path.name.isdigit()]
+    # Not by glob, which takes a bucket that cannot be reached for an empty one.
+    there: list[Path] = []
+    with suppress(FileNotFoundError):
+        there = list(folder.iterdir())
+    steps = [path for path in there if path.name.isdigit()]
     finished = [path for path in steps if ocp.utils.is_checkpoint_finalized(path)]
     return sorted((int(path.name) for path in finished), reverse=True)
 
@@ -337,7 +345,7 @@ def _damage_reported() -> Iterator[None]:
         raise
     except Exception as error:
         other_cause = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-        if other_cause or any(text in str(error) for text in _NOT_DAMAGE):
+        if other_cause or any(text in str(error) for text in _NOT_DAMAGE) or explained(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DamagedError(lines[0][:120]) from error

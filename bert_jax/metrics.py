@@ -13,15 +13,18 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import scalar
 
+from bert_jax.appended import AppendedObject
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.flops import PEAK_FLOPS
+from bert_jax.paths import at, is_remote
 from bert_jax.steps import Metrics
 from bert_jax.work import Work
 
@@ -31,6 +34,17 @@ TENSORBOARD = "tensorboard"
 # Updates that may be under way at once: enough that devices never wait for the host, few enough
 # that a request to stop is followed soon.
 IN_FLIGHT = 3
+
+
+class _InBucket:
+    """How tensorboardX opens an event file there."""
+
+    @staticmethod
+    def open(path: str) -> AppendedObject:
+        return AppendedObject(at(path))
+
+
+register_writer_factory("gs", _InBucket)
 
 
 @dataclass(frozen=True)
@@ -61,9 +75,10 @@ class MetricsLog:
         self.last: dict[str, Any] = {}
         self._writes = jax.process_index() == 0
         if self._writes:
-            _drop_after(run_dir / FILE, step)
-            self._file = (run_dir / FILE).open("a", encoding="utf-8")
-            (run_dir / TENSORBOARD).mkdir(exist_ok=True)
+            self._remote = is_remote(run_dir)
+            self._file = _without_lines_after(run_dir / FILE, step)
+            if not self._remote:
+                (run_dir / TENSORBOARD).mkdir(exist_ok=True)
             # Not SummaryWriter, whose thread reports a full disk with a traceback of its own.
             self._board = EventsWriter(str(run_dir / TENSORBOARD / "events"))
             start = SessionLog(status=SessionLog.START)
@@ -116,27 +131,41 @@ class MetricsLog:
         if not self._writes or not values:
             return
         try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            self._file.write(_line({"step": step, **values}))
             for name, value in values.items():
                 if value is not None:
                     event = Event(step=step, summary=scalar(name, value), wall_time=time.time())
                     self._board.write_event(event)
-            self._board.flush()
+            if not self._remote:
+                self._flush()
         except OSError as error:
             raise UserError(
                 f"{self._file.name}: {error.strerror}; the last checkpoint is safe, the same"
                 " command goes on from it"
             ) from None
 
+    def store(self) -> None:
+        """Returns when what was written is safe, for before a checkpoint that relies on it.
+
+        Raises:
+            UserError: It cannot be stored.
+        """
+        if self._writes and self._remote:
+            self._flush()
+
     def close(self) -> None:
         """Closes the files."""
         if self._writes:
             self._writes = False
-            with suppress(OSError):  # what a full disk did not take was reported by `write`
+            # What a full disk or an absent bucket did not take was reported before.
+            with suppress(OSError, UserError):
                 self._board.close()
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 self._file.close()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        self._board.flush()
 
     def _settle(self, pushed: Pushed) -> bool:
         """Waits for an update; whether its metrics were written."""
@@ -200,10 +229,17 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _drop_after(path: Path, step: int) -> None:
-    lines = read(path.parent)
-    kept = [line for line in lines if line["step"] <= step]
+def _line(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values) + "\n").encode()
+
+
+def _without_lines_after(path: Path, step: int) -> AppendedObject | BinaryIO:
+    """The file, opened to append; lines of later steps are dropped."""
+    kept = b"".join(_line(line) for line in read(path.parent) if line["step"] <= step)
+    if is_remote(path):
+        return AppendedObject(path, kept)
     if path.is_file():
         draft = path.with_suffix(".tmp")
-        draft.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        draft.write_bytes(kept)
         draft.rename(path)
+    return path.open("ab")

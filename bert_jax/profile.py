@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import jax
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
+from bert_jax.paths import is_remote
 
 FOLDER = "profile"
 
@@ -40,7 +43,10 @@ class Profile:
         """To be told before the update that follows `step`."""
         if step in self._steps and not self._running:
             self._settle()
-            jax.profiler.start_trace(self._folder)
+            self._traces = self._folder
+            if is_remote(self._folder):  # XLA writes to disks only
+                self._traces = Path(tempfile.mkdtemp(prefix="bert-jax-"))
+            jax.profiler.start_trace(self._traces)
             self._running = True
         elif step not in self._steps and self._running:
             self._settle()
@@ -51,4 +57,9 @@ class Profile:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+            if is_remote(self._folder):
+                for file in filter(Path.is_file, self._traces.rglob("*")):
+                    target = self._folder / file.relative_to(self._traces)
+                    target.write_bytes(file.read_bytes())
+                shutil.rmtree(self._traces)
             say(f"{self._folder}: a trace; pip install xprof, then xprof --logdir {self._folder}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from bert_jax.console import progress, say
 from bert_jax.errors import PreemptedError
 from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout
+from bert_jax.paths import at
 from bert_jax.profile import Profile, steps_of
 from bert_jax.state import TrainState, parameter_count
 from bert_jax.steps import DeviceBatch, means
@@ -37,7 +37,7 @@ class Trainer:
         for phase in self.config.phases:
             layout.rows(phase.batch_size, work.steps.accumulate)
         traced = steps_of(self.config.profile)
-        run_dir, saving = Path(self.config.run_dir), self.config.checkpoint
+        run_dir, saving = at(self.config.run_dir), self.config.checkpoint
         self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
         restored = self.checkpoints.restore(layout.abstract_state(work.fresh), self._check)
         begin = work.begin or partial(layout.build, work.fresh)
@@ -146,4 +146,5 @@ class Trainer:
         tokens, seconds = self.log.tokens, self.log.seconds
         meta = Meta(self.step, tokens, seconds, as_dict(self.config), self.work.data.digests)
         meta = replace(meta, architecture=self.work.architecture, labels=self.work.labels)
+        self.log.store()
         self.checkpoints.save(self.state, meta, eval_loss)

@@ -16,6 +16,7 @@ from jax import Array
 from bert_jax import parallel
 from bert_jax.config import ModelConfig
 from bert_jax.errors import BadArgumentsError
+from bert_jax.paths import at
 from bert_jax.state import Params, define
 from pipelines.data.files import HALF_CHARACTER
 from pipelines.fill_mask import fill_mask
@@ -40,7 +41,7 @@ class Bert:
             BadInputError: There is none, or it is damaged.
         """
         self._layout = parallel.Layout(jax.local_devices()[:1])
-        self.model: Model = open_model(Path(path), self._layout)
+        self.model: Model = open_model(at(path), self._layout)
         self.tokenizer = self.model.tokenizer()
 
     def encode(

@@ -13,6 +13,7 @@ from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig
 from bert_jax.errors import BadArgumentsError
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
+from pipelines.data.placed import local
 from pipelines.data.store import Store
 from pipelines.settings import command_parser, parse
 
@@ -54,7 +55,7 @@ def measure(config: RunConfig, seconds: float, cold: bool) -> dict[str, Any]:
         ratio), and the seconds that reading the store (``warm_seconds``, only if cold) and the
         first batch with its plan (``plan_seconds``) took.
     """
-    store = Store(Path(config.data.store))
+    store = Store(local(config.data.store))
     if cold:
         _forget(store.folder)
     begun = time.monotonic()

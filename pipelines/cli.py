@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.paths import failures_explained
 from bert_jax.signals import disregard, end_at_once, take_over
 
 # Command -> what the list of commands says of it. The module has the same name.
@@ -78,7 +79,8 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     take_over(end_at_once)
     try:
-        command([argument for argument in argv if argument != "--debug"])
+        with failures_explained():
+            command([argument for argument in argv if argument != "--debug"])
     except BrokenPipeError:
         # The reader of our output went away (`… | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

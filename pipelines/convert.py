@@ -18,6 +18,7 @@ from bert_jax.console import say
 from bert_jax.convert import ARCHITECTURES, ENCODER, MLM, Pretrained, only, parts
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.fingerprints import digest
+from bert_jax.paths import at
 from pipelines import cli
 from pipelines.data.tokenizer_export import export
 from pipelines.folders import RUN_TOKENIZER, own
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     )
     options = parse(parser, argv)
     parallel.devices()
-    model = open_model(Path(options.model), parallel.Layout(jax.local_devices()[:1]))
+    model = open_model(at(options.model), parallel.Layout(jax.local_devices()[:1]))
     convert(model, Path(options.out), options.to)
 
 

@@ -16,9 +16,11 @@ from bert_jax.console import progress
 from bert_jax.convert import NSP, parts
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.evaluate import evaluate
+from bert_jax.paths import CLOUD, at
 from bert_jax.steps import Steps
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
+from pipelines.data.placed import local
 from pipelines.data.store import Split, Store
 from pipelines.model import MODEL_HELP, Model, open_model
 from pipelines.settings import command_parser, parse
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices())
-    model = open_model(Path(options.model), layout)
+    model = open_model(at(options.model), layout)
     found = measure(model, Store(_store(options.store, model)), layout, options.length)
     if options.json:
         print(json.dumps(found))  # noqa: T201
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _store(given: str | None, model: Model) -> Path:
     if given:
-        return Path(given)
+        return local(given)
     if model.run is None:
         if model.finetune is not None:
             raise BadArgumentsError(
@@ -57,10 +59,10 @@ def _store(given: str | None, model: Model) -> Path:
                 " measures it"
             )
         raise BadArgumentsError(f"{model.path} was not trained here; give --store DIR")
-    store = Path(model.run.data.store)
-    if not store.exists():
+    store = model.run.data.store
+    if not store.startswith(CLOUD) and not Path(store).exists():
         raise BadInputError(f"the store of the run, {store}, is not here; say where: --store DIR")
-    return store
+    return local(store)
 
 
 def measure(

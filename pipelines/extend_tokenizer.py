@@ -16,6 +16,7 @@ from typing import Any
 
 from bert_jax.console import say
 from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.paths import at
 from pipelines import cli
 from pipelines.data.corpora import CORPUS_HELP, open_corpus
 from pipelines.data.tokenizer import WordPieceTokenizer, load
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if options.words is not None and options.words < 1:
         raise BadArgumentsError(f"--words must be at least 1, not {options.words}")
     extend(
-        Path(options.model),
+        at(options.model),
         Path(options.out),
         specs=options.corpus or (),
         limit=options.words or 0,

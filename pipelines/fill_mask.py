@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from bert_jax import parallel
 from bert_jax.config import ModelConfig
 from bert_jax.errors import BadArgumentsError
+from bert_jax.paths import at
 from bert_jax.state import Params, define
 from bert_jax.steps import forward
 from pipelines import cli
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     parallel.enable_compilation_cache()
     parallel.devices()
     layout = parallel.Layout(jax.local_devices()[:1])
-    model = open_model(Path(options.model), layout)
+    model = open_model(at(options.model), layout)
     model.require_masked_language_head()
     params = model.pretraining_params(layout)
     found = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)

@@ -15,6 +15,7 @@ from bert_jax import parallel
 from bert_jax.checkpoint import newest_meta
 from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.paths import at
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
@@ -80,9 +81,9 @@ def main(argv: Sequence[str]) -> None:
         return
     found = []
     for seed in range(config.seed, config.seed + seeds):
-        run_dir = str(Path(config.run_dir) / f"seed-{seed}")
+        run_dir = str(at(config.run_dir) / f"seed-{seed}")
         found.append(finetune(replace(config, seed=seed, run_dir=run_dir), layout))
-    _summarise(found, Path(config.run_dir))
+    _summarise(found, at(config.run_dir))
 
 
 def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         BadInputError: Config, data, model and run folder do not fit each other.
         PreemptedError: The process was told to end; everything is saved.
     """
-    task, run_dir = open_task(config.task, config.options), Path(config.run_dir)
+    task, run_dir = open_task(config.task, config.options), at(config.run_dir)
     columns = config.data.columns
     examples = task.read(config.data.train, columns, labelled=True)
     measured = config.data.validation
@@ -129,7 +130,7 @@ def _start(
     config: FinetuneConfig, task: Task, examples: Sequence[Any], layout: parallel.Layout
 ) -> tuple[FinetuneConfig, list[str], Tokenizer, Model | None]:
     """Network, classes and tokenizer: of the run if it has begun, else of the model given."""
-    run_dir = Path(config.run_dir)
+    run_dir = at(config.run_dir)
     meta = newest_meta(run_dir)
     if meta is not None:
         if meta.config.get("task") != config.task:
@@ -140,7 +141,7 @@ def _start(
     elif not config.init:
         raise BadInputError("init is not set; give the model to start from, as --init MODEL")
     else:
-        model = open_model(Path(config.init), layout)
+        model = open_model(at(config.init), layout)
         network, tokenizer = model.network, model.tokenizer()
         classes = task.classes(examples)
     return (

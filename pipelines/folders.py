@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bert_jax.console import say
 from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
+from bert_jax.paths import is_remote
 
 # In a run folder.
 RUN_CONFIG = "config.yaml"
 RUN_TOKENIZER = "tokenizer"
 DATA_CARD = "data.md"  # the card of the store
+RUN_LAUNCH = "launch"  # what the machines of a submitted run install
 
 
 def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:
@@ -31,8 +34,11 @@ def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:
         BadArgumentsError: No folder is named.
         BadInputError: It is a file, or holds something but none of `marks`.
     """
-    if re.match(r"[a-z0-9]+:/", str(folder)):
-        raise BadInputError(f"{option} {folder}: only local folders can be written so far")
+    if not is_remote(folder) and (scheme := re.match(r"[a-z0-9]+:/", str(folder))):
+        given = str(folder).replace(scheme[0], f"{scheme[0]}/", 1)
+        raise BadInputError(
+            f"{option} {given} must be a local folder; only a run_dir can be in a bucket (gs://…)"
+        )
     if folder == Path():
         raise BadArgumentsError(f"{option} names no folder")
     if folder.exists() and not folder.is_dir():
@@ -69,8 +75,12 @@ def check_same(made: Mapping[str, Any], asked: Mapping[str, Any], what: str) -> 
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds `folder`, which must exist, against other processes that ask; ends with the process.
+
+    Args:
+        folder: On a disk.
+        wait: Until another process that holds it ends, instead of giving up.
 
     Raises:
         DeviceUnavailableError: Another process holds it.
@@ -80,7 +90,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         # Some network file systems know no locks; there the user has to take care.
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and wait:
+            say(f"waiting for another process that writes to {folder}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        elif error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(descriptor)
             raise DeviceUnavailableError(
                 f"another process is writing to {folder}; wait for it or stop it"

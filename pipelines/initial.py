@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from bert_jax.convert import HEAD, parts
 from bert_jax.errors import BadInputError
 from bert_jax.optim import optimizer
 from bert_jax.parallel import Layout
+from bert_jax.paths import at
 from bert_jax.state import Begin, Params, TrainState, new_state
 from pipelines.data.tokenizer import Tokenizer, WordPieceTokenizer
 from pipelines.model import Model, completed, network_of, open_model
@@ -38,7 +38,7 @@ def start_from(
     Raises:
         BadInputError: The model cannot be opened, or config or store ask for another network.
     """
-    run_dir = Path(config.run_dir)
+    run_dir = at(config.run_dir)
     meta = newest_meta(run_dir)
     if meta is not None:
         if not meta.config.get("init"):
@@ -46,7 +46,7 @@ def start_from(
                 f"{run_dir} began without --init; leave it out to go on, or choose another run_dir"
             )
         return replace(config, model=config.model.started_from(network_of(meta, run_dir))), None
-    model = open_model(Path(config.init), layout)
+    model = open_model(at(config.init), layout)
     network = model.network
     config = replace(config, model=config.model.started_from(network))
     say(

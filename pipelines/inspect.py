@@ -17,6 +17,7 @@ from bert_jax.convert import abstract_params
 from bert_jax.errors import BadArgumentsError
 from bert_jax.fingerprints import digest, named_leaves
 from bert_jax.flops import training_flops
+from bert_jax.paths import at
 from bert_jax.presets import PRESETS
 from bert_jax.state import Params, parameter_count
 from pipelines import cli
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     if (options.model is None) == (options.preset is None):
         raise BadArgumentsError("give either a MODEL or --preset NAME")
-    found, params = _preset(options.preset) if options.preset else _model(Path(options.model))
+    found, params = _preset(options.preset) if options.preset else _model(at(options.model))
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return

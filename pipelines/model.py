@@ -23,6 +23,7 @@ from bert_jax.convert import (
 )
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
+from bert_jax.paths import absolute, is_remote
 from bert_jax.state import Params, init_params
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
@@ -135,6 +136,11 @@ def open_model(path: Path, layout: Layout) -> Model:
         BadInputError: There is none, or it is damaged.
     """
     if hugging_face.is_folder(path) or google_research.is_folder(path):
+        if is_remote(path):
+            raise BadInputError(
+                f"{path}: only runs are read from a bucket; copy this model to a disk, as with:"
+                f" gcloud storage cp -r {path} DIR"
+            )
         theirs = google_research.is_folder(path) and not hugging_face.has_weights(path)
         found = (google_research if theirs else hugging_face).read(path)
         placed = jax.device_put(found.params, layout.replicated)
@@ -167,7 +173,7 @@ def open_model(path: Path, layout: Layout) -> Model:
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:
     """The run folder and the step that `path` names; None is the newest."""
-    whole = path.absolute()  # "." inside of one
+    whole = absolute(path)  # "." inside of one
     if whole.parent.name == FOLDER and whole.name.isdigit():
         return whole.parent.parent, int(whole.name)
     return path, None

@@ -14,6 +14,7 @@ from bert_jax import parallel
 from bert_jax.console import say
 from bert_jax.convert import HEAD, parts
 from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.paths import at
 from bert_jax.task_model import HeadConfig, TaskNetwork
 from pipelines import cli
 from pipelines.model import MODEL_HELP, Model, open_model
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices()[: len(jax.local_devices())])
-    model = open_model(Path(options.model), layout)
+    model = open_model(at(options.model), layout)
     columns = columns_of(model, Columns(**vars(options.columns)))
     classes = model.weights.labels
     name, head, given = task_of(model)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.paths import at
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.assemble import assemble
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"--workers must be at least 1, not {options.workers}")
     prepare(
         options.corpus,
-        Path(options.tokenizer),
+        at(options.tokenizer),
         Path(options.out),
         options.heldout,
         sentences=options.sentences,

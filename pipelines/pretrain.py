@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 
@@ -14,11 +13,13 @@ from bert_jax import parallel
 from bert_jax.config import RunConfig
 from bert_jax.console import be_quiet, say
 from bert_jax.errors import BadInputError
+from bert_jax.paths import at
 from bert_jax.watchdog import Watchdog
 from bert_jax.work import pretraining
 from pipelines import cli
 from pipelines.data.card import CARD
 from pipelines.data.loader import PretrainingData
+from pipelines.data.placed import local
 from pipelines.data.store import Store, token_dtype
 from pipelines.initial import start_from
 from pipelines.run_folder import taken, train
@@ -63,7 +64,7 @@ def pretrain(
     for phase in config.phases:
         if phase.learning_rate and phase.warmup_steps >= phase.steps:
             say(f"phases: warmup_steps {phase.warmup_steps:,} is longer than its phase")
-    with taken(Path(config.run_dir)), Watchdog(config.train.hang_timeout) as watchdog:
+    with taken(at(config.run_dir)), Watchdog(config.train.hang_timeout) as watchdog:
 
         def done(step: int) -> None:
             watchdog.beat(step)
@@ -76,7 +77,7 @@ def pretrain(
 def _open(config: RunConfig) -> Store:
     if not config.data.store:
         raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
-    store = Store(Path(config.data.store))
+    store = Store(local(config.data.store))
     started = time.monotonic()
     store.verify_all()
     ledger = store.ledger

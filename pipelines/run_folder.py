@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -13,11 +12,12 @@ from bert_jax.checkpoint import FOLDER
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
+from bert_jax.paths import at, is_remote, remove
 from bert_jax.state import Params
 from bert_jax.train import Trainer
 from bert_jax.work import Work
 from pipelines.data.tokenizer import Tokenizer, load
-from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_TOKENIZER, exclusive, own
+from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_LAUNCH, RUN_TOKENIZER, exclusive, own
 from pipelines.settings import to_yaml
 
 
@@ -25,10 +25,15 @@ from pipelines.settings import to_yaml
 def taken(run_dir: Path) -> Iterator[None]:
     """Makes the folder of a run and holds it against other processes; left empty it goes again.
 
+    A bucket has neither folders nor locks: there nobody but the user keeps a second job away.
+
     Raises:
         BadInputError: It cannot be made, or holds other things.
     """
-    own(run_dir, "run_dir", (RUN_CONFIG, FOLDER))
+    own(run_dir, "run_dir", (RUN_CONFIG, FOLDER, RUN_LAUNCH))
+    if is_remote(run_dir):
+        yield
+        return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,7 +69,7 @@ def train(
         BadInputError: The run began with other settings.
         PreemptedError: The process was told to end; everything is saved.
     """
-    run_dir = Path(work.config.run_dir)
+    run_dir = at(work.config.run_dir)
     trainer = Trainer(work, layout, told)
     try:
         if jax.process_index() == 0:
@@ -83,14 +88,15 @@ def _keep_at_hand(run_dir: Path, work: Work, tokenizer: Tokenizer, card: Path | 
     draft.replace(run_dir / RUN_CONFIG)
     if card is not None:
         with suppress(FileNotFoundError):  # of a store that was made by an older version
-            shutil.copyfile(card, run_dir / DATA_CARD)
+            (run_dir / DATA_CARD).write_bytes(card.read_bytes())
     folder = run_dir / RUN_TOKENIZER
     try:
         same = load(folder).digest == tokenizer.digest
     except BadInputError:
         same = False
-    if not same:
-        draft = run_dir / f"{RUN_TOKENIZER}.tmp"
-        tokenizer.save(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
+    if same:
+        return
+    draft = run_dir / f"{RUN_TOKENIZER}.tmp"
+    tokenizer.save(draft)
+    remove(folder)
+    draft.replace(folder)

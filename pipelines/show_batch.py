@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +14,7 @@ from bert_jax.batch import Arrays
 from bert_jax.errors import BadArgumentsError
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
+from pipelines.data.placed import local
 from pipelines.data.store import Store
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.settings import run_config
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     if not 0 <= options.step < config.steps:
         raise BadArgumentsError(f"--step must be in [0, {config.steps}), not {options.step}")
     config = replace(config, data=replace(config.data, store=options.store))
-    store = Store(Path(options.store))
+    store = Store(local(options.store))
     batch = PretrainingData(store, config).batch_at(options.step)
     console = Console(highlight=False, soft_wrap=True)
     legend = Text("legend  ")

@@ -26,6 +26,9 @@ TOKENIZERS = {
 # Dependency -> the only files that may import it.
 OWNERS = {
     "orbax": {"bert_jax/checkpoint.py"},
+    "etils": {"bert_jax/paths.py"},
+    "fsspec": {"bert_jax/paths.py"},
+    "gcsfs": {"bert_jax/paths.py"},
     "sentencepiece": TOKENIZERS,
     "tokenizers": TOKENIZERS,
     "tensorboardX": {"bert_jax/metrics.py"},
