@@ -75,6 +75,8 @@ SAMPLES = [
     (7, LOCATION, "zone", 78, True, "locations list"),
     (400, VERSION, "runtime", 78, False, "tpu.runtime"),
     (3, ACT_AS, "permission", 1, False, "roles/iam.serviceAccountUser"),
+    (7, "Permission 'iam.serviceaccounts.actAs' denied on service account x (or it may not exist).",
+     "permission", 1, False, "roles/iam.serviceAccountUser"),
     (3, ACCOUNT, "config", 78, False, "tpu.service_account"),
     (404, NETWORK, "config", 78, False, "tpu.subnetwork"),
     (409, "Resource 'projects/p/locations/z/nodes/run' already exists", "name", 64, False, "whose"),

@@ -1,6 +1,7 @@
 """Why Cloud TPU refuses a request, and the next step: the table behind `tpu.explain`.
 
-The messages are those of public threads and documents; none could be provoked here.
+The messages are those of public threads and documents; none could be provoked here. Where nobody
+seems to have shown what Cloud TPU says, the source is another of Google's services, in brackets.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ ROWS = (
         " ask for more at https://console.cloud.google.com/iam-admin/quotas?project={project}",
         _LATER,
         True,
-        "https://github.com/kubernetes-sigs/sig-storage-local-static-provisioner/pull/526",
+        "https://github.com/kubernetes-sigs/sig-storage-local-static-provisioner/pull/526 (of GKE)",
     ),
     Row(
         "quota",
@@ -196,7 +197,7 @@ ROWS = (
         " or to one of `gcloud compute tpus versions list --zone={zone}`",
         _CONFIG,
         False,
-        "https://github.com/tensorflow/tpu/issues/877",
+        "https://github.com/tensorflow/tpu/issues/877 (of TPU Nodes)",
     ),
     Row(
         "permission",
@@ -207,7 +208,7 @@ ROWS = (
         " --member=user:YOU --role=roles/iam.serviceAccountUser`",
         _OTHER,
         False,
-        "https://github.com/dstackai/dstack/pull/1323",
+        "https://github.com/dora-team/fourkeys/issues/459 (of Cloud Run)",
     ),
     Row(
         "config",
@@ -217,7 +218,7 @@ ROWS = (
         " `gcloud iam service-accounts list --project={project}`",
         _CONFIG,
         False,
-        "https://github.com/GoogleCloudPlatform/genai-for-marketing/issues/139",
+        "https://github.com/GoogleCloudPlatform/genai-for-marketing/issues/139 (of IAM)",
     ),
     Row(
         "config",
@@ -229,7 +230,7 @@ ROWS = (
         _CONFIG,
         False,
         "https://github.com/GoogleCloudPlatform/terraform-google-managed-instance-group/issues/37"
-        " and https://github.com/hashicorp/terraform-provider-google/issues/7895",
+        " and https://github.com/hashicorp/terraform-provider-google/issues/7895 (of Compute)",
     ),
     Row(
         "name",
