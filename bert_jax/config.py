@@ -160,7 +160,7 @@ class DataConfig:
     """Which tokens are read and how they become masked pairs.
 
     Args:
-        store: Folder written by ``bert-jax prepare``.
+        store: Folder written by ``bert-jax prepare``; gs://… is copied to BERT_JAX_STORES first.
         mlm_probability: Share of the tokens of a sequence that is predicted.
         max_predictions: Most predictions in a sequence; 0 = ceil(mlm_probability x length).
         short_seq_prob: Share of the passes over a document that aim at a shorter sequence.
@@ -234,14 +234,14 @@ class TrainConfig:
     """Length of the run and what is reported on the way.
 
     Args:
-        steps: Updates in all; 0 = the sum of the phases. Otherwise phases are cut off there, or
-            the last one goes on until there.
+        steps: Updates in all, at which phases are cut off or the last one ends; 0 = their sum.
         batch_size: Sequences per update, over all devices and processes.
         accumulate: Parts of a batch that run one after the other, to save memory.
         log_every: Updates between lines of metrics.jsonl.
         eval_every: Updates between held-out evaluations; 0 = none.
         eval_batches: Batches of a held-out evaluation; 0 = all there are.
-        hang_timeout: Seconds without a step after which the process ends with code 70; 0 = never.
+        hang_timeout: Seconds without a step (the first may take three times as long) after which
+            the process ends with code 70; 0 = never.
     """
 
     steps: int = 0
@@ -328,7 +328,7 @@ class RunConfig:
     """A pre-training run.
 
     Args:
-        run_dir: Folder of the run; the same folder again resumes it.
+        run_dir: Folder of the run, on a disk or gs://…; the same folder again resumes it.
         init: Model to take the network and its weights from, at step 0; empty = fresh weights.
         seed: Decides initial weights, pairs, order, masks and dropout.
         profile: START:STOP traces the updates between these steps into run_dir/profile.

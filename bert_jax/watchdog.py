@@ -15,15 +15,16 @@ from bert_jax.console import say
 from bert_jax.errors import HungError
 
 _LOOKS = 10  # per limit
+_FIRST = 3  # limits until the first step, which is restored and compiled before
 
 
 class Watchdog:
-    """While it is entered, `beat` must be called once within every `limit` seconds."""
+    """While it is entered, `beat` must be called in every `limit` seconds, first within three."""
 
     def __init__(self, limit: float) -> None:
         """Of `limit` seconds; 0 = for ever."""
         self._limit = limit
-        self._silent = 0.0
+        self._silent = -(_FIRST - 1) * limit
         self._ended = threading.Event()
 
     def __enter__(self) -> Watchdog:

@@ -47,6 +47,14 @@ def test_without_a_limit_and_after_the_end_nothing_happens() -> None:
     assert process.communicate(timeout=20)[0] == "waiting\ndone\n"
 
 
+def test_the_first_step_may_take_three_times_as_long() -> None:
+    process = sleeper(limit=1, steps=0, silence=2)
+    assert process.communicate(timeout=20)[0] == "waiting\ndone\n"
+    process = sleeper(limit=1, steps=0, silence=60)
+    process.communicate(timeout=20)
+    assert process.returncode == HungError.exit_code
+
+
 def test_a_process_that_was_stopped_is_not_stuck() -> None:
     process = sleeper(limit=2, steps=1, silence=1)
     assert process.stdout is not None

@@ -9,6 +9,7 @@ Ends with the exit code of the training process, by which supervisord starts it 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -90,7 +91,13 @@ class Host:
         self._sent = self._copied = 0.0
         signal.signal(signal.SIGTERM, self._pass_on)
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "tpu.trainer", str(home), str(launch)]
+            [sys.executable, "-m", "tpu.trainer", str(home), str(launch)],
+            env=os.environ
+            | {
+                # Kept in the run folder, so that the next slice need not compile again.
+                "JAX_COMPILATION_CACHE_DIR": f"{self.place.run}/cache",
+                "BERT_JAX_STORES": str(home / "stores"),
+            },
         )
 
     def run(self) -> int:

@@ -10,7 +10,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from pipelines.settings import command_parser
 from tpu import markers
 from tpu.config import SubmittedConfig, read
 from tpu.provider import ENDPOINT, connect
-from tpu.request import Launch, prepared
+from tpu.request import Launch, prepared, read_launch
 from tpu.submit import submit
 from tpu.testing import rest
 from tpu.testing.cloud import Delays, FakeCloud
-from tpu.testing.machines import Machines
+from tpu.testing.machines import DEVICES, Machines
 from tpu.types import slices
 from tpu.watch import Watcher, watch
 
@@ -89,39 +89,45 @@ def on_workers(config: SubmittedConfig, workers: int) -> SubmittedConfig:
 
 
 def rehearse(
-    config: SubmittedConfig, emulation: Emulation, preempt_at: int | None = None
+    config: SubmittedConfig, emulation: Emulation, pause: Callable[[float], None] = time.sleep
 ) -> Launch:
     """Submits the run and watches it to its end.
 
     Args:
         config: Of the run.
         emulation: Where it runs.
-        preempt_at: Take the slice away once, when this step is done.
+        pause: Called between looks with the seconds to wait.
 
     Raises:
         UserError: The run failed.
     """
-    launch, files = prepared(config, silence=_SILENCE, report=1.0)
+    hosts = config.tpu.slice.hosts * config.tpu.slices
+    launch, files = prepared(config, devices=hosts * DEVICES, silence=_SILENCE, report=1.0)
     os.environ[ENDPOINT] = emulation.url
     provider = connect(launch.project)
     launch = submit(launch, files, provider)
-    due = preempt_at
-
-    def pause(seconds: float) -> None:
-        nonlocal due
-        time.sleep(seconds)
-        if due is not None and _step(launch) >= due:
-            say(f"step {_step(launch):,}: the slice is taken away, as was asked")
-            due = None
-            emulation.cloud.preempt(launch.name)
-
     watch(Watcher(launch, provider, back_off=_BACK_OFF), _PAUSE, pause)
     return launch
 
 
-def _step(launch: Launch) -> int:
-    found, _ = markers.look(at(launch.run))
-    return max((beat.step for beat in found.beats), default=-1)
+class Preemption:
+    """Pauses, and takes the slice away once when a step is done."""
+
+    def __init__(self, run: str, cloud: FakeCloud, step: int) -> None:
+        """Of the run in that folder, at `step`."""
+        self._run, self._cloud, self._step, self._due = run, cloud, step, True
+
+    def __call__(self, seconds: float) -> None:
+        """Pauses."""
+        time.sleep(seconds)
+        if not self._due:
+            return
+        found, _ = markers.look(at(self._run))
+        step = max((beat.step for beat in found.beats), default=-1)
+        if step >= self._step:
+            self._due = False
+            say(f"step {step:,}: the slice is taken away, as was asked")
+            self._cloud.preempt(read_launch(at(self._run)).name)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -149,5 +155,7 @@ def main(argv: Sequence[str]) -> None:
         tempfile.TemporaryDirectory(prefix="bert-jax-local-") as folder,
         emulated(Path(folder), {}) as emulation,
     ):
-        launch = rehearse(config, emulation, options["preempt_at"])
+        step = options["preempt_at"]
+        pause = time.sleep if step is None else Preemption(config.run_dir, emulation.cloud, step)
+        launch = rehearse(config, emulation, pause)
     say(f"python -m tpu logs {launch.run} shows what the machines said")

@@ -90,12 +90,13 @@ def prepared(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str
         BadInputError: The config does not say where to run.
     """
     config = complete(config)
-    devices = config.tpu.slice.devices * config.tpu.slices
+    devices = settings.pop("devices", config.tpu.slice.devices * config.tpu.slices)
     for phase in config.phases:
         if phase.batch_size % (devices * config.train.accumulate):
             raise BadInputError(
-                f"a batch of {phase.batch_size} sequences cannot be split over the {devices}"
-                f" devices of {config.tpu.slices} x {config.tpu.accelerator}"
+                f"a batch of {phase.batch_size} sequences cannot be split over {devices} devices"
+                f" ({config.tpu.slices} x {config.tpu.accelerator}) and train.accumulate"
+                f" {config.train.accumulate}"
             )
     files = bundle(config, Settings(devices, config.train.hang_timeout, **settings))
     run = config.run_dir.rstrip("/")

@@ -68,12 +68,14 @@ def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
     """What `submit` would do, for people: the request as it is sent, and the startup script."""
     zone = launch.tpu.zones[0]
     request = request_json(launch, zone)
-    script = request["tpu"]["nodeSpec"][0]["node"]["metadata"][STARTUP]
+    metadata = request["tpu"]["nodeSpec"][0]["node"]["metadata"]
+    script, metadata[STARTUP] = metadata[STARTUP], "(the script below)"
+    body = json.dumps(request, indent=1, sort_keys=True)
     sizes = "\n".join(f"  {name}  {len(content):,} bytes" for name, content in files.items())
     text = (
         f"to {launch.run}/{RUN_LAUNCH}/\n{sizes}\n\n"
         f"POST https://tpu.googleapis.com/v2/projects/{launch.project}/locations/{zone}"
-        f"/queuedResources?queuedResourceId={launch.name}\n{json.dumps(request, indent=1)}\n\n"
+        f"/queuedResources?queuedResourceId={launch.name}\n{body}\n\n"
         f"{STARTUP}, on every one of {launch.hosts} hosts at every boot:\n{script}"
     )
     return redacted(text)
@@ -96,9 +98,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the request and the script; ask nobody"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="with --dry-run: the body of the request alone"
+    )
     parser.add_argument("--watch", action="store_true", help="and watch it to the end")
     config, options = read(parser, argv)
     launch, files = prepared(config)
+    if options["dry_run"] and options["json"]:
+        request = request_json(launch, launch.tpu.zones[0])
+        print(redacted(json.dumps(request, sort_keys=True)))  # noqa: T201
+        return
     if options["dry_run"]:
         print(rehearsal(launch, files))  # noqa: T201
         return

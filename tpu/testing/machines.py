@@ -19,8 +19,8 @@ from bert_jax.console import say
 from tpu.request import STARTUP
 from tpu.testing.cloud import Workers
 from tpu.testing.reaper import HOME, kill
-from tpu.types import find
 
+DEVICES = 2  # of a machine: as many as real ones have would be slow on a few cores
 _PREFIX = "/computeMetadata/v1/instance/"
 # Of the environment: what a program needs, and where an emulator of Cloud Storage is.
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
@@ -112,7 +112,7 @@ class Machines:
                 home = self._folder / f"boot-{self._started}" / f"{name}-{number}"
                 slices = (slice_id, len(workers), next(iter(workers.values()))[0])
                 metadata = _metadata(node, ips, number, slices)
-                machine = Machine(home, metadata, self._environment(node, ip, len(ips)))
+                machine = Machine(home, metadata, self._environment(ip))
                 self.there[name].append(machine)
                 machine.boot()
 
@@ -132,14 +132,13 @@ class Machines:
         if self._reaper.wait():
             say(f"processes may be left of the machines in {self._folder}")
 
-    def _environment(self, node: tpu_v2.Node, ip: str, workers: int) -> dict[str, str]:
-        devices = find(node.accelerator_type).devices // workers
+    def _environment(self, ip: str) -> dict[str, str]:
         return {
             "BERT_JAX_PYTHON": sys.executable,
             "JAX_FORCE_TPU_INIT": "1",  # JAX asks the metadata server of TPU VMs only
             "JAX_PLATFORMS": "cpu",
             "JAX_COORDINATOR_BIND_ADDRESS": f"{ip}:{_COORDINATOR}",  # by default all interfaces
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
             "PYTHONPATH": str(Path(__file__).parents[2]),
             **self._variables,
         }
