@@ -24,8 +24,11 @@ _BUSY_TRIES = 3
 BACK_OFF = (30.0, 900.0)  # seconds before another attempt, after the first and at most
 
 # https://cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.nodes#State and #Health
-_MENDING = {"REPAIRING", "RESTARTING", "UNHEALTHY_MAINTENANCE", "UNHEALTHY_TENSORFLOW", "TIMEOUT"}
-_GONE = {"PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING", ABSENT}
+_MENDING = {
+    "REPAIRING", "RESTARTING", "STARTING", "REIMAGING",
+    "UNHEALTHY_MAINTENANCE", "UNHEALTHY_TENSORFLOW", "TIMEOUT",
+}  # fmt: skip
+_GONE = {"PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING", "HIDDEN", "HIDING", ABSENT}
 _WAITING = {"CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES"}
 
 Status = Literal[
@@ -108,12 +111,15 @@ def _finished(seen: Seen) -> Decision | None:
         if ending is not None and ending.spec == seen.spec:
             why = ending.note or f"the run is {name.lower()} at step {ending.step:,}"
             verb: Literal["delete", "end"] = "delete" if there else "end"
-            return Decision(name, verb, why, ended=name.lower(), failed=name == "FAILED")
+            ended = name.lower() if there else ""
+            return Decision(name, verb, why, ended=ended, failed=name == "FAILED")
     beats = _of_attempt(seen)
     lost = next((b for b in beats if b.state == ENDED and b.exit_code not in (0, 75)), None)
     if lost is not None:
         why = f"worker {lost.worker} ended with {lost.exit_code}: {lost.note}"
-        return Decision("FAILED", "delete" if there else "end", why, ended="failed", failed=True)
+        if there:
+            return Decision("FAILED", "delete", why, ended="failed", failed=True)
+        return Decision("FAILED", "end", why, failed=True)
     if not seen.markers.stop:
         return None
     if not there:
