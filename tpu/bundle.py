@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bert_jax.errors import BadInputError, UserError
-from bert_jax.paths import failures_explained
+from bert_jax.paths import failures_explained, is_remote
 from pipelines.folders import RUN_LAUNCH
 from pipelines.settings import to_yaml
 from tpu.config import SubmittedConfig
@@ -59,6 +59,8 @@ def upload(files: dict[str, bytes], run: Path) -> None:
     folder = run / RUN_LAUNCH
     with failures_explained(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
+        if not is_remote(folder):
+            folder.chmod(0o700)
         for name in sorted(files, key=lambda name: name == SUMS):
             (folder / name).write_bytes(files[name])
 

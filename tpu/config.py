@@ -114,6 +114,8 @@ def complete(config: SubmittedConfig) -> SubmittedConfig:
     if not config.data.store:
         raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
     for name, path in (("run_dir", config.run_dir), ("data.store", config.data.store)):
+        if path.startswith("gs://YOUR-BUCKET"):
+            raise BadInputError(f"{name} {path}: put your own bucket in the place of YOUR-BUCKET")
         if not _PLAIN.fullmatch(path):
             raise BadInputError(
                 f"{name} {path!r}: on TPU VMs a path may have letters, digits and ._=+@- between"

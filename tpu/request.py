@@ -127,7 +127,8 @@ def read_launch(run: Path) -> Launch:
 
 def name_of(run: str) -> str:
     """Name of the queued resource of a run: readable, and no other run's."""
-    readable = re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")
+    run = run.rstrip("/")
+    readable = re.sub(r"[^a-z0-9]+", "-", run.rpartition("/")[2].lower()).strip("-")
     return f"bert-{readable[:40]}-{hashlib.sha256(run.encode()).hexdigest()[:6]}".replace("--", "-")
 
 

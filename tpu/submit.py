@@ -84,7 +84,8 @@ def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
 def request_json(launch: Launch, zone: str) -> dict[str, Any]:
     """The body of the request, as JSON."""
     message = queued_resource(launch, zone, launch.first)
-    return json.loads(tpu_v2.QueuedResource.to_json(message, including_default_value_fields=False))
+    text = tpu_v2.QueuedResource.to_json(message, always_print_fields_with_no_presence=False)
+    return json.loads(text)
 
 
 def main(argv: Sequence[str]) -> None:
