@@ -5,7 +5,7 @@
 #   make test-parity
 # and a fourth one asks the TPU compiler, which needs no TPU:
 #   make test-tpu
-# PYTHON picks the interpreter, as in: make test PYTHON=python3.12
+# make lock pins what TPU VMs install. PYTHON picks the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity tpu-compiler pretrain test test-parity test-tpu lint clean
+.PHONY: help venv parity tpu-compiler pretrain test test-parity test-tpu lint lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -71,6 +71,13 @@ test-parity: $(VENV)/parity
 
 test-tpu: $(VENV)/tpu
 	$(BIN)/pytest -m tpu_backend tests/test_preflight.py
+
+# What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_34
+lock: $(VENV)/test
+	printf 'setuptools\nuv\n' | $(LOCK) --output-file tpu/lock/tools.txt -
+	$(LOCK) --extra tpu --extra cloud --output-file tpu/lock/requirements.txt setup.cfg
 
 clean:
 	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -151,13 +151,7 @@ def _pairs(values: Mapping[str, str]) -> str:
         {},
         {"capacity": "on-demand", "internal_ip": True, "subnetwork": "sub"},
         {"slices": 2},
-        pytest.param(
-            {"capacity": "reserved"},
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="gcloud sends reservation_name projects/P/locations/Z/reservations/-",
-            ),
-        ),
+        {"capacity": "reserved"},
     ],
     ids=["spot", "on-demand", "multislice", "reserved"],
 )

@@ -106,7 +106,7 @@ def test_every_key_of_the_config_reaches_the_request() -> None:
     assert node["networkConfig"] == {"network": "net", "subnetwork": "sub"}
     body = of("--tpu.capacity", "reserved", "--tpu.runtime", "v2-alpha-tpuv5-lite-preview")
     node = body["tpu"]["nodeSpec"][0]["node"]
-    assert node["schedulingConfig"] == {"reserved": True}
+    assert body["reservationName"] == "projects/my-project/locations/us-west4-a/reservations/-"
     assert node["runtimeVersion"] == "v2-alpha-tpuv5-lite-preview"
     spec = of("--tpu.slices", "2")["tpu"]["nodeSpec"][0]
     name = name_of("gs://bucket/runs/base")

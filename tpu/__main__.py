@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bert_jax.errors import BadArgumentsError
+from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
 from pipelines.settings import nearest
 
@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
         BadArgumentsError: There is none of that name.
+        BadInputError: It needs the extra ``cloud``.
     """
     if not argv or argv[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
@@ -40,7 +41,13 @@ def main(argv: Sequence[str]) -> None:
     if argv[0] not in COMMANDS:
         raise BadArgumentsError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
     module = _MODULES.get(argv[0], argv[0])
-    importlib.import_module(f"tpu.{module}").main(argv[1:])
+    try:
+        command = importlib.import_module(f"tpu.{module}").main
+    except ModuleNotFoundError as error:
+        raise BadInputError(
+            f"tpu {argv[0]} needs {error.name}; install it with: pip install 'bert-jax[cloud]'"
+        ) from None
+    command(argv[1:])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
-
 from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, at_least
 from pipelines.settings import read_config
@@ -91,7 +89,7 @@ class SubmittedConfig(RunConfig):
         return RunConfig(**{key.name: getattr(self, key.name) for key in fields(RunConfig)})
 
 
-def read(parser: ArgumentParser, argv: Sequence[str]) -> tuple[SubmittedConfig, dict[str, Any]]:
+def read(parser: Any, argv: Sequence[str]) -> tuple[SubmittedConfig, dict[str, Any]]:
     """The config of a command, whose file may stand first; see `pipelines.settings.read_config`."""
     given = list(argv)
     if given and not given[0].startswith("-"):

@@ -10,6 +10,7 @@ from pipelines.settings import command_parser, parse
 from tpu import markers
 from tpu.provider import connect
 from tpu.request import read_launch
+from tpu.watch import slice_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,11 +26,9 @@ def main(argv: Sequence[str]) -> None:
     launch = read_launch(run)
     provider = connect(launch.project)
     markers.ask_to_stop(run)  # or a watcher would create it again
-    found = False
-    for zone in launch.tpu.zones:
-        if provider.describe(zone, launch.name) is not None:
-            found = True
-            provider.delete(zone, launch.name)
-            say(f"{launch.name} in {zone} is being deleted")
-    if not found:
+    found = slice_of(launch, provider)
+    if found is None:
         say(f"there is no {launch.name} in {', '.join(launch.tpu.zones)}")
+    else:
+        provider.delete(found.zone, found.name)
+        say(f"{found.name} in {found.zone} is being deleted")

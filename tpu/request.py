@@ -154,8 +154,6 @@ def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedRes
     )
     if tpu.service_account:
         node.service_account = tpu_v2.ServiceAccount(email=tpu.service_account, scope=[_SCOPE])
-    if tpu.capacity == "reserved":
-        node.scheduling_config = tpu_v2.SchedulingConfig(reserved=True)
     node_spec = tpu_v2.QueuedResource.Tpu.NodeSpec(
         parent=f"projects/{launch.project}/locations/{zone}", node=node
     )
@@ -168,6 +166,8 @@ def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedRes
     resource = tpu_v2.QueuedResource(tpu=tpu_v2.QueuedResource.Tpu(node_spec=[node_spec]))
     if tpu.capacity == "spot":
         resource.spot = tpu_v2.QueuedResource.Spot()
+    elif tpu.capacity == "reserved":  # any of the project's in the zone
+        resource.reservation_name = f"{node_spec.parent}/reservations/-"
     return resource
 
 

@@ -15,6 +15,7 @@ from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu.provider import connect
 from tpu.request import read_launch
+from tpu.watch import slice_of
 
 
 def arguments(
@@ -43,11 +44,8 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, ours)
     launch = read_launch(at(options.run))
     provider = connect(launch.project)
-    for zone in launch.tpu.zones:
-        found = provider.describe(zone, launch.name)
-        if found is not None and found.nodes:
-            break
-    else:
+    found = slice_of(launch, provider)
+    if found is None or not found.nodes:
         raise UserError(f"{launch.run} has no hosts now; python -m tpu status {launch.run} tells")
     hosts = [(node.name, index) for node in found.nodes for index in range(len(node.endpoints))]
     if not 0 <= options.worker < len(hosts):
@@ -56,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     if gcloud is None:
         raise BadInputError("gcloud is not installed; see cloud.google.com/sdk/docs/install")
     node, worker = hosts[options.worker]
-    line = arguments(node, zone, launch.project, worker, launch.tpu.internal_ip, command)
+    line = arguments(node, found.zone, launch.project, worker, launch.tpu.internal_ip, command)
     os.execv(gcloud, line)  # noqa: S606
 
 

@@ -11,6 +11,8 @@ from tpu.provider import connect
 from tpu.request import read_launch
 from tpu.watch import Watcher, watch
 
+_PAUSE = 3.0  # seconds between looks: somebody waits
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
@@ -25,4 +27,4 @@ def main(argv: Sequence[str]) -> None:
     launch = read_launch(run)
     provider = connect(launch.project)
     markers.ask_to_stop(run)
-    watch(Watcher(launch, provider))
+    watch(Watcher(launch, provider), _PAUSE)

@@ -19,7 +19,7 @@ from tpu.bundle import upload
 from tpu.config import read
 from tpu.provider import Provider, Resource, connect
 from tpu.request import FILE, SPEC, STARTUP, Launch, prepared, queued_resource, redacted
-from tpu.watch import Watcher, watch
+from tpu.watch import Watcher, slice_of, watch
 
 
 def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launch:
@@ -60,8 +60,8 @@ def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launc
 
 def _there(launch: Launch, provider: Provider) -> Resource | None:
     """The slice of this run, unless it is going away."""
-    found = [provider.describe(zone, launch.name) for zone in launch.tpu.zones]
-    return next((r for r in found if r is not None and r.state != "DELETING"), None)
+    found = slice_of(launch, provider)
+    return None if found is None or found.state == "DELETING" else found
 
 
 def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:

@@ -91,17 +91,15 @@ class Watcher:
         return decision.do == "end"
 
     def _resource(self) -> Resource | None:
-        for zone in self.launch.tpu.zones:
-            found = self.provider.describe(zone, self.launch.name)
-            if found is not None:
-                theirs = found.metadata.get(SPEC, self.launch.spec)
-                if theirs != self.launch.spec:
-                    raise BadInputError(
-                        f"the slice {found.name} in {zone} was submitted with other settings or"
-                        f" code; first: python -m tpu stop {self.launch.run}"
-                    )
-                return found
-        return None
+        found = slice_of(self.launch, self.provider)
+        if found is None or found.state == "DELETING":
+            return found
+        if found.metadata.get(SPEC, self.launch.spec) != self.launch.spec:
+            raise BadInputError(
+                f"the slice {found.name} in {found.zone} was submitted with other settings or"
+                f" code; first: python -m tpu stop {self.launch.run}"
+            )
+        return found
 
     def _lacks_capacity(self, resource: Resource | None) -> bool:
         if resource is None or resource.state != "FAILED":
@@ -157,6 +155,26 @@ class Watcher:
         attempt = known or self._attempt(number, resource.zone, seen)
         step = _step(seen.markers)
         markers.record(self.run, replace(attempt, ended=ended, ended_at=seen.now, ended_step=step))
+
+
+def slice_of(launch: Launch, provider: Provider) -> Resource | None:
+    """The queued resource of a launch, in whichever zone it is.
+
+    Raises:
+        CloudError: No zone can be asked.
+    """
+    refused: list[CloudError] = []
+    for zone in launch.tpu.zones:
+        try:
+            if (found := provider.describe(zone, launch.name)) is not None:
+                return found
+        except CloudError as error:
+            if not error.retry_elsewhere:
+                raise
+            refused.append(error)  # such as a zone that the project may not use
+    if len(refused) == len(launch.tpu.zones):
+        raise refused[0]
+    return None
 
 
 def watch(

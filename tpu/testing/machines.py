@@ -43,25 +43,28 @@ class Machine:
 
     def __post_init__(self) -> None:
         """Starts its metadata server."""
+        self._boots: list[subprocess.Popen[bytes]] = []
         handler = type("Handler", (_Handler,), {"answers": self.metadata})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
 
     def boot(self) -> None:
         """Runs the startup script, as at every boot."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        script = self.home / "startup.sh"
+        folder = self.home.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / f"{self.home.name}.sh"
         script.write_text(self.metadata[f"{_PREFIX}attributes/{STARTUP}"], "utf-8")
-        with (self.home / "boot.log").open("ab") as log:
-            subprocess.Popen(  # noqa: S603
+        with (folder / f"{self.home.name}.log").open("ab") as log:
+            started = subprocess.Popen(  # noqa: S603
                 ["/bin/bash", str(script)],
-                cwd=self.home,
+                cwd=folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        self._boots.append(started)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -74,6 +77,8 @@ class Machine:
     def off(self) -> None:
         """Ends all its processes at once, as a machine does that is taken away."""
         kill(self.home)
+        while self._boots:
+            self._boots.pop().wait()
 
     def close(self) -> None:
         """Ends its metadata server too."""
