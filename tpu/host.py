@@ -27,7 +27,6 @@ from bert_jax.errors import (
     PreemptedError,
     UserError,
 )
-from bert_jax.paths import failures_explained
 from tpu import markers
 from tpu.markers import BUSY, ENDED, STARTING, TRAINING, Beat, Ending
 from tpu.place import BEAT, Place, Settings
@@ -164,9 +163,7 @@ class Host:
         if log.is_file() and log.stat().st_mtime > self._copied:
             self._copied = log.stat().st_mtime
             target = markers.log_file(self.place.run, self.place.attempt, self.place.worker)
-            with failures_explained(str(target)):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(log.read_bytes())
+            markers.put(target, log.read_bytes())
 
     def _conclude(self, code: int) -> int:
         """Tells how it ended, and waits a little if it is to be started again."""
@@ -184,6 +181,7 @@ class Host:
         final = code in (0, *_NEVER_AGAIN) or stopped or given_up
         note = self._last_line()
         try:
+            self._copy_log()
             state = ENDED if final else BUSY if memory.busy else STARTING
             place = self.place
             self._send(Beat(place.worker, place.attempt, state, exit_code=code, note=note))
@@ -191,7 +189,6 @@ class Host:
                 name = "STOPPED" if stopped and code else "FAILED" if code else "DONE"
                 ending = Ending(place.spec, place.attempt, memory.step, note if code else "")
                 markers.end(place.run, name, ending)
-            self._copy_log()
         except (OSError, UserError) as error:
             say(f"{self.place.run}: {error}")
             return UserError.exit_code  # nobody heard of it: once more

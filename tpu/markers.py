@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -190,17 +191,27 @@ def log_file(run: Path, attempt: int, worker: int) -> Path:
     return run / LOGS / f"attempt-{attempt:04}" / f"worker-{worker}.log"
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps({key: value for key, value in content.items() if key != "age"}) + "\n"
+def put(path: Path, content: bytes) -> None:
+    """Writes or replaces a file; nobody sees half of it.
+
+    Raises:
+        OSError: It cannot be written.
+        UserError: So in a bucket.
+    """
     with failures_explained(str(path)):
         if is_remote(path):  # an object appears as a whole
-            path.write_text(text, "utf-8")
+            path.write_bytes(content)
             return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two watchers may write the same file.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, "utf-8")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    draft.write_bytes(content)
     draft.replace(path)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    known = {key: value for key, value in content.items() if key != "age"}
+    put(path, f"{json.dumps(known)}\n".encode())
 
 
 def _read(path: Path, kind: type[M]) -> M | None:

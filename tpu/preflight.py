@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile with less effort, several times faster; estimates are some 15 %%, once 27 %%, off",
+        help="compile with less effort, several times faster; some 15 %, once 27 %, off",
     )
     parser.add_argument(
         "--largest",
