@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -48,21 +49,31 @@ def at(name: str | Path) -> Path:
     text = str(name)
     if not text.startswith(CLOUD):
         return Path(name)
+    bucket = text.removeprefix(CLOUD).partition("/")[0]
+    if not bucket:
+        raise BadInputError(f"{text} names no bucket; write gs://BUCKET/NAME")
     try:
-        import fsspec
-        import gcsfs  # noqa: F401
-        from etils import epath
+        kind = _library()
     except ImportError as error:
         raise BadInputError(
             f"{text} needs {error.name}; install it with: pip install 'bert-jax[cloud]'"
         ) from None
+    _reach(bucket)
+    return cast(Path, kind(text))
+
+
+@cache
+def _library() -> Any:
+    """The class of paths in buckets."""
+    import fsspec
+    import gcsfs  # noqa: F401
+    from etils import epath
+
     # Other processes write too, so what was there before says nothing.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
-    bucket = text.removeprefix(CLOUD).partition("/")[0]
-    if not bucket:
-        raise BadInputError(f"{text} names no bucket; write gs://BUCKET/NAME")
-    _reach(bucket)
-    return cast(Path, epath.Path(text))
+    # The loop that a large object would lock moves nothing but files.
+    warnings.filterwarnings("ignore", "Sending a large body", ResourceWarning)
+    return epath.Path
 
 
 @cache
@@ -71,7 +82,7 @@ def _reach(bucket: str) -> None:
 
     with failures_explained(f"{CLOUD}{bucket}"):
         try:
-            fsspec.filesystem("gs").info(bucket)
+            fsspec.filesystem("gs").call("GET", "b/{}/o", bucket, maxResults=1)
         except FileNotFoundError:
             raise BadInputError(
                 f"there is no bucket {CLOUD}{bucket}; mend the name, or make it with: gcloud"

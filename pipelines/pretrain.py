@@ -51,7 +51,7 @@ def pretrain(
         f"{len(layout.devices)} x {kind}, {jax.process_count()} process(es), mesh"
         f" {dict(layout.mesh.shape)}, mapping {layout.mapping}; jax {jax.__version__}"
     )
-    store = _open(config)
+    run_dir, store = at(config.run_dir), _open(config)
     begin = None
     if config.init:
         config, begin = start_from(config, store.tokenizer, layout)
@@ -64,7 +64,7 @@ def pretrain(
     for phase in config.phases:
         if phase.learning_rate and phase.warmup_steps >= phase.steps:
             say(f"phases: warmup_steps {phase.warmup_steps:,} is longer than its phase")
-    with taken(at(config.run_dir)), Watchdog(config.train.hang_timeout) as watchdog:
+    with taken(run_dir), Watchdog(config.train.hang_timeout) as watchdog:
 
         def done(step: int) -> None:
             watchdog.beat(step)

@@ -1,7 +1,7 @@
 """A Google Cloud Storage of one's own: gcp-storage-emulator on 127.0.0.1, in a process.
 
     with gcs.emulator() as (url, variables):
-        gcs.make_bucket(url, "some-bucket")
+        gcs.make_bucket(url, "some-bucket")  # three letters or more
         subprocess.run(..., env=os.environ | variables)      # gs://some-bucket/… is there
 
 It is not Google's. It keeps everything in memory, answers one request at a time, and knows no
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 REFUSED = "refused-"
 
@@ -70,20 +70,57 @@ def make_bucket(url: str, name: str) -> str:
     """Makes a bucket, which deletes for good; returns its gs:// address."""
     # Kept after their end, objects would slow the emulator down with every further request.
     body = {"name": name, "softDeletePolicy": {"retentionDurationSeconds": "0"}}
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/storage/v1/b?project=test",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10):  # noqa: S310
-        return f"gs://{name}"
+    _ask(f"{url}/storage/v1/b?project=test", json.dumps(body).encode(), "application/json")
+    return f"gs://{name}"
+
+
+def names(url: str, address: str) -> list[str]:
+    """The objects below ``gs://…``, without that."""
+    bucket, _, folder = address.removeprefix("gs://").partition("/")
+    found = json.loads(_ask(f"{url}/storage/v1/b/{bucket}/o?prefix={quote(folder, '')}%2F"))
+    return [item["name"].removeprefix(f"{folder}/") for item in found.get("items", ())]
+
+
+def read(url: str, address: str) -> bytes:
+    """An object."""
+    bucket, _, name = address.removeprefix("gs://").partition("/")
+    return _ask(f"{url}/storage/v1/b/{bucket}/o/{quote(name, '')}?alt=media")
+
+
+def write(url: str, address: str, content: bytes) -> None:
+    """Makes an object, which must not be empty."""
+    bucket, _, name = address.removeprefix("gs://").partition("/")
+    query = f"uploadType=media&name={quote(name, '')}"
+    _ask(f"{url}/upload/storage/v1/b/{bucket}/o?{query}", content)
+
+
+def download(url: str, address: str, folder: Path) -> Path:
+    """Copies what is below ``gs://…`` to a folder."""
+    for name in names(url, address):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(read(url, f"{address}/{name}"))
+    return folder
+
+
+def upload(url: str, folder: Path, address: str) -> str:
+    """Copies a folder to ``gs://…``."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            write(url, f"{address}/{file.relative_to(folder)}", file.read_bytes())
+    return address
+
+
+def _ask(url: str, body: bytes | None = None, kind: str = "application/octet-stream") -> bytes:
+    request = urllib.request.Request(url, body, {"Content-Type": kind})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        return answer.read()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(200):
         try:
-            with urllib.request.urlopen(url, timeout=10):  # noqa: S310
-                return
+            _ask(url)
+            return
         except (urllib.error.URLError, ConnectionError):
             assert process.poll() is None, "the emulator ended"
             time.sleep(0.05)
