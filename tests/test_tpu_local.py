@@ -17,7 +17,7 @@ import pytest
 
 from bert_jax import metrics
 from bert_jax.config import Phase, RunConfig
-from conftest import ROOT, inspected, write_config
+from conftest import ROOT, inspected, refused, write_config
 from tpu import markers
 from tpu.config import SubmittedConfig
 from tpu.local import Emulation, emulated, on_workers, rehearse
@@ -26,6 +26,20 @@ from tpu.request import read_launch
 from tpu.testing.reaper import processes
 
 STEPS = 60
+
+
+def submitted(base: RunConfig, run: Path) -> SubmittedConfig:
+    values = {key.name: getattr(base, key.name) for key in fields(RunConfig)}
+    return SubmittedConfig(**values | {"run_dir": str(run)})
+
+
+def same_run(run: Path, other: Path) -> None:
+    """Bit for bit, and every step written down once."""
+    assert inspected(run)["digest"] == inspected(other)["digest"]
+    for one, two in zip(metrics.read(run), metrics.read(other), strict=True):
+        assert one["step"] == two["step"]
+        for name in {"loss", "grad_norm", "eval_mlm_loss"} & one.keys():
+            assert one[name] == two[name], one["step"]
 
 
 def tpu_local(*arguments: str | Path) -> list[str]:
@@ -117,8 +131,7 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     base: RunConfig, undisturbed: Path, emulation: Emulation, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    values = {key.name: getattr(base, key.name) for key in fields(RunConfig)}
-    config = on_workers(SubmittedConfig(**values | {"run_dir": str(run)}), 2)
+    config = on_workers(submitted(base, run), 2)
     faults = Faults(run, emulation)
     rehearse(config, emulation, pause=faults)
     assert faults.struck == ["kill", "terminate", "stop", "preempt"]
@@ -130,14 +143,88 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     assert "no step was done for 12 seconds" in log  # the peer of the one that was stopped
     assert "does not answer; it is killed" in log  # the one that was stopped
     assert re.search(r"told to stop: step \d+ of 60 is saved", log)
-    assert inspected(run)["digest"] == inspected(undisturbed)["digest"]
-    for one, other in zip(metrics.read(run), metrics.read(undisturbed), strict=True):
-        assert one["step"] == other["step"]
-        for name in {"loss", "grad_norm", "eval_mlm_loss"} & one.keys():
-            assert one[name] == other[name], one["step"]
+    same_run(run, undisturbed)
     homes = list((tmp_path / "machines").glob("boot-*/*/attributes"))
     assert len(homes) == 4
     for home in homes:
         find = ["find", str(home.parent), "-perm", "/077", "-not", "-type", "l"]
         readable = subprocess.run(find, capture_output=True, text=True, check=True)
         assert readable.stdout == "", "readable for others on a machine"
+
+
+class AwkwardPreemptions:
+    """Takes the slice away while the step is compiled, and while held-out text is evaluated."""
+
+    def __init__(self, run: Path, emulation: Emulation) -> None:
+        self.run, self.emulation = run, emulation
+        self.left = [self.compiling, self.evaluating]
+
+    def compiling(self) -> bool:
+        found, _ = markers.look(self.run)
+        return [beat.state for beat in found.beats] == [markers.STARTING] * 2
+
+    def evaluating(self) -> bool:
+        lines = [line for line in metrics.read(self.run) if line["step"] == 20]
+        return [("eval_mlm_loss" in line) for line in lines] == [False]
+
+    def __call__(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.02)
+            if self.left and self.left[0]():
+                self.left.pop(0)
+                self.emulation.cloud.preempt(read_launch(self.run).name)
+
+
+def test_two_slices_are_one_job_and_may_go_while_compiling_and_evaluating(
+    base: RunConfig, undisturbed: Path, emulation: Emulation, tmp_path: Path
+) -> None:
+    config = submitted(base, tmp_path / "run")
+    config = on_workers(replace(config, tpu=replace(config.tpu, slices=2)), 2)
+    faults = AwkwardPreemptions(tmp_path / "run", emulation)
+    rehearse(config, emulation, pause=faults)
+    assert faults.left == []
+    attempts = markers.look(tmp_path / "run")[0].attempts
+    assert [a.ended for a in attempts] == ["preempted", "preempted", "done"]
+    assert attempts[0].ended_step == -1
+    assert attempts[1].ended_step < 20
+    same_run(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_a_rehearsal_its_machines_go_too(
+    base: RunConfig, tmp_path: Path, number: int
+) -> None:
+    file = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    process = subprocess.Popen(
+        tpu_local("--config", file, "--workers", "2"),
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def machines() -> list[int]:
+        folders = tmp_path.glob("bert-jax-local-*")
+        return [pid for folder in folders for pid in processes(folder)]
+
+    assert process.stderr is not None
+    assert any("RUNNING" in line for line in iter(process.stderr.readline, ""))
+    assert len(machines()) >= 4  # two of supervisord, two hosts
+    process.send_signal(number)
+    err = process.communicate(timeout=20)[1]
+    assert process.returncode == (75 if number != signal.SIGKILL else -signal.SIGKILL), err
+    end = time.monotonic() + 10
+    while machines() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert machines() == []
+    if number != signal.SIGKILL:
+        assert list(tmp_path.glob("bert-jax-local-*")) == []
+
+
+def test_there_is_no_slice_of_three_hosts(base: RunConfig, tmp_path: Path) -> None:
+    file = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    result = subprocess.run(
+        tpu_local("--config", file, "--workers", "3"), cwd=ROOT, capture_output=True, text=True
+    )
+    refused(result, 64, "--workers 3", "1, 2, 4, 8")

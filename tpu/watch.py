@@ -192,7 +192,7 @@ def watch(
             seen, decision = watcher.look()
             line = f"{decision.status}: {decision.why}"
             news = not said.startswith(decision.status) or decision.do != "wait"
-            if news or (line != said and time.monotonic() - when > PAUSE):
+            if line != said and (news or time.monotonic() - when > PAUSE):
                 say(line)
                 said, when = line, time.monotonic()
             if watcher.act(seen, decision):
