@@ -128,6 +128,7 @@ def failures_explained(what: str = "Google Cloud Storage") -> Iterator[None]:
 def explained(error: Exception, what: str = "Google Cloud Storage") -> UserError | None:
     """What to say about `error`, if it is a failure of Google Cloud Storage."""
     text = " ".join(str(error).split("[http_response")[0].split())
+    text = re.sub(r"\?[^\s)]+", "", text)  # what follows an address may be a token
     status = _STATUS.search(text) if isinstance(error, ValueError) and CLOUD in text else None
     forbidden = text.startswith("Forbidden: ")  # gcsfs has no exception of its own for this
     ours = type(error).__module__.partition(".")[0] in _CLIENTS

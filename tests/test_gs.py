@@ -328,6 +328,11 @@ def test_which_failures_are_those_of_the_bucket(error: Exception, code: int | No
     assert isinstance(found, BadInputError) == (code == 78)
 
 
+def test_no_token_is_said() -> None:
+    found = explained(aiohttp.ClientError("GET https://x.y/z?access_token=secret&a=b (no answer)"))
+    assert str(found).startswith("Google Cloud Storage: GET https://x.y/z (no answer); when")
+
+
 def test_local_paths_are_those_of_pathlib(tmp_path: Path) -> None:
     for name in ("", "runs/tiny", "/a/b", "s3://bucket/x", tmp_path):
         assert at(name) == Path(name)
