@@ -23,7 +23,11 @@ from tpu.testing.reaper import HOME, kill
 DEVICES = 2  # of a machine: as many as real ones have would be slow on a few cores
 _PREFIX = "/computeMetadata/v1/instance/"
 # Of the environment: what a program needs, and where an emulator of Cloud Storage is.
-_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
+_KEPT = (
+    *("PATH", "HOME", "TMPDIR", "LANG"),
+    *("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "FSSPEC_GCS_TOKEN"),
+    *("NO_GCE_CHECK", "GCE_METADATA_ROOT"),
+)
 _COORDINATOR = 8482  # the port at which JAX's processes meet on TPU VMs
 
 
