@@ -110,16 +110,17 @@ NOTHING = (
 )  # fmt: skip
 
 # State of the resource, whatever the markers; then DONE, FAILED and STOP beside it.
-QUEUE = tuple(
-    Row(source, resource(state, created=NOW - 60), markers(), status, "wait")
-    for state, status, source in (
-        ("CREATING", "QUEUED", "PROTO: the request has been received"),
-        ("ACCEPTED", "QUEUED", "PAGE: the old name of WAITING_FOR_RESOURCES"),
-        ("WAITING_FOR_RESOURCES", "QUEUED", "PAGE: added to the queue"),
-        ("PROVISIONING", "PROVISIONING", "PAGE: selected from the queue"),
-        ("STATE_UNSPECIFIED", "PROVISIONING", "ours: waits for a state that it knows"),
-    )
-) + (
+QUEUE = (
+    *(
+        Row(source, resource(state, created=NOW - 60), markers(), status, "wait")
+        for state, status, source in (
+            ("CREATING", "QUEUED", "PROTO: the request has been received"),
+            ("ACCEPTED", "QUEUED", "PAGE: the old name of WAITING_FOR_RESOURCES"),
+            ("WAITING_FOR_RESOURCES", "QUEUED", "PAGE: added to the queue"),
+            ("PROVISIONING", "PROVISIONING", "PAGE: selected from the queue"),
+            ("STATE_UNSPECIFIED", "PROVISIONING", "ours: waits for a state that it knows"),
+        )
+    ),
     Row("ours: max_wait", resource("WAITING_FOR_RESOURCES"), markers(), "QUEUED", "delete", "capacity"),
     Row("PROTO: the resources are being deleted", resource("SUSPENDING"), markers(), "LEAVING", "wait"),
     Row("PROTO: is being deleted", resource("DELETING"), markers(), "LEAVING", "wait"),

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_tpu_host import Vm
 
 from conftest import ROOT
+from test_tpu_host import Vm
 from tpu.bundle import SUMS
 from tpu.testing.reaper import processes
 

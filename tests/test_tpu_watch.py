@@ -416,6 +416,9 @@ def test_the_commands_tell_stop_delete_and_clean_up(cloud: FakeCloud, watcher: W
     known = json.loads(tpu("status", run, "--json").stdout)
     assert [worker["step"] for worker in known["workers"]] == [1234, 1234]
     assert (known["status"], known["state"], known["zone"]) == ("RUNNING", "ACTIVE", ZONES[0])
+    cloud.calls.clear()
+    assert tpu("watch", run, "--dry-run").stdout == "RUNNING: step 1,234; next: wait\n"
+    assert {rpc for rpc, _ in cloud.calls} <= {"GetQueuedResource", "GetNode"}
     assert tpu("delete", run).returncode == 0
     gone(cloud, watcher)
     # A watcher that is still there does not bring it back.

@@ -87,7 +87,7 @@ def _leads(known: set[tuple[str, str]], a: str, b: str) -> bool:
     reached, before = {a}, set[str]()
     while reached != before:
         before = set(reached)
-        reached |= {after for first, after in known if first in before}
+        reached |= {after for first, after in known if first and first in before}
     return b in reached - {a}
 
 

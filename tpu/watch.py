@@ -224,6 +224,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--keep-on-failure", action="store_true", help="leave the slice if the run fails"
     )
+    parser.add_argument("--dry-run", action="store_true", help="only say what it would do now")
     options = parse(parser, argv)
     launch = read_launch(at(options.run))
-    watch(Watcher(launch, connect(launch.project), options.keep_on_failure))
+    watcher = Watcher(launch, connect(launch.project), options.keep_on_failure)
+    if options.dry_run:
+        _, decision = watcher.look()
+        print(f"{decision.status}: {decision.why}; next: {decision.do}")  # noqa: T201
+        return
+    watch(watcher)
