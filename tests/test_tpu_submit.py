@@ -68,6 +68,20 @@ def test_a_dry_run_prints_the_request_and_the_script_without_a_network() -> None
     assert found == GOLDEN.read_text("utf-8")
 
 
+def test_the_readme_shows_what_a_dry_run_prints() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    command = re.search(
+        r"^python -m tpu (submit \S+ .*--dry-run)\n```\n```\n(.*?)```", text, re.M | re.S
+    )
+    assert command is not None
+    result = submit(*command[1].split()[1:])
+    assert result.returncode == 0, result.stderr
+    rest = result.stdout
+    for part in filter(None, command[2].split("…\n")):
+        assert part in rest, part
+        rest = rest.partition(part)[2]
+
+
 def test_a_dry_run_for_programs_is_the_body_that_is_sent(
     launch: tuple[Launch, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,11 @@ def main(argv: Sequence[str]) -> None:
         )
     if jax.process_index():
         be_quiet()
-    pretrain(config, layout, _Beats(home / BEAT).done)
+    beats = _Beats(home / BEAT)
+    try:
+        pretrain(config, layout, beats.done)
+    finally:
+        beats.write()
 
 
 class _Beats:
@@ -57,14 +61,19 @@ class _Beats:
 
     def __init__(self, path: Path) -> None:
         """Into `path`."""
-        self._path, self._last = path, 0.0
+        self._path, self._last, self._step = path, 0.0, -1
 
     def done(self, step: int) -> None:
         """Takes note of `step`."""
-        now = time.monotonic()
-        if now - self._last > _OFTEN:
-            self._last = now
-            self._path.write_text(str(step), "utf-8")
+        self._step = step
+        if time.monotonic() - self._last > _OFTEN:
+            self.write()
+
+    def write(self) -> None:
+        """Writes down the newest step, if there is any."""
+        self._last = time.monotonic()
+        if self._step >= 0:
+            self._path.write_text(str(self._step), "utf-8")
 
 
 if __name__ == "__main__":
