@@ -94,6 +94,7 @@ NOTHING = (
     Row("ours: back-off", None, markers(attempts=(ended("preempted", ago=5),)), "PREEMPTED", "wait"),
     Row("PAGE: never re-queued", None, markers(attempts=(ended("preempted"),)), "NEW", "create", zone="a"),
     Row("ours: next zone", None, markers(attempts=(ended("capacity", ago=0, got_on=False),)), "NEW", "create", zone="b"),
+    Row("ours: a zone that is not asked for any more", None, markers(attempts=(replace(ended("capacity", got_on=False), zone="z"),)), "NEW", "create", zone="a"),
     Row("ours: the first again, after a pause", None, markers(attempts=(ended("capacity", 0, 1, False), replace(ended("capacity", 0, 2, False), zone="b"))), "NEW", "wait"),
     Row("ours", None, markers(attempts=(ended("stalled"),)), "NEW", "create", zone="a"),
     Row("ours", None, markers(attempts=(ended("busy"),)), "NEW", "create", zone="a"),

@@ -144,7 +144,9 @@ def _without(seen: Seen) -> Decision:
     if given_up := _spent(seen, attempts):
         return Decision("FAILED", "end", given_up, failed=True)
     zone = last.zone
-    if last.ended == "capacity":
+    if zone not in seen.zones:
+        zone = seen.zones[0]
+    elif last.ended == "capacity":
         zone = seen.zones[(seen.zones.index(zone) + 1) % len(seen.zones)]
     left = last.ended_at + _pause(attempts, len(seen.zones), seen.back_off) - seen.now
     if left > 0:

@@ -5,6 +5,7 @@
 # pinned by a hash: tools.txt and requirements.txt are lock files, Python's hash is part of uv.
 set -euo pipefail
 umask 077
+export HOME="${HOME:-/root}" # startup scripts may have none
 
 metadata="http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1/instance"
 storage="${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}"
