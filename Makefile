@@ -71,12 +71,13 @@ test-parity: $(VENV)/parity
 
 test-tpu: $(VENV)/tpu
 	$(BIN)/pytest -m tpu_backend tests/test_preflight.py
+	$(BIN)/pytest tests/test_tpu_install.py
 
 # What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_34
 lock: $(VENV)/test
-	printf 'setuptools\nuv\n' | $(LOCK) --output-file tpu/lock/tools.txt -
+	printf 'setuptools\nsetuptools-scm\nuv\n' | $(LOCK) --output-file tpu/lock/tools.txt -
 	$(LOCK) --extra tpu --extra cloud --output-file tpu/lock/requirements.txt setup.cfg
 
 clean:

@@ -26,7 +26,7 @@ from tpu.place import Place, Settings
 from tpu.testing.machines import Machine
 from tpu.testing.reaper import processes
 
-_ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
+ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
 
 # Does what stands in ACTS, a word per life: "step N" does a step, "exit N" ends, "hang" does not,
 # "sleep" waits for a signal.
@@ -112,7 +112,7 @@ class Vm:
             "tpu-env": "ACCELERATOR_TYPE: 'v4-16'\n",
         }
         for name, value in attributes.items():
-            self.machine.metadata[_ATTRIBUTES + name] = value
+            self.machine.metadata[ATTRIBUTES + name] = value
 
     def does(self, *lives: str) -> None:
         """What the training process does in each of its lives."""
@@ -209,7 +209,7 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
     attributes = vm.machine.home / "attributes"
     attributes.mkdir(parents=True)
     for path, value in vm.machine.metadata.items():
-        (attributes / path.removeprefix(_ATTRIBUTES)).write_text(value, "utf-8")
+        (attributes / path.removeprefix(ATTRIBUTES)).write_text(value, "utf-8")
     vm.does(*["step 4, exit 1"] * 20)
     handler = signal.getsignal(signal.SIGTERM)
     codes = []

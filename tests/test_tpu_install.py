@@ -11,17 +11,23 @@ import io
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from bert_jax.config import Phase, RunConfig
 from conftest import ROOT
-from test_tpu_host import Vm
+from test_tpu_host import ATTRIBUTES, Vm
 from tpu.bundle import SUMS
+from tpu.config import SubmittedConfig, TpuConfig
+from tpu.markers import ENDED
+from tpu.request import prepared
 from tpu.testing.reaper import processes
 
 _NETWORK = ("UV_", "PIP_", "SSL_")  # how this computer reaches PyPI
@@ -74,8 +80,13 @@ def bundle(pinned: str, digest: str) -> dict[str, bytes]:
         "requirements.txt": (ours + supervisor[: end + 1]).encode(),
         name: content,
     }
-    lines = [f"{hashlib.sha256(text).hexdigest()}  {key}\n" for key, text in files.items()]
-    return files | {SUMS: "".join(lines).encode()}
+    return with_sums(files)
+
+
+def with_sums(files: dict[str, bytes]) -> dict[str, bytes]:
+    found = {name: text for name, text in files.items() if name != SUMS}
+    lines = [f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in found.items()]
+    return found | {SUMS: "".join(lines).encode()}
 
 
 @pytest.fixture
@@ -102,11 +113,11 @@ def digest_of(vm: Vm) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def booted(vm: Vm) -> str:
+def booted(vm: Vm, seconds: float = 120) -> str:
     """Boots to the end of the script; what it said."""
     vm.booted()
     (boot,) = vm.machine._boots
-    boot.wait(timeout=120)
+    boot.wait(timeout=seconds)
     said = (vm.machine.home / "startup.log").read_text("utf-8")
     if "No matching distribution found for uv" in said or "Failed to fetch" in said:
         pytest.skip("PyPI cannot be reached")
@@ -133,6 +144,32 @@ def test_everything_is_installed_from_lock_files_and_once(vm: Vm) -> None:
     while not ran.exists() and time.monotonic() < end:
         time.sleep(0.1)
     assert ran.exists(), said
+
+
+def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_path: Path) -> None:
+    """Everything of the lock file, which takes a minute and 1.8 GB."""
+    pytest.importorskip("libtpu", reason="part of make test-tpu")
+    run = replace(config_base, run_dir=str(vm.run), phases=(Phase(length=32, steps=5),))
+    values = {key.name: getattr(run, key.name) for key in fields(RunConfig)}
+    tpu = TpuConfig("v4-8", ("us-central2-b",), "my-project")
+    launch, files = prepared(SubmittedConfig(**values, tpu=tpu), devices=2, report=0.5)
+    files["python.txt"] = VERSION.encode()
+    shutil.rmtree(vm.run)
+    vm.run.mkdir()
+    vm.sent(with_sums(files))
+    names = {"bert-jax-spec": launch.spec, "worker-network-endpoints": "a:b:127.77.0.1"}
+    for name, value in names.items():
+        vm.machine.metadata[f"{ATTRIBUTES}{name}"] = value
+    vm.machine.variables |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_FORCE_TPU_INIT": "1",
+        "JAX_COORDINATOR_BIND_ADDRESS": "127.77.0.1:8482",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    said = booted(vm, 500)
+    assert "rror" not in said, said
+    beat = vm.until(lambda beat: beat.state == ENDED, 120)
+    assert (beat.step, beat.exit_code) == (5, 0), beat
 
 
 @pytest.mark.parametrize(
