@@ -26,6 +26,10 @@ class DeviceUnavailableError(UserError):
     exit_code = 69
 
 
+class UnreachableError(UserError):
+    """Something on the network does not answer; the same may work later."""
+
+
 class HungError(UserError):
     """No step was done within the limit; starting again may help."""
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from bert_jax.errors import BadInputError, UserError
+from bert_jax.errors import BadInputError, UnreachableError, UserError
 
 CLOUD = "gs://"
 
@@ -138,4 +138,4 @@ def explained(error: Exception, what: str = "Google Cloud Storage") -> UserError
     refused = getattr(error, "code", None) in (401, 403) or "Credentials" in type(error).__name__
     if refused or forbidden or (status and status[0] in ("PERMISSION_DENIED", "UNAUTHENTICATED")):
         return BadInputError(f"{line}; {_REMEDY}")
-    return UserError(f"{line}; when it can be reached again, the same command goes on")
+    return UnreachableError(f"{line}; when it can be reached again, the same command goes on")

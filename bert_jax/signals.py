@@ -26,6 +26,21 @@ def take_over(
     return {number: signal.signal(number, handler) for number in heeded if number not in but}
 
 
+def raise_on_signals(what: str) -> None:
+    """For a command that has to clean up: the signals raise, once, and `what` is said.
+
+    Raises:
+        PreemptedError: When one comes.
+    """
+
+    def told(number: int, frame: FrameType | None) -> None:
+        for other in _SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        raise PreemptedError(f"{signal.Signals(number).name}: {what}")
+
+    take_over(told)
+
+
 def disregard() -> None:
     """For the end of a command: what it says with its exit code holds whatever comes now.
 

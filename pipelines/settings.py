@@ -74,6 +74,7 @@ def _plain(text: str) -> str:
         return "phases must be a list such as [{length: 128, steps: 1000, batch_size: 256}]"
     text = re.sub(r'Parser key "([^"]+)":\s*', r"--\1: ", text)
     text = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", text)
+    text = text.replace("expected tuple", "expected a list such as '[a, b]'")
     text = re.sub(r"Expected a typing\.Literal\[(.+?)\]", r"expected one of \1", text)
     return text.replace("Got value:", "got")
 

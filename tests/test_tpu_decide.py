@@ -84,7 +84,7 @@ class Row:
     ended: str = ""
     zone: str = ""
     failed: bool = False
-    capacity: bool = False
+    kind: str = "final"
 
 
 NOTHING = (
@@ -103,6 +103,8 @@ NOTHING = (
     Row("ours: a new step forgives", None, markers(attempts=(*(ended("stalled", number=n, got_on=False) for n in (1, 2)), ended("stalled", number=3))), "NEW", "create", zone="a"),
     Row("ours: a preemption is no failure", None, markers(attempts=(*(ended("stalled", number=n, got_on=False) for n in (1, 2)), ended("preempted", number=3, got_on=False))), "NEW", "create", zone="a"),
     Row("ours", None, markers(attempts=(ended("failed"),)), "FAILED", "end", failed=True),
+    Row("ours: once may be chance", None, markers(attempts=(ended("silent", got_on=False),)), "NEW", "create", zone="a"),
+    Row("ours: twice is the set-up", None, markers(attempts=(ended("silent", number=1, got_on=False), ended("silent", got_on=False))), "FAILED", "end", failed=True),
     Row("ours", None, markers(attempts=(ended("done"),), DONE=an_ending()), "DONE", "end"),
     Row("ours", None, markers(attempts=(ended("failed"),), FAILED=an_ending()), "FAILED", "end", failed=True),
     Row("ours", None, markers(attempts=(ended("stopped"),), STOPPED=an_ending()), "STOPPED", "end"),
@@ -129,7 +131,8 @@ QUEUE = (
     Row("PAGE: no longer eligible", resource("SUSPENDED", initiator="SERVICE"), markers(), "PREEMPTED", "delete", "preempted"),
     Row("ours: as SERVICE", resource("SUSPENDED"), markers(), "PREEMPTED", "delete", "preempted"),
     Row("PROTO: state_initiator USER", resource("SUSPENDED", initiator="USER"), markers(), "STOPPED", "end"),
-    Row("PAGE: could not be fulfilled", resource("FAILED", error="no more capacity"), markers(), "FAILED", "delete", "capacity", capacity=True),
+    Row("PAGE: could not be fulfilled", resource("FAILED", error="no more capacity"), markers(), "FAILED", "delete", "capacity", kind="capacity"),
+    Row("ours: the same may work later", resource("FAILED", error="internal"), markers(), "FAILED", "delete", "broken", kind="passing"),
     Row("PROTO: failed_data", resource("FAILED", error="bad image"), markers(), "FAILED", "delete", "failed", failed=True),
 )  # fmt: skip
 
@@ -139,9 +142,9 @@ HOSTS = (
     Row("ours: installing takes a while", ACTIVE, markers(attempts=(JUST_ACTIVE,)), "BOOTING", "wait"),
     Row("ours: queued for hours, active since now", ACTIVE, markers(attempts=(replace(NEW_ATTEMPT, active=0.0),)), "BOOTING", "wait"),
     Row("ours", ACTIVE, markers(*beats(workers=1), attempts=(JUST_ACTIVE,)), "BOOTING", "wait"),
-    Row("ours: boot deadline", ACTIVE, markers(), "STALLED", "delete", "stalled"),
+    Row("ours: boot deadline", ACTIVE, markers(), "STALLED", "delete", "silent"),
     Row("ours: boot deadline", ACTIVE, markers(*beats(workers=1)), "STALLED", "delete", "stalled"),
-    Row("ours: beats of the attempt before", ACTIVE, markers(*beats(attempt=1)), "STALLED", "delete", "stalled"),
+    Row("ours: beats of the attempt before", ACTIVE, markers(*beats(attempt=1)), "STALLED", "delete", "silent"),
     Row("ours", ACTIVE, markers(*beats(age=FRESH + 1)), "STALLED", "wait"),
     Row("ours", ACTIVE, markers(*beats(age=BOOT + 1)), "STALLED", "delete", "stalled"),
     Row("ours: chips held by another process", ACTIVE, markers(*beats(state=BUSY, busy=3)), "STALLED", "delete", "busy"),
@@ -153,6 +156,8 @@ HOSTS = (
     Row("ours", ACTIVE, markers(*beats(), FAILED=an_ending()), "FAILED", "delete", "failed", failed=True),
     Row("ours", ACTIVE, markers(*beats(), STOPPED=an_ending()), "STOPPED", "delete", "stopped"),
     Row("ours: it saves first", ACTIVE, markers(*beats(), stop=True), "STOPPING", "wait"),
+    Row("ours: it does not", ACTIVE, replace(markers(*beats(), stop=True), stop_age=BOOT), "STOPPED", "delete", "stopped"),
+    Row("ours: no first step", ACTIVE, markers(*beats(step=-1, state=STARTING), attempts=(replace(NEW_ATTEMPT, active=NOW - 3 * BOOT - 1),)), "STALLED", "delete", "stalled"),
     Row("ours: nobody is there to save", ACTIVE, markers(stop=True), "STOPPED", "delete", "stopped"),
     Row("ours", resource("WAITING_FOR_RESOURCES"), markers(stop=True), "STOPPED", "delete", "stopped"),
     # A v5litepod-8 that is two VMs, where the table says one: the endpoints count (TPU.md's trap 8).
@@ -200,7 +205,7 @@ TABLE = NOTHING + QUEUE + HOSTS + NODES
 
 def decided(row: Row, limits: Limits = LIMITS) -> Decision:
     zones = ("a", "b")
-    return decide(Seen("s", zones, limits, row.resource, row.markers, NOW, row.capacity))
+    return decide(Seen("s", zones, limits, row.resource, row.markers, NOW, "it failed", row.kind))
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.source}, {row.status}, {row.do}")

@@ -129,9 +129,9 @@ def create(launch: Launch, tmp_path: Path) -> list[str]:
     ]
     slices = launch.tpu.slices
     command += (
-        [f"--node-id={launch.name}"]
+        [f"--node-id={launch.name}-1"]
         if slices == 1
-        else [f"--node-count={slices}", f"--node-prefix={launch.name}"]
+        else [f"--node-count={slices}", f"--node-prefix={launch.name}-1"]
     )
     if launch.tpu.internal_ip:
         command.append("--internal-ips")
@@ -182,7 +182,7 @@ def test_gcloud_sees_and_deletes_what_we_make(
     assert found["state"]["state"] == "ACTIVE"
     described = gcloud("queued-resources", "describe", wanted.name, "--format=json")
     assert json.loads(described.stdout) == found
-    node = json.loads(gcloud("tpu-vm", "describe", wanted.name, "--format=json").stdout)
+    node = json.loads(gcloud("tpu-vm", "describe", f"{wanted.name}-1", "--format=json").stdout)
     ips = [endpoint["ipAddress"] for endpoint in node["networkEndpoints"]]
     assert tuple(ips) == slices.endpoints(ZONE, wanted.name)
     refused = gcloud("queued-resources", "delete", wanted.name)
@@ -202,7 +202,15 @@ def test_gcloud_reaches_one_worker_by_its_number(
     slices = connect(PROJECT)
     assert slices.create(ZONE, wanted.name, queued_resource(wanted, ZONE, 1))
     result = gcloud(
-        *("tpu-vm", "ssh", wanted.name, "--worker=1", "--command=hostname", "--dry-run", "--quiet")
+        *(
+            "tpu-vm",
+            "ssh",
+            f"{wanted.name}-1",
+            "--worker=1",
+            "--command=hostname",
+            "--dry-run",
+            "--quiet",
+        )
     )
     assert result.returncode == 0, result.stderr
     words = shlex.split(result.stdout.splitlines()[-1])  # above it, a key is made

@@ -50,6 +50,9 @@ for act in lives[0].split(", ") if lives else ["exit 0"]:
         print(f"bert-jax: {value}", flush=True)
     elif word == "exit":
         sys.exit(int(value))
+    elif word == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(60)
     elif word == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     else:
@@ -250,6 +253,27 @@ def test_stop_saves_and_ends(vm: Vm) -> None:
     assert vm.acts.read_text("utf-8") == "step 9, exit 0"
 
 
+def test_stop_before_it_begins_and_while_it_begins(vm: Vm) -> None:
+    """What ends before it can save has nothing to save; it must not be started again."""
+    markers.ask_to_stop(vm.run)
+    vm.does("step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.state == ENDED)
+    assert vm.acts.read_text("utf-8") == "step 9, exit 0"
+    assert markers.ended(vm.run, "STOPPED") is not None
+
+
+def test_a_stop_that_comes_before_the_handler_is_a_stop_all_the_same(vm: Vm) -> None:
+    vm.does("deaf", "step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.state == "starting")
+    markers.ask_to_stop(vm.run)
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert beat.exit_code == 128 + signal.SIGTERM
+    assert markers.ended(vm.run, "STOPPED") is not None
+    assert markers.ended(vm.run, "FAILED") is None
+
+
 def test_a_machine_that_goes_down_lets_the_training_process_save(vm: Vm) -> None:
     vm.does("step 5, sleep", "exit 0")
     vm.booted()
@@ -301,7 +325,7 @@ def test_what_is_not_what_was_submitted_is_not_run(vm: Vm, name: str) -> None:
     with (vm.run / "launch" / name).open("ab") as file:
         file.write(b" ")
     vm.booted()
-    log = vm.run / "logs" / "startup-0.log"
+    log = vm.run / "logs" / "attempt-0001" / "startup-0.log"
     end = time.monotonic() + 20
     while not log.exists() and time.monotonic() < end:
         time.sleep(0.05)

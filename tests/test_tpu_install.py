@@ -181,5 +181,5 @@ def test_what_has_another_hash_or_none_is_not_installed(vm: Vm, digest: str, wor
     assert words in said, said
     assert not (vm.machine.home / "ran").exists()
     assert not vm.supervisors()
-    log = (vm.run / "logs" / "startup-0.log").read_text("utf-8")
+    log = (vm.run / "logs" / "attempt-0001" / "startup-0.log").read_text("utf-8")
     assert words in log

@@ -42,6 +42,13 @@ def same_run(run: Path, other: Path) -> None:
             assert one[name] == two[name], one["step"]
 
 
+def tpu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tpu", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
 def tpu_local(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "tpu", "local", *map(str, arguments)]
 
@@ -211,6 +218,13 @@ def test_whatever_ends_a_rehearsal_its_machines_go_too(
     assert process.stderr is not None
     assert any("RUNNING" in line for line in iter(process.stderr.readline, ""))
     assert len(machines()) >= 4  # two of supervisord, two hosts
+    # Meanwhile the other commands work, and a second rehearsal is refused.
+    if number == signal.SIGTERM:
+        run = str(tmp_path / "run")
+        told = tpu("status", run)
+        assert "RUNNING" in told.stdout, told.stderr
+        second = tpu("local", "--config", str(file), "--workers", "2")
+        refused(second, 69, "another process is writing to")
     process.send_signal(number)
     err = process.communicate(timeout=20)[1]
     assert process.returncode == (75 if number != signal.SIGKILL else -signal.SIGKILL), err
@@ -218,13 +232,15 @@ def test_whatever_ends_a_rehearsal_its_machines_go_too(
     while machines() and time.monotonic() < end:
         time.sleep(0.05)
     assert machines() == []
+    if number == signal.SIGTERM:
+        refused(tpu("status", run), 78, "its cloud is gone", "tpu logs")
     if number != signal.SIGKILL:
         assert list(tmp_path.glob("bert-jax-local-*")) == []
 
 
 def test_there_is_no_slice_of_three_hosts(base: RunConfig, tmp_path: Path) -> None:
     file = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
-    result = subprocess.run(
-        tpu_local("--config", file, "--workers", "3"), cwd=ROOT, capture_output=True, text=True
-    )
+    result = tpu("local", "--config", str(file), "--workers", "3")
     refused(result, 64, "--workers 3", "1, 2, 4, 8")
+    result = tpu("local", "--config", str(file), "--data.store", "/nonexistent")
+    refused(result, 78, "/nonexistent is not a finished token store")

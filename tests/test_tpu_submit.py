@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bert_jax.errors import BadInputError
 from conftest import ROOT, refused
@@ -29,6 +30,13 @@ GOLDEN = ROOT / "tests" / "golden" / "tpu_submit.txt"
 CONFIG = ROOT / "configs" / "tpu" / "base_v5litepod_16.yaml"
 OPTIONS = ("--run_dir", "gs://bucket/runs/base", "--data.store", "gs://bucket/stores/books")
 SCRIPT = (ROOT / "tpu" / "startup.sh").read_text("utf-8")
+NO_NETWORK = """
+import os, socket
+def refused(*_):
+    os.write(2, b"the network was asked")
+    os._exit(99)
+socket.socket.connect = socket.getaddrinfo = refused
+"""
 # What is another one whenever a line of the project is.
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b|(?<=whl  )[\d,]+(?= bytes)|(?<=yaml  )[\d,]+(?= bytes)")
 
@@ -57,10 +65,9 @@ def launch() -> tuple[Launch, dict[str, bytes]]:
 # Made with: GOOGLE_CLOUD_PROJECT=my-project python -m tpu submit
 #   configs/tpu/base_v5litepod_16.yaml --run_dir gs://bucket/runs/base
 #   --data.store gs://bucket/stores/books --dry-run | sed -E 's/DIGEST/#/g'
-def test_a_dry_run_prints_the_request_and_the_script_without_a_network() -> None:
-    # A proxy that refuses would be noticed by anything that asks the network.
-    closed = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    result = submit(str(CONFIG), *OPTIONS, "--dry-run", **closed)
+def test_a_dry_run_prints_the_request_and_the_script_without_a_network(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK, "utf-8")
+    result = submit(str(CONFIG), *OPTIONS, "--dry-run", PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
     told, _, script = result.stdout.partition("at every boot:\n")
     assert script == SCRIPT + "\n"
@@ -125,7 +132,7 @@ def test_every_key_of_the_config_reaches_the_request() -> None:
     spec = of("--tpu.slices", "2")["tpu"]["nodeSpec"][0]
     name = name_of("gs://bucket/runs/base")
     assert "nodeId" not in spec
-    assert spec["multisliceParams"] == {"nodeCount": 2, "nodeIdPrefix": name}
+    assert spec["multisliceParams"] == {"nodeCount": 2, "nodeIdPrefix": f"{name}-1"}
 
 
 def test_names_are_valid_and_of_one_run_each() -> None:
@@ -209,6 +216,12 @@ def test_secrets_are_not_printed_and_keys_are_not_sent(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_key_in_the_environment_itself_is_a_secret_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than any name of a file may be, as where a CI has it in a variable."""
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", "k" * 5000)
+    assert redacted("a " + "k" * 5000) == "a [redacted]"
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [
@@ -235,7 +248,13 @@ def test_redaction(text: str, left: str) -> None:
         (["--run_dir", "gs://YOUR-BUCKET/x"], ["run_dir", "YOUR-BUCKET", "your own"]),
         (["--run_dir", "gs://bucket/$(reboot)"], ["run_dir"]),
         (["--train.batch_size", "24"], ["24", "16 devices"]),
-        (["--tpu.project", "My Project"], ["My Project", "GOOGLE_CLOUD_PROJECT"]),
+        (["--tpu.project", "My Project"], ["My Project", "gcloud projects list"]),
+        (["--tpu.project", "123456789012"], ["is the number of a project"]),
+        (["--tpu.zones", "us-west4-a"], ["--tpu.zones", "a list such as '[a, b]'"]),
+        (["--tpu.service_account", "bert"], ["bert@PROJECT.iam.gserviceaccount.com"]),
+        (["--run_dir", "gs://bucket"], ["is a whole bucket"]),
+        (["--run_dir", "s3://bucket/x"], ["s3://bucket/x", "gs://BUCKET/NAME"]),
+        (["--watch"], ["exclude each other"]),
         (["--tpu.max_failures", "0"], ["tpu.max_failures must be at least 1"]),
     ],
 )
@@ -243,8 +262,27 @@ def test_a_config_that_cannot_be_submitted_is_refused_in_one_line(
     options: list[str], words: list[str]
 ) -> None:
     result = submit(str(CONFIG), *OPTIONS, *options, "--dry-run")
-    code = 64 if "v5litepod-17" in options else 78
+    arguments = {"v5litepod-17", "us-west4-a", "--watch"}
+    code = 64 if arguments & set(options) else 78
     refused(result, code, *words)
+
+
+def test_paths_are_those_of_where_it_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = config("--tpu.project", "my-project", "--run_dir", "runs/a", "--data.store", "store")
+    launch, files = prepared(given)
+    assert launch.run == str(tmp_path / "runs" / "a")
+    sent = yaml.safe_load(files["config.yaml"])
+    assert sent["run_dir"] == launch.run
+    assert sent["data"]["store"] == str(tmp_path / "store")
+
+
+def test_a_run_that_may_hang_for_ever_is_given_a_limit(tmp_path: Path) -> None:
+    files = prepared(config("--tpu.project", "my-project", "--train.hang_timeout", "0"))[1]
+    assert yaml.safe_load(files["config.yaml"])["train"]["hang_timeout"] == 1200
+    assert json.loads(files["host.json"])["hang_timeout"] == 1200
 
 
 def test_what_is_not_a_checkout_cannot_be_sent(

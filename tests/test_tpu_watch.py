@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, UnreachableError
 from conftest import ROOT, refused
 from tpu import markers
 from tpu.config import TpuConfig
 from tpu.explain import CloudError
 from tpu.logs import Tail
-from tpu.markers import ENDED, TRAINING, Beat, Ending
+from tpu.markers import ENDED, TRAINING, Beat, Ending, Markers
 from tpu.provider import ENDPOINT, connect
-from tpu.request import Launch, name_of
+from tpu.request import Launch, name_of, queued_resource, read_launch
 from tpu.submit import submit
 from tpu.testing import rest
 from tpu.testing.cloud import Delays, FakeCloud
@@ -246,6 +246,102 @@ def test_an_outage_of_the_cloud_is_waited_out(
     assert cloud.state(watcher.launch.name) == ""
 
 
+def test_a_bucket_that_cannot_be_reached_for_a_while_is_waited_for(
+    cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    markers.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
+    look, failures = markers.look, [UnreachableError("gs://bucket: no route")] * 2
+
+    def sometimes(run: Path) -> tuple[Markers, float]:
+        if failures:
+            raise failures.pop()
+        return look(run)
+
+    monkeypatch.setattr(markers, "look", sometimes)
+    watch(watcher, 0.05)
+    assert capsys.readouterr().err.count("gs://bucket: no route (looking again)") == 2
+    assert cloud.state(watcher.launch.name) == ""
+
+
+def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
+    cloud: FakeCloud, launch: Launch, url: str
+) -> None:
+    single = replace(launch, tpu=replace(launch.tpu, zones=ZONES[:1]))
+    provider = connect(PROJECT)
+    watcher = Watcher(submit(single, {}, provider), provider, back_off=(0.0, 0.0))
+    granted(cloud, watcher)
+    cloud.preempt(launch.name)
+    until(lambda: cloud.state(launch.name) == "SUSPENDED")
+    assert tick(watcher) == "PREEMPTED"
+    gone(cloud, watcher)
+    text = 'There is no more capacity in the zone "us-west4-a"; you can try in another zone'
+    cloud.refuse("RESOURCE_EXHAUSTED", text, rpc="CreateQueuedResource")
+    assert tick(watcher) == "NEW"
+    assert tick(watcher) == "NEW"
+    assert tick(watcher) == "QUEUED"
+    reasons = [attempt.ended for attempt in markers.look(watcher.run)[0].attempts]
+    assert reasons == ["preempted", "capacity", ""]
+
+
+def test_what_was_decided_too_long_ago_is_not_done(cloud: FakeCloud, watcher: Watcher) -> None:
+    """A second watcher, or a laptop that slept, must not delete the slice that came after."""
+    granted(cloud, watcher)
+    cloud.preempt(watcher.launch.name)
+    until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
+    old = watcher.look()
+    assert old[1].do == "delete"
+    assert tick(watcher) == "PREEMPTED"
+    gone(cloud, watcher)
+    assert tick(watcher) == "NEW"
+    granted(cloud, watcher)
+    watcher.act(*old)
+    assert cloud.state(watcher.launch.name) == "ACTIVE"
+
+
+def test_of_two_slices_the_first_stays(cloud: FakeCloud, watcher: Watcher) -> None:
+    second = queued_resource(watcher.launch, ZONES[1], 2)
+    watcher.provider.create(ZONES[1], watcher.launch.name, second)
+    tick(watcher)
+    until(lambda: watcher.provider.describe(ZONES[1], watcher.launch.name) is None)
+    assert watcher.provider.describe(ZONES[0], watcher.launch.name) is not None
+
+
+def test_a_slice_in_a_zone_that_is_not_named_any_more_is_not_forgotten(
+    cloud: FakeCloud, watcher: Watcher, launch: Launch
+) -> None:
+    moved = replace(launch, tpu=replace(launch.tpu, zones=("us-central2-b",)))
+    with pytest.raises(BadInputError, match=r"is in us-west4-a, which tpu\.zones does not name"):
+        submit(moved, {}, watcher.provider)
+    with pytest.raises(BadInputError, match="submitted in the project my-project"):
+        submit(replace(launch, project="other-project"), {}, watcher.provider)
+    assert creations(cloud) == 1
+    wider = replace(launch, tpu=replace(launch.tpu, zones=(*ZONES, "us-central2-b"), max_wait=60))
+    assert submit(wider, {}, watcher.provider) == read_launch(watcher.run)
+    assert read_launch(watcher.run).tpu.max_wait == 60
+
+
+def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
+    cloud: FakeCloud, watcher: Watcher, launch: Launch
+) -> None:
+    granted(cloud, watcher)
+    cloud.preempt(launch.name, by="USER")
+    until(lambda: cloud.state(launch.name) == "SUSPENDED")
+    made = submit(launch, {}, watcher.provider)
+    assert (made.first, cloud.state(launch.name)) == (2, "WAITING_FOR_RESOURCES")
+    markers.ask_to_stop(watcher.run)
+    with pytest.raises(BadInputError, match="is being stopped"):
+        submit(launch, {}, watcher.provider)
+
+
+def test_a_failure_is_told_in_plain_words_to_the_end(cloud: FakeCloud, watcher: Watcher) -> None:
+    cloud.fail(watcher.launch.name, 7, "Permission 'tpu.nodes.create' denied on resource 'p'")
+    with pytest.raises(FailedError, match=r"roles/tpu\.admin"):
+        watch(watcher, 0.05)
+    with pytest.raises(FailedError, match=r"roles/tpu\.admin"):
+        watch(watcher, 0.05)
+
+
 def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, url: str) -> None:
     provider = connect(PROJECT)
     made = submit(launch, {}, provider)
@@ -342,10 +438,8 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
         provider.delete(ZONES[0], launch.name)
         other = replace(launch, tpu=replace(launch.tpu, capacity="on-demand"))
         made = submit(other, {}, provider)
-        assert cloud.state(launch.name) == "DELETING"
         assert made.first == 2
-        watcher = Watcher(made, provider)
-        until(lambda: tick(watcher) == "QUEUED")
+        assert tick(Watcher(made, provider)) == "QUEUED"
         found = provider.describe(ZONES[0], launch.name)
         assert found is not None
         assert found.metadata["bert-jax-spec"] == other.spec
@@ -382,6 +476,14 @@ def test_ages_are_by_the_clock_of_the_storage(
     old = time.monotonic()  # any moment long ago
     os.utime(watcher.run / "status" / "worker-1.json", (old, old))
     assert markers.look(watcher.run)[0].beats[1].age > 1e6
+
+
+def test_nothing_is_written_for_others_to_read(watcher: Watcher) -> None:
+    hosts_say(watcher, 1, 5)
+    markers.ask_to_stop(watcher.run)
+    tick(watcher)
+    for path in watcher.run.rglob("*"):
+        assert not path.stat().st_mode & 0o077, path
 
 
 def test_a_marker_that_cannot_be_read_is_passed_over(
@@ -423,7 +525,7 @@ def test_the_commands_tell_stop_delete_and_clean_up(cloud: FakeCloud, watcher: W
     gone(cloud, watcher)
     # A watcher that is still there does not bring it back.
     watch(watcher, 0.05)
-    assert creations(cloud) == 1
+    assert creations(cloud) == 0
     made = submit(watcher.launch, {}, watcher.provider)
     stopped = tpu("stop", run)
     assert stopped.returncode == 0, stopped.stderr
@@ -434,8 +536,6 @@ def test_the_commands_tell_stop_delete_and_clean_up(cloud: FakeCloud, watcher: W
 
 def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watcher: Watcher) -> None:
     other = replace(watcher.launch, name="bert-alive")
-    from tpu.request import queued_resource
-
     watcher.provider.create(ZONES[0], "bert-alive", queued_resource(other, ZONES[0], 1))
     foreign = queued_resource(replace(watcher.launch, name="theirs"), ZONES[0], 1)
     foreign.tpu.node_spec[0].node.labels.clear()
@@ -451,6 +551,9 @@ def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watche
     gone(cloud, watcher)
     assert cloud.state("theirs") == "FAILED"
     assert cloud.state("bert-alive") == "WAITING_FOR_RESOURCES"
+    # Its own watcher asks again, and does not take it for deleted by hand.
+    assert tick(watcher) == "NEW"
+    assert cloud.state(watcher.launch.name) == "WAITING_FOR_RESOURCES"
     refused(tpu("gc"), 64, "--zones")
 
 

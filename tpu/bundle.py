@@ -83,6 +83,8 @@ def _wheel() -> dict[str, bytes]:
                 shutil.copytree(path, source / name, ignore=ignored)
             else:
                 shutil.copy(path, source / name)
+        for path in source.rglob("*"):  # whatever the checkout's are: same code, same hash
+            path.chmod(0o755 if path.is_dir() else 0o644)
         built = subprocess.run(  # noqa: S603
             [sys.executable, "-W", "ignore", "-c", _BUILD, str(out)],
             cwd=source,

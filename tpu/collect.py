@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bert_jax.console import say
-from bert_jax.errors import BadArgumentsError
+from bert_jax.errors import BadArgumentsError, UserError
+from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
+from tpu import markers
 from tpu.config import project_of
+from tpu.decide import attempt_of
 from tpu.provider import Provider, Resource, connect
 from tpu.request import MANAGED_BY
 
@@ -20,6 +24,20 @@ def dead(provider: Provider, zones: Sequence[str]) -> list[Resource]:
     key, value = MANAGED_BY
     found = [resource for zone in zones for resource in provider.list(zone)]
     return [r for r in found if r.labels.get(key) == value and r.state in DEAD]
+
+
+def _write_down(resource: Resource) -> None:
+    """Tells the run, or its watcher would take the slice for deleted by hand."""
+    try:
+        run = at(resource.metadata["bert-jax-run"])
+        found, now = markers.look(run)
+        for attempt in found.attempts:
+            if attempt.number == attempt_of(resource) and not attempt.ended:
+                why = "preempted" if resource.state == "SUSPENDED" else "broken"
+                end = replace(attempt, ended=why, ended_at=now, ended_step=attempt.step)
+                markers.record(run, end)
+    except (KeyError, OSError, UserError) as error:
+        say(f"{resource.name}: its run folder could not be told ({error})")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
     found = dead(provider, options.zones)
     for resource in found:
         if not options.dry_run:
+            _write_down(resource)
             provider.delete(resource.zone, resource.name)
     if options.json:
         print(json.dumps([{"name": r.name, "zone": r.zone, "state": r.state} for r in found]))  # noqa: T201

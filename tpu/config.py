@@ -15,7 +15,7 @@ from tpu.types import Slice, find
 
 _ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
 # What a path of a run may consist of; it becomes part of scripts' arguments and of object names.
-_PLAIN = re.compile(r"(gs://[a-z0-9._-]{3,}|)/?[A-Za-z0-9._=+@-]+(/[A-Za-z0-9._=+@-]+)*/?")
+_PLAIN = re.compile(r"(gs://[a-z0-9._-]{3,}|)/?[A-Za-z0-9._=@-]+(/[A-Za-z0-9._=@-]+)*/?")
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,22 @@ def complete(config: SubmittedConfig) -> SubmittedConfig:
         raise BadInputError("tpu.zones is not set; give one or more, such as [us-west4-a]")
     if not config.data.store:
         raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
+    account = config.tpu.service_account
+    if account and "@" not in account:
+        raise BadInputError(
+            f"tpu.service_account {account!r} must be its e-mail address, such as"
+            f" {account}@PROJECT.iam.gserviceaccount.com"
+        )
+    if re.fullmatch(r"gs://[^/]*/?", config.run_dir):
+        raise BadInputError(f"run_dir {config.run_dir} is a whole bucket; add a name to it")
     for name, path in (("run_dir", config.run_dir), ("data.store", config.data.store)):
+        if re.match(r"[a-z0-9]+:/", path) and not path.startswith("gs://"):
+            raise BadInputError(f"{name} {path}: write gs://BUCKET/NAME, or the path of a folder")
         if path.startswith("gs://YOUR-BUCKET"):
             raise BadInputError(f"{name} {path}: put your own bucket in the place of YOUR-BUCKET")
         if not _PLAIN.fullmatch(path):
             raise BadInputError(
-                f"{name} {path!r}: on TPU VMs a path may have letters, digits and ._=+@- between"
+                f"{name} {path!r}: on TPU VMs a path may have letters, digits and ._=@- between"
                 " its slashes, and nothing else"
             )
     return config
@@ -129,9 +139,14 @@ def project_of(given: str) -> str:
         BadInputError: There is none.
     """
     project = given or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
-    if not re.fullmatch(r"[a-z][a-z0-9.:-]{4,61}[a-z0-9]", project):
+    if not project:
         raise BadInputError(
-            f"tpu.project {project!r} is no project id; set it, or GOOGLE_CLOUD_PROJECT"
-            " (gcloud config get project tells yours)"
+            "tpu.project is not set; set it, or GOOGLE_CLOUD_PROJECT in the environment (gcloud"
+            " config get project tells yours)"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9.:-]{4,61}[a-z0-9]", project):
+        what = "is the number of a project" if project.isdecimal() else "is no project id"
+        raise BadInputError(
+            f"tpu.project {project!r} {what}; give the id (gcloud projects list tells it)"
         )
     return project

@@ -20,6 +20,8 @@ BOOT = 1200.0  # from ACTIVE to heartbeats of all hosts; installing takes some m
 REPAIR = 1800.0  # how long maintenance may take
 ATTEMPT = "bert-jax-attempt"  # in the metadata of a slice
 SETTLE = 120.0  # a resource that was just created may not be listed yet
+_FIRST_STEP = 3 * BOOT  # from ACTIVE to the first step; placing the store is part of it
+_SILENT_TRIES = 2
 _BUSY_TRIES = 3
 BACK_OFF = (30.0, 900.0)  # seconds before another attempt, after the first and at most
 
@@ -57,7 +59,9 @@ class Seen:
         resource: The queued resource; None where there is none in any zone.
         markers: Of the run folder, with the attempts of this submission alone.
         now: By the clock of the storage.
-        capacity_error: Whether a FAILED resource failed for lack of capacity in its zone.
+        failure: What a FAILED resource failed of, in plain words.
+        failure_kind: capacity (another zone may have it), passing (the same may work later) or
+            final.
         back_off: Seconds before another attempt, after the first and at most.
     """
 
@@ -67,7 +71,8 @@ class Seen:
     resource: Resource | None
     markers: Markers
     now: float
-    capacity_error: bool = False
+    failure: str = ""
+    failure_kind: Literal["capacity", "passing", "final"] = "final"
     back_off: tuple[float, float] = BACK_OFF
 
 
@@ -114,8 +119,10 @@ def _finished(seen: Seen) -> Decision | None:
             ended = name.lower() if there else ""
             return Decision(name, verb, why, ended=ended, failed=name == "FAILED")
     beats = _of_attempt(seen)
-    lost = next((b for b in beats if b.state == ENDED and b.exit_code not in (0, 75)), None)
-    if lost is not None:
+    given_up = [b for b in beats if b.state == ENDED and b.exit_code not in (0, 75)]
+    if given_up:
+        # One that ended with 1 may have lost its peer; who ended for good says why.
+        lost = max(given_up, key=lambda beat: beat.exit_code in (64, 78))
         why = f"worker {lost.worker} ended with {lost.exit_code}: {lost.note}"
         if there:
             return Decision("FAILED", "delete", why, ended="failed", failed=True)
@@ -124,7 +131,8 @@ def _finished(seen: Seen) -> Decision | None:
         return None
     if not there:
         return Decision("STOPPED", "end", "the run was asked to stop; submit goes on with it")
-    if seen.resource is not None and seen.resource.state == "ACTIVE" and _alive(beats):
+    active = seen.resource is not None and seen.resource.state == "ACTIVE"
+    if active and _alive(beats) and seen.markers.stop_age < BOOT:
         return Decision("STOPPING", "wait", "the run was asked to stop; it saves first")
     return Decision("STOPPED", "delete", "the run was asked to stop", ended="stopped")
 
@@ -159,9 +167,10 @@ def _with(seen: Seen, resource: Resource) -> Decision:
     """A queued resource is there."""
     state = resource.state
     if state == "FAILED":
-        if seen.capacity_error:
-            return Decision("FAILED", "delete", resource.error, ended="capacity")
-        return Decision("FAILED", "delete", resource.error, ended="failed", failed=True)
+        if seen.failure_kind == "final":
+            return Decision("FAILED", "delete", seen.failure, ended="failed", failed=True)
+        ended = "capacity" if seen.failure_kind == "capacity" else "broken"
+        return Decision("FAILED", "delete", seen.failure, ended=ended)
     if state == "SUSPENDED":
         if resource.initiator == "USER":
             why = "the slice was suspended by a user; delete it, or submit again"
@@ -195,19 +204,23 @@ def _active(seen: Seen, resource: Resource) -> Decision:
         return Decision("STALLED", "delete", "maintenance does not end", ended="maintenance")
     # Not the table's number of hosts: a v5litepod-8 may be one VM or two.
     expected = max(1, sum(len(node.endpoints) for node in resource.nodes))
-    if any(beat.busy >= _BUSY_TRIES for beat in beats if beat.state == BUSY):
-        why = "another process holds the chips of a host"
+    held = [beat for beat in beats if beat.state == BUSY and beat.busy >= _BUSY_TRIES]
+    if held:
+        why = f"worker {held[0].worker} cannot open its devices: {held[0].note}"
         return Decision("STALLED", "delete", why, ended="busy")
     fresh = [beat for beat in beats if beat.age < FRESH]
     if len(fresh) >= expected:
         step = max(beat.step for beat in fresh)
+        if step < 0 and up > _FIRST_STEP:
+            why = f"no step was done within {up / 60:.0f} minutes"
+            return Decision("STALLED", "delete", why, ended="stalled")
         why = f"step {step:,}" if step >= 0 else "the hosts are starting"
         return Decision("RUNNING", "wait", why)
     missing = f"{len(fresh)} of {expected} hosts are heard of"
     silence = up if len(beats) < expected else max(beat.age for beat in beats)
     if silence > BOOT:
         why = f"{missing} since {silence / 60:.0f} minutes"
-        return Decision("STALLED", "delete", why, ended="stalled")
+        return Decision("STALLED", "delete", why, ended="stalled" if beats else "silent")
     return Decision("BOOTING" if len(beats) < expected else "STALLED", "wait", missing)
 
 
@@ -215,7 +228,13 @@ def _spent(seen: Seen, attempts: Sequence[Attempt]) -> str:
     """Why no further attempt is made; empty if one is."""
     last = attempts[-1]
     if last.ended in ("failed", "done", "stopped"):
-        return f"attempt {last.number} ended ({last.ended}); submit begins another"
+        return last.note or f"attempt {last.number} ended ({last.ended}); submit begins another"
+    if [attempt.ended for attempt in attempts[-_SILENT_TRIES:]] == ["silent"] * _SILENT_TRIES:
+        return (
+            f"no host of the last {_SILENT_TRIES} slices was ever heard of: may tpu.service_account"
+            " read and write the run folder, and do the machines reach PyPI? python -m tpu logs RUN"
+            " has what their startup said, if they could write"
+        )
     failures = 0
     for attempt in reversed(attempts):
         if attempt.ended_step > attempt.step:
@@ -223,8 +242,8 @@ def _spent(seen: Seen, attempts: Sequence[Attempt]) -> str:
         failures += attempt.ended not in ("preempted", "capacity")
     if failures >= seen.limits.max_failures:
         return (
-            f"{failures} attempts in a row failed without a new step (tpu.max_failures);"
-            " python -m tpu logs RUN shows why"
+            f"{failures} attempts in a row failed without a new step (tpu.max_failures), the last"
+            f" because: {last.note or last.ended}; python -m tpu logs RUN shows more"
         )
     lost = sum(attempt.ended == "preempted" for attempt in attempts)
     if seen.limits.max_preemptions and lost >= seen.limits.max_preemptions:

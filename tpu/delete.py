@@ -8,9 +8,8 @@ from bert_jax.console import say
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
-from tpu.provider import connect
 from tpu.request import read_launch
-from tpu.watch import slice_of
+from tpu.watch import provider_of, slice_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     run = at(options.run)
     launch = read_launch(run)
-    provider = connect(launch.project)
+    provider = provider_of(launch)
     markers.ask_to_stop(run)  # or a watcher would create it again
     found = slice_of(launch, provider)
     if found is None:

@@ -33,8 +33,11 @@ from tpu.place import BEAT, Place, Settings
 
 LOG = "host.log"
 _LOOK = 0.5  # seconds between looks at the training process
+_FIRST = 4  # times hang_timeout; the watchdog in it allows three from where it begins
 _MARGIN = 10.0  # seconds beyond hang_timeout in which it may end itself
-_PAUSES = (1.0, 60.0)  # seconds before it is started again, after the first end and at most
+_START = 1800.0  # seconds until the first step; placing the store is part of it
+_PATIENCE = 300.0  # seconds in which the run folder must take the last word
+_PAUSES = (1.0, 300.0)  # seconds before it is started again, after the first end and at most
 _NOTE = 500  # characters
 _FRUITLESS = 10  # starts without a new step after which it is given up
 _NEVER_AGAIN = (BadArgumentsError.exit_code, BadInputError.exit_code)
@@ -50,6 +53,7 @@ class Memory:
         fruitless: Starts in a row without a new step.
         busy: Starts in a row that found the chips held.
         step: Newest.
+        note: Why the newest one ended.
     """
 
     attempt: int
@@ -57,6 +61,7 @@ class Memory:
     fruitless: int = 0
     busy: int = 0
     step: int = -1
+    note: str = ""
 
     @classmethod
     def read(cls, path: Path, attempt: int) -> Memory:
@@ -78,7 +83,7 @@ class Host:
     """One life of the training process."""
 
     def __init__(self, home: Path, launch: Path) -> None:
-        """Starts it."""
+        """Of this machine, for the files that the startup script fetched."""
         self._home = home
         self.place, self._settings = Place.read(home), Settings.read(launch)
         self._file = home / "memory.json"
@@ -88,31 +93,37 @@ class Host:
         (home / BEAT).unlink(missing_ok=True)
         self._asked = False  # to stop, by the run folder
         self._sent = self._copied = 0.0
+        self._begun = time.monotonic()
+        self._launch = launch
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """Starts it, watches it to its end, and returns its exit code."""
+        if self._was_asked():
+            return self._conclude(PreemptedError.exit_code)
         signal.signal(signal.SIGTERM, self._pass_on)
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "tpu.trainer", str(home), str(launch)],
+        self._process = process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "tpu.trainer", str(self._home), str(self._launch)],
             env=os.environ
             | {
                 # Kept in the run folder, so that the next slice need not compile again.
                 "JAX_COMPILATION_CACHE_DIR": f"{self.place.run}/cache",
-                "BERT_JAX_STORES": str(home / "stores"),
+                "BERT_JAX_STORES": str(self._home / "stores"),
             },
         )
-
-    def run(self) -> int:
-        """Watches it to its end; returns its exit code."""
-        while self._process.poll() is None:
+        while process.poll() is None:
             self._report()
             if self._is_stuck():
                 say("the training process does not answer; it is killed")
-                self._process.kill()
-                self._process.wait()
+                process.kill()
+                process.wait()
                 return self._conclude(HungError.exit_code)
             time.sleep(_LOOK)
-        return self._conclude(self._process.returncode)
+        return self._conclude(process.returncode)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._process.send_signal(number)
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def _step(self) -> int | None:
         """The newest step of this process; None before its first."""
@@ -124,8 +135,10 @@ class Host:
     def _is_stuck(self) -> bool:
         """Whether it is silent for longer than its own watchdog allows, as when it was stopped."""
         limit = self._settings.hang_timeout
-        if not limit or self._step() is None:
+        if not limit:
             return False
+        if self._step() is None:
+            return time.monotonic() - self._begun > max(_START, _FIRST * limit)
         silent = time.time() - (self._home / BEAT).stat().st_mtime
         return silent > limit + _MARGIN
 
@@ -143,8 +156,9 @@ class Host:
             if not self._asked and markers.stop_asked(self.place.run):
                 self._asked = True
                 say("the run was asked to stop")
-                self._process.terminate()
-        except (OSError, UserError) as error:  # the training process does not depend on it
+                if self._process is not None:
+                    self._process.terminate()
+        except Exception as error:  # whatever it is, the training process does not depend on it
             say(f"{self.place.run}: {error}")
         self._sent = time.monotonic()
 
@@ -154,7 +168,8 @@ class Host:
             "step": self._memory.step if step is None else step,
             "restarts": self._memory.restarts,
             "busy": self._memory.busy,
-            "pid": self._process.pid,
+            "pid": self._process.pid if self._process else 0,
+            "note": beat.note or self._memory.note,
         }
         markers.beat(self.place.run, Beat(**known))
 
@@ -173,30 +188,43 @@ class Host:
         memory, step = self._memory, self._step()
         got_on = step is not None and step > memory.step
         memory.step = max(memory.step, -1 if step is None else step)
-        memory.fruitless = 0 if got_on else memory.fruitless + 1
+        # Chips that are held have a budget of their own, and a preemption is nobody's fault.
+        excused = code in (DeviceUnavailableError.exit_code, PreemptedError.exit_code)
+        memory.fruitless = 0 if got_on else memory.fruitless + (not excused)
         memory.busy = memory.busy + 1 if code == DeviceUnavailableError.exit_code else 0
+        memory.note = self._last_line()
         memory.write(self._file)
-        stopped = code in (0, PreemptedError.exit_code) and self._was_asked()
+        stopped = code not in (0, *_NEVER_AGAIN) and self._was_asked()
         given_up = code != 0 and memory.fruitless >= _FRUITLESS
         final = code in (0, *_NEVER_AGAIN) or stopped or given_up
-        note = self._last_line()
-        try:
-            self._copy_log()
-            state = ENDED if final else BUSY if memory.busy else STARTING
-            place = self.place
-            self._send(Beat(place.worker, place.attempt, state, exit_code=code, note=note))
-            if final and place.worker == 0:
-                name = "STOPPED" if stopped and code else "FAILED" if code else "DONE"
-                ending = Ending(place.spec, place.attempt, memory.step, note if code else "")
-                markers.end(place.run, name, ending)
-        except (OSError, UserError) as error:
-            say(f"{self.place.run}: {error}")
+        if not self._tell(code, final, stopped):
             return UserError.exit_code  # nobody heard of it: once more
         if final:
             return code if code in _NEVER_AGAIN else BadInputError.exit_code if given_up else 0
         first, most = _PAUSES
         time.sleep(min(first * 2.0 ** max(0, memory.fruitless - 1), most))
         return code
+
+    def _tell(self, code: int, final: bool, stopped: bool) -> bool:
+        """Sends the last heartbeat, the log, and what host 0 says for all; whether it was heard."""
+        place, note = self.place, self._memory.note
+        state = ENDED if final else BUSY if self._memory.busy else STARTING
+        end = time.monotonic() + (_PATIENCE if final else 0)
+        while True:
+            try:
+                self._copy_log()
+                self._send(Beat(place.worker, place.attempt, state, exit_code=code))
+                if final and place.worker == 0:
+                    name = "DONE" if code == 0 else "STOPPED" if stopped else "FAILED"
+                    step = self._memory.step
+                    ending = Ending(place.spec, place.attempt, step, note if code else "")
+                    markers.end(place.run, name, ending)
+                return True
+            except Exception as error:  # such as a bucket that cannot be reached
+                say(f"{place.run}: {error}")
+                if time.monotonic() > end:
+                    return not final
+                time.sleep(_PAUSES[0] * 10)
 
     def _was_asked(self) -> bool:
         """Whether it stopped because the run folder says so, be it to another host."""

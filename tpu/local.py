@@ -6,36 +6,35 @@ API is `testing.cloud`, the TPU VMs are processes with emulated devices.
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from bert_jax.console import say
-from bert_jax.errors import BadArgumentsError, PreemptedError
-from bert_jax.paths import at
+from bert_jax.errors import BadArgumentsError
+from bert_jax.paths import at, is_remote
+from bert_jax.signals import raise_on_signals
+from pipelines.data.store import read_ledger
+from pipelines.folders import RUN_LAUNCH, exclusive, own
 from pipelines.settings import command_parser
 from tpu import markers
 from tpu.config import SubmittedConfig, read
-from tpu.provider import ENDPOINT, connect
+from tpu.provider import connect
 from tpu.request import Launch, prepared, read_launch
-from tpu.submit import submit
+from tpu.submit import RUN_MARKS, submit
 from tpu.testing import rest
 from tpu.testing.cloud import Delays, FakeCloud
 from tpu.testing.machines import DEVICES, Machines
 from tpu.types import slices
-from tpu.watch import Watcher, watch
+from tpu.watch import EMULATED, Watcher, watch
 
 _BACK_OFF = (1.0, 10.0)  # seconds before another attempt
 _PAUSE = 0.5  # seconds between looks of the watcher
 _SILENCE = 30  # seconds after which JAX takes a host for dead
 _ZONE = "us-central1-a"
-_PROJECT = "emulated"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def on_workers(config: SubmittedConfig, workers: int) -> SubmittedConfig:
             f" (tpu.slices: {config.tpu.slices})"
         )
     tpu = replace(
-        config.tpu, accelerator=fitting[0].name, zones=(_ZONE,), project=_PROJECT, runtime="auto"
+        config.tpu, accelerator=fitting[0].name, zones=(_ZONE,), project=EMULATED, runtime="auto"
     )
     return replace(config, tpu=tpu)
 
@@ -103,11 +102,29 @@ def rehearse(
     """
     hosts = config.tpu.slice.hosts * config.tpu.slices
     launch, files = prepared(config, devices=hosts * DEVICES, silence=_SILENCE, report=1.0)
-    os.environ[ENDPOINT] = emulation.url
-    provider = connect(launch.project)
-    launch = submit(launch, files, provider)
-    watch(Watcher(launch, provider, back_off=_BACK_OFF), _PAUSE, pause)
+    provider = connect(launch.project, emulation.url)
+    run = at(launch.run)
+    with _alone(run):
+        markers.set_endpoint(run, emulation.url)
+        try:
+            launch = submit(launch, files, provider)
+            watch(Watcher(launch, provider, back_off=_BACK_OFF), _PAUSE, pause)
+        finally:
+            markers.set_endpoint(run, "")
     return launch
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Refuses a second rehearsal in the same folder, where there are locks."""
+    own(run, "run_dir", RUN_MARKS)
+    if is_remote(run):
+        yield
+        return
+    folder = run / RUN_LAUNCH
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with exclusive(folder):
+        yield
 
 
 class Preemption:
@@ -143,14 +160,12 @@ def main(argv: Sequence[str]) -> None:
     )
     config, options = read(parser, argv)
     config = on_workers(config, options["workers"])
-
-    def told_to_end(number: int, frame: FrameType | None) -> None:
-        raise PreemptedError(
-            f"{signal.Signals(number).name}: the machines are gone; the same command goes on"
-        )
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, told_to_end)
+    if not config.data.store.startswith("gs://"):
+        read_ledger(Path(config.data.store))
+    raise_on_signals(
+        "the machines are gone, as in a power failure; the same command goes on from the newest"
+        " checkpoint"
+    )
     with (
         tempfile.TemporaryDirectory(prefix="bert-jax-local-") as folder,
         emulated(Path(folder), {}) as emulation,

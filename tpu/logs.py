@@ -24,8 +24,7 @@ def files(run: Path, attempt: int | None) -> dict[str, Path]:
         attempts = sorted(folder.glob("attempt-*")) if folder.exists() else []
         if attempt is not None:
             attempts = [path for path in attempts if path.name == f"attempt-{attempt:04}"]
-        found = sorted(attempts[-1].glob("worker-*.log"), key=_number) if attempts else []
-        found += sorted(folder.glob("startup-*.log")) if folder.exists() else []
+        found = sorted(attempts[-1].glob("*.log"), key=_number) if attempts else []
     return {path.name.removesuffix(".log"): path for path in found}
 
 
@@ -64,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     tails: dict[Path, Tail] = {}
     while True:
         for name, path in files(run, options.attempt).items():
-            if options.worker is None or name == f"worker-{options.worker}":
+            if options.worker in (None, int(name.rpartition("-")[2])):
                 tails.setdefault(path, Tail(name, path, None if options.all else _LINES))
         if not tails and not options.follow:
             raise BadInputError(

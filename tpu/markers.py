@@ -8,6 +8,7 @@
     RUN/status/attempts/0001.json    each slice that was created, and why it ended
     RUN/control/STOP                 save and end
     RUN/control/watch.json           the newest look of a watcher
+    RUN/control/endpoint             of the emulated cloud, during a rehearsal
     RUN/logs/attempt-0001/worker-N.log
 
 Ages are differences of modification times that the storage itself set, so that no clock but its own
@@ -30,6 +31,7 @@ STATUS = "status"
 LOGS = "logs"
 _STOP = "control/STOP"
 _WATCH = "control/watch.json"
+_ENDPOINT = "control/endpoint"
 _ATTEMPTS = "status/attempts"
 ENDINGS = ("DONE", "FAILED", "STOPPED")
 
@@ -96,10 +98,11 @@ class Attempt:
         step: Of the run when it was created; -1 before the first.
         created: Seconds since 1970.
         active: When it was first seen to be there; 0 before.
-        ended: Why it was given up: preempted, capacity, stalled, busy, maintenance, failed, done,
-            stopped; empty while it is there.
+        ended: Why it was given up: preempted, capacity, silent (no host was ever heard of),
+            stalled, busy, maintenance, broken, failed, done, stopped; empty while it is there.
         ended_at: Seconds since 1970.
         ended_step: Of the run then.
+        note: The same in words.
     """
 
     number: int
@@ -111,6 +114,7 @@ class Attempt:
     ended: str = ""
     ended_at: float = 0.0
     ended_step: int = -1
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,14 @@ class Markers:
         endings: DONE, FAILED, STOPPED -> what was said.
         attempts: In order.
         stop: Whether the run was asked to stop.
+        stop_age: Seconds since then.
     """
 
     beats: tuple[Beat, ...] = ()
     endings: dict[str, Ending] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     stop: bool = False
+    stop_age: float = 0.0
 
 
 def look(run: Path) -> tuple[Markers, float]:
@@ -146,6 +152,8 @@ def look(run: Path) -> tuple[Markers, float]:
         attempts=tuple(attempt for attempt in attempts if attempt is not None),
         stop=stop_asked(run),
     )
+    if markers.stop:
+        markers = replace(markers, stop_age=max(0.0, now - _changed(run / _STOP)))
     return markers, now
 
 
@@ -167,6 +175,22 @@ def ended(run: Path, name: str) -> Ending | None:
 def record(run: Path, attempt: Attempt) -> None:
     """Writes down an attempt."""
     _write(run / _ATTEMPTS / f"{attempt.number:04}.json", asdict(attempt))
+
+
+def endpoint(run: Path) -> str:
+    """Where the emulated cloud of a rehearsal is; empty when it is over."""
+    path = run / _ENDPOINT
+    with failures_explained(str(path)):
+        return path.read_text("utf-8").strip() if path.exists() else ""
+
+
+def set_endpoint(run: Path, url: str) -> None:
+    """Tells where it is; empty that it is over."""
+    if url:
+        put(run / _ENDPOINT, url.encode())
+        return
+    with failures_explained(str(run)):
+        (run / _ENDPOINT).unlink(missing_ok=True)
 
 
 def ask_to_stop(run: Path) -> None:
@@ -202,9 +226,11 @@ def put(path: Path, content: bytes) -> None:
         if is_remote(path):  # an object appears as a whole
             path.write_bytes(content)
             return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (path.parent.parent, path.parent):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Two watchers may write the same file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    draft.touch(mode=0o600)
     draft.write_bytes(content)
     draft.replace(path)
 

@@ -274,15 +274,19 @@ class QueuedResources(Provider):
         return explain(error, zone, accelerator, runtime, self.project)
 
 
-def connect(project: str) -> QueuedResources:
+def connect(project: str, endpoint: str = "") -> QueuedResources:
     """The project's slices, with the application default credentials.
+
+    Args:
+        project: Its id.
+        endpoint: URL of the API; unless given, that of the environment, and then Google's.
 
     Raises:
         BadInputError: The endpoint in the environment is none.
         CloudError: There are no credentials.
     """
     try:
-        return QueuedResources(project, _client(os.environ.get(ENDPOINT, "")))
+        return QueuedResources(project, _client(endpoint or os.environ.get(ENDPOINT, "")))
     except GoogleAuthError as error:
         raise explain(error, project=project) from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from google.cloud import tpu_v2
 
+from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from bert_jax.paths import failures_explained
 from pipelines.folders import RUN_LAUNCH
@@ -21,6 +22,7 @@ from tpu.decide import ATTEMPT, Limits
 from tpu.place import Settings
 
 FILE = "launch.json"
+_HANG_TIMEOUT = 1200  # seconds; a slice that is stuck costs money
 MANAGED_BY = ("managed-by", "bert-jax")  # a label of everything that is created
 SPEC = "bert-jax-spec"
 STARTUP = "startup-script"
@@ -89,7 +91,11 @@ def prepared(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str
         BadArgumentsError: The accelerator is unknown.
         BadInputError: The config does not say where to run.
     """
-    config = complete(config)
+    config = _absolute(complete(config))
+    if not config.train.hang_timeout:
+        say(f"train.hang_timeout is not set; {_HANG_TIMEOUT} seconds are taken")
+        train = replace(config.train, hang_timeout=_HANG_TIMEOUT)
+        config = replace(config, train=train)
     devices = settings.pop("devices", config.tpu.slice.devices * config.tpu.slices)
     for phase in config.phases:
         if phase.batch_size % (devices * config.train.accumulate):
@@ -100,10 +106,22 @@ def prepared(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str
             )
     files = bundle(config, Settings(devices, config.train.hang_timeout, **settings))
     run = config.run_dir.rstrip("/")
-    if not run.startswith("gs://"):
-        run = str(Path(run).absolute())
     launch = Launch(name_of(run), run, project_of(config.tpu.project), config.tpu, digest(files))
     return launch, files
+
+
+def _absolute(config: SubmittedConfig) -> SubmittedConfig:
+    """With paths that mean the same on a machine that works in another folder."""
+
+    def absolute(path: str) -> str:
+        return path if path.startswith("gs://") or not path else str(Path(path).absolute())
+
+    return replace(
+        config,
+        run_dir=absolute(config.run_dir),
+        data=replace(config.data, store=absolute(config.data.store)),
+        init=absolute(config.init),
+    )
 
 
 def read_launch(run: Path) -> Launch:
@@ -158,10 +176,11 @@ def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedRes
         parent=f"projects/{launch.project}/locations/{zone}", node=node
     )
     if tpu.slices == 1:
-        node_spec.node_id = launch.name
+        # Another one for every attempt: a node may outlive its resource for a while.
+        node_spec.node_id = f"{launch.name}-{attempt}"
     else:
         node_spec.multislice_params = tpu_v2.QueuedResource.Tpu.NodeSpec.MultisliceParams(
-            node_count=tpu.slices, node_id_prefix=launch.name
+            node_count=tpu.slices, node_id_prefix=f"{launch.name}-{attempt}"
         )
     resource = tpu_v2.QueuedResource(tpu=tpu_v2.QueuedResource.Tpu(node_spec=[node_spec]))
     if tpu.capacity == "spot":
@@ -179,6 +198,7 @@ def startup_script() -> str:
 def redacted(text: str) -> str:
     """`text` without anything that looks like a secret or is one of the environment's."""
     for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name) and len(value) >= 8 and not Path(value).exists():
+        # The path of a key file is no secret, and os.path.exists takes any text for a path.
+        if _SECRET_NAMES.search(name) and len(value) >= 8 and not os.path.exists(value):  # noqa: PTH110
             text = text.replace(value, "[redacted]")
     return _SECRETS.sub("[redacted]", text)

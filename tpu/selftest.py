@@ -15,6 +15,7 @@ from google.cloud import tpu_v2
 
 from bert_jax.console import say
 from bert_jax.errors import DeviceUnavailableError, UserError
+from bert_jax.signals import raise_on_signals
 from pipelines.settings import command_parser, parse
 from tpu.config import project_of
 from tpu.provider import Provider, connect
@@ -24,6 +25,7 @@ from tpu.types import PRICES_AS_OF, find
 
 _ACCELERATOR = "v5litepod-1"
 _PAUSE = 5.0
+_GOING = 120  # looks until a deleted slice must be gone
 
 
 def selftest(
@@ -57,8 +59,8 @@ def selftest(
         ready = found is not None and found.nodes and found.nodes[0].state == "READY"
         return "READY" if state == "ACTIVE" and ready else state
 
-    provider.create(zone, name, resource)
     try:
+        provider.create(zone, name, resource)
         while (state := look()) != "READY":
             if state in ("FAILED", "SUSPENDED"):
                 raise UserError(f"{name} became {state} before it was there")
@@ -68,10 +70,31 @@ def selftest(
                 )
             sleep(pause)
     finally:
-        provider.delete(zone, name)
-        while look():
-            sleep(pause)
+        _delete(provider, project, zone, name, look, sleep)
     return seen
+
+
+def _delete(
+    provider: Provider,
+    project: str,
+    zone: str,
+    name: str,
+    look: Callable[[], str],
+    sleep: Callable[[float], None],
+) -> None:
+    """Deletes the slice, and says what to do if it does not go."""
+    try:
+        provider.delete(zone, name)
+        for _ in range(_GOING):
+            if not look():
+                return
+            sleep(_PAUSE)
+    finally:
+        if look():
+            say(
+                f"{name} is still there and may cost money: gcloud compute tpus queued-resources"
+                f" delete {name} --zone={zone} --project={project} --force"
+            )
 
 
 def unknown(seen: Sequence[tuple[str, float]]) -> list[str]:
@@ -122,6 +145,7 @@ def main(argv: Sequence[str]) -> None:
     prices = find(_ACCELERATOR).generation.prices
     if prices is not None:
         say(f"one {_ACCELERATOR} spot chip: some {prices[1]:.2f} USD an hour ({PRICES_AS_OF})")
+    raise_on_signals("the slice is being deleted")
     seen = selftest(connect(project), project, options.zone, options.patience)
     surprises = unknown(seen)
     if surprises:

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
-from tpu.provider import connect
 from tpu.request import read_launch
-from tpu.watch import slice_of
+from tpu.watch import provider_of, slice_of
 
 
 def arguments(
@@ -33,17 +32,17 @@ def arguments(
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    ours, _, command = [list(argv), "", []] if "--" not in argv else _split(argv)
+    ours, command = _split(argv)
     parser = command_parser(
         "tpu ssh",
-        "Opens a shell on a host of the slice with gcloud, or runs the command after --, which may"
-        " run twice: gcloud repeats it when the connection breaks.",
+        "Opens a shell on a host of the slice with gcloud: ssh RUN. Or runs a command there, which"
+        " may run twice, because gcloud repeats it when the connection breaks: ssh RUN -- uptime.",
     )
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--worker", type=int, default=0, help="number of the host")
     options = parse(parser, ours)
     launch = read_launch(at(options.run))
-    provider = connect(launch.project)
+    provider = provider_of(launch)
     found = slice_of(launch, provider)
     if found is None or not found.nodes:
         raise UserError(f"{launch.run} has no hosts now; python -m tpu status {launch.run} tells")
@@ -58,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
     os.execv(gcloud, line)  # noqa: S606
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    cut = list(argv).index("--")
-    return list(argv[:cut]), "--", list(argv[cut + 1 :])
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is for us, and the command after ``--``."""
+    words = [*argv, "--"]
+    cut = words.index("--")
+    return words[:cut], words[cut + 1 : -1]

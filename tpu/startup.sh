@@ -13,7 +13,8 @@ home="${BERT_JAX_HOME:-/var/lib/bert-jax}"
 python="${BERT_JAX_PYTHON:-}" # set where workers are emulated: nothing is installed then
 
 ask() {
-    curl --silent --show-error --fail --retry 8 --retry-connrefused \
+    # A VM that was just made may not know everything at once.
+    curl --silent --show-error --fail --retry 8 --retry-all-errors \
         --header 'Metadata-Flavor: Google' "$metadata/$1"
 }
 
@@ -36,16 +37,30 @@ fetch() { # a file of RUN/launch, into the current folder
     mv "$1.part" "$1"
 }
 
+install() { # the locked environment; every step by `&&`, for `set -e` means nothing in here
+    local uv="$home/tools/bin/uv"
+    python3 -m pip install --quiet --require-hashes --no-deps --only-binary :all: --upgrade \
+        --target "$home/tools" --requirement tools.txt &&
+        "$uv" venv --quiet --clear --managed-python --python "$(cat python.txt)" "$environment" &&
+        "$uv" pip install --quiet --python "$python" --require-hashes --no-build \
+            --requirement tools.txt &&
+        # What has no wheel is built with the setuptools of tools.txt, not with a downloaded one.
+        "$uv" pip install --quiet --python "$python" --require-hashes --no-build-isolation \
+            --requirement requirements.txt &&
+        "$uv" pip install --quiet --python "$python" --no-deps --offline "$launch"/*.whl &&
+        touch "$environment/ready"
+}
+
 tell() { # on failure: what was said, into RUN/logs, for nobody looks into the journal of a VM
     local code=$? name path
     [[ $code == 0 || -z "${run:-}" ]] && return
-    name="logs/startup-$(cat "$home/attributes/agent-worker-number").log"
+    printf -v name 'logs/attempt-%04d/startup-%d.log' "$attempt" "$worker"
     path="${run#gs://}/$name"
     if [[ "$run" == gs://* ]]; then
         bucket --output /dev/null --data-binary "@$home/startup.log" --header 'Content-Type: text/plain' \
             "$storage/upload/storage/v1/b/${path%%/*}/o?uploadType=media&name=${path#*/}"
     else
-        mkdir -p "$run/logs" && cp "$home/startup.log" "$path"
+        mkdir -p "$(dirname "$path")" && cp "$home/startup.log" "$path"
     fi
 }
 
@@ -59,11 +74,13 @@ if ! flock --nonblock 4; then
     exit 0
 fi
 
+attempt="$(ask attributes/bert-jax-attempt)"
+worker="$(ask attributes/agent-worker-number)"
+run="$(ask attributes/bert-jax-run)" # from here on `tell` can tell
 for name in bert-jax-run bert-jax-spec bert-jax-attempt bert-jax-manifest \
     agent-worker-number worker-network-endpoints tpu-env; do
     ask "attributes/$name" >"$home/attributes/$name"
 done
-run="$(cat "$home/attributes/bert-jax-run")"
 manifest="$(cat "$home/attributes/bert-jax-manifest")"
 
 launch="$home/launch-${manifest:0:16}"
@@ -84,17 +101,13 @@ if [[ -z "$python" ]]; then
     environment="$home/env-${manifest:0:16}"
     python="$environment/bin/python"
     if [[ ! -e "$environment/ready" ]]; then
-        python3 -m pip install --quiet --require-hashes --no-deps --only-binary :all: --upgrade \
-            --target "$home/tools" --requirement tools.txt
-        uv="$home/tools/bin/uv"
-        "$uv" venv --quiet --clear --managed-python --python "$(cat python.txt)" "$environment"
-        "$uv" pip install --quiet --python "$python" --require-hashes --no-build \
-            --requirement tools.txt
-        # What has no wheel is built with the setuptools of tools.txt, not with a downloaded one.
-        "$uv" pip install --quiet --python "$python" --require-hashes --no-build-isolation \
-            --requirement requirements.txt
-        "$uv" pip install --quiet --python "$python" --no-deps --offline "$launch"/*.whl
-        touch "$environment/ready"
+        if ! python3 -m pip --version >/dev/null; then
+            echo "bert-jax: this image has no pip for python3; choose another tpu.runtime" >&2
+            exit 1
+        fi
+        # One hiccup of the network should not cost a slice.
+        # shellcheck disable=SC2310
+        install || { sleep 20 && install; } || { sleep 60 && install; }
     fi
 fi
 

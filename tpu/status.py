@@ -10,9 +10,8 @@ from typing import Any
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu.decide import Decision, Seen
-from tpu.provider import connect
 from tpu.request import read_launch
-from tpu.watch import Watcher
+from tpu.watch import Watcher, provider_of
 
 
 def report(watcher: Watcher) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parse(parser, argv)
     launch = read_launch(at(options.run))
-    watcher = Watcher(launch, connect(launch.project))
+    watcher = Watcher(launch, provider_of(launch))
     if options.json:
         print(json.dumps(report(watcher)))  # noqa: T201
     else:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
-from tpu.provider import connect
 from tpu.request import read_launch
-from tpu.watch import Watcher, watch
+from tpu.watch import Watcher, provider_of, watch
 
 _PAUSE = 3.0  # seconds between looks: somebody waits
 
@@ -25,6 +24,6 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     run = at(options.run)
     launch = read_launch(run)
-    provider = connect(launch.project)
+    provider = provider_of(launch)
     markers.ask_to_stop(run)
     watch(Watcher(launch, provider), _PAUSE)

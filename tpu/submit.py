@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from google.cloud import tpu_v2
 
 from bert_jax.console import say
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import at, failures_explained
 from pipelines.folders import RUN_CONFIG, RUN_LAUNCH, own
 from pipelines.settings import command_parser
 from tpu import markers
 from tpu.bundle import upload
+from tpu.collect import DEAD
 from tpu.config import read
 from tpu.provider import Provider, Resource, connect
-from tpu.request import FILE, SPEC, STARTUP, Launch, prepared, queued_resource, redacted
+from tpu.request import (
+    FILE,
+    SPEC,
+    STARTUP,
+    Launch,
+    prepared,
+    queued_resource,
+    read_launch,
+    redacted,
+)
 from tpu.watch import Watcher, slice_of, watch
+
+RUN_MARKS = (RUN_CONFIG, "checkpoints", RUN_LAUNCH)  # one of them is in every folder of a run
+_PAUSE = 3.0  # seconds between looks
 
 
 def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launch:
@@ -33,16 +48,17 @@ def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launc
         UserError: The run folder cannot be written, or the request was refused.
     """
     run = at(launch.run)
-    own(run, "run_dir", (RUN_CONFIG, "checkpoints", RUN_LAUNCH))
-    if (there := _there(launch, provider)) is not None:
-        if there.metadata.get(SPEC) != launch.spec:
-            raise BadInputError(
-                f"the slice {there.name} in {there.zone} runs {launch.run} with other settings or"
-                f" code; first: python -m tpu stop {launch.run}"
-            )
-        say(f"{there.name} is in {there.zone} already ({there.state}); nothing was changed")
-        return launch
+    own(run, "run_dir", RUN_MARKS)
+    before = _before(launch)
     known, _ = markers.look(run)
+    there = _there(launch, before, provider)
+    if there is not None and there.state not in DEAD:
+        if known.stop:
+            raise BadInputError(f"{launch.run} is being stopped; submit when {there.name} is gone")
+        launch = replace(launch, first=before.first if before else launch.first)
+        _write(run, launch)
+        say(f"{there.name} is in {there.zone} already ({there.state}); it is not asked for again")
+        return launch
     done = known.endings.get("DONE")
     if done is not None and done.spec == launch.spec:
         say(f"{launch.run} is done, at step {done.step:,}; nothing was submitted")
@@ -51,17 +67,63 @@ def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launc
     launch = replace(launch, first=first)
     upload(files, run)
     markers.clear(run)
-    with failures_explained(launch.run):
-        (run / RUN_LAUNCH / FILE).write_text(launch.text(), "utf-8")
+    _write(run, launch)
+    if there is not None:
+        say(f"{there.name} in {there.zone} is {there.state}; it is deleted first")
+        provider.delete(there.zone, there.name)
     watcher = Watcher(launch, provider)
-    watcher.act(*watcher.look())
-    return launch
+    while True:
+        seen, decision = watcher.look()
+        watcher.act(seen, decision)
+        if decision.status != "LEAVING":
+            return launch
+        say(f"waiting for the slice before to go ({decision.why})")
+        time.sleep(_PAUSE)
 
 
-def _there(launch: Launch, provider: Provider) -> Resource | None:
-    """The slice of this run, unless it is going away."""
-    found = slice_of(launch, provider)
-    return None if found is None or found.state == "DELETING" else found
+def _before(launch: Launch) -> Launch | None:
+    """What was submitted to the same folder before, if it can be read."""
+    run = at(launch.run)
+    with failures_explained(str(run)):
+        if not (run / RUN_LAUNCH / FILE).exists():
+            return None
+    before = read_launch(run)
+    if before.project != launch.project:
+        raise BadInputError(
+            f"{launch.run} was submitted in the project {before.project}, this is {launch.project};"
+            f" choose another run_dir, or remove {RUN_LAUNCH}/{FILE} there when its slice is gone"
+        )
+    return before
+
+
+def _there(launch: Launch, before: Launch | None, provider: Provider) -> Resource | None:
+    """The slice of this run, unless it is going away; in the zones of before as well.
+
+    Raises:
+        BadInputError: It runs something else, or where it is not looked for any more.
+    """
+    zones = dict.fromkeys((*launch.tpu.zones, *(before.tpu.zones if before else ())))
+    everywhere = replace(launch, tpu=replace(launch.tpu, zones=tuple(zones)))
+    found = slice_of(everywhere, provider)
+    if found is None or found.state == "DELETING":
+        return None
+    if found.state in DEAD:
+        return found
+    if found.metadata.get(SPEC) != launch.spec:
+        raise BadInputError(
+            f"the slice {found.name} in {found.zone} runs {launch.run} with other settings or"
+            f" code; first: python -m tpu stop {launch.run}"
+        )
+    if found.zone not in launch.tpu.zones:
+        raise BadInputError(
+            f"the slice {found.name} is in {found.zone}, which tpu.zones does not name any more;"
+            f" name it, or first: python -m tpu stop {launch.run}"
+        )
+    return found
+
+
+def _write(run: Path, launch: Launch) -> None:
+    markers.put(run / RUN_LAUNCH / FILE, launch.text().encode())
 
 
 def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
@@ -104,6 +166,10 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--watch", action="store_true", help="and watch it to the end")
     config, options = read(parser, argv)
+    if options["json"] and not options["dry_run"]:
+        raise BadArgumentsError("--json needs --dry-run")
+    if options["watch"] and options["dry_run"]:
+        raise BadArgumentsError("--watch and --dry-run exclude each other")
     launch, files = prepared(config)
     if options["dry_run"] and options["json"]:
         request = request_json(launch, launch.tpu.zones[0])
@@ -112,6 +178,9 @@ def main(argv: Sequence[str]) -> None:
     if options["dry_run"]:
         print(rehearsal(launch, files))  # noqa: T201
         return
+    for name, path in (("run_dir", launch.run), ("data.store", config.data.store)):
+        if not path.startswith("gs://"):
+            say(f"{name} {path} is in no bucket: every TPU VM must reach it under the same path")
     provider = connect(launch.project)
     launch = submit(launch, files, provider)
     if options["watch"]:

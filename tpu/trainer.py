@@ -10,14 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
-from bert_jax import parallel
-from bert_jax.console import be_quiet
 from bert_jax.errors import DeviceUnavailableError
 from pipelines import cli
-from pipelines.pretrain import pretrain
-from pipelines.settings import run_config
 from tpu.place import BEAT, CONFIG, Place, Settings
 
 _OFTEN = 0.5  # seconds between notes of the step
@@ -25,15 +19,26 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains.
+    """Runs the command."""
+    # First of all: two trainers on one host are how "TPU already in use" begins.
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    train(*map(Path, argv))
+
+
+def train(home: Path, launch: Path) -> None:
+    """Trains, on all hosts together.
 
     Raises:
         DeviceUnavailableError: Not all hosts or chips of the slice take part.
     """
-    home, launch = map(Path, argv)
+    import jax  # takes seconds
+
+    from bert_jax import parallel
+    from bert_jax.console import be_quiet
+    from pipelines.pretrain import pretrain
+    from pipelines.settings import run_config
+
     place, settings = Place.read(home), Settings.read(launch)
-    # Two trainers on one host are how "TPU already in use" begins.
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     config = run_config(["--config", str(launch / CONFIG)])
     if "GCE_METADATA_IP" in os.environ:
         # Where there is no chip JAX turns the metadata server off, emulated or not.

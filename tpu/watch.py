@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from bert_jax.console import say
-from bert_jax.errors import BadInputError, UserError
+from bert_jax.errors import BadInputError, UnreachableError, UserError
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
@@ -22,6 +23,7 @@ from tpu.markers import Attempt, Markers
 from tpu.provider import Provider, Resource, connect
 from tpu.request import SPEC, Launch, queued_resource, read_launch
 
+EMULATED = "emulated"  # the project of rehearsals
 PAUSE = 30.0  # seconds between looks
 
 
@@ -58,6 +60,7 @@ class Watcher:
             UserError: The cloud or the run folder cannot be reached.
         """
         resource = self._resource()
+        failure, kind = self._failure(resource)
         found, now = markers.look(self.run)
         attempts = tuple(a for a in found.attempts if a.number >= self.launch.first)
         seen = Seen(
@@ -67,7 +70,8 @@ class Watcher:
             resource=resource,
             markers=replace(found, attempts=attempts),
             now=now,
-            capacity_error=self._lacks_capacity(resource),
+            failure=failure,
+            failure_kind=kind,
             back_off=self.back_off,
         )
         return seen, decide(seen)
@@ -78,20 +82,28 @@ class Watcher:
         Raises:
             UserError: A request was refused.
         """
-        if seen.resource is not None:
-            self._note(seen, seen.resource)
+        resource = seen.resource
+        if resource is not None and attempt_of(resource) >= self.launch.first:
+            self._note(seen, resource)
         if decision.do == "create":
             self._create(seen, decision.zone)
-        elif decision.do == "delete" and seen.resource is not None:
+        elif decision.do == "delete" and resource is not None:
             if decision.failed and self.keep:
-                say(f"the slice {self.launch.name} is left in {seen.resource.zone}; it costs money")
+                say(f"the slice {self.launch.name} is left in {resource.zone}; it costs money")
                 return True
-            self._end_attempt(seen, seen.resource, decision.ended)
-            self.provider.delete(seen.resource.zone, self.launch.name)
+            now = self.provider.describe(resource.zone, self.launch.name)
+            # Another watcher may have been faster, or this one asleep since it looked.
+            if now is not None and _same(now, resource):
+                self._end_attempt(seen, resource, decision)
+                self.provider.delete(resource.zone, self.launch.name)
         return decision.do == "end"
 
     def _resource(self) -> Resource | None:
-        found = slice_of(self.launch, self.provider)
+        there = slices_of(self.launch, self.provider)
+        for extra in there[1:]:
+            say(f"{extra.name} in {extra.zone} is one too many, made by a second watcher")
+            self.provider.delete(extra.zone, extra.name)
+        found = there[0] if there else None
         if found is None or found.state == "DELETING":
             return found
         if found.metadata.get(SPEC, self.launch.spec) != self.launch.spec:
@@ -101,11 +113,22 @@ class Watcher:
             )
         return found
 
-    def _lacks_capacity(self, resource: Resource | None) -> bool:
+    def _failure(
+        self, resource: Resource | None
+    ) -> tuple[str, Literal["capacity", "passing", "final"]]:
         if resource is None or resource.state != "FAILED":
-            return False
-        found = explain((resource.error_code, resource.error), resource.zone, resource.accelerator)
-        return found.retry_elsewhere
+            return "", "final"
+        code = resource.error_code or "UNKNOWN"
+        found = explain(
+            (code, resource.error),
+            resource.zone,
+            resource.accelerator,
+            self.launch.tpu.runtime_version,
+            self.launch.project,
+        )
+        if found.retry_elsewhere:
+            return str(found), "capacity"
+        return str(found), "passing" if found.passing else "final"
 
     def _note(self, seen: Seen, resource: Resource) -> None:
         """Writes down a slice that is not yet, and when it became active."""
@@ -133,7 +156,8 @@ class Watcher:
         try:
             created = self.provider.create(zone, self.launch.name, resource)
         except CloudError as error:
-            if not error.retry_elsewhere or len(self.launch.tpu.zones) < 2:
+            first = not seen.markers.attempts and len(self.launch.tpu.zones) < 2
+            if not error.retry_elsewhere or first:
                 raise
             say(str(error))
             failed = replace(
@@ -141,6 +165,7 @@ class Watcher:
                 ended="capacity",
                 ended_at=seen.now,
                 ended_step=_step(seen.markers),
+                note=str(error),
             )
             markers.record(self.run, failed)
             return
@@ -148,33 +173,63 @@ class Watcher:
             markers.record(self.run, self._attempt(number, zone, seen))
             say(f"attempt {number}: asked for {self.launch.tpu.accelerator} in {zone}")
 
-    def _end_attempt(self, seen: Seen, resource: Resource, ended: str) -> None:
+    def _end_attempt(self, seen: Seen, resource: Resource, decision: Decision) -> None:
         """Before the slice is deleted, so that whoever finds it gone knows why."""
         number = attempt_of(resource) or self.launch.first
         known = next((a for a in seen.markers.attempts if a.number == number), None)
         attempt = known or self._attempt(number, resource.zone, seen)
         step = _step(seen.markers)
-        markers.record(self.run, replace(attempt, ended=ended, ended_at=seen.now, ended_step=step))
+        end = replace(attempt, ended=decision.ended, ended_at=seen.now, note=decision.why)
+        markers.record(self.run, replace(end, ended_step=step))
 
 
-def slice_of(launch: Launch, provider: Provider) -> Resource | None:
-    """The queued resource of a launch, in whichever zone it is.
+def slices_of(launch: Launch, provider: Provider) -> list[Resource]:
+    """The queued resources of a launch: one, wherever it is, unless watchers met; oldest first.
 
     Raises:
         CloudError: No zone can be asked.
     """
+    there: list[Resource] = []
     refused: list[CloudError] = []
     for zone in launch.tpu.zones:
         try:
             if (found := provider.describe(zone, launch.name)) is not None:
-                return found
+                there.append(found)
         except CloudError as error:
             if not error.retry_elsewhere:
                 raise
             refused.append(error)  # such as a zone that the project may not use
     if len(refused) == len(launch.tpu.zones):
         raise refused[0]
-    return None
+    return sorted(there, key=lambda found: (found.state == "DELETING", attempt_of(found)))
+
+
+def slice_of(launch: Launch, provider: Provider) -> Resource | None:
+    """The one that counts; see `slices_of`."""
+    return next(iter(slices_of(launch, provider)), None)
+
+
+def _same(one: Resource, other: Resource) -> bool:
+    states = [(found.state, found.created, attempt_of(found)) for found in (one, other)]
+    nodes = [{node.state for node in found.nodes} for found in (one, other)]
+    return states[0] == states[1] and nodes[0] == nodes[1]
+
+
+def provider_of(launch: Launch) -> Provider:
+    """Of the project of a launch, or of the emulated cloud of a rehearsal.
+
+    Raises:
+        BadInputError: The rehearsal is over.
+    """
+    if launch.project != EMULATED:
+        return connect(launch.project)
+    found = markers.endpoint(at(launch.run))
+    if not found:
+        raise BadInputError(
+            f"{launch.run} was rehearsed on this computer, and its cloud is gone;"
+            f" python -m tpu logs {launch.run} has what the machines said"
+        )
+    return connect(launch.project, found)
 
 
 def watch(
@@ -199,8 +254,8 @@ def watch(
                 if decision.failed:
                     raise FailedError(f"{watcher.launch.run}: {decision.why}")
                 return
-        except CloudError as error:
-            if not error.passing:
+        except (CloudError, UnreachableError) as error:
+            if isinstance(error, CloudError) and not error.passing:
                 raise
             say(f"{error} (looking again)")
         sleep(pause)
@@ -227,7 +282,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what it would do now")
     options = parse(parser, argv)
     launch = read_launch(at(options.run))
-    watcher = Watcher(launch, connect(launch.project), options.keep_on_failure)
+    watcher = Watcher(launch, provider_of(launch), options.keep_on_failure)
     if options.dry_run:
         _, decision = watcher.look()
         print(f"{decision.status}: {decision.why}; next: {decision.do}")  # noqa: T201
