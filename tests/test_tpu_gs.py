@@ -16,7 +16,7 @@ import gcs
 from bert_jax.config import Phase, RunConfig
 from conftest import ROOT, bert_jax, write_config
 
-STEPS = 30
+STEPS = 20
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tpu.markers import Beat
 from tpu.request import read_launch
 from tpu.testing.reaper import processes
 
-STEPS = 60
+STEPS = 40
 
 
 def submitted(base: RunConfig, run: Path) -> SubmittedConfig:
@@ -56,7 +56,8 @@ def tpu_local(*arguments: str | Path) -> list[str]:
 @pytest.fixture(scope="module")
 def base(config_base: RunConfig) -> RunConfig:
     train = replace(config_base.train, eval_every=20, hang_timeout=12)
-    return replace(config_base, train=train, phases=(Phase(length=32, steps=STEPS),))
+    phases, checkpoint = (Phase(length=32, steps=STEPS),), replace(config_base.checkpoint, every=10)
+    return replace(config_base, train=train, phases=phases, checkpoint=checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def undisturbed(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "DONE: the run is done at step 60" in result.stderr
+    assert "DONE: the run is done at step 40" in result.stderr
     return folder / "run"
 
 
@@ -106,7 +107,7 @@ class Faults:
     def __init__(self, run: Path, emulation: Emulation) -> None:
         self.run, self.emulation = run, emulation
         self.struck: list[str] = []
-        self._plan = [(5, "kill"), (15, "terminate"), (25, "stop"), (40, "preempt")]
+        self._plan = [(5, "kill"), (12, "terminate"), (16, "stop"), (28, "preempt")]
         self._restarts = 0
 
     def __call__(self, seconds: float) -> None:
@@ -149,7 +150,7 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     log = "".join(path.read_text("utf-8") for path in (run / "logs").glob("*/*.log"))
     assert "no step was done for 12 seconds" in log  # the peer of the one that was stopped
     assert "does not answer; it is killed" in log  # the one that was stopped
-    assert re.search(r"told to stop: step \d+ of 60 is saved", log)
+    assert re.search(r"told to stop: step \d+ of 40 is saved", log)
     same_run(run, undisturbed)
     homes = list((tmp_path / "machines").glob("boot-*/*/attributes"))
     assert len(homes) == 4

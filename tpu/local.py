@@ -105,9 +105,9 @@ def rehearse(
     provider = connect(launch.project, emulation.url)
     run = at(launch.run)
     with _alone(run):
+        launch = submit(launch, files, provider)
         markers.set_endpoint(run, emulation.url)
         try:
-            launch = submit(launch, files, provider)
             watch(Watcher(launch, provider, back_off=_BACK_OFF), _PAUSE, pause)
         finally:
             markers.set_endpoint(run, "")
