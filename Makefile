@@ -63,15 +63,15 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Three on two cores: some tests wait for other processes.
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 test-parity: $(VENV)/parity
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/parity
 
 test-tpu: $(VENV)/tpu
-	$(BIN)/pytest -m tpu_backend tests/test_preflight.py
-	$(BIN)/pytest tests/test_tpu_install.py
+	$(BIN)/pytest -m tpu_backend tests/test_preflight.py tests/test_tpu_install.py
 
 # What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \

@@ -146,6 +146,7 @@ def test_everything_is_installed_from_lock_files_and_once(vm: Vm) -> None:
     assert ran.exists(), said
 
 
+@pytest.mark.tpu_backend
 def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_path: Path) -> None:
     """Everything of the lock file, which takes a minute and 1.8 GB."""
     pytest.importorskip("libtpu", reason="part of make test-tpu")

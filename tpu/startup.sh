@@ -107,7 +107,7 @@ if [[ -z "$python" ]]; then
         fi
         # One hiccup of the network should not cost a slice.
         # shellcheck disable=SC2310
-        install || { sleep 20 && install; } || { sleep 60 && install; }
+        install || { sleep 5 && install; } || { sleep 10 && install; }
     fi
 fi
 
