@@ -92,6 +92,7 @@ class Host:
         self._memory.write(self._file)
         (home / BEAT).unlink(missing_ok=True)
         self._asked = False  # to stop, by the run folder
+        self._leaving = False  # the machine goes down
         self._sent = self._copied = 0.0
         self._begun = time.monotonic()
         self._launch = launch
@@ -122,6 +123,7 @@ class Host:
         return self._conclude(process.returncode)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._leaving = True
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -201,8 +203,9 @@ class Host:
             return UserError.exit_code  # nobody heard of it: once more
         if final:
             return code if code in _NEVER_AGAIN else BadInputError.exit_code if given_up else 0
-        first, most = _PAUSES
-        time.sleep(min(first * 2.0 ** max(0, memory.fruitless - 1), most))
+        if not self._leaving:
+            first, most = _PAUSES
+            time.sleep(min(first * 2.0 ** max(0, memory.fruitless - 1), most))
         return code
 
     def _tell(self, code: int, final: bool, stopped: bool) -> bool:
