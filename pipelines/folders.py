@@ -20,6 +20,7 @@ RUN_CONFIG = "config.yaml"
 RUN_TOKENIZER = "tokenizer"
 DATA_CARD = "data.md"  # the card of the store
 RUN_LAUNCH = "launch"  # what the machines of a submitted run install
+RUN_MARKS = (RUN_CONFIG, "checkpoints", RUN_LAUNCH)  # one of them is in every folder of a run
 
 
 def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:

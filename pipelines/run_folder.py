@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 
-from bert_jax.checkpoint import FOLDER
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
@@ -17,7 +16,7 @@ from bert_jax.state import Params
 from bert_jax.train import Trainer
 from bert_jax.work import Work
 from pipelines.data.tokenizer import Tokenizer, load
-from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_LAUNCH, RUN_TOKENIZER, exclusive, own
+from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_MARKS, RUN_TOKENIZER, exclusive, own
 from pipelines.settings import to_yaml
 
 
@@ -30,7 +29,7 @@ def taken(run_dir: Path) -> Iterator[None]:
     Raises:
         BadInputError: It cannot be made, or holds other things.
     """
-    own(run_dir, "run_dir", (RUN_CONFIG, FOLDER, RUN_LAUNCH))
+    own(run_dir, "run_dir", RUN_MARKS)
     if is_remote(run_dir):
         yield
         return

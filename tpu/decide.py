@@ -197,7 +197,8 @@ def _active(seen: Seen, resource: Resource) -> Decision:
         return Decision("PREEMPTED", "delete", f"a node is {found}", ended="preempted")
     beats = _of_attempt(seen)
     # Since it is ACTIVE, which may be hours after it was asked for.
-    up = seen.now - next((a.active for a in _attempts(seen, resource) if a.active), seen.now)
+    mine = [a for a in seen.markers.attempts if a.number == attempt_of(resource)]
+    up = seen.now - next((a.active for a in mine if a.active), seen.now)
     if states & _MENDING:
         if min([beat.age for beat in beats], default=up) < REPAIR:
             return Decision("MAINTENANCE", "wait", f"{', '.join(sorted(states & _MENDING))}")
@@ -269,13 +270,6 @@ def _pause(attempts: Sequence[Attempt], zones: int, back_off: tuple[float, float
     first, most = back_off
     jitter = random.Random(attempts[-1].number).uniform(0.8, 1.2)  # noqa: S311
     return float(min(first * 2.0 ** max(0, fruitless - 1), most)) * jitter
-
-
-def _attempts(seen: Seen, resource: Resource | None) -> Sequence[Attempt]:
-    """The attempt whose slice is there, or the last one; none if it is not written down."""
-    if resource is None:
-        return seen.markers.attempts[-1:]
-    return [a for a in seen.markers.attempts if a.number == attempt_of(resource)]
 
 
 def attempt_of(resource: Resource) -> int:

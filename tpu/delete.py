@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bert_jax.console import say
-from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
-from tpu.request import read_launch
-from tpu.watch import provider_of, slice_of
+from tpu.watch import slice_of, watcher_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,13 +19,12 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("run", help="folder of the run")
     options = parse(parser, argv)
-    run = at(options.run)
-    launch = read_launch(run)
-    provider = provider_of(launch)
-    markers.ask_to_stop(run)  # or a watcher would create it again
-    found = slice_of(launch, provider)
+    watcher = watcher_of(options.run)
+    launch = watcher.launch
+    markers.ask_to_stop(watcher.run)  # or a watcher would create it again
+    found = slice_of(launch, watcher.provider)
     if found is None:
         say(f"there is no {launch.name} in {', '.join(launch.tpu.zones)}")
     else:
-        provider.delete(found.zone, found.name)
+        watcher.provider.delete(found.zone, found.name)
         say(f"{found.name} in {found.zone} is being deleted")

@@ -18,13 +18,13 @@ from bert_jax.errors import BadArgumentsError
 from bert_jax.paths import at, is_remote
 from bert_jax.signals import raise_on_signals
 from pipelines.data.store import read_ledger
-from pipelines.folders import RUN_LAUNCH, exclusive, own
+from pipelines.folders import RUN_LAUNCH, RUN_MARKS, exclusive, own
 from pipelines.settings import command_parser
 from tpu import markers
 from tpu.config import SubmittedConfig, read
 from tpu.provider import connect
 from tpu.request import Launch, prepared, read_launch
-from tpu.submit import RUN_MARKS, submit
+from tpu.submit import submit
 from tpu.testing import rest
 from tpu.testing.cloud import Delays, FakeCloud
 from tpu.testing.machines import DEVICES, Machines

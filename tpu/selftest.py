@@ -70,7 +70,7 @@ def selftest(
                 )
             sleep(pause)
     finally:
-        _delete(provider, project, zone, name, look, sleep)
+        _delete(provider, project, zone, name, lambda: not look(), lambda: sleep(pause))
     return seen
 
 
@@ -79,20 +79,22 @@ def _delete(
     project: str,
     zone: str,
     name: str,
-    look: Callable[[], str],
-    sleep: Callable[[float], None],
+    is_gone: Callable[[], bool],
+    rest: Callable[[], None],
 ) -> None:
-    """Deletes the slice, and says what to do if it does not go."""
+    """Deletes the slice, or says what to do if it does not go."""
+    gone = False
     try:
         provider.delete(zone, name)
         for _ in range(_GOING):
-            if not look():
+            if gone := is_gone():
                 return
-            sleep(_PAUSE)
+            rest()
+        raise UserError(f"{name} was deleted and does not go")
     finally:
-        if look():
+        if not gone:
             say(
-                f"{name} is still there and may cost money: gcloud compute tpus queued-resources"
+                f"{name} may still be there and cost money: gcloud compute tpus queued-resources"
                 f" delete {name} --zone={zone} --project={project} --force"
             )
 

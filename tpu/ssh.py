@@ -11,10 +11,8 @@ import shutil
 from collections.abc import Sequence
 
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
-from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
-from tpu.request import read_launch
-from tpu.watch import provider_of, slice_of
+from tpu.watch import slice_of, watcher_of
 
 
 def arguments(
@@ -41,9 +39,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--worker", type=int, default=0, help="number of the host")
     options = parse(parser, ours)
-    launch = read_launch(at(options.run))
-    provider = provider_of(launch)
-    found = slice_of(launch, provider)
+    watcher = watcher_of(options.run)
+    launch = watcher.launch
+    found = slice_of(launch, watcher.provider)
     if found is None or not found.nodes:
         raise UserError(f"{launch.run} has no hosts now; python -m tpu status {launch.run} tells")
     hosts = [(node.name, index) for node in found.nodes for index in range(len(node.endpoints))]

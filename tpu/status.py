@@ -7,24 +7,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu.decide import Decision, Seen
-from tpu.request import read_launch
-from tpu.watch import Watcher, provider_of
+from tpu.request import Launch
+from tpu.watch import watcher_of
 
 
-def report(watcher: Watcher) -> dict[str, Any]:
+def report(launch: Launch, seen: Seen, decision: Decision) -> dict[str, Any]:
     """Everything, for programs."""
-    seen, decision = watcher.look()
     resource = seen.resource
     return {
-        "run": watcher.launch.run,
+        "run": launch.run,
         "status": decision.status,
         "why": decision.why,
         "next": decision.do,
-        "slice": watcher.launch.name,
-        "accelerator": watcher.launch.tpu.accelerator,
+        "slice": launch.name,
+        "accelerator": launch.tpu.accelerator,
         "zone": resource.zone if resource else None,
         "state": resource.state if resource else None,
         "nodes": [asdict(node) for node in resource.nodes] if resource else [],
@@ -33,9 +31,9 @@ def report(watcher: Watcher) -> dict[str, Any]:
     }
 
 
-def table(watcher: Watcher, seen: Seen, decision: Decision) -> str:
+def table(launch: Launch, seen: Seen, decision: Decision) -> str:
     """Everything, for people."""
-    launch, resource = watcher.launch, seen.resource
+    resource = seen.resource
     where = f"{resource.state} in {resource.zone}" if resource else "not there"
     lines = [
         f"{launch.run}: {decision.status}, {decision.why}",
@@ -69,9 +67,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parse(parser, argv)
-    launch = read_launch(at(options.run))
-    watcher = Watcher(launch, provider_of(launch))
+    watcher = watcher_of(options.run)
+    seen, decision = watcher.look()
     if options.json:
-        print(json.dumps(report(watcher)))  # noqa: T201
+        print(json.dumps(report(watcher.launch, seen, decision)))  # noqa: T201
     else:
-        print(table(watcher, *watcher.look()))  # noqa: T201
+        print(table(watcher.launch, seen, decision))  # noqa: T201

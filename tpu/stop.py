@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
-from tpu.request import read_launch
-from tpu.watch import Watcher, provider_of, watch
+from tpu.watch import watch, watcher_of
 
 _PAUSE = 3.0  # seconds between looks: somebody waits
 
@@ -22,8 +20,6 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("run", help="folder of the run")
     options = parse(parser, argv)
-    run = at(options.run)
-    launch = read_launch(run)
-    provider = provider_of(launch)
-    markers.ask_to_stop(run)
-    watch(Watcher(launch, provider), _PAUSE)
+    watcher = watcher_of(options.run)
+    markers.ask_to_stop(watcher.run)
+    watch(watcher, _PAUSE)

@@ -14,7 +14,7 @@ from google.cloud import tpu_v2
 from bert_jax.console import say
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import at, failures_explained
-from pipelines.folders import RUN_CONFIG, RUN_LAUNCH, own
+from pipelines.folders import RUN_LAUNCH, RUN_MARKS, own
 from pipelines.settings import command_parser
 from tpu import markers
 from tpu.bundle import upload
@@ -33,7 +33,6 @@ from tpu.request import (
 )
 from tpu.watch import Watcher, slice_of, watch
 
-RUN_MARKS = (RUN_CONFIG, "checkpoints", RUN_LAUNCH)  # one of them is in every folder of a run
 _PAUSE = 3.0  # seconds between looks
 
 

@@ -132,14 +132,18 @@ class Watcher:
 
     def _note(self, seen: Seen, resource: Resource) -> None:
         """Writes down a slice that is not yet, and when it became active."""
-        number = attempt_of(resource) or self.launch.first
-        known = {attempt.number: attempt for attempt in seen.markers.attempts}
-        attempt = known.get(number) or self._attempt(number, resource.zone, seen)
+        attempt = self._known(seen, resource)
         if resource.state == "ACTIVE" and not attempt.active:
             attempt = replace(attempt, active=seen.now)
             self._compare_hosts(resource)
-        if known.get(number) != attempt:
+        if attempt not in seen.markers.attempts:
             markers.record(self.run, attempt)
+
+    def _known(self, seen: Seen, resource: Resource) -> Attempt:
+        """The attempt of a slice, as it is written down or will be."""
+        number = attempt_of(resource) or self.launch.first
+        new = self._attempt(number, resource.zone, seen)
+        return next((a for a in seen.markers.attempts if a.number == number), new)
 
     def _attempt(self, number: int, zone: str, seen: Seen) -> Attempt:
         return Attempt(number, self.launch.spec, zone, _step(seen.markers), seen.now)
@@ -175,12 +179,14 @@ class Watcher:
 
     def _end_attempt(self, seen: Seen, resource: Resource, decision: Decision) -> None:
         """Before the slice is deleted, so that whoever finds it gone knows why."""
-        number = attempt_of(resource) or self.launch.first
-        known = next((a for a in seen.markers.attempts if a.number == number), None)
-        attempt = known or self._attempt(number, resource.zone, seen)
-        step = _step(seen.markers)
-        end = replace(attempt, ended=decision.ended, ended_at=seen.now, note=decision.why)
-        markers.record(self.run, replace(end, ended_step=step))
+        end = replace(
+            self._known(seen, resource),
+            ended=decision.ended,
+            ended_at=seen.now,
+            ended_step=_step(seen.markers),
+            note=decision.why,
+        )
+        markers.record(self.run, end)
 
 
 def slices_of(launch: Launch, provider: Provider) -> list[Resource]:
@@ -215,12 +221,18 @@ def _same(one: Resource, other: Resource) -> bool:
     return states[0] == states[1] and nodes[0] == nodes[1]
 
 
-def provider_of(launch: Launch) -> Provider:
-    """Of the project of a launch, or of the emulated cloud of a rehearsal.
+def watcher_of(run: str, keep: bool = False) -> Watcher:
+    """Of the run that was submitted to the folder `run`.
 
     Raises:
-        BadInputError: The rehearsal is over.
+        BadInputError: Nothing was, or it was a rehearsal, which is over.
     """
+    launch = read_launch(at(run))
+    return Watcher(launch, _provider_of(launch), keep)
+
+
+def _provider_of(launch: Launch) -> Provider:
+    """Of the project of a launch, or of the emulated cloud of a rehearsal."""
     if launch.project != EMULATED:
         return connect(launch.project)
     found = markers.endpoint(at(launch.run))
@@ -281,8 +293,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what it would do now")
     options = parse(parser, argv)
-    launch = read_launch(at(options.run))
-    watcher = Watcher(launch, provider_of(launch), options.keep_on_failure)
+    watcher = watcher_of(options.run, options.keep_on_failure)
     if options.dry_run:
         _, decision = watcher.look()
         print(f"{decision.status}: {decision.why}; next: {decision.do}")  # noqa: T201
