@@ -108,7 +108,7 @@ class Faults:
         self.run, self.emulation = run, emulation
         self.struck: list[str] = []
         self._plan = [(5, "kill"), (12, "terminate"), (16, "stop"), (28, "preempt")]
-        self._restarts = 0
+        self._restarts = [-1, -1]  # of both workers, when the newest fault struck
 
     def __call__(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -116,11 +116,13 @@ class Faults:
         if len(beats) < 2 or not self._plan:
             return
         step, fault = self._plan[0]
-        ready = min(beat.step for beat in beats) >= step
-        if ready and min(beat.restarts for beat in beats) >= self._restarts:
+        restarts = [beat.restarts for beat in beats]
+        # A process that is about to end because of the fault before this one cannot be struck.
+        mended = all(now > then for now, then in zip(restarts, self._restarts, strict=True))
+        if mended and min(beat.step for beat in beats) >= step:
             self._plan.pop(0)
             self.struck.append(fault)
-            self._restarts += fault != "preempt"
+            self._restarts = restarts
             self._strike(fault, beats)
 
     def _strike(self, fault: str, beats: list[Beat]) -> None:
@@ -148,8 +150,8 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     assert emulation.cloud.state(read_launch(run).name) == ""
     assert emulation.machines.there == {}
     log = "".join(path.read_text("utf-8") for path in (run / "logs").glob("*/*.log"))
-    assert "no step was done for 12 seconds" in log  # the peer of the one that was stopped
-    assert "does not answer; it is killed" in log  # the one that was stopped
+    assert "no step was done for 12 seconds" in log, log  # the peer of the one that was stopped
+    assert "does not answer; it is killed" in log, log  # the one that was stopped
     assert re.search(r"told to stop: step \d+ of 40 is saved", log)
     same_run(run, undisturbed)
     homes = list((tmp_path / "machines").glob("boot-*/*/attributes"))
