@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 
 DEVICES = 8
 ROOT = Path(__file__).parents[1]
-VOCABULARY = 70  # about as much as the grammar below supports
 
 # Before JAX is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -42,36 +40,13 @@ from pipelines.data.store import Store
 from pipelines.prepare import prepare
 from pipelines.pretrain import pretrain
 from pipelines.settings import to_yaml
+from stories import VOCABULARY, write_corpus
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # What a shell starts in the background ignores SIGINT, and so would the processes of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-NAMES = "the captain|a sailor|the old cook|my sister|the doctor|a child|the farmer|our teacher"
-VERBS = "finds|carries|paints|sells|forgets|repairs|describes|hides"
-THINGS = "a wooden boat|the heavy box|some bread|the broken clock|a small lamp|the blue door"
-PLACES = "| in the harbour| near the river| behind the house| at the market|| on the hill|"
-
-
-def story(rng: random.Random, sentences: int) -> list[str]:
-    """Sentences from a small grammar; one person acts in all of them."""
-    name = rng.choice(NAMES.split("|"))
-    return [
-        f"{name.capitalize()} {rng.choice(VERBS.split('|'))} {rng.choice(THINGS.split('|'))}"
-        f"{rng.choice(PLACES.split('|'))}."
-        for _ in range(sentences)
-    ]
-
-
-def write_corpus(path: Path, documents: int, seed: int = 0) -> Path:
-    """A text corpus: one sentence per line, a blank line between documents."""
-    rng = random.Random(seed)  # noqa: S311
-    texts = ["\n".join(story(rng, rng.randint(1, 14))) for _ in range(documents)]
-    path.write_text("\n\n".join(texts) + "\n", "utf-8")
-    return path
-
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,12 +16,13 @@ import pytest
 from test_corpora import compressed
 
 from bert_jax.errors import UserError
-from conftest import bert_jax, refused, small_disk, start, story, write_corpus
+from conftest import bert_jax, refused, small_disk, start
 from pipelines.data import assemble, corpora, shards
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.store import LEDGER, SPLITS, WORK, Store
 from pipelines.folders import exclusive
 from pipelines.prepare import prepare
+from stories import story, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import BadInputError
-from conftest import bert_jax, refused, write_corpus
+from conftest import bert_jax, refused
 from pipelines.data import corpora, tokenizer_training
 from pipelines.data import store as stores
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
+from stories import write_corpus
 
 
 @pytest.fixture
