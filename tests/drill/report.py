@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +33,19 @@ class Row:
     failures: tuple[str, ...] = ()
     skipped: str = ""
 
+    def __add__(self, other: Row) -> Row:
+        """Both together, of the same fault."""
+        known = [row.lost for row in (self, other) if row.lost is not None]
+        return replace(
+            self,
+            tries=self.tries + other.tries,
+            survived=self.survived + other.survived,
+            lost=max(known, default=None),
+            message=other.message or self.message,
+            failures=self.failures + other.failures,
+            skipped=self.skipped or other.skipped,
+        )
+
     @property
     def held(self) -> bool:
         """Whether nothing was lost."""
@@ -51,9 +64,7 @@ def table(rows: Iterable[Row], wide: bool = False) -> Table:
         shown.columns[column].justify = "right"
     for row in rows:
         lost = "-" if row.lost is None else str(row.lost)
-        numbers = (
-            ("skipped", "", "") if row.skipped else (str(row.tries), str(row.survived), lost)
-        )
+        numbers = ("skipped", "", "") if row.skipped else (str(row.tries), str(row.survived), lost)
         style = "" if row.held else "bold red"
         message = Text(row.skipped or row.message, overflow="fold" if wide else "ellipsis")
         shown.add_row(Text(row.fault), *numbers, message, style=style)

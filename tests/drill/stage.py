@@ -1,0 +1,187 @@
+"""What all faults are done to: a small corpus, its tokenizer and store, and a short run."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import yaml
+
+from bert_jax import metrics
+from drill import moments
+from drill.lives import Circumstances, Life, run, start
+from drill.report import Row
+from stories import VOCABULARY, write_corpus
+
+STEPS, EVERY = 40, 5
+_DOCUMENTS = 80
+
+_CONFIG: dict[str, Any] = {
+    "model": {
+        "preset": "bert-tiny",
+        "vocab_size": 2000,  # embeddings that take a while to be saved
+        "hidden_size": 64,
+        "max_positions": 64,
+        "dtype": "float32",
+    },
+    "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5},
+    "train": {"batch_size": 8, "log_every": 1, "eval_every": 10, "eval_batches": 2},
+    "phases": [{"length": 32, "steps": 24}, {"length": 64, "steps": 16, "batch_size": 4}],
+    "checkpoint": {"every": EVERY, "keep": 3},
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is done to a run.
+
+    Attributes:
+        name: In the table.
+        trial: Does it, once or a few times, and tells what came of it.
+        jobs: How often the drill calls `trial`.
+        quick: How often the tests do; 0 = they leave it to the drill.
+        alone: Whether nothing else may run beside it.
+    """
+
+    name: str
+    trial: Callable[[Stage, random.Random], Row]
+    jobs: int = 1
+    quick: int = 1
+    alone: bool = False
+
+
+@dataclass
+class Stage:
+    """Where the drill takes place.
+
+    Attributes:
+        folder: Everything is in there.
+    """
+
+    folder: Path
+    _numbers: Any = field(default_factory=count)
+    _kept: dict[str, Any] = field(default_factory=dict)
+    _lock: Any = field(default_factory=RLock)
+
+    def place(self) -> Path:
+        """A new empty folder."""
+        folder = self.folder / f"trial-{next(self._numbers):04}"
+        folder.mkdir()
+        return folder
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all that ask."""
+        with self._lock:
+            if name not in self._kept:
+                self._kept[name] = make()
+            return self._kept[name]
+
+    @cached_property
+    def corpus(self) -> Path:
+        """A text."""
+        return write_corpus(self.folder / "stories.txt", _DOCUMENTS)
+
+    @cached_property
+    def tokenizer(self) -> Path:
+        """Of the text."""
+        out = self.folder / "tokenizer"
+        size = ("--vocab-size", str(VOCABULARY))
+        self._done("train-tokenizer", "--corpus", f"text:{self.corpus}", *size, "--out", out)
+        return out
+
+    @cached_property
+    def store(self) -> Path:
+        """Of the text."""
+        out = self.folder / "store"
+        options = ("--tokenizer", self.tokenizer, "--heldout", "0.1")
+        self._done("prepare", "--corpus", f"text:{self.corpus}", *options, "--out", out)
+        return out
+
+    @cached_property
+    def undisturbed(self) -> Life:
+        """The run that is never struck; it is in `folder`/undisturbed."""
+        life = self.pretrain(self.place(), self.folder / "undisturbed")
+        life.end()
+        expect(life, 0)
+        return life
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the parameters at the end of a run that is never struck."""
+        _ = self.undisturbed
+        return self.digest_of(self.folder / "undisturbed")
+
+    @cached_property
+    def losses(self) -> list[tuple[int, float, int]]:
+        """Of a run that is never struck."""
+        _ = self.undisturbed
+        return losses(self.folder / "undisturbed")
+
+    def longest(self, moment: str) -> float:
+        """Seconds that a moment of the run takes at most, undisturbed."""
+        return moments.longest(self.undisturbed.notes, moment)
+
+    def prepared(self) -> None:
+        """Makes everything that is shared, so that jobs beside each other only read it."""
+        _ = self.digest, self.losses
+
+    def pretrain(
+        self, place: Path, run_dir: Path, *options: str | Path, under: Circumstances | None = None
+    ) -> Life:
+        """Starts the run, or starts it again."""
+        config = place / "config.yaml"
+        content = _CONFIG | {"run_dir": str(run_dir), "data": {"store": str(self.store)}}
+        config.write_text(yaml.safe_dump(content, allow_unicode=True), "utf-8")
+        arguments = ("pretrain", "--config", config, *options)
+        return start(place, *arguments, under=under or Circumstances())
+
+    def digest_of(self, run_dir: Path) -> str:
+        """Of the parameters of the newest checkpoint."""
+        place = self.place()
+        life = run(place, "inspect", run_dir, "--json")
+        expect(life, 0)
+        said = life.said
+        return str(json.loads(said[said.index("{") :])["digest"])
+
+    def complaint(self, run_dir: Path) -> str:
+        """What is different about a run that ended, from one that was never struck."""
+        if losses(run_dir) != self.losses:
+            return "metrics.jsonl is not that of an undisturbed run"
+        if (found := self.digest_of(run_dir)) != self.digest:
+            return f"the parameters are not those of an undisturbed run ({found[:12]})"
+        return ""
+
+    def remove(self, place: Path) -> None:
+        """Makes room; what failed is kept."""
+        shutil.rmtree(place)
+
+    def _done(self, *arguments: str | Path) -> None:
+        expect(run(self.place(), *arguments), 0)
+
+
+def expect(life: Life, code: int) -> None:
+    """Ends the drill if something that nobody struck does not work."""
+    if (found := life.end()) != code:
+        raise RuntimeError(f"exit code {found}, not {code}: {life.said}")
+
+
+def losses(run_dir: Path) -> list[tuple[int, float, int]]:
+    """Steps, losses and tokens of a run."""
+    return [(x["step"], x["loss"], x["tokens"]) for x in metrics.read(run_dir) if "loss" in x]
+
+
+def resumed_at(life: Life) -> int | None:
+    """The step that a process went on from; 0 for a new run, None if it did not come so far."""
+    if "new run in" in life.said:
+        return 0
+    found = re.search(r"resuming at step ([\d,]+)", life.said)
+    return int(found[1].replace(",", "")) if found else None
