@@ -5,6 +5,8 @@
 #   make test-parity
 # and a fourth one asks the TPU compiler, which needs no TPU:
 #   make test-tpu
+# and a fifth one does every fault to real runs and prints what came of it (DRILL=--help):
+#   make drill
 # make lock pins what TPU VMs install. PYTHON picks the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -18,7 +20,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity tpu-compiler pretrain test test-parity test-tpu lint lock clean
+.PHONY: help venv parity tpu-compiler pretrain test test-parity test-tpu drill lint lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -72,6 +74,9 @@ test-parity: $(VENV)/parity
 
 test-tpu: $(VENV)/tpu
 	$(BIN)/pytest -m tpu_backend tests/test_preflight.py tests/test_tpu_install.py
+
+drill: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m drill $(DRILL)
 
 # What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from drill import signals
+from drill import damage, signals, soak
 from drill.report import Row
 from drill.stage import Fault, Stage
 
@@ -16,7 +16,7 @@ _LANES = 2  # beside each other: as many as there are cores on the smallest mach
 
 def all_faults() -> list[Fault]:
     """Of the whole drill, in the order of the table."""
-    return [fault for module in (signals,) for fault in module.faults()]
+    return [fault for module in (signals, damage, soak) for fault in module.faults()]
 
 
 def drill(
