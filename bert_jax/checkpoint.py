@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
-from bert_jax.fingerprints import checksums
+from bert_jax.fingerprints import checksums_if_finite, examined
 from bert_jax.parallel import any_process
 from bert_jax.paths import absolute, explained, is_remote, remove
 from bert_jax.state import Params, TrainState
@@ -125,7 +125,9 @@ class Checkpoints:
         Raises:
             UserError: The disk is full, or the save before this one failed.
         """
-        sums = {name: pair.tolist() for name, pair in _checksums_of(state).items()}
+        arrays = {"params": state.params, "opt_state": state.opt_state}
+        sums = checksums_if_finite(arrays, meta.step)
+            NotFiniteError: A value anywhere in `state` is infinite or NaN; nothing is saved.
         self.wait()
         self._saving = meta.step
         with self._failures_explained():
@@ -133,8 +135,7 @@ class Checkpoints:
             self._manager.save(
                 meta.step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    opt_state=ocp.args.StandardSave(state.opt_state),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
                     meta=ocp.args.JsonSave(_signed(asdict(meta) | {"checksums": sums})),
                 ),
                 metrics=None if eval_loss is None else {"loss": eval_loss},
@@ -183,6 +184,10 @@ class Checkpoints:
                 return state, meta
             reason = damage or "another process could not read it"
             say(f"checkpoint {step} is damaged ({reason})")
+                if damaged:
+                    lost = damaged[0] - step
+                    again = "1 step has" if lost == 1 else f"{lost:,} steps have"
+                    say(f"checkpoint {step} is whole: {again} to be done again")
             damaged.append(step)
         if damaged:
             raise BadInputError(
@@ -237,8 +242,8 @@ class Checkpoints:
 
 
 def save_params(run_dir: Path, params: Params, meta: Meta) -> None:
-    """Saves parameters alone, as a checkpoint that can be used but not trained on."""
-    sums = {name: pair.tolist() for name, pair in _checksums_of({"params": params}).items()}
+    """Saves parameters alone, if finite, as a checkpoint that can be used but not trained on."""
+    sums = checksums_if_finite({"params": params}, meta.step)
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
         meta=ocp.args.JsonSave(_signed(asdict(meta) | {"checksums": sums})),
@@ -367,16 +372,7 @@ def _ignore_late_reads() -> None:
     sys.unraisablehook = filtered
 
 
-def _compare(arrays: Any, expected: dict[str, list[int]]) -> None:
-    for name, sums in _checksums_of(arrays).items():
-        if sums.tolist() != expected.get(name):
+def _compare(arrays: dict[str, Any], expected: dict[str, list[int]]) -> None:
+    for name, sums in examined(arrays)[0].items():
+        if sums != expected.get(name):
             raise DamagedError(f"{name} is not what was saved")
-
-
-def _checksums_of(tree: TrainState | dict[str, Any]) -> dict[str, np.ndarray]:
-    arrays = (
-        {"params": tree.params, "opt_state": tree.opt_state}
-        if isinstance(tree, TrainState)
-        else tree
-    )
-    return jax.device_get(jax.jit(checksums)(arrays))

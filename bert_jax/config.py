@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from bert_jax.errors import BadInputError, at_least, share
+from bert_jax.phases import Phase, planned
 from bert_jax.presets import PRESETS
 
 _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
@@ -242,6 +243,8 @@ class TrainConfig:
         eval_batches: Batches of a held-out evaluation; 0 = all there are.
         hang_timeout: Seconds without a step (the first may take three times as long) after which
             the process ends with code 70; 0 = never.
+        on_nonfinite: What follows a loss, gradient or state that is infinite or NaN: stop with code
+            78, or rollback to the newest checkpoint, from which the offending batches are skipped.
     """
 
     steps: int = 0
@@ -251,43 +254,12 @@ class TrainConfig:
     eval_every: int = 1000
     eval_batches: int = 50
     hang_timeout: int = 0
+    on_nonfinite: Literal["stop", "rollback"] = "stop"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         at_least("train", self, 1, "batch_size log_every accumulate")
         at_least("train", self, 0, "steps eval_every eval_batches hang_timeout")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the run with one sequence length.
-
-    Args:
-        length: Tokens of a sequence, [CLS] and [SEP] included.
-        steps: Updates; 0 = up to train.steps (last phase only).
-        batch_size: Sequences per update; 0 = train.batch_size.
-        learning_rate: Peak of a schedule of this phase alone, which rises over its warmup_steps and
-            falls to 0 at its end; 0 = the phases share one schedule, that of the optimizer. What
-            the optimiser remembers, and the count of steps, go on in either case.
-        warmup_steps: Updates over which this phase's own learning rate rises.
-    """
-
-    length: int = 128
-    steps: int = 0
-    batch_size: int = 0
-    learning_rate: float = 0.0
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        if self.length < 5:
-            raise BadInputError(
-                f"phases: length {self.length} has no room for [CLS] A [SEP] B [SEP];"
-                " use at least 5"
-            )
-        at_least("phases", self, 0, "steps batch_size learning_rate warmup_steps")
-        if self.warmup_steps and not self.learning_rate:
-            raise BadInputError("phases: warmup_steps needs a learning_rate of the same phase")
 
 
 @dataclass(frozen=True)
@@ -353,7 +325,8 @@ class RunConfig:
             raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
         if not self.run_dir:
             raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
-        object.__setattr__(self, "phases", self._resolved_phases())
+        phases = planned(self.phases, self.train.steps, self.train.batch_size)
+        object.__setattr__(self, "phases", phases)
         if not self.init or self.model.is_stated:
             object.__setattr__(self, "model", self.model.resolved())
         every, evaluated = self.checkpoint.every, self.train.eval_every
@@ -373,28 +346,3 @@ class RunConfig:
     def steps(self) -> int:
         """Updates in all."""
         return sum(phase.steps for phase in self.phases)
-
-    def _resolved_phases(self) -> tuple[Phase, ...]:
-        if not self.phases:
-            raise BadInputError("phases is empty; give at least one {length, steps}")
-        total = self.train.steps or sum(phase.steps for phase in self.phases)
-        resolved: list[Phase] = []
-        left = total
-        for number, phase in enumerate(self.phases, start=1):
-            last = number == len(self.phases)
-            if phase.steps == 0 and not (last and self.train.steps):
-                raise BadInputError(
-                    f"phase {number} (length {phase.length}) has no steps; give it some"
-                    + (", or set train.steps" if last else "")
-                )
-            steps = left if last else min(phase.steps, left)
-            left -= steps
-            if steps:
-                batch_size = phase.batch_size or self.train.batch_size
-                resolved.append(replace(phase, steps=steps, batch_size=batch_size))
-        if len({phase.learning_rate > 0 for phase in resolved}) > 1:
-            raise BadInputError(
-                "phases: give every phase a learning_rate of its own, or none (then they share"
-                " optimizer.learning_rate)"
-            )
-        return tuple(resolved)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bert_jax.errors import NotFiniteError
+
 
 def checksums(tree: Any) -> dict[str, Array]:
     """uint32 [2] per array: sums of its bit patterns with odd weights that depend on the place.
@@ -19,6 +21,32 @@ def checksums(tree: Any) -> dict[str, Array]:
     change the sum.
     """
     return {name: _checksum(array) for name, array in named_leaves(tree)}
+
+
+def checksums_if_finite(tree: dict[str, Any], step: int) -> dict[str, list[int]]:
+    """The checksums of the arrays of a state after `step`.
+
+    Raises:
+        NotFiniteError: A value in one of them is infinite or NaN; an embedding that no batch looks
+            up may be, without a loss that tells of it.
+    """
+    sums, lost = examined(tree)
+    if lost:
+        raise NotFiniteError(f"{lost[0]} is not finite", step)
+    return sums
+
+
+def examined(tree: dict[str, Any]) -> tuple[dict[str, list[int]], list[str]]:
+    """The checksums of a state's arrays, and which are infinite or NaN somewhere, params first."""
+    sums, finite = jax.device_get(_examine(tree))
+    lost = [name for name, whole in finite.items() if not whole]
+    found = sorted(lost, key=lambda name: (not name.startswith("params/"), name))
+    return {name: pair.tolist() for name, pair in sums.items()}, found
+
+
+@jax.jit
+def _examine(tree: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
+    return checksums(tree), {n: jnp.isfinite(array).all() for n, array in named_leaves(tree)}
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -22,7 +22,8 @@ from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import scalar
 
 from bert_jax.appended import AppendedObject
-from bert_jax.errors import BadInputError, UserError
+from bert_jax.console import say
+from bert_jax.errors import NotFiniteError, UserError
 from bert_jax.flops import PEAK_FLOPS
 from bert_jax.paths import at, is_remote
 from bert_jax.steps import Metrics
@@ -49,7 +50,7 @@ register_writer_factory("gs", _InBucket)
 
 @dataclass(frozen=True)
 class Pushed:
-    """An update whose metrics are not read yet."""
+    """An update whose metrics are not read yet; without any if it was skipped."""
 
     step: int
     metrics: Metrics
@@ -68,19 +69,35 @@ class MetricsLog:
     def __init__(self, run_dir: Path, work: Work, step: int, tokens: int, seconds: float):
         """Goes on at `step`; lines of later, lost updates are dropped."""
         self._work = work
-        self.tokens = tokens
         self._begun = time.monotonic() - seconds
-        self._queue: deque[Pushed] = deque()
-        self._finite_until = step
-        self.last: dict[str, Any] = {}
+        self._path = run_dir / FILE
+        self._looks_at_all = work.config.train.on_nonfinite == "rollback"
         self._writes = jax.process_index() == 0
         if self._writes:
             self._remote = is_remote(run_dir)
-            self._file = _without_lines_after(run_dir / FILE, step)
             if not self._remote:
                 (run_dir / TENSORBOARD).mkdir(exist_ok=True)
             # Not SummaryWriter, whose thread reports a full disk with a traceback of its own.
             self._board = EventsWriter(str(run_dir / TENSORBOARD / "events"))
+        self._go_on(step, tokens)
+
+    def rewind(self, step: int, tokens: int) -> None:
+        """Goes back to `step`, as if opened anew; the time spent counts.
+
+        Raises:
+            UserError: What was written cannot be stored.
+        """
+        if self._writes:
+            self._file.close()
+        self._go_on(step, tokens)
+
+    def _go_on(self, step: int, tokens: int) -> None:
+        self.tokens = tokens
+        self._queue: deque[Pushed] = deque()
+        self._finite_until = step
+        self.last: dict[str, Any] = {}
+        if self._writes:
+            self._file = _without_lines_after(self._path, step)
             start = SessionLog(status=SessionLog.START)
             self._board.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
         self.restart_clock()
@@ -102,7 +119,7 @@ class MetricsLog:
         return f"loss {self.last['loss']:.3f}  {self.last['tokens_per_second']:,.0f} tokens/s"
 
     def push(self, step: int, metrics: Metrics, tokens: int, sequences: int) -> None:
-        """Takes the metrics of update `step`, which may still run."""
+        """Takes the metrics of update `step`, which may still run; none if it was skipped."""
         self.tokens += tokens
         self._queue.append(Pushed(step, metrics, tokens, sequences))
         while len(self._queue) > IN_FLIGHT:
@@ -113,7 +130,7 @@ class MetricsLog:
         """Reads everything that was pushed, and looks whether the last update was sound.
 
         Raises:
-            BadInputError: A loss or gradient is not finite.
+            NotFiniteError: A loss or gradient is not finite.
         """
         last = self._queue[-1] if self._queue else None
         while self._queue:
@@ -121,6 +138,18 @@ class MetricsLog:
         if last is not None:
             self.check_finite(last.step, jax.device_get(last.metrics))
             self.restart_clock()
+
+    def held_out(self, step: int, found: dict[str, Any]) -> None:
+        """Writes and says what an evaluation found.
+
+        Raises:
+            NotFiniteError: A loss is not finite.
+        """
+        self.check_finite(step, found)
+        self.write(step, {f"eval_{name}": value for name, value in found.items()})
+        shown = ", ".join(f"{name} {x:.4g}" for name, x in found.items() if x is not None)
+        say(f"step {step:,} held out: {shown}")
+        self.restart_clock()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one line and the same numbers to TensorBoard.
@@ -169,6 +198,11 @@ class MetricsLog:
 
     def _settle(self, pushed: Pushed) -> bool:
         """Waits for an update; whether its metrics were written."""
+        if not pushed.metrics:
+            self.write(pushed.step, {"skipped": 1})
+            return False
+        if self._looks_at_all:
+            self.check_finite(pushed.step, jax.device_get(_telling(pushed.metrics)))
         if pushed.step % self._work.config.train.log_every:
             jax.block_until_ready(pushed.metrics)
             return False
@@ -202,30 +236,32 @@ class MetricsLog:
         """Refuses to go on with a state that is lost.
 
         Raises:
-            BadInputError: A loss or gradient is not finite.
+            NotFiniteError: A loss or gradient is not finite.
         """
-        known = [name for name in ("loss", "grad_norm") if name in values]
-        wrong = [name for name in known if not math.isfinite(values[name])]
+        wrong = {name: x for name, x in _telling(values).items() if not math.isfinite(x)}
         if wrong:
-            raise BadInputError(
-                f"{' and '.join(wrong)} became {values[wrong[0]]} between step"
-                f" {self._finite_until} and step {step}; nothing of it was saved. Lower"
-                " optimizer.learning_rate or lengthen optimizer.warmup_steps; the run goes on from"
-                " its last checkpoint"
-            )
+            found = f"{' and '.join(wrong)} became {next(iter(wrong.values()))}"
+            raise NotFiniteError(found, step, self._finite_until)
         self._finite_until = step
+
+
+def _telling(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that are not finite as soon as anything is not."""
+    return {name: values[name] for name in ("loss", "grad_norm") if name in values}
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; one that was cut off by a crash is left out."""
     path = run_dir / FILE
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else []
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            found.append(values)
     return found
 
 
@@ -235,10 +271,15 @@ def _line(values: dict[str, Any]) -> bytes:
 
 def _without_lines_after(path: Path, step: int) -> AppendedObject | BinaryIO:
     """The file, opened to append; lines of later steps are dropped."""
-    kept = b"".join(_line(line) for line in read(path.parent) if line["step"] <= step)
+    known = read(path.parent)
+    kept = b"".join(_line(line) for line in known if line["step"] <= step)
+    if step and not kept:
+        say(f"{path} has nothing of the steps before {step:,}; it goes on from here")
     if is_remote(path):
         return AppendedObject(path, kept)
     if path.is_file():
+        if (lost := path.read_bytes().count(b"\n") - len(known)) > 0:
+            say(f"{path}: {lost:,} line(s) could not be read and are left out")
         draft = path.with_suffix(".tmp")
         draft.write_bytes(kept)
         draft.rename(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -236,6 +236,15 @@ class Layout:
 
         return jax.jit(train, donate_argnums=0)
 
+    def skip_step(self, state: TrainState) -> TrainState:
+        """The state after a step without an update: nothing but their count goes on."""
+        return replace(state, step=self._next(state.step))
+
+    @cached_property
+    def _next(self) -> Callable[[Array], Array]:
+        # On the devices: a number sent there in every skipped step would be a transfer.
+        return jax.jit(lambda step: step + 1, out_shardings=self.replicated)
+
     def eval_step(self, steps: Steps) -> Any:
         """`Steps.evaluate` over the devices: (params, batch) -> sums."""
         if self.mapping == "pmap":
@@ -314,9 +323,9 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def stop_agreed(step: int) -> bool:
-    """Whether, because one process of several was told to end, all of them stop after `step`.
+def stop_agreed(asked: int) -> bool:
+    """Whether, because one process of several was told to end, all of them stop now.
 
-    Every process must ask after every step.
+    Every process must ask after every step, and count how often it `asked`.
     """
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(asked)

@@ -1,12 +1,18 @@
-"""What may change between two sittings of one run, and what may not."""
+"""Where a run goes on; what may change between two sittings of it, and what may not."""
 
 from __future__ import annotations
 
-from itertools import accumulate
+from functools import partial
 from typing import Any
 
+from bert_jax.checkpoint import Checkpoints, Meta
 from bert_jax.config import Phase, RunConfig, as_dict, flatten
+from bert_jax.console import say
 from bert_jax.errors import BadInputError
+from bert_jax.parallel import Layout
+from bert_jax.phases import contradict, written
+from bert_jax.state import TrainState
+from bert_jax.work import Work
 
 # Whatever is not listed here and not a digest of the data may change; it is printed.
 _FIXED = {
@@ -48,6 +54,35 @@ _SILENT = {
     "model.preset",
     "phases",
 }
+
+
+def restored(checkpoints: Checkpoints, work: Work, layout: Layout) -> tuple[TrainState, Meta]:
+    """The newest good checkpoint of a run; its beginning where there is none.
+
+    Raises:
+        BadInputError: The run began with other settings, or all checkpoints are damaged.
+    """
+
+    def check(meta: Meta) -> None:
+        now = as_dict(work.config)
+        for line in changes(meta.config, now, meta.data, work.data.digests, meta.step):
+            say(f"changed since step {meta.step:,}: {line}")
+
+    begin = work.begin or partial(layout.build, work.fresh)
+    return checkpoints.restore(layout.abstract_state(work.fresh), check) or (begin(), Meta())
+
+
+def note(work: Work, step: int, tokens: int, seconds: float) -> Meta:
+    """What is saved beside the state after `step`, to go on from there."""
+    return Meta(
+        step=step,
+        tokens=tokens,
+        seconds=seconds,
+        config=as_dict(work.config),
+        data=work.data.digests,
+        architecture=work.architecture,
+        labels=work.labels,
+    )
 
 
 def changes(
@@ -96,40 +131,14 @@ def changes(
         for name in new_data
         if old_data.get(name) != new_data[name]
     ]
-    if _contradict(old["phases"], new["phases"]):
-        refused.append(f"phases: {_written(old['phases'])} -> {_written(new['phases'])}")
+    if contradict(old["phases"], new["phases"]):
+        refused.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
     if refused:
         raise BadInputError(
             f"{now['run_dir']} cannot go on with another setting of {'; '.join(refused)}."
             " Change it back, or start a new run with another run_dir"
         )
     allowed = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key not in _SILENT]
-    if _written(old["phases"]) != _written(new["phases"]):
-        allowed.append(f"phases: {_written(old['phases'])} -> {_written(new['phases'])}")
+    if written(old["phases"]) != written(new["phases"]):
+        allowed.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
     return allowed
-
-
-def _contradict(old: list[dict[str, int]], new: list[dict[str, int]]) -> bool:
-    """Whether a step that both plans have differs in length or batch size."""
-    plans = [_spans(phases) for phases in (old, new)]
-    steps = min(plan[-1][0] for plan in plans)
-    begins = {0, *(end for plan in plans for end, _ in plan if end < steps)}
-    was, now = ([next(kind for end, kind in plan if s < end) for s in begins] for plan in plans)
-    return was != now
-
-
-def _spans(phases: list[dict[str, int]]) -> list[tuple[int, tuple[int, int]]]:
-    """The step after each phase, and its length and batch size."""
-    ends = accumulate(phase["steps"] for phase in phases)
-    return [(end, (p["length"], p["batch_size"])) for end, p in zip(ends, phases, strict=True)]
-
-
-def _written(phases: list[dict[str, Any]]) -> str:
-    def one(phase: dict[str, Any]) -> str:
-        text = f"{phase['steps']} steps of {phase['batch_size']} x {phase['length']}"
-        if phase.get("learning_rate"):
-            rate, warmup = phase["learning_rate"], phase["warmup_steps"]
-            text += f" (learning_rate {rate:g}, warmup_steps {warmup})"
-        return text
-
-    return ", ".join(map(one, phases))

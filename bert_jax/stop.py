@@ -25,6 +25,7 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         """Takes over the signals."""
         self._asked = False
+        self._times = 0
         self._before: dict[int, Any] = {}
         if jax.process_count() == 1:
             self._before = take_over(self._notice)
@@ -42,9 +43,11 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agreed(self, step: int) -> bool:
-        """Whether to stop now that `step` updates are done; every process must ask every time."""
-        return self._asked if jax.process_count() == 1 else stop_agreed(step)
+    def agreed(self) -> bool:
+        """Whether to stop now that a step is done; every process must ask every time."""
+        # Not by the step, which goes back in a rollback: they agree on a number ahead of them all.
+        self._times += 1
+        return self._asked if jax.process_count() == 1 else stop_agreed(self._times)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -16,8 +16,8 @@ from bert_jax.state import Begin, Params, TrainState, init_state
 from bert_jax.steps import Steps
 
 
-class Intervals(Protocol):
-    """When something is reported."""
+class Conduct(Protocol):
+    """When something is reported, and what follows if it is not finite."""
 
     @property
     def log_every(self) -> int:
@@ -26,6 +26,10 @@ class Intervals(Protocol):
     @property
     def eval_every(self) -> int:
         """Updates between evaluations; 0 = none."""
+
+    @property
+    def on_nonfinite(self) -> str:
+        """Stop or rollback."""
 
 
 class TrainableConfig(Protocol):
@@ -44,8 +48,8 @@ class TrainableConfig(Protocol):
         """The network."""
 
     @property
-    def train(self) -> Intervals:
-        """When something is reported."""
+    def train(self) -> Conduct:
+        """When something is reported, and what follows if it is not finite."""
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bert_jax.config import (
     CheckpointConfig,
@@ -70,6 +71,8 @@ class FinetuneTrainConfig:
             given, counts instead.
         log_every: Updates between lines of metrics.jsonl.
         eval_every: Updates between evaluations; 0 = after each epoch.
+        on_nonfinite: What follows a loss, gradient or state that is infinite or NaN: stop with code
+            78, or rollback to the newest checkpoint, from which the offending batches are skipped.
     """
 
     epochs: float = 3.0
@@ -78,6 +81,7 @@ class FinetuneTrainConfig:
     warmup: float = 0.1
     log_every: int = 20
     eval_every: int = 0
+    on_nonfinite: Literal["stop", "rollback"] = "stop"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
