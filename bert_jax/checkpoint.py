@@ -123,11 +123,11 @@ class Checkpoints:
             eval_loss: Held-out loss of `state`, if it was just measured.
 
         Raises:
+            NotFiniteError: A value anywhere in `state` is infinite or NaN; nothing is saved.
             UserError: The disk is full, or the save before this one failed.
         """
         arrays = {"params": state.params, "opt_state": state.opt_state}
         sums = checksums_if_finite(arrays, meta.step)
-            NotFiniteError: A value anywhere in `state` is infinite or NaN; nothing is saved.
         self.wait()
         self._saving = meta.step
         with self._failures_explained():
@@ -181,13 +181,13 @@ class Checkpoints:
             # Processes must not go on from different steps.
             if not any_process(bool(damage)):
                 self._set_aside(damaged)
-                return state, meta
-            reason = damage or "another process could not read it"
-            say(f"checkpoint {step} is damaged ({reason})")
                 if damaged:
                     lost = damaged[0] - step
                     again = "1 step has" if lost == 1 else f"{lost:,} steps have"
                     say(f"checkpoint {step} is whole: {again} to be done again")
+                return state, meta
+            reason = damage or "another process could not read it"
+            say(f"checkpoint {step} is damaged ({reason})")
             damaged.append(step)
         if damaged:
             raise BadInputError(

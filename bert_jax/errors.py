@@ -48,6 +48,24 @@ class BadInputError(UserError):
     exit_code = 78
 
 
+class NotFiniteError(BadInputError):
+    """A loss, a gradient or the state is infinite or NaN.
+
+    Attributes:
+        found: What it is.
+        step: After which it was found.
+    """
+
+    def __init__(self, found: str, step: int, since: int | None = None, tried: str = "") -> None:
+        """Of `found`, sound until step `since`, after rollbacks that `tried` tells of."""
+        self.found, self.step = found, step
+        when = f"at step {step}" if since is None else f"between step {since} and step {step}"
+        super().__init__(
+            f"{found} {when}; nothing of it was saved. {tried}Lower optimizer.learning_rate or"
+            " lengthen optimizer.warmup_steps; the run goes on from its last checkpoint"
+        )
+
+
 def at_least(section: str, config: Any, low: int, names: str) -> None:
     """Refuses a config whose keys `names`, separated by spaces, are not all `low` or more."""
     for name in names.split():
