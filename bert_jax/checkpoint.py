@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.fingerprints import checksums_if_finite, examined
 from bert_jax.parallel import any_process
-from bert_jax.paths import absolute, explained, is_remote, remove
+from bert_jax.paths import absolute, check_kind, explained, is_remote, remove
 from bert_jax.state import Params, TrainState
 
 FOLDER = "checkpoints"
@@ -78,6 +78,9 @@ _NOT_DAMAGE = (
     "Input/output error",
     "Stale file handle",
 )
+
+
+_EMPTY = Meta()
 
 
 class DamagedError(Exception):
@@ -302,6 +305,7 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, list[int]]]:
         DamagedError: It cannot be read, or is not what was saved.
     """
     with _damage_reported():
+        check_kind(folder / "meta" / "metadata")
         given = _restore_items(folder, {"meta": None})["meta"]
         if given != _signed({key: value for key, value in given.items() if key != "sha256"}):
             raise DamagedError("meta is not what was saved")
@@ -309,7 +313,20 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, list[int]]]:
         sums = given.pop("checksums")
         if given["step"] != int(folder.name):
             raise DamagedError(f"it was saved as step {given['step']}")
-        return Meta(**given), sums
+        meta = Meta(**given)
+        _check_types(meta)
+        return meta, sums
+
+
+def _check_types(meta: Meta) -> None:
+    """Whoever wrote it can have signed it."""
+    for one in fields(Meta):
+        value, default = getattr(meta, one.name), getattr(_EMPTY, one.name)
+        if type(value) is not type(default) and not (one.name == "seconds" and type(value) is int):
+            raise DamagedError(f"{one.name} is {value!r:.40}")
+    texts = [meta.architecture, meta.problem_type, *meta.labels, *meta.parts, *meta.data.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise DamagedError("a label, part or digest is no text")
 
 
 def _signed(content: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bert_jax.errors import printable
+
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -33,7 +35,7 @@ def say(message: str) -> None:
     if not _quiet:
         # A closed terminal or pipe must not end a training run.
         with suppress(OSError):
-            _console.print(message, markup=False)
+            _console.print(printable(message), markup=False, emoji=False)
 
 
 @contextmanager

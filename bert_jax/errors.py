@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+# Characters of a message: of a longer one the beginning, which names the file, and the end, which
+# says what to do, are shown.
+_BEGINNING, _END = 300, 160
+
 
 class UserError(Exception):
     """Reported as one line. The text names the file, key or value, and the remedy."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The text, whatever was quoted in it from files of strangers."""
+        return one_line(super().__str__())
 
 
 class BadArgumentsError(UserError):
@@ -46,6 +54,21 @@ class BadInputError(UserError):
     """The config or the data is wrong; starting again cannot help."""
 
     exit_code = 78
+
+
+def printable(text: str) -> str:
+    """`text` without characters that do something to a terminal: they are spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """`text` as a line that a person can read."""
+    line = printable(" ".join(text.split()))
+    if len(line) <= _BEGINNING + _END:
+        return line
+    return f"{line[:_BEGINNING]} … {line[-_END:]}"
 
 
 class NotFiniteError(BadInputError):

@@ -25,7 +25,7 @@ from bert_jax.appended import AppendedObject
 from bert_jax.console import say
 from bert_jax.errors import NotFiniteError, UserError
 from bert_jax.flops import PEAK_FLOPS
-from bert_jax.paths import at, is_remote
+from bert_jax.paths import at, check_kind, is_remote
 from bert_jax.steps import Metrics
 from bert_jax.work import Work
 
@@ -271,6 +271,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 def _without_lines_after(path: Path, step: int) -> AppendedObject | BinaryIO:
     """The file, opened to append; lines of later steps are dropped."""
+    check_kind(path)
     known = read(path.parent)
     kept = b"".join(_line(line) for line in known if line["step"] <= step)
     if step and not kept:

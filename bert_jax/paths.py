@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,22 @@ def is_remote(path: Path) -> bool:
 def absolute(path: Path) -> Path:
     """The same, whatever the working directory."""
     return path if is_remote(path) else path.absolute()  # epath takes a bucket for a folder here
+
+
+def check_kind(path: Path) -> None:
+    """Refuses what is there and neither a file nor a folder: a pipe or a device never ends.
+
+    Raises:
+        BadInputError: It is one.
+    """
+    if is_remote(path):
+        return
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise BadInputError(f"{path} is a pipe or device; put a file in its place")
 
 
 def remove(folder: Path) -> None:

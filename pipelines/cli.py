@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
-from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError, one_line
 from bert_jax.paths import failures_explained
 from bert_jax.signals import disregard, end_at_once, take_over
 
@@ -88,16 +88,21 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(f"bert-jax: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except OSError as error:
         if debug:
             traceback.print_exc()
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"bert-jax: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
+        print(f"bert-jax: {line_of(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
     finally:
         disregard()
+
+
+def line_of(error: OSError) -> str:
+    """What is said of a failure of the file system."""
+    where = f"{error.filename}: " if error.filename else ""
+    return one_line(f"{where}{error.strerror or error}")
 
 
 def _command(name: str) -> Main:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax import parallel
 from bert_jax.config import ModelConfig
-from bert_jax.errors import BadArgumentsError
+from bert_jax.errors import BadArgumentsError, printable
 from bert_jax.paths import at
 from bert_jax.state import Params, define
 from bert_jax.steps import forward
@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> None:
         if answers is not found[0]:
             print()  # noqa: T201
         for answer in answers:
-            print(f"{answer['probability']:7.2%}  {answer['token']:16} {answer['text']}")  # noqa: T201
+            line = f"{answer['probability']:7.2%}  {answer['token']:16} {answer['text']}"
+            print(printable(line))  # noqa: T201
 
 
 def fill_mask(

@@ -185,12 +185,17 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
     Raises:
         BadInputError: It is described by keys of another version.
     """
+    if meta.architecture not in ARCHITECTURES:
+        raise BadInputError(f"{path} holds a {meta.architecture!r:.40}, which is not known here")
+    given = meta.config.get("model")
+    if not isinstance(given, dict):
+        raise BadInputError(f"{path} does not say what its network is; restore it from a copy")
     known = {field.name for field in fields(ModelConfig)}
-    if unknown := sorted(set(meta.config["model"]) - known):
+    if unknown := sorted(set(given) - known):
         raise BadInputError(
             f"{path} was written by another version of bert-jax: it has model.{unknown[0]}"
         )
-    return ModelConfig(**meta.config["model"]).resolved()
+    return config_from_dict(given, str(path), ModelConfig).resolved()
 
 
 def _abstract(meta: Meta, path: Path) -> Params:

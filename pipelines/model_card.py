@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ def model_card(model: Model) -> str:
             sections.append(
                 "The next sentence head was trained to tell whether the two segments are swapped."
             )
-        sections += [*_results(model), "## Recipe", f"```yaml\n{_recipe(made)}```"]
+        sections += [
+            *results(model.folder, model.step or 0),
+            "## Recipe",
+            _fenced(_recipe(made)),
+        ]
         sections += _data(model.folder / DATA_CARD)
     sections.append(f"SHA-256 of the parameters in bert-jax: {digest(weights.params)}")
     return "\n\n".join(sections) + "\n"
@@ -64,16 +69,12 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def _results(model: Model) -> list[str]:
-    """The last evaluation that the checkpoint has seen."""
-    lines = [
-        line for line in metrics.read(model.folder) if any(n.startswith("eval_") for n in line)
-    ]
-    found: dict[str, Any] = next(
-        (line for line in reversed(lines) if line["step"] <= (model.step or 0)), {}
-    )
+def results(run_dir: Path, step: int) -> list[str]:
+    """The last evaluation that the checkpoint of a run at `step` has seen, as Markdown."""
+    lines = [line for line in metrics.read(run_dir) if any(n.startswith("eval_") for n in line)]
+    found: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
     rows = [
-        f"| {name.removeprefix('eval_')} | {value:.4f} |"
+        f"| {escaped(name.removeprefix('eval_'))} | {value:.4f} |"
         for name, value in found.items()
         if name.startswith("eval_") and isinstance(value, float) and math.isfinite(value)
     ]
@@ -88,5 +89,13 @@ def _results(model: Model) -> list[str]:
 def _data(card: Path) -> list[str]:
     if not card.is_file():
         return []
-    text = card.read_text("utf-8").partition("\n## ")[0]
-    return ["## Data", text.removeprefix("# ").strip()]
+    text = card.read_text("utf-8", "replace").partition("\n## ")[0]
+    # It came with the store. What is HTML, a link or an image in it shall not be one here.
+    plain = re.sub(r"(\\.)|([<\[])", lambda found: found[1] or f"\\{found[2]}", text)
+    return ["## Data", plain.removeprefix("# ").strip()]
+
+
+def _fenced(text: str) -> str:
+    """YAML as a block of code that no line of it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}"

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -16,8 +17,14 @@ from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
 from bert_jax.config import Phase, RunConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.paths import check_kind
 
 C = TypeVar("C")
+
+# A config file has some hundred values in some kilobytes. Aliases of aliases can make as many of
+# them as there are atoms, and PyYAML is slow.
+_LARGEST = 1 << 18
+_MOST_VALUES = 10_000
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -140,14 +147,9 @@ def read_yaml(
     Raises:
         BadInputError: The file is absent, is not YAML, or has an unknown key.
     """
+    given = _yaml(path)
     if path.resolve() in above:
         raise BadInputError(f"{path}: base leads back to the file itself")
-    try:
-        given = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} is not a YAML file: {error}") from None
     if not isinstance(given, dict):
         found = "nothing" if given is None else f"a {type(given).__name__}"
         raise BadInputError(f"{path}: expected keys and values, found {found}")
@@ -161,6 +163,39 @@ def read_yaml(
     return _merged(
         read_yaml(path.parent / base, kind, passed_over, (*above, path.resolve())), given
     )
+
+
+def _yaml(path: Path) -> Any:
+    """The plain values that a YAML file holds."""
+    check_kind(path)
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise BadInputError(f"{path} is no config: it has more than {_LARGEST:,} bytes")
+        text = path.read_text("utf-8")
+        if _values(yaml.compose(text, yaml.SafeLoader), {}) > _MOST_VALUES:
+            raise BadInputError(
+                f"{path} stands for more than {_MOST_VALUES:,} values; write less, without aliases"
+            )
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} is not a YAML file: {error}") from None
+    # What PyYAML's parts happen to raise on a value that is not of its tag, such as !!int "".
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInputError(f"{path} is not a YAML file that can be read: {error}") from None
+
+
+def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for, with every alias written out."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # of a node within itself
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = chain.from_iterable(node.value) if pairs else node.value
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C:

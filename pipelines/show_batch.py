@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bert_jax.batch import Arrays
-from bert_jax.errors import BadArgumentsError
+from bert_jax.errors import BadArgumentsError, printable
 from pipelines import cli
 from pipelines.data.loader import PretrainingData
 from pipelines.data.placed import local
@@ -92,10 +92,10 @@ def _append(text: Text, arrays: Arrays, row: int, place: int, tokenizer: Tokeniz
     used = arrays["mlm_weights"][row] > 0
     (slot,) = np.nonzero(used & (arrays["mlm_positions"][row] == place))
     if not len(slot):
-        text.append(tokenizer.spelled(token), style)
+        text.append(printable(tokenizer.spelled(token)), style)
         return
     original = int(arrays["mlm_targets"][row, slot[0]])
-    word = tokenizer.spelled(original)
+    word = printable(tokenizer.spelled(original))
     space, word = word[: len(word) - len(word.lstrip())], word.lstrip()
     text.append(space)
     if token == tokenizer.mask_id:
@@ -103,7 +103,8 @@ def _append(text: Text, arrays: Arrays, row: int, place: int, tokenizer: Tokeniz
     elif token == original:
         text.append(f"{{{word}}}", _KEPT)
     else:
-        text.append(f"{{{word} → {tokenizer.spelled(token).strip()}}}", _RANDOM)
+        other = printable(tokenizer.spelled(token)).strip()
+        text.append(f"{{{word} → {other}}}", _RANDOM)
 
 
 if __name__ == "__main__":

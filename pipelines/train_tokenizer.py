@@ -16,6 +16,7 @@ from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
 from pipelines.data.shards import has_whole_lines, split_document
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.folders import check_same, own
+from pipelines.formats.config_json import read_json
 from pipelines.settings import command_parser, parse
 
 # Says what a tokenizer was learned from, so that the same command again finds its work done.
@@ -99,9 +100,9 @@ def is_there(out: Path, record: Mapping[str, Any]) -> bool:
     if not (out / RECORD).is_file():
         return False
     try:
-        found = json.loads((out / RECORD).read_text("utf-8"))
-    except ValueError:
-        raise BadInputError(f"{out / RECORD} is damaged; remove {out} and learn again") from None
+        found = read_json(out / RECORD)
+    except BadInputError as error:
+        raise BadInputError(f"{error}; remove {out} and learn again") from None
     check_same(found, record, f"the tokenizer in {out}")
     return True
 

@@ -67,8 +67,8 @@ class Memory:
     def read(cls, path: Path, attempt: int) -> Memory:
         """Of this attempt; a new one if there is none."""
         try:
-            found = cls(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = markers.typed(cls, markers.text_of(path))
+        except (OSError, ValueError, BadInputError):
             return cls(attempt)
         return found if found.attempt == attempt else cls(attempt)
 

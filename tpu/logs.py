@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.errors import BadInputError
-from bert_jax.paths import at, failures_explained
+from bert_jax.errors import BadInputError, printable
+from bert_jax.paths import at, check_kind, failures_explained
 from pipelines.settings import command_parser, parse
 from tpu import markers
 from tpu.request import read_launch
@@ -37,6 +37,7 @@ class Tail:
 
     def new(self) -> list[str]:
         """Whole lines that were not there before."""
+        check_kind(self._path)
         with failures_explained(str(self._path)):
             content = self._path.read_bytes() if self._path.exists() else b""
         if len(content) < self._seen:  # a new file: the old one was full, or of an earlier boot
@@ -46,7 +47,7 @@ class Tail:
         self._seen = whole
         if self._last is not None:
             lines, self._last = lines[-self._last :], None
-        return [f"{self._name}: {line}" for line in lines]
+        return [f"{self._name}: {printable(line.expandtabs())}" for line in lines]
 
 
 def main(argv: Sequence[str]) -> None:

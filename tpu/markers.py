@@ -18,14 +18,18 @@ matters. Every file is replaced as a whole.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bert_jax.console import say
-from bert_jax.paths import failures_explained, is_remote
+from bert_jax.paths import check_kind, failures_explained, is_remote
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 STATUS = "status"
 LOGS = "logs"
@@ -38,7 +42,11 @@ ENDINGS = ("DONE", "FAILED", "STOPPED")
 # What a host says of its training process.
 STARTING, TRAINING, BUSY, ENDED = "starting", "training", "busy", "ended"
 
-M = TypeVar("M")
+M = TypeVar("M", bound="DataclassInstance")
+# Types of fields as the dataclasses here spell them.
+_PLAIN: dict[Any, Any] = {
+    "int": int, "str": str, "float": int | float, "int | None": int | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,7 @@ def endpoint(run: Path) -> str:
     """Where the emulated cloud of a rehearsal is; empty when it is over."""
     path = run / _ENDPOINT
     with failures_explained(str(path)):
-        return path.read_text("utf-8").strip() if path.exists() else ""
+        return text_of(path).strip() if path.exists() else ""
 
 
 def set_endpoint(run: Path, url: str) -> None:
@@ -235,6 +243,37 @@ def put(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
+def text_of(path: Path) -> str:
+    """The text of a small file of a run or machine; bytes that are not UTF-8 are replaced.
+
+    Raises:
+        OSError: It cannot be read.
+        UserError: So in a bucket, or it is no file.
+    """
+    check_kind(path)
+    with failures_explained(str(path)):
+        return path.read_text("utf-8", "replace")
+
+
+def typed(kind: type[M], text: str) -> M:
+    """The dataclass of plain fields that `text`, a JSON object, describes.
+
+    Raises:
+        ValueError: It describes something else.
+    """
+    try:
+        found = kind(**json.loads(text))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    for field_ in fields(found):
+        value, wanted = getattr(found, field_.name), _PLAIN[field_.type]
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise ValueError(f"{field_.name} is {value!r:.40}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field_.name} is {value}")
+    return found
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
     known = {key: value for key, value in content.items() if key != "age"}
     put(path, f"{json.dumps(known)}\n".encode())
@@ -242,12 +281,10 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path, kind: type[M]) -> M | None:
     try:
-        with failures_explained(str(path)):
-            text = path.read_text("utf-8")
-        return kind(**json.loads(text))
+        return typed(kind, text_of(path))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except ValueError:
         say(f"{path} is no marker of this version; passed over")
         return None
 

@@ -7,7 +7,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bert_jax.errors import BadInputError
 from bert_jax.paths import at
+from tpu import markers
 
 BEAT = "beat"  # the newest step, in the folder of the host
 CONFIG, SETTINGS = "config.yaml", "host.json"  # in RUN/launch
@@ -35,8 +37,16 @@ class Settings:
 
     @classmethod
     def read(cls, launch: Path) -> Settings:
-        """From the folder that the startup script filled."""
-        return cls(**json.loads((launch / SETTINGS).read_text("utf-8")))
+        """From the folder that the startup script filled.
+
+        Raises:
+            BadInputError: They are damaged, or of another version.
+        """
+        path = launch / SETTINGS
+        try:
+            return markers.typed(cls, markers.text_of(path))
+        except ValueError as error:
+            raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
 
 
 @dataclass(frozen=True)
@@ -59,10 +69,22 @@ class Place:
 
     @classmethod
     def read(cls, home: Path) -> Place:
-        """From the attributes that the startup script fetched at this boot."""
+        """From the attributes that the startup script fetched at this boot.
+
+        Raises:
+            BadInputError: One is not what it should be.
+        """
 
         def attribute(name: str) -> str:
-            return (home / "attributes" / name).read_text("utf-8").strip()
+            return markers.text_of(home / "attributes" / name).strip()
+
+        def number(name: str) -> int:
+            if not re.fullmatch(r"\d{1,9}", text := attribute(name), re.ASCII):
+                raise BadInputError(
+                    f"{home / 'attributes' / name} is {text!r:.40}, not a number; restart the"
+                    " machine, which fetches it again"
+                )
+            return int(text)
 
         per_slice = len(attribute("worker-network-endpoints").split(","))
         # Lines such as MEGASCALE_NUM_SLICES: '2'; of a single slice there are none.
@@ -72,12 +94,12 @@ class Place:
         return cls(
             run=at(attribute("bert-jax-run")),
             spec=attribute("bert-jax-spec"),
-            attempt=int(attribute("bert-jax-attempt")),
-            worker=this * per_slice + int(attribute("agent-worker-number")),
+            attempt=number("bert-jax-attempt"),
+            worker=this * per_slice + number("agent-worker-number"),
             hosts=per_slice * slices,
         )
 
 
 def _number(environment: str, name: str, default: int) -> int:
-    found = re.search(rf"^\s*{name}\s*:\s*'?(\d+)'?", environment, re.MULTILINE)
+    found = re.search(rf"^\s*{name}\s*:\s*'?(\d{{1,9}})'?", environment, re.MULTILINE)
     return int(found[1]) if found else default

@@ -15,13 +15,14 @@ from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.api_core.exceptions import GoogleAPICallError, RetryError, Unknown
 from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import tpu_v2
 from google.cloud.tpu_v2.services.tpu.transports import TpuRestTransport
 from google.longrunning import operations_pb2
+from google.protobuf.json_format import ParseError
 
 from bert_jax.errors import BadInputError
 from tpu.explain import CloudError, explain, status
@@ -40,6 +41,9 @@ _LONGEST = 20.0
 # Seconds in which a new request is admitted or refused; gcloud has been seen to wait for about 15.
 _ADMISSION = 30.0
 _POLL = 0.5  # seconds between looks at whether it was
+
+# What the client library lets through when a proxy, say, answers in the place of the API.
+_NO_ANSWER = (ParseError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 # States in which nodes are there, or ought to be.
 _WITH_NODES = {"PROVISIONING", "ACTIVE", "SUSPENDING"}
@@ -252,6 +256,8 @@ class QueuedResources(Provider):
             cause: Exception = error.cause or error
         except (GoogleAPICallError, GoogleAuthError, OSError) as error:
             cause = error
+        except _NO_ANSWER as error:
+            cause = Unknown(f"its answer cannot be read: {error}")
         raise self._explain(cause, about) from cause
 
     def _check_admission(self, operation: operations_pb2.Operation, about: About) -> None:

@@ -14,8 +14,9 @@ from google.cloud import tpu_v2
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError
-from bert_jax.paths import failures_explained
 from pipelines.folders import RUN_LAUNCH
+from pipelines.settings import config_from_dict
+from tpu import markers
 from tpu.bundle import bundle, digest
 from tpu.config import SubmittedConfig, TpuConfig, complete, project_of
 from tpu.decide import ATTEMPT, Limits
@@ -132,14 +133,15 @@ def read_launch(run: Path) -> Launch:
     """
     path = run / RUN_LAUNCH / FILE
     try:
-        with failures_explained(str(path)):
-            text = path.read_text("utf-8")
-        given = json.loads(text)
-        tpu = given.pop("tpu")
-        return Launch(tpu=TpuConfig(**tpu | {"zones": tuple(tpu["zones"])}), **given)
+        given = json.loads(markers.text_of(path))
+        if not isinstance(given, dict):
+            raise ValueError(f"a {type(given).__name__}")
+        return config_from_dict(given, str(path), Launch)
     except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(f"{run} was never submitted (it has no {RUN_LAUNCH}/{FILE})") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except BadInputError as error:
+        raise BadInputError(f"{error}; submit again") from None
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bert_jax.errors import printable
 from pipelines.settings import command_parser, parse
 from tpu.decide import Decision, Seen
 from tpu.request import Launch
@@ -58,7 +59,7 @@ def table(launch: Launch, seen: Seen, decision: Decision) -> str:
         lines.append("  ".join(cells).rstrip())
     lost = [a for a in seen.markers.attempts if a.ended]
     lines += [f"attempt {a.number} in {a.zone}: {a.ended} at step {a.ended_step:,}" for a in lost]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from bert_jax.console import say
-from bert_jax.errors import BadInputError, UnreachableError, UserError
+from bert_jax.errors import BadInputError, UnreachableError, UserError, printable
 from bert_jax.paths import at
 from pipelines.settings import command_parser, parse
 from tpu import markers
@@ -296,6 +296,6 @@ def main(argv: Sequence[str]) -> None:
     watcher = watcher_of(options.run, options.keep_on_failure)
     if options.dry_run:
         _, decision = watcher.look()
-        print(f"{decision.status}: {decision.why}; next: {decision.do}")  # noqa: T201
+        print(printable(f"{decision.status}: {decision.why}; next: {decision.do}"))  # noqa: T201
         return
     watch(watcher)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.errors import printable
 from pipelines.data.store import SPLITS, Ledger
 
 CARD = "card.md"
@@ -70,6 +71,7 @@ def _histogram(counts: np.ndarray) -> dict[str, int]:
 
 def _markdown(card: dict[str, Any]) -> str:
     splits, left_out = card["splits"], card["left_out"]
+    recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
     rows = [
         f"| {what} | " + " | ".join(f"{splits[name][what]:,}" for name in SPLITS) + " |"
         for what in ("documents", "sentences", "tokens")
@@ -87,7 +89,7 @@ def _markdown(card: dict[str, Any]) -> str:
         f" {left_out['too_short']:,} too short, {left_out['empty']:,} without a token.",
         f"* {card['characters_per_token']} characters per token; {card['unknown_rate']:.4%} of the"
         f" tokens are [UNK]; a vocabulary of {card['vocab_size']:,}.",
-        f"* Recipe: {', '.join(f'{key} {value}' for key, value in card['recipe'].items())}.",
+        f"* Recipe: {escaped(recipe)}.",
         f"* SHA-256 of the tokenizer {card['tokenizer_sha256']}, of the store"
         f" {card['store_sha256']}.",
     ]
@@ -101,5 +103,6 @@ def _markdown(card: dict[str, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` for Markdown, in which nothing of it has a meaning."""
-    return "".join(f"\\{c}" if c in r"\`*_[]<>#|" else c for c in text)
+    """`text` for a line of Markdown, in which nothing of it has a meaning."""
+    line = printable(" ".join(text.split()))
+    return "".join(f"\\{c}" if c in r"\`*_[]<>#|&~" else c for c in line)

@@ -182,7 +182,14 @@ class Examples:
     def _tokens(self, pairs: Pairs) -> np.ndarray:
         starts = np.stack([pairs.a_start, pairs.b_start], axis=1).ravel()
         lengths = np.stack([pairs.a_length, pairs.b_length], axis=1).ravel()
-        return self.split.gather(starts, lengths)
+        tokens = self.split.gather(starts, lengths)
+        # A store that nobody verified, as for a quick look.
+        if tokens.max(initial=0) >= self.tokenizer.vocab_size:
+            raise BadInputError(
+                f"the {self.split.name} tokens of the store hold the id {tokens.max()}, but the"
+                f" vocabulary has only {self.tokenizer.vocab_size}; prepare the store again"
+            )
+        return tokens
 
 
 def _packed(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from bert_jax.errors import BadInputError
+from bert_jax.paths import check_kind
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -29,8 +30,9 @@ else:
 Document = list[str]
 Format = Literal["text", "jsonl"]
 
-# A longer one is a file without blank lines, not a document, and would not fit in memory.
+# One that takes more bytes is a file without blank lines, not a document.
 MAX_DOCUMENT = 1 << 26
+_LINE = 60  # bytes that a line takes beside its characters
 
 _BUFFER = 1 << 20
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate: JSON can express it, UTF-8 cannot
@@ -39,8 +41,8 @@ _UNPACKERS: dict[str, Callable[[], Any]] = {
     ".xz": lzma.LZMADecompressor,
     ".zst": zstd.ZstdDecompressor,
 }
-# Little at a time, as a few bytes may unpack to very many.
-_PACKED_CHUNK = 1 << 14
+# Little at a time, as four bytes of .zst may unpack to 128 KiB.
+_PACKED_CHUNK = 1 << 10
 # What text grows to when it is unpacked, roughly; only block sizes depend on it.
 _EXPANSION = 3
 
@@ -82,7 +84,7 @@ class FilePiece:
         document: Document = []
         size = 0
         for offset, line in self._lines():
-            size += len(line)
+            size += len(line) + _LINE
             if size > MAX_DOCUMENT:
                 raise _too_long(self.path, offset)
             if text := line.strip():
@@ -173,9 +175,10 @@ class FileCutter:
             data = None
             start = self._position
             if self._compressed:
-                parts = [self._file.read(wanted)]
-                parts += self._rest_of_document() if len(parts[0]) == wanted else []
-                data = b"".join(parts)
+                first = self._file.read(wanted)
+                with io.BytesIO() as rest:  # not a list, as its lines may be very many
+                    rest.writelines(self._rest_of_document() if len(first) == wanted else ())
+                    data = first + rest.getbuffer()
                 self._position += len(data)
             else:
                 self._file.seek(min(start + wanted, self.size))
@@ -256,6 +259,7 @@ def text_size(path: Path) -> int:
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turns what can be wrong with a file into one line."""
+    check_kind(path)
     try:
         yield
     except OSError as error:

@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 
 from bert_jax.errors import BadInputError
+from bert_jax.paths import check_kind
 from pipelines.data import tokenizer as tokenizers
 
 FORMAT = 2
@@ -35,6 +38,7 @@ LEDGER = "ledger.json"
 WORK = "work"
 TOKENIZER = "tokenizer"
 PARTS = ("tokens", "sentences", "documents")
+_DTYPES = {"tokens": ("uint16", "uint32"), "sentences": ("uint16",), "documents": ("uint32",)}
 
 SplitName = Literal["train", "heldout"]
 SPLITS: tuple[SplitName, ...] = ("train", "heldout")
@@ -116,10 +120,18 @@ class Split:
         self.document_offsets = _offsets(
             [_map(folder, shard, "documents", shard.documents) for shard in shards]
         )
-        if self.document_offsets[-1] != len(self.sentence_offsets) - 1 or (
-            self.sentence_offsets[-1] != self._starts[-1]
+        # What is cut out of a shard must not reach into the next one.
+        sentences = np.cumsum([0] + [shard.sentences for shard in shards])
+        documents = np.cumsum([0] + [shard.documents for shard in shards])
+        if not (
+            np.array_equal(self.document_offsets[documents], sentences)
+            and np.array_equal(self.sentence_offsets[sentences], self._starts)
+            and all(np.diff(x).all() for x in (self.sentence_offsets, self.document_offsets))
         ):
-            raise BadInputError(f"{folder}: the shards of {name!r} contradict each other")
+            raise BadInputError(
+                f"{folder}: the shards of {name!r} contradict the ledger; remove the store and"
+                " prepare it again"
+            )
 
     @property
     def documents(self) -> int:
@@ -197,7 +209,10 @@ class Store:
         Raises:
             BadInputError: The copy in the store is not the one in the ledger.
         """
-        tokenizer = tokenizers.load(self.folder / TOKENIZER)
+        try:
+            tokenizer = tokenizers.load(self.folder / TOKENIZER)
+        except BadInputError as error:
+            raise BadInputError(f"{error}; remove the store and prepare it again") from None
         known = (self.ledger.tokenizer, self.ledger.vocab_size)
         if (tokenizer.digest, tokenizer.vocab_size) != known:
             raise BadInputError(
@@ -260,11 +275,29 @@ def read_ledger(folder: Path) -> Ledger:
         }
         if set(given["splits"]) != set(SPLITS):
             raise ValueError(f"splits {', '.join(given['splits'])}")
-        return Ledger(**given)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return _checked(Ledger(**given))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadInputError(
             f"{path} is damaged ({error}); remove the store and prepare it again"
         ) from None
+
+
+def _checked(ledger: Ledger) -> Ledger:
+    """The ledger, if its values can be believed; a name in it must not lead out of the store."""
+    texts = (ledger.corpus, ledger.licence, ledger.tokenizer)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(ledger.recipe, dict):
+        raise TypeError("a text or the recipe is none")
+    shards = [shard for split in SPLITS for shard in ledger.splits[split]]
+    for shard in shards:
+        if not re.fullmatch(r"[\w-]+", shard.name, re.ASCII):
+            raise ValueError(f"a shard has the name {shard.name!r:.80}")
+        if set(shard.sha256) != set(PARTS):
+            raise ValueError(f"{shard.name} has hashes of {', '.join(shard.sha256)}")
+    sizes = [size for one in shards for size in (one.documents, one.sentences, one.tokens)]
+    for count in (ledger.vocab_size, *sizes, *ledger.counts.values()):
+        if type(count) is not int or not 0 <= count < 1 << 60:
+            raise ValueError(f"a count is {count!r:.40}")
+    return ledger
 
 
 def sha256(path: Path) -> str:
@@ -275,12 +308,31 @@ def sha256(path: Path) -> str:
 
 def _map(folder: Path, shard: Shard, part: str, size: int) -> np.ndarray:
     path = folder / f"{shard.name}.{part}.npy"
+    check_kind(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; remove the store and prepare it again") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise BadInputError(f"{path} is truncated or damaged: {error}") from None
+    # The header is an expression of Python, which fails in as many ways.
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        SyntaxError,
+        TokenError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise BadInputError(
+            f"{path} is truncated or damaged ({error}); remove the store and prepare it again"
+        ) from None
+    if array.dtype not in _DTYPES[part]:
+        raise BadInputError(
+            f"{path} holds {array.dtype}, not {_DTYPES[part][0]}; remove the store and prepare it"
+            " again"
+        )
     if array.shape != (size,):
         raise BadInputError(
             f"{path} holds {array.size} entries, the ledger says {size}; remove the store and"

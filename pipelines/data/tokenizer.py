@@ -130,9 +130,9 @@ class SentencePieceTokenizer(Tokenizer):
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
-            raise BadInputError(f"{source} is not a SentencePiece model") from None
-        pieces = [self._processor.id_to_piece(i) for i in range(len(self._processor))]
+            pieces = [self._processor.id_to_piece(i) for i in range(len(self._processor))]
+        except (RuntimeError, UnicodeDecodeError):
+            raise BadInputError(f"{source} is not a SentencePiece model; restore it") from None
         super().__init__(pieces, hashlib.sha256(model).hexdigest(), source)
         self.model = model
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from bert_jax.config import ModelConfig
 from bert_jax.errors import BadInputError
+from bert_jax.paths import check_kind
 
 # Their key -> ours and the largest value that is believed.
 _SIZES = {
@@ -35,6 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BadInputError: There is none.
     """
+    check_kind(path)
     try:
         given = json.loads(path.read_text("utf-8"))
     except OSError as error:
