@@ -1,0 +1,93 @@
+"""Hostile files: every reader is given damaged files, and files that were made to harm.
+
+A reader may succeed, or refuse in one readable line. It may not fail in another way, end its
+process, take long or much memory, read or write beside the folder that it was given, start
+programs, or send control characters to the terminal. It runs in a process of its own, so that all
+of this is seen. Seed, reader and the number of the try decide what a try is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from drill.mutations import copied, damage
+from drill.readers import READERS
+from drill.report import Row
+from drill.watched import Child, Reader
+
+LEAST = 20  # tries of a reader, however short the time
+LIMIT = 10.0  # seconds for a try
+
+_MOST_FAILURES = 20  # of a reader; then it is known not to hold
+
+
+def rows(folder: Path, rng: Random, seconds: float) -> Iterator[Row]:
+    """A row for every reader.
+
+    Args:
+        folder: For the files; new or empty.
+        rng: Decides the tries.
+        seconds: For each reader; `LEAST` tries are made in any case.
+    """
+    seed = rng.getrandbits(32)
+    for number, reader in enumerate(READERS):
+        yield drilled(reader, folder / f"{number:02}", seed, seconds)
+
+
+def drilled(
+    reader: Reader, folder: Path, seed: int, seconds: float, limit: float = LIMIT, first: int = 0
+) -> Row:
+    """The row of one reader.
+
+    Args:
+        reader: To be tried.
+        folder: For the files.
+        seed: Decides, with the reader's name and the number, what each try is.
+        seconds: For all tries.
+        limit: For one.
+        first: Number of the first try, to see one again.
+    """
+    good, place = folder / "good", folder / "try" / "files"
+    good.mkdir(parents=True)
+    reader.make(good)
+    child = Child(reader, folder, limit)
+    number, message, failures = first, "", []
+    try:
+        begun = child.begin()
+        if begun.refusal != reader.refusal or begun.faults:
+            failures.append(f"the good files: {begun.refusal} {'; '.join(begun.faults)}")
+        over = time.monotonic() + seconds
+        while number < first + LEAST or time.monotonic() < over:
+            if len(failures) == _MOST_FAILURES:
+                break
+            chance = Random(f"{seed} {reader.name} {number}")  # noqa: S311
+            what = _prepared(reader, good, place, chance)
+            outcome = child.read(place)
+            message = outcome.refusal or message
+            if outcome.faults:
+                what = f"seed {seed}, {reader.name}, try {number} ({what})"
+                failures.append(f"{what}: {'; '.join(outcome.faults)}")
+            number += 1
+    finally:
+        child.end()
+    tries = number - first
+    lost = sum(", try " in failure for failure in failures)
+    return Row(
+        f"hostile {reader.name}", tries, tries - lost, message=message, failures=tuple(failures)
+    )
+
+
+def _prepared(reader: Reader, good: Path, place: Path, rng: Random) -> str:
+    """Makes the files of a try; what was done to them."""
+    copied(good, place)
+    files = [p for pattern in reader.damaged for p in sorted(place.glob(pattern)) if p.is_file()]
+    path = rng.choice(files)
+    try:
+        what = damage(path, rng, reader.special)
+    except (ValueError, KeyError, IndexError, RecursionError):
+        what = "nothing: the change is for another form"
+    reader.mend(place, rng)
+    return f"{path.relative_to(place)}: {what.encode('unicode_escape').decode()}"
