@@ -40,6 +40,7 @@ from pipelines.data.store import Store
 from pipelines.prepare import prepare
 from pipelines.pretrain import pretrain
 from pipelines.settings import to_yaml
+from poisoned import poison, rolling  # noqa: F401
 from stories import VOCABULARY, write_corpus
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

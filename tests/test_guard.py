@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,93 +13,18 @@ import numpy as np
 import pytest
 
 from bert_jax import metrics, train
-from bert_jax.batch import Batch
-from bert_jax.checkpoint import Checkpoints, Meta, newest_meta, newest_params, save_params
+from bert_jax.checkpoint import Checkpoints, Meta, newest_meta, save_params
 from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, NotFiniteError, PreemptedError
-from bert_jax.fingerprints import digest
+from bert_jax.errors import BadInputError, NotFiniteError
 from bert_jax.guard import Guard
 from bert_jax.parallel import Layout, devices
-from bert_jax.state import TrainState, init_state
-from bert_jax.steps import Steps
+from bert_jax.state import TrainState
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.pretrain import pretrain
+from poisoned import Poison, layout_of, reached, reference, skipped_in
 
 STEPS = 20  # a checkpoint every 5, an evaluation every 10
-
-
-class PoisonedData(PretrainingData):
-    """Training data with NaN in the weights of the batches of some steps."""
-
-    bad: frozenset[int] = frozenset()
-
-    def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
-        batch = super().batch_at(step, rows)
-        if step + 1 in self.bad:
-            weights = np.full_like(batch.arrays["mlm_weights"], np.nan)
-            batch = replace(batch, arrays=batch.arrays | {"mlm_weights": weights})
-        return batch
-
-
-Poison = Callable[..., None]
-
-
-@pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """Puts NaN into the batches of these steps."""
-    monkeypatch.setattr("pipelines.pretrain.PretrainingData", PoisonedData)
-    return lambda *steps: monkeypatch.setattr(PoisonedData, "bad", frozenset(steps))
-
-
-@pytest.fixture
-def rolling(config: RunConfig) -> RunConfig:
-    """The run of conftest with rollback; a line of the log only every 7 steps."""
-    return replace(config, train=replace(config.train, on_nonfinite="rollback", log_every=7))
-
-
-def layout_of(config: RunConfig, count: int = 1) -> Layout:
-    return Layout.of(config.parallel, devices()[:count])
-
-
-@cache
-def update(config: RunConfig, count: int) -> Any:
-    """The compiled update, which many tests make use of."""
-    layout, steps = layout_of(config, count), Steps.of(config)
-    return layout.train_step(steps)
-
-
-def reference(config: RunConfig, store: Store, skipped: set[int], count: int = 1) -> str:
-    """The digest of a run made by hand that leaves out these steps."""
-    config = replace(config, run_dir="-")
-    layout, steps, step = layout_of(config, count), Steps.of(config), update(config, count)
-    data = PretrainingData(store, config)
-    state = layout.build(lambda: init_state(config.model, steps.optimizer, config.seed))
-    for number in range(1, config.steps + 1):
-        if number in skipped:
-            counted = jax.device_put(np.int32(number), layout.replicated)
-            state = TrainState(counted, state.params, state.opt_state)
-            continue
-        state, _ = step(state, layout.place(data.batch_at(number - 1).arrays))
-    return digest(state.params)
-
-
-def reached(config: RunConfig) -> str:
-    """The digest of the newest checkpoint, which is that of the last step."""
-    run, layout = Path(config.run_dir), layout_of(config)
-    steps = Steps.of(config)
-
-    def make() -> TrainState:
-        return init_state(config.model, steps.optimizer, config.seed)
-
-    params, meta = newest_params(run, lambda meta: layout.abstract_state(make).params)
-    assert meta.step == config.steps
-    return digest(params)
-
-
-def skipped_in(config: RunConfig) -> list[int]:
-    return [line["step"] for line in metrics.read(Path(config.run_dir)) if "skipped" in line]
-
 
 # What is decided.
 
@@ -394,114 +316,3 @@ def test_parameters_alone_are_looked_at_too(tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match="params/x is not finite"):
         save_params(tmp_path, {"a": jnp.ones(3), "x": jnp.array([1.0, -jnp.inf])}, Meta())
     assert newest_meta(tmp_path) is None
-
-
-# Interrupted.
-
-
-class KilledError(Exception):
-    pass
-
-
-def killer(step: int, times: int) -> Callable[[int], None]:
-    """Ends a run as a kill would, without a save, when it hears of `step` for so many times."""
-    heard = 0
-
-    def told(now: int) -> None:
-        nonlocal heard
-        heard += now == step
-        if heard == times and now == step:
-            raise KilledError
-
-    return told
-
-
-@pytest.mark.parametrize("step", [5, 6, 7, 8, 9])
-def test_killed_after_a_rollback_it_comes_to_skip_the_same(
-    rolling: RunConfig, store: Store, poison: Poison, step: int
-) -> None:
-    poison(7, 9)
-    with pytest.raises(KilledError):
-        pretrain(rolling, layout_of(rolling), killer(step, 2))
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {6, 7, 8, 9})
-    assert skipped_in(rolling) == [6, 7, 8, 9]
-
-
-def test_told_to_end_while_it_rolls_back_it_saves_the_next_step(
-    rolling: RunConfig, store: Store, poison: Poison, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roll_back = Guard.roll_back
-
-    def interrupted(guard: Guard, base: int, error: NotFiniteError) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        roll_back(guard, base, error)
-
-    monkeypatch.setattr(Guard, "roll_back", interrupted)
-    poison(8)
-    with pytest.raises(PreemptedError, match="step 6 of 20 is saved"):
-        pretrain(rolling, layout_of(rolling))
-    monkeypatch.setattr(Guard, "roll_back", roll_back)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {8})
-
-
-def test_told_to_end_at_a_step_that_is_not_finite_it_saves_another(
-    rolling: RunConfig, store: Store, poison: Poison
-) -> None:
-    """Nobody has seen yet that step 8 is lost when step 9 is to be saved."""
-
-    def told(step: int) -> None:
-        if step == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    poison(8)
-    with pytest.raises(PreemptedError, match="step 6 of 20 is saved"):
-        pretrain(rolling, layout_of(rolling), told)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {8})
-
-
-def test_going_back_over_a_damaged_checkpoint(
-    rolling: RunConfig,
-    store: Store,
-    poison: Poison,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The newest is lost on the disk between its save and the rollback."""
-    restore = Checkpoints.restore
-
-    def damaged(checkpoints: Checkpoints, *arguments: Any) -> Any:
-        files = [path for path in (checkpoints.folder / "10/params").rglob("*") if path.is_file()]
-        if files:
-            max(files, key=lambda path: path.stat().st_size).write_bytes(b"x")
-        return restore(checkpoints, *arguments)
-
-    monkeypatch.setattr(Checkpoints, "restore", damaged)
-    poison(3, 12)
-    pretrain(rolling, layout_of(rolling))
-    said = capsys.readouterr().err
-    assert "checkpoint 10 is damaged" in said
-    assert "checkpoint 5 is whole: 5 steps have to be done again" in said
-    assert "at step 12: back to step 5, batch 12 is skipped" in said
-    assert reached(rolling) == reference(rolling, store, {3, 12})
-
-
-def test_a_profile_and_its_steps_survive(rolling: RunConfig, poison: Poison) -> None:
-    poison(8)
-    pretrain(replace(rolling, profile="6:9"), layout_of(rolling))
-    assert list(Path(rolling.run_dir).glob("profile/**/*.xplane.pb"))
-
-
-def test_it_may_change_between_two_sittings(
-    config: RunConfig, store: Store, poison: Poison, capsys: pytest.CaptureFixture[str]
-) -> None:
-    poison(8)
-    with pytest.raises(NotFiniteError):
-        pretrain(config, layout_of(config))
-    rolling = replace(config, train=replace(config.train, on_nonfinite="rollback"))
-    pretrain(rolling, layout_of(rolling))
-    said = capsys.readouterr().err
-    assert "changed since step 5: train.on_nonfinite: stop -> rollback" in said
-    assert reached(rolling) == reference(rolling, store, {8})
