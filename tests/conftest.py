@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 DEVICES = 8
@@ -35,6 +37,8 @@ from bert_jax.config import (
     TrainConfig,
 )
 from bert_jax.parallel import Layout, devices
+from drill import lives
+from drill.lives import Circumstances
 from pipelines.data import tokenizer_training
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
@@ -48,6 +52,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # What a shell starts in the background ignores SIGINT, and so would the processes of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -136,7 +141,13 @@ def command(*arguments: str | Path) -> list[str]:
 def bert_jax(
     *arguments: str | Path, devices: int = 1, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end and returns what it said."""
+    """Runs a command to its end and returns what it said.
+
+    With variables, which JAX may read when it is imported, in a new interpreter; else in a process
+    that is forked from one where all imports are done, which saves two seconds a call.
+    """
+    if not variables:
+        return _forked(arguments, devices)
     return subprocess.run(
         command(*arguments),
         cwd=ROOT,
@@ -146,6 +157,15 @@ def bert_jax(
         timeout=300,
         check=False,
     )
+
+
+def _forked(arguments: tuple[str | Path, ...], devices: int) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as folder:
+        under = Circumstances(dict(os.environ), partial(os.chdir, ROOT), devices)
+        life = lives.run(Path(folder), *arguments, under=under)
+        return subprocess.CompletedProcess(
+            arguments, life.end(), life.out.read_text("utf-8"), life.said
+        )
 
 
 def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -6,6 +6,7 @@ instead of three, and twenty of them can be afforded.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -18,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from drill import moments
+from pipelines.cli import COMMANDS
 
 _POLL = 0.001  # seconds
 _PATIENCE = 240.0  # seconds after which a process is taken for stuck
 
 # A forked process has what was imported before.
-_IMPORTED = ["pipelines.cli", "pipelines.pretrain", "pipelines.prepare", "pipelines.train_tokenizer",
-             "pipelines.inspect", "drill.moments"]  # fmt: skip
+_COMMANDS = [f"pipelines.{name.replace('-', '_')}" for name in COMMANDS if name != "tpu"]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(_IMPORTED)
+_CONTEXT.set_forkserver_preload([*_COMMANDS, "drill.moments"])
 
 
 @dataclass
@@ -34,11 +35,12 @@ class Life:
     """A process.
 
     Attributes:
-        pid: Of it.
-        log: Takes what it says.
+        out: Takes its standard output.
+        log: Takes what it says, which goes to standard error.
         notes: Takes its moments; see `moments`.
     """
 
+    out: Path
     log: Path
     notes: Path
     _process: Any
@@ -123,15 +125,16 @@ class Circumstances:
 def start(
     folder: Path,
     *arguments: str | Path,
-    under: Circumstances = Circumstances(),  # noqa: B008
+    under: Circumstances = Circumstances(),
 ) -> Life:
     """Starts ``bert-jax ARGUMENTS``; its log and notes come into `folder`."""
     number = len(list(folder.glob("*.log")))
-    log, notes = folder / f"{number:03}.log", folder / f"{number:03}.notes"
-    log.touch()
-    process = _CONTEXT.Process(target=_live, args=(list(map(str, arguments)), log, notes, under))
+    files = [folder / f"{number:03}.{kind}" for kind in ("out", "log", "notes")]
+    for file in files[:2]:
+        file.touch()
+    process = _CONTEXT.Process(target=_live, args=(list(map(str, arguments)), files, under))
     process.start()
-    return Life(log, notes, process)
+    return Life(*files, process)
 
 
 def run(folder: Path, *arguments: str | Path, **options: Any) -> Life:
@@ -141,19 +144,22 @@ def run(folder: Path, *arguments: str | Path, **options: Any) -> Life:
     return life
 
 
-def _live(arguments: list[str], log: Path, notes: Path, under: Circumstances) -> None:
+def _live(arguments: list[str], files: list[Path], under: Circumstances) -> None:
     """The process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    out = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for number in (1, 2):
-        os.dup2(out, number)
+    for number, file in zip((1, 2), files, strict=False):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     flags = f"--xla_force_host_platform_device_count={under.devices}"
-    os.environ |= {"XLA_FLAGS": flags, **under.variables}
+    os.environ |= {**under.variables, "XLA_FLAGS": flags}
     warnings.simplefilter("error")
-    moments.announce(notes)
+    moments.announce(files[2])
     if under.before is not None:
         under.before()
     sys.argv = ["bert-jax", *arguments]
     from pipelines import cli
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        # multiprocessing leaves them out; in them JAX parts from the other processes of a job.
+        atexit._run_exitfuncs()

@@ -149,8 +149,7 @@ class Stage:
         place = self.place()
         life = run(place, "inspect", run_dir, "--json")
         expect(life, 0)
-        said = life.said
-        return str(json.loads(said[said.index("{") :])["digest"])
+        return str(json.loads(life.out.read_text("utf-8"))["digest"])
 
     def complaint(self, run_dir: Path) -> str:
         """What is different about a run that ended, from one that was never struck."""
