@@ -13,10 +13,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from bert_jax import metrics
 from bert_jax.config import ModelConfig, RunConfig
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, NotFiniteError
 from bert_jax.flops import PEAK_FLOPS, training_flops
 from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout, devices
@@ -99,6 +100,58 @@ def test_a_value_that_is_not_finite_is_an_error(
         log.push(2, values() | {name: jnp.float32("nan")}, 10, 8)
         with pytest.raises(BadInputError, match=f"{name} became nan between step 1 and step 2"):
             log.settle()
+
+
+def events(run: Path) -> Iterator[Event]:
+    """Of all event files: each is a length, its checksum, the event, and the checksum of that."""
+    for path in sorted((run / metrics.TENSORBOARD).glob("events*")):
+        content = path.read_bytes()
+        while content:
+            end = 12 + int.from_bytes(content[:8], "little")
+            yield Event.FromString(content[12:end])
+            content = content[end + 4 :]
+
+
+def test_gone_back_it_drops_what_is_lost_and_its_time_goes_on(
+    log: MetricsLog, tmp_path: Path
+) -> None:
+    for step in range(1, 8):
+        log.push(step, values(), tokens=10, sequences=8)
+    log.rewind(3, 30)  # the newest are not even read
+    assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2, 3]
+    log.push(4, values(), tokens=10, sequences=8)
+    log.push(5, {}, tokens=0, sequences=0)
+    log.settle()
+    *_, before, last, skipped = metrics.read(tmp_path)
+    assert (last["step"], last["tokens"]) == (4, 40)
+    assert last["seconds"] >= before["seconds"]
+    assert skipped == {"step": 5, "skipped": 1}
+    log.close()
+    found = list(events(tmp_path))
+    # Points from these steps on count no more when TensorBoard comes to them.
+    starts = [event.step for event in found if event.HasField("session_log")]
+    assert starts == [1, 4]
+    tags = {
+        event.summary.value[0].tag for event in found if event.step == 5 and event.summary.value
+    }
+    assert tags == {"skipped"}
+
+
+@pytest.mark.parametrize(("mode", "found"), [("stop", 0), ("rollback", 3)])
+def test_going_back_needs_the_very_step(
+    config: RunConfig, tmp_path: Path, mode: Any, found: int
+) -> None:
+    """Every update is looked at then, not only those that are logged."""
+    config = replace(config, train=replace(config.train, log_every=100, on_nonfinite=mode))
+    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as log:
+        seen = 0
+        try:
+            for step in range(1, 10):
+                log.push(step, values(float("nan") if step == 3 else 1.0), 10, 8)
+        except NotFiniteError as error:
+            seen = error.step
+            assert step == 3 + metrics.IN_FLIGHT
+        assert seen == found
 
 
 def test_a_phase_change_does_not_distort_the_speed(log: MetricsLog, tmp_path: Path) -> None:
