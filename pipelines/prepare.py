@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from pipelines.data.shards import (
 )
 from pipelines.data.store import LEDGER, TOKENIZER, WORK, Ledger, Store, read_ledger
 from pipelines.folders import check_same, exclusive, own
+from pipelines.formats.config_json import read_json
 from pipelines.settings import ArgumentParser, command_parser, parse
 
 JOB = "job.json"
@@ -177,7 +177,7 @@ def _locked(job: Job, note: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> 
         _sweep(job.work)
         path = job.work / JOB
         if path.is_file():
-            check_same(json.loads(path.read_text("utf-8")), note, f"the unfinished {job.store}")
+            check_same(read_json(path), note, f"the unfinished {job.store}")
             finished = sum(1 for _ in job.work.glob(f"*/{RECORD}"))
             say(f"{job.store}: going on, {finished} finished block(s)")
         else:

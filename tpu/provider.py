@@ -8,6 +8,7 @@ five verbs from a managed instance group with a workload policy.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _POLL = 0.5  # seconds between looks at whether it was
 
 # What the client library lets through when a proxy, say, answers in the place of the API.
 _NO_ANSWER = (ParseError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+
+_MOST_SLICES = 1000
 
 # States in which nodes are there, or ought to be.
 _WITH_NODES = {"PROVISIONING", "ACTIVE", "SUSPENDING"}
@@ -336,18 +339,31 @@ def _asked_for(resource: tpu_v2.QueuedResource) -> tuple[str, str]:
 
 def _node_paths(resource: tpu_v2.QueuedResource) -> list[str]:
     """Full names of the nodes that a resource has or will have."""
-    place, _, short = resource.name.partition("/queuedResources/")
+    place, _, short = _believed(resource).partition("/queuedResources/")
     names = []
     for spec in resource.tpu.node_spec:
         slices = spec.multislice_params
+        if slices.node_count > _MOST_SLICES:
+            raise explain(("UNKNOWN", f"its answer tells of {slices.node_count:,} slices"))
         prefix = slices.node_id_prefix or short
         several = [f"{prefix}-{index}" for index in range(slices.node_count)]
         names += [f"{place}/nodes/{name}" for name in several or [spec.node_id]]
     return names
 
 
+def _believed(resource: tpu_v2.QueuedResource) -> str:
+    """The full name of a resource.
+
+    Raises:
+        CloudError: It has none.
+    """
+    if not re.fullmatch(r"projects/[^/]+/locations/[^/]+/queuedResources/[^/]+", resource.name):
+        raise explain(("UNKNOWN", f"its answer tells of a resource {resource.name!r:.80}"))
+    return resource.name
+
+
 def _resource(resource: tpu_v2.QueuedResource, nodes: tuple[Node, ...]) -> Resource:
-    parts = resource.name.split("/")
+    parts = _believed(resource).split("/")
     state = resource.state
     error = state.failed_data.error
     specs = resource.tpu.node_spec

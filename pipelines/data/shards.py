@@ -30,6 +30,7 @@ from pipelines.data import tokenizer as tokenizers
 from pipelines.data.corpora import Block, Corpus
 from pipelines.data.files import Document
 from pipelines.data.store import PARTS, SPLITS, TOKENIZER, WORK, SplitName, sha256, token_dtype
+from pipelines.formats.config_json import read_json
 
 RECORD = "record.json"
 HASHES = "hashes"
@@ -283,8 +284,7 @@ def save_arrays(
 
 def read_record(work: Path, name: str) -> dict[str, Any]:
     """The record of a finished block."""
-    found: dict[str, Any] = json.loads((work / name / RECORD).read_text("utf-8"))
-    return found
+    return read_json(work / name / RECORD)
 
 
 def job_note(corpus: Corpus, recipe: Recipe, tokenizer: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from bert_jax.convert import (
     to_hugging_face,
 )
 from bert_jax.errors import BadInputError, UserError
+from bert_jax.paths import check_kind
 from pipelines.formats.config_json import Gelu, described, network, read_json
 
 CONFIG = "config.json"
@@ -157,11 +158,14 @@ def _no_weights(folder: Path) -> str:
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
+    check_kind(path)
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; download it again") from None
+    except OSError as error:  # of a library that names no file
+        raise BadInputError(f"{path} cannot be read: {error}; download it again") from None
     except (SafetensorError, TypeError, AttributeError) as error:  # a type NumPy has not
         raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
 

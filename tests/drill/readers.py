@@ -8,6 +8,7 @@ import lzma
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def make_store(folder: Path) -> None:
     lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
     words = tokenizer_training.train("wordpiece", lines, VOCABULARY, uncased=True)
     words.save(folder / "words")
-    prepare([f"text:{corpus}"], folder / "words", folder / "store", 0.2)
+    prepare_again(folder)
 
 
 def read_store(folder: Path, verify: bool) -> None:
@@ -141,10 +142,10 @@ def read_store(folder: Path, verify: bool) -> None:
     list(data.heldout(32, 4, limit=1))
 
 
-def read_preparation(folder: Path) -> None:
-    """What prepare and train-tokenizer read of their own earlier work."""
-    found = read_json(folder / "store" / "card.json")
-    prepare([found["corpus"]], folder / "words", folder / "store", 0.2)
+def prepare_again(folder: Path) -> None:
+    """As by the same command; what it reads of its own earlier work may be damaged."""
+    with chdir(folder):
+        prepare(["text:corpus.txt"], Path("words"), Path("store"), 0.2)
 
 
 def make_squad(folder: Path) -> None:
@@ -326,6 +327,6 @@ READERS: Sequence[Reader] = (
     Reader(
         "checkpoint", make_checkpoint, read_checkpoint, ("checkpoints/**/*",), (changes.in_meta,)
     ),
-    Reader("finished store", make_store, read_preparation, ("words/*", "store/*.json")),
+    Reader("finished store", make_store, prepare_again, ("words/*", "store/*.json")),
     *TPU_READERS,
 )
