@@ -14,17 +14,23 @@ import errno
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.futures import future, signaling_client
 
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
@@ -35,6 +41,10 @@ from bert_jax.state import Params, TrainState
 
 FOLDER = "checkpoints"
 
+# Orbax measures how long it waits by the clock of the wall, and gives up a save when that is set.
+_STEADY = SimpleNamespace(**{**vars(time), "time": time.monotonic})
+for _module in (future, signaling_client):
+    _module.time = _STEADY
 # Orbax logs every failure of each of its threads and reads with a traceback (a full disk: 300
 # lines), and then raises it as well; what it raises is reported below, once.
 for _name in ("absl", "asyncio"):
@@ -69,6 +79,7 @@ class Meta:
 
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
+_LATE = "Event loop is closed"
 # In messages of XLA and TensorStore.
 _NOT_DAMAGE = (
     "RESOURCE_EXHAUSTED",
@@ -100,6 +111,7 @@ class Checkpoints:
         """
         self.folder = absolute(run_dir) / FOLDER
         self._saving = 0
+        _ignore_late_failures()
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
         if keep_best:
             best = ocp.checkpoint_managers.BestN(
@@ -154,8 +166,10 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Ends the background threads."""
-        self._manager.close()
+        """Ends the background threads; a save that fails only now is not reported, see `wait`."""
+        with suppress(Exception):
+            self._manager.close()
+        _release_waiting()
 
     def restore(
         self, abstract: TrainState, check: Callable[[Meta], None]
@@ -234,14 +248,28 @@ class Checkpoints:
                 raise unreachable from error
             text = str(error)
             full = any(sign in text for sign in _FULL) or getattr(error, "errno", 0) == errno.ENOSPC
-            if not full and not isinstance(error, OSError):
-                raise
             good = _newest_first(self.folder)
             raise UserError(
-                f"{where}: {'the disk is full' if full else text.splitlines()[0][:200]}."
-                f" {f'Step {good[0]} is safe' if good else 'No step is saved'}; make room and run"
-                " the same command to go on"
+                f"{where}: {'the disk is full' if full else _cause(text)}."
+                f" {f'Step {good[0]} is safe' if good else 'No step is saved'};"
+                f" {'make room' if full else 'mend that'} and run the same command to go on"
             ) from error
+
+
+def _release_waiting() -> None:
+    """Ends threads of Orbax that wait for another that failed: the process would for minutes."""
+    if jax.process_count() > 1:  # what they wait for can come from another process
+        return
+    for thread in threading.enumerate():
+        if isinstance(thread, future._SignalingThread):
+            thread.cancel()
+            future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
+
+
+def _cause(text: str) -> str:
+    """What TensorStore or the system says, without what they were doing."""
+    code = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(code[1])) if code else (text.splitlines() or ["?"])[0][:160]
 
 
 def save_params(run_dir: Path, params: Params, meta: Meta) -> None:
@@ -360,7 +388,7 @@ def _damage_reported() -> Iterator[None]:
 
     What says nothing about the files (no memory, no permission, too many open files) passes.
     """
-    _ignore_late_reads()
+    _ignore_late_failures()
     try:
         yield
     except (DamagedError, MemoryError):
@@ -373,20 +401,24 @@ def _damage_reported() -> Iterator[None]:
         raise DamagedError(lines[0][:120]) from error
 
 
-def _ignore_late_reads() -> None:
-    """Silences reads of Orbax that fail after it gave up a restore: nobody waits for them."""
-    hook = sys.unraisablehook
-    if getattr(hook, "ignores_late_reads", False):
+def _ignore_late_failures() -> None:
+    """Silences what fails in Orbax after it gave up a save or restore: nobody waits for it."""
+    hook, uncaught = sys.unraisablehook, sys.excepthook
+    if getattr(hook, "ignores_late_failures", False):
         return
 
     def filtered(late: Any) -> None:
         code = getattr(late.object, "cr_code", None)
         orphaned = code is not None and "orbax" in code.co_filename
-        if not orphaned and str(late.exc_value) != "Event loop is closed":
+        if not orphaned and str(late.exc_value) != _LATE:
             hook(late)
 
-    filtered.ignores_late_reads = True  # type: ignore[attr-defined]
-    sys.unraisablehook = filtered
+    def filtered_of_threads(kind: Any, error: BaseException, trace: Any) -> None:
+        if str(error) != _LATE:
+            uncaught(kind, error, trace)
+
+    filtered.ignores_late_failures = True  # type: ignore[attr-defined]
+    sys.unraisablehook, sys.excepthook = filtered, filtered_of_threads
 
 
 def _compare(arrays: dict[str, Any], expected: dict[str, list[int]]) -> None:

@@ -14,13 +14,10 @@ from pipelines import cli
 from pipelines.data import tokenizer_training
 from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
 from pipelines.data.shards import has_whole_lines, split_document
-from pipelines.data.tokenizer import Tokenizer
+from pipelines.data.tokenizer import DIGEST, RECORD, Tokenizer, load
 from pipelines.folders import check_same, own
 from pipelines.formats.config_json import read_json
 from pipelines.settings import command_parser, parse
-
-# Says what a tokenizer was learned from, so that the same command again finds its work done.
-RECORD = "training.json"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -104,6 +101,7 @@ def is_there(out: Path, record: Mapping[str, Any]) -> bool:
     except BadInputError as error:
         raise BadInputError(f"{error}; remove {out} and learn again") from None
     check_same(found, record, f"the tokenizer in {out}")
+    load(out)
     return True
 
 
@@ -111,7 +109,8 @@ def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
     """Writes the tokenizer and its record at once."""
     draft = out.with_name(f"{out.name}.tmp")
     tokenizer.save(draft)
-    (draft / RECORD).write_text(json.dumps(record) + "\n", "utf-8")
+    content = {**record, DIGEST: tokenizer.digest}
+    (draft / RECORD).write_text(json.dumps(content) + "\n", "utf-8")
     draft.replace(out)
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import threading
+import time
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import jax
@@ -16,6 +21,7 @@ from bert_jax.checkpoint import (
     Checkpoints,
     DamagedError,
     Meta,
+    _signed,
     newest_params,
     read_meta,
 )
@@ -26,6 +32,7 @@ from bert_jax.parallel import Layout, devices
 from bert_jax.state import TrainState, init_state
 from bert_jax.steps import Steps
 from conftest import small_disk
+from pipelines.model import network_of
 
 
 @pytest.fixture
@@ -260,3 +267,88 @@ def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
         again.close()
         assert found is not None
         assert digest(found[0].params) == digest(state.params)
+
+
+def test_a_save_that_fails_for_another_cause_is_one_line_too(
+    tmp_path: Path, make: partial[TrainState], capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path / "run"), make()
+    checkpoints.save(state, Meta(step=1))
+    checkpoints.wait()
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    def save() -> None:
+        checkpoints.save(state, Meta(step=2))
+        checkpoints.wait()
+
+    with pytest.raises(
+        UserError, match=r"step 2 could not be saved .*; mend that and run the same"
+    ):
+        save()
+    checkpoints.close()
+    assert "Traceback" not in capfd.readouterr().err
+    # Threads of Orbax that wait for others would keep the process for ten minutes.
+    for thread in threading.enumerate():
+        if "Signaling" in type(thread).__name__:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_a_clock_that_is_set_does_not_end_a_save(
+    tmp_path: Path, make: partial[TrainState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours, now = count(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600 * next(hours))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(make(), Meta(step=1))
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def test_closing_does_not_replace_what_went_wrong_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax raises there what the newest save failed of, whatever ended the run."""
+
+    def close() -> None:
+        raise ValueError("RESOURCE_EXHAUSTED: a page of words")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, "close", close)
+    checkpoints.close()
+
+
+def changed_meta(folder: Path, **values: object) -> None:
+    """As by somebody who signs what he wrote."""
+    path = folder / "checkpoints/2/meta/metadata"
+    content = json.loads(path.read_text("utf-8")) | values
+    del content["sha256"]
+    path.write_text(json.dumps(_signed(content)), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tokens", "10"), ("config", []), ("labels", [1]), ("parts", None), ("architecture", 3)],
+)
+def test_a_signed_note_of_wrong_types_is_damage(folder: Path, name: str, value: object) -> None:
+    changed_meta(folder, **{name: value})
+    with pytest.raises(DamagedError, match=f"{name} is|no text"):
+        read_meta(folder / "checkpoints/2")
+
+
+def test_a_signed_note_with_another_network_is_refused(folder: Path) -> None:
+    for config, word in (({}, "network"), ({"model": {"vocab_size": None}}, "vocab_size")):
+        changed_meta(folder, config=config)
+        with pytest.raises(BadInputError, match=word):
+            network_of(read_meta(folder / "checkpoints/2")[0], folder)
+    changed_meta(folder, architecture="GPT")
+    with pytest.raises(BadInputError, match="GPT"):
+        network_of(read_meta(folder / "checkpoints/2")[0], folder)
+
+
+def test_a_pipe_in_place_of_the_note_is_not_waited_for(folder: Path) -> None:
+    path = folder / "checkpoints/2/meta/metadata"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamagedError, match="pipe or device"):
+        read_meta(folder / "checkpoints/2")

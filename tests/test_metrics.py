@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -196,3 +197,38 @@ def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> N
 def test_peaks_are_plausible() -> None:
     assert PEAK_FLOPS["TPU v4"] == 275e12
     assert all(20e12 < peak < 3e15 for peak in PEAK_FLOPS.values())
+
+
+def test_damaged_lines_are_left_out_and_said(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ['{"step": 1, "loss": 2}', '{"stfp": 2}', "[3]", '{"step": "4"}', "\xff", "[" * 9999]
+    (tmp_path / metrics.FILE).write_text("\n".join([*lines, ""]), "latin-1")
+    with closing(MetricsLog(tmp_path, work(config), 5, 0, 0.0)):
+        assert [line["step"] for line in metrics.read(tmp_path)] == [1]
+    assert "5 line(s) could not be read" in capsys.readouterr().err
+    (tmp_path / metrics.FILE).unlink()
+    with closing(MetricsLog(tmp_path, work(config), 5, 0, 0.0)):
+        assert "nothing of the steps before 5" in capsys.readouterr().err
+
+
+def test_lines_of_strangers_are_left_out(tmp_path: Path) -> None:
+    lines = [
+        "3",
+        "{}",
+        '{"step": []}',
+        '{"step": "1"}',
+        "[" * 100_000,
+        '{"loss": 2}',
+        '{"step": 1}',
+    ]
+    text = "\n".join(lines).encode() + b"\n\xff{\n"
+    (tmp_path / metrics.FILE).write_bytes(text)
+    assert metrics.read(tmp_path) == [{"step": 1}]
+
+
+def test_a_pipe_in_place_of_the_log_is_not_waited_for(config: RunConfig, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / metrics.FILE)
+    assert metrics.read(tmp_path) == []
+    with pytest.raises(BadInputError, match="pipe or device"):
+        MetricsLog(tmp_path, work(config), 0, 0, 0.0)

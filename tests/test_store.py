@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bert_jax.config import Phase, RunConfig
 from bert_jax.errors import BadInputError
 from conftest import bert_jax, refused
-from pipelines.data import corpora, tokenizer_training
+from pipelines.data import card, corpora, tokenizer_training
 from pipelines.data import store as stores
+from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.prepare import prepare
 from stories import write_corpus
@@ -188,3 +191,106 @@ def test_wrong_arguments_of_prepare(tokenizer_dir: Path, tmp_path: Path) -> None
     corpus = ("--corpus", f"text:{text}", "--out", tmp_path / "s")
     refused(bert_jax("prepare", *corpus, "--tokenizer", tmp_path), 78, "vocab.txt")
     refused(bert_jax("prepare", *corpus, *rest[:2], "--heldout", "1.5"), 64, "--heldout")
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", None])
+def test_a_store_with_a_damaged_tokenizer_says_what_to_do(
+    store_dir: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    folder = Path(shutil.copytree(store_dir, tmp_path / "store"))
+    file = folder / "tokenizer" / "sentencepiece.model"
+    file.unlink() if damage is None else file.write_bytes(damage)
+    with pytest.raises(BadInputError, match="remove the store and prepare it again"):
+        Store(folder).verify_all()
+
+
+def changed_ledger(copy: Path, **values: object) -> None:
+    """Puts values into the ledger, or into its first shard."""
+    path = copy / stores.LEDGER
+    ledger = json.loads(path.read_text("utf-8"))
+    shard = ledger["splits"]["train"][0]
+    for name, value in values.items():
+        (shard if name in shard else ledger)[name] = value
+    path.write_text(json.dumps(ledger), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", "../../elsewhere"),
+        ("name", "/etc/passwd"),
+        ("name", 3),
+        ("sha256", {}),
+        ("sha256", {"tokens": "", "sentences": "", "documents": "", "../x": ""}),
+        ("tokens", -1),
+        ("tokens", 10**30),
+        ("documents", 1.5),
+        ("vocab_size", "70"),
+        ("corpus", None),
+        ("counts", {"read": float("nan")}),
+    ],
+)
+def test_a_hostile_ledger_is_refused(copy: Path, name: str, value: object) -> None:
+    changed_ledger(copy, **{name: value})
+    with pytest.raises(BadInputError, match=r"ledger\.json is damaged .*; remove the store"):
+        Store(copy)
+
+
+def test_a_deep_ledger_is_refused(copy: Path) -> None:
+    (copy / stores.LEDGER).write_text("[" * 100_000)
+    with pytest.raises(BadInputError, match=r"ledger\.json is damaged"):
+        Store(copy)
+
+
+def npy(descr: str, shape: str) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
+@pytest.mark.parametrize(
+    ("descr", "shape"),
+    [
+        ("'<u2'", f"({2**62},)"),
+        ("'<u2'", f"({10**30},)"),
+        ("'|O'", "(3,)"),
+        ("[" * 60, "(3,)"),
+        ("'<U0'", f"({2**60},)"),
+        ("__import__('os').getpid()", "(3,)"),
+        ("'<f4'", "(0,)"),
+    ],
+)
+def test_a_lying_header_is_refused(copy: Path, descr: str, shape: str) -> None:
+    (copy / "train-00-00000.sentences.npy").write_bytes(npy(descr, shape))
+    with pytest.raises(BadInputError, match=r"sentences\.npy .*; remove the store and prepare"):
+        Store(copy).split("train")
+
+
+@pytest.mark.parametrize("part", ["sentences", "documents"])
+def test_empty_sentences_and_documents_are_refused(copy: Path, part: str) -> None:
+    path = copy / f"train-00-00000.{part}.npy"
+    sizes = np.load(path)
+    sizes[:2] = 0, sizes[:2].sum()
+    np.save(path, sizes)
+    with pytest.raises(BadInputError, match="contradict the ledger"):
+        Store(copy).split("train")
+
+
+def test_an_id_that_no_one_verified_is_refused_in_a_batch(copy: Path) -> None:
+    path = copy / "train-00-00000.tokens.npy"
+    np.save(path, np.full_like(np.load(path), 65_000))
+    config = RunConfig(run_dir="x", phases=(Phase(length=32, steps=1, batch_size=2),))
+    with pytest.raises(BadInputError, match="hold the id 65000, but the vocabulary"):
+        PretrainingData(Store(copy), config).batch_at(0)
+
+
+def test_a_pipe_is_not_waited_for(copy: Path) -> None:
+    path = copy / "train-00-00000.tokens.npy"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BadInputError, match="pipe or device"):
+        Store(copy).split("train")
+
+
+def test_a_card_has_nothing_that_markdown_takes_for_more_than_text() -> None:
+    text = card.escaped("text:*.txt <script>\n\n# [x](y) | &lt; ~~~ `a` \x1b[2J")
+    assert text == (r"text:\*.txt \<script\> \# \[x\](y) \| \&lt; \~\~\~ \`a\` \\x1b\[2J")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,27 @@ def test_a_damaged_tokenizer_is_refused(
     (tmp_path / name).write_bytes(data)
     with pytest.raises(BadInputError, match=words):
         tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_a_changed_bit_of_what_was_learned_is_refused(
+    corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    """It would be a vocabulary still, though another one."""
+    base = ("train-tokenizer", "--corpus", f"text:{corpus}", "--out", tmp_path / "t")
+    arguments = (*base, "--vocab-size", "70", "--kind", kind)
+    assert bert_jax(*arguments).returncode == 0
+    whole = tokenizers.load(tmp_path / "t")
+    name = tokenizers.SENTENCEPIECE_FILE if kind == "sentencepiece" else tokenizers.VOCAB_FILE
+    file = tmp_path / "t" / name
+    content = file.read_bytes()
+    place = content.index(whole.pieces[-1].encode()) + len(whole.pieces[-1].encode()) - 1
+    file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(BadInputError, match="remove .* and learn again"):
+        tokenizers.load(tmp_path / "t")
+    refused(bert_jax(*arguments), 78, "remove", "learn again")
+    file.unlink()
+    refused(bert_jax(*arguments), 78, "neither", "learn again")
+    shutil.rmtree(tmp_path / "t")
+    assert bert_jax(*arguments).returncode == 0
+    assert tokenizers.load(tmp_path / "t").digest == whole.digest

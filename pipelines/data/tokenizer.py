@@ -36,6 +36,9 @@ SENTENCEPIECE_FILE = "sentencepiece.model"
 VOCAB_FILE = "vocab.txt"
 JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+# What a tokenizer was learned from, so that the same command again finds its work done; and its
+# digest there, because a vocabulary with a changed bit is a vocabulary.
+RECORD, DIGEST = "training.json", "digest"
 # Where a run and a store keep their copy.
 SUBFOLDER = "tokenizer"
 
@@ -273,14 +276,30 @@ def load(model: Path) -> Tokenizer:
     names = (SENTENCEPIECE_FILE, VOCAB_FILE, JSON_FILE)
     run = model.parent.parent if model.parent.name == "checkpoints" else model
     for folder in (model, model / SUBFOLDER, run / SUBFOLDER):
-        if (folder / SENTENCEPIECE_FILE).is_file():
-            file = folder / SENTENCEPIECE_FILE
-            return SentencePieceTokenizer(file.read_bytes(), file)
         if any((folder / name).is_file() for name in names):
-            return _load_wordpiece(folder)
+            return _learned(folder) if (folder / RECORD).is_file() else _load(folder)
     if not model.exists():
         raise BadInputError(f"{model} does not exist; give the folder of a tokenizer or model")
-    raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}")
+    again = f"; remove {model} and learn again" if (model / RECORD).is_file() else ""
+    raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}{again}")
+
+
+def _learned(folder: Path) -> Tokenizer:
+    """The tokenizer in a folder that train-tokenizer or extend-tokenizer wrote, if it is whole."""
+    try:
+        found, known = _load(folder), read_json(folder / RECORD).get(DIGEST)
+        if known not in (found.digest, None):
+            raise BadInputError(f"{folder} is not what was learned (its digest differs)")
+    except BadInputError as error:
+        raise BadInputError(f"{error}; remove {folder} and learn again") from None
+    return found
+
+
+def _load(folder: Path) -> Tokenizer:
+    file = folder / SENTENCEPIECE_FILE
+    if file.is_file():
+        return SentencePieceTokenizer(file.read_bytes(), file)
+    return _load_wordpiece(folder)
 
 
 def _load_wordpiece(folder: Path) -> WordPieceTokenizer:

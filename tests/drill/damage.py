@@ -1,4 +1,4 @@
-"""Damaged files: of checkpoints, run folders, stores and tokenizers; each cut, emptied, changed, gone.
+"""Damaged files of checkpoints, run folders, stores and tokenizers: cut, emptied, changed, gone.
 
 Most are only opened again, many by one process; some are tried with a whole run.
 """
@@ -367,7 +367,8 @@ def tokenizer_files(name: str, stage: Stage, rng: Random) -> Row:
             if "remove" in again.last_line:
                 shutil.rmtree(folder)
                 complaints.append(ended(start(place, *learn), 0))
-            if content_of(folder) != content_of(stage.tokenizer):
+            made, whole = content_of(folder), content_of(stage.tokenizer)
+            if made[Path("sentencepiece.model")] != whole[Path("sentencepiece.model")]:
                 complaints.append("it is another one after it was learned again")
             message = life.last_line if life.end() else ""
             tally.judge(f"{file} {kind}", *complaints, message=message)
