@@ -11,8 +11,6 @@ passes is taken. `meta` holds a SHA-256 of itself for the same reason.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import logging
 import os
 import re
@@ -20,9 +18,9 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +33,7 @@ from orbax.checkpoint._src.futures import future, signaling_client
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.fingerprints import checksums_if_finite, examined
+from bert_jax.meta import DamagedError, Meta, believed, signed
 from bert_jax.parallel import any_process
 from bert_jax.paths import absolute, check_kind, explained, is_remote, remove
 from bert_jax.state import Params, TrainState
@@ -51,33 +50,6 @@ for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True)
-class Meta:
-    """What is saved beside the arrays.
-
-    Attributes:
-        step: Updates done.
-        tokens: Trained on so far, without padding.
-        seconds: Spent on training so far, over all restarts.
-        config: Of the run, resolved; of converted weights only the section ``model``.
-        data: Digests that the data must have.
-        architecture: Of the network with its heads, by Hugging Face's name.
-        labels: Names of the classes of a task head.
-        problem_type: Of them; see `convert.Pretrained`.
-        parts: Of the parameters (see `convert`) those that are there; empty = as in pre-training.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    config: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
-    architecture: str = "BertForPreTraining"
-    labels: list[str] = field(default_factory=list)
-    problem_type: str = ""
-    parts: list[str] = field(default_factory=list)
-
-
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
 _LATE = "Event loop is closed"
 # In messages of XLA and TensorStore.
@@ -89,13 +61,6 @@ _NOT_DAMAGE = (
     "Input/output error",
     "Stale file handle",
 )
-
-
-_EMPTY = Meta()
-
-
-class DamagedError(Exception):
-    """A checkpoint cannot be read, or is not what was saved."""
 
 
 class Checkpoints:
@@ -151,7 +116,7 @@ class Checkpoints:
                 meta.step,
                 args=ocp.args.Composite(
                     **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
-                    meta=ocp.args.JsonSave(_signed(asdict(meta) | {"checksums": sums})),
+                    meta=ocp.args.JsonSave(signed(meta, sums)),
                 ),
                 metrics=None if eval_loss is None else {"loss": eval_loss},
             )
@@ -262,6 +227,8 @@ def _release_waiting() -> None:
         return
     for thread in threading.enumerate():
         if isinstance(thread, future._SignalingThread):
+            # What they were to do is not done, which is no news.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             thread.cancel()
             future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
@@ -277,7 +244,7 @@ def save_params(run_dir: Path, params: Params, meta: Meta) -> None:
     sums = checksums_if_finite({"params": params}, meta.step)
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
-        meta=ocp.args.JsonSave(_signed(asdict(meta) | {"checksums": sums})),
+        meta=ocp.args.JsonSave(signed(meta, sums)),
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(run_dir.absolute() / FOLDER / str(meta.step), args=items)
@@ -335,32 +302,7 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, list[int]]]:
     with _damage_reported():
         check_kind(folder / "meta" / "metadata")
         given = _restore_items(folder, {"meta": None})["meta"]
-        if given != _signed({key: value for key, value in given.items() if key != "sha256"}):
-            raise DamagedError("meta is not what was saved")
-        del given["sha256"]
-        sums = given.pop("checksums")
-        if given["step"] != int(folder.name):
-            raise DamagedError(f"it was saved as step {given['step']}")
-        meta = Meta(**given)
-        _check_types(meta)
-        return meta, sums
-
-
-def _check_types(meta: Meta) -> None:
-    """Whoever wrote it can have signed it."""
-    for one in fields(Meta):
-        value, default = getattr(meta, one.name), getattr(_EMPTY, one.name)
-        if type(value) is not type(default) and not (one.name == "seconds" and type(value) is int):
-            raise DamagedError(f"{one.name} is {value!r:.40}")
-    texts = [meta.architecture, meta.problem_type, *meta.labels, *meta.parts, *meta.data.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise DamagedError("a label, part or digest is no text")
-
-
-def _signed(content: dict[str, Any]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(content))  # tuples become lists, as they will be when read
-    text = json.dumps(plain, sort_keys=True)
-    return plain | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+        return believed(given, int(folder.name))
 
 
 def _newest_first(folder: Path) -> list[int]:

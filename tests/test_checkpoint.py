@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import shutil
@@ -21,13 +23,13 @@ from bert_jax.checkpoint import (
     Checkpoints,
     DamagedError,
     Meta,
-    _signed,
     newest_params,
     read_meta,
 )
 from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.fingerprints import checksums, digest
+from bert_jax.meta import _signed
 from bert_jax.parallel import Layout, devices
 from bert_jax.state import TrainState, init_state
 from bert_jax.steps import Steps
@@ -287,11 +289,31 @@ def test_a_save_that_fails_for_another_cause_is_one_line_too(
         save()
     checkpoints.close()
     assert "Traceback" not in capfd.readouterr().err
-    # Threads of Orbax that wait for others would keep the process for ten minutes.
+
+
+def test_after_a_failed_save_the_process_can_end(
+    tmp_path: Path, make: partial[TrainState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of Orbax that wait for the one that failed would keep it for minutes."""
+    make_folder = os.mkdir
+
+    def mkdir(path: str | Path, *options: int) -> None:
+        if "params" in Path(path).name:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        make_folder(path, *options)
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    checkpoints.save(make(), Meta(step=1))
+    with pytest.raises(UserError, match="the disk is full"):
+        checkpoints.wait()
+    checkpoints.close()
     for thread in threading.enumerate():
-        if "Signaling" in type(thread).__name__:
-            thread.join(10)
+        if thread.name != "MainThread" and not thread.daemon:
+            threading.Thread.join(thread, 10)  # that of Orbax raises
             assert not thread.is_alive()
+    del checkpoints, thread
+    gc.collect()  # here, where the warnings of it are left out
 
 
 def test_a_clock_that_is_set_does_not_end_a_save(

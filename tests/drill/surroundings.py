@@ -29,7 +29,7 @@ _NAMES = (
     "with some spaces",
     "größe 大きさ ünïcödé",
     'it\'s "quoted"',
-    "[bold]markup[/bold] [red]",
+    "[bold]markup [red] :smile:",
     "-dash",
     "%s {curly} $HOME * ~",
     "new\nline",
