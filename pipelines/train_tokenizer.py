@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from bert_jax.console import progress, say
 from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.paths import remove
 from pipelines import cli
 from pipelines.data import tokenizer_training
 from pipelines.data.corpora import CORPUS_HELP, Corpus, open_corpus
 from pipelines.data.shards import has_whole_lines, split_document
 from pipelines.data.tokenizer import DIGEST, RECORD, Tokenizer, load
-from pipelines.folders import check_same, own
+from pipelines.folders import check_same, exclusive, own
 from pipelines.formats.config_json import read_json
 from pipelines.settings import command_parser, parse
 
@@ -106,12 +107,21 @@ def is_there(out: Path, record: Mapping[str, Any]) -> bool:
 
 
 def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
-    """Writes the tokenizer and its record at once."""
+    """Writes the tokenizer and its record at once.
+
+    Raises:
+        DeviceUnavailableError: Another process does so now.
+    """
     draft = out.with_name(f"{out.name}.tmp")
-    tokenizer.save(draft)
-    content = {**record, DIGEST: tokenizer.digest}
-    (draft / RECORD).write_text(json.dumps(content) + "\n", "utf-8")
-    draft.replace(out)
+    draft.mkdir(parents=True, exist_ok=True)
+    with exclusive(draft):
+        if is_there(out, record):  # by another process, while this one learned
+            remove(draft)
+            return
+        tokenizer.save(draft)
+        content = {**record, DIGEST: tokenizer.digest}
+        (draft / RECORD).write_text(json.dumps(content) + "\n", "utf-8")
+        draft.replace(out)
 
 
 @dataclass(frozen=True)

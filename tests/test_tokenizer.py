@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
 from conftest import ROOT, bert_jax, refused
+from pipelines import train_tokenizer
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data import tokenizer_training
 from pipelines.data.tokenizer import SPECIALS
 from pipelines.data.tokenizer_training import Kind
+from pipelines.folders import exclusive
 
 KINDS: tuple[Kind, ...] = ("unigram", "bpe", "wordpiece")
 SHARED = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
@@ -153,7 +155,7 @@ def test_a_changed_bit_of_what_was_learned_is_refused(
     content = file.read_bytes()
     place = content.index(whole.pieces[-1].encode()) + len(whole.pieces[-1].encode()) - 1
     file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    with pytest.raises(BadInputError, match="remove .* and learn again"):
+    with pytest.raises(BadInputError, match=r"remove .* and learn again"):
         tokenizers.load(tmp_path / "t")
     refused(bert_jax(*arguments), 78, "remove", "learn again")
     file.unlink()
@@ -161,3 +163,15 @@ def test_a_changed_bit_of_what_was_learned_is_refused(
     shutil.rmtree(tmp_path / "t")
     assert bert_jax(*arguments).returncode == 0
     assert tokenizers.load(tmp_path / "t").digest == whole.digest
+
+
+def test_two_processes_do_not_write_to_one_tokenizer(tokenizer_dir: Path, tmp_path: Path) -> None:
+    tokenizer, out = tokenizers.load(tokenizer_dir), tmp_path / "t"
+    draft = tmp_path / "t.tmp"
+    draft.mkdir()
+    with exclusive(draft), pytest.raises(DeviceUnavailableError, match="another process"):
+        train_tokenizer.write(tokenizer, out, {"corpus": "text:a"})
+    for _ in range(2):  # the second one finds what another wrote while it learned
+        train_tokenizer.write(tokenizer, out, {"corpus": "text:a"})
+    assert not draft.exists()
+    assert tokenizers.load(out).digest == tokenizer.digest
