@@ -74,9 +74,10 @@ def results(run_dir: Path, step: int) -> list[str]:
     lines = [line for line in metrics.read(run_dir) if any(n.startswith("eval_") for n in line)]
     found: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
     rows = [
-        f"| {escaped(name.removeprefix('eval_'))} | {value:.4f} |"
+        f"| {name.removeprefix('eval_')} | {value:.4f} |"
         for name, value in found.items()
-        if name.startswith("eval_") and isinstance(value, float) and math.isfinite(value)
+        if re.fullmatch(r"eval_[\w@]+", name, re.ASCII)
+        if isinstance(value, float) and math.isfinite(value)
     ]
     if not rows:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig, as_dict
-from bert_jax.errors import BadArgumentsError, BadInputError
+from bert_jax.console import say
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from conftest import ROOT, bert_jax, refused
 from pipelines.settings import config_from_dict, run_config, to_yaml
 
@@ -155,3 +157,64 @@ def test_a_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert ended.returncode == 0
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 13)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 13)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        pytest.param(LAUGHS + "model: *a12", "10,000 values", id="aliases of aliases"),
+        pytest.param(MERGES + "model: *a12", "10,000 values", id="merges of merges"),
+        pytest.param("model: &a [*a]", "10,000 values", id="a value within itself"),
+        pytest.param("x: 1\n" * 60_000, "262,144 bytes", id="a large file"),
+        pytest.param("[" * 100_000, "recursion", id="a deep list"),
+        pytest.param("seed: !!python/object/apply:os.getpid []", "python/object", id="a program"),
+        pytest.param("seed: !!timestamp x", "cannot|can be read", id="a tag that does not fit"),
+        pytest.param("seed: !!int ''", "can be read", id="a number of nothing"),
+        pytest.param(f"seed: {'9' * 5000}", "digits", id="a number of 5,000 digits"),
+        pytest.param("seed: 2001-99-99", "month", id="a day that is none"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_a_line(tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(BadInputError, match=word) as error:
+        run_config(["--config", str(file), "--run_dir", "x"])
+    assert str(file) in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+def test_aliases_are_read_where_they_are_few(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("phases: [&a {length: 16, steps: 2, batch_size: 4}, *a]\n", "utf-8")
+    phases = run_config(["--config", str(file), "--run_dir", "x"]).phases
+    assert phases[0] == phases[1] == Phase(length=16, steps=2, batch_size=4)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for name, word in (("pipe", "pipe or device"), ("loop", "symbolic links")):
+        with pytest.raises(BadInputError, match=word):
+            run_config(["--config", str(tmp_path / f"{name}.yaml"), "--run_dir", "x"])
+
+
+def test_a_message_is_one_line_for_a_terminal() -> None:
+    error = UserError("a.txt holds \x1b[2J\u202e\ud800\nand more; " + "x" * 1000 + "; restore it")
+    text = str(error)
+    assert text.startswith(r"a.txt holds \x1b[2J\u202e\ud800 and more; x")
+    assert text.endswith("; restore it")
+    assert len(text) < 500
+
+
+def test_a_line_that_is_said_does_nothing_to_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    say("a label \x1b[31m of [bold] :smile:")
+    assert r"a label \x1b[31m of [bold] :smile:" in capfd.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -25,8 +26,10 @@ from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout, devices
 from conftest import bert_jax, inspected, refused, small_disk
 from pipelines.convert import convert
+from pipelines.folders import DATA_CARD
 from pipelines.formats import hugging_face
 from pipelines.model import open_model
+from pipelines.model_card import model_card
 from pipelines.pretrain import pretrain
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -311,3 +314,26 @@ def test_converted_weights_are_no_run(tmp_path: Path, store_dir: Path, trained: 
     options = ("--data.store", store_dir, "--train.steps", "30", "--run_dir", tmp_path / "w")
     model = ("--model.hidden_size", "32", "--model.preset", "bert-tiny")
     refused(bert_jax("pretrain", *options, *model), 78, "converted weights", "--init")
+
+
+def test_a_card_shows_what_strangers_wrote_as_text(
+    tmp_path: Path, trained: Path, one: Layout
+) -> None:
+    model = open_model(trained, one)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / DATA_CARD).write_text("# a \\[b\\]\n\n<script>x</script> ![y](http://z) \\<", "utf-8")
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 3, "eval_<b>\\n# x": 1.5, "eval_mlm_loss": 2.5}\n', "utf-8"
+    )
+    assert model.run is not None
+    run = replace(model.run, init="a\n```\n<b>", run_dir=str(folder))
+    weights = replace(model.weights, labels=("x\n---\n# y", "<script>", "[a](b)"))
+    card = model_card(replace(model, folder=folder, run=run, weights=weights))
+    assert r"Classes: x --- \# y, \<script\>, \[a\](b)." in card
+    assert r"a \[b\]" in card
+    assert r"\<script>x\</script> !\[y](http://z) \<" in card
+    assert "|---|---:|\n| mlm_loss | 2.5000 |\n\n## Recipe" in card
+    fence = re.search(r"^(`+)yaml$", card, re.MULTILINE)
+    assert fence is not None
+    assert len(fence[1]) > 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -214,3 +215,38 @@ def test_the_built_in_corpus_is_always_the_same(documents: list[list[str]]) -> N
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert json.loads(found.stdout) == documents[:1000]
+
+
+def test_a_few_bytes_that_unpack_to_very_many_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """A line and a document without end, in .zst files of some kilobytes that hold a gigabyte."""
+    program = (
+        "import resource, sys\n"
+        "from bert_jax.errors import BadInputError\n"
+        "from pipelines.data.corpora import open_corpus\n"
+        "space = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (space + (600 << 20),) * 2)\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        list(open_corpus('text:' + name).documents())\n"
+        "    except BadInputError as error:\n"
+        "        print(error)\n"
+    )
+    line, lines = zstd.compress(b"a" * (1 << 26)) * 16, zstd.compress(b"ab\n" * (1 << 24))
+    packed = {"a.zst": line, "b.zst": lines}
+    for name, data in packed.items():
+        (tmp_path / name).write_bytes(data)
+        assert len(data) < 1 << 18
+    done = subprocess.run(
+        [sys.executable, "-c", program, *(str(tmp_path / name) for name in packed)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("put a blank line between documents") == 2
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(BadInputError, match="pipe or device"), files.readable(tmp_path / "a.txt"):
+        pass

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bert_jax.convert import Pretrained
+from bert_jax.errors import BadInputError
 from pipelines.formats import hugging_face
 from stages import assert_equal, ours, synthetic, training_curve
 
@@ -32,3 +36,16 @@ def test_a_hundred_updates_go_the_same_way(theirs: Pretrained) -> None:
     curve = training_curve(theirs.params, theirs.config, batches)
     assert np.abs(curve - expected).max() <= 1e-3
     assert curve[-10:, 0].mean() < curve[:10, 0].mean() - 0.3, "nothing was learned"
+
+
+def test_a_part_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "config.json", tmp_path)
+    index = {"weight_map": {"bert.pooler.dense.bias": "part"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    os.mkfifo(tmp_path / "part")
+    with pytest.raises(BadInputError, match="part is a pipe or device"):
+        hugging_face.read(tmp_path)
+    (tmp_path / "part").unlink()
+    (tmp_path / "part").mkdir()
+    with pytest.raises(BadInputError, match=r"part cannot be read: .*; download it again"):
+        hugging_face.read(tmp_path)

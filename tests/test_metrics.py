@@ -227,8 +227,8 @@ def test_lines_of_strangers_are_left_out(tmp_path: Path) -> None:
     assert metrics.read(tmp_path) == [{"step": 1}]
 
 
-def test_a_pipe_in_place_of_the_log_is_not_waited_for(config: RunConfig, tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_log_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / metrics.FILE)
     assert metrics.read(tmp_path) == []
     with pytest.raises(BadInputError, match="pipe or device"):
-        MetricsLog(tmp_path, work(config), 0, 0, 0.0)
+        metrics._without_lines_after(tmp_path / metrics.FILE, 0)

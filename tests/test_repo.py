@@ -119,3 +119,12 @@ def test_nothing_large_is_committed() -> None:
         pytest.skip("not a git checkout")
     for name in listed.stdout.splitlines():
         assert (ROOT / name).stat().st_size < 200_000 or name.startswith("tpu/lock/"), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_can_run_a_program_or_write_elsewhere_by_being_read(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert imports(path).isdisjoint({"pickle", "marshal", "shelve", "joblib", "torch", "tarfile"})
+    for words in ("yaml.load(", "unsafe_load", "full_load", "allow_pickle=True", "extractall"):
+        assert words not in text
+    assert text.count("np.load(") == text.count("allow_pickle=False")

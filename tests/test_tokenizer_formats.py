@@ -15,6 +15,7 @@ import sentencepiece
 from tokenizers import Tokenizer as RustTokenizer
 
 from bert_jax.errors import BadInputError
+from pipelines import train_tokenizer
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data import tokenizer_training
 from pipelines.data.tokenizer import (
@@ -273,3 +274,18 @@ def test_prepare_takes_the_folder_of_a_model(
     shutil.copytree(tokenizer_dir, tmp_path / "run" / tokenizers.SUBFOLDER)
     prepare([f"text:{corpus}"], tmp_path / "run", tmp_path / "store", 0.0)
     assert same(load(tmp_path / "store"), load(tokenizer_dir))
+
+
+def test_a_piece_that_is_not_utf8_is_refused(sentences: list[str], tmp_path: Path) -> None:
+    tokenizer_training.train("unigram", sentences, 70, True).save(tmp_path)
+    file = tmp_path / tokenizers.SENTENCEPIECE_FILE
+    file.write_bytes(file.read_bytes().replace("▁t".encode(), b"\xe2\x96\x81\xff"))
+    with pytest.raises(BadInputError, match=r"sentencepiece\.model is not .*; restore it"):
+        tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"a": '])
+def test_a_damaged_record_of_learning_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / train_tokenizer.RECORD).write_text(text, "utf-8")
+    with pytest.raises(BadInputError, match=f"remove {tmp_path} and learn again"):
+        train_tokenizer.is_there(tmp_path, {})

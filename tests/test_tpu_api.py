@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -527,3 +528,62 @@ def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(CloudError) as error:
             connect("p").list(ZONE)
     assert (error.value.kind, error.value.exit_code) == ("transient", 69)
+
+
+@contextmanager
+def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
+    """Slices of a server that says the same to everything, as a proxy may."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield connect("p", f"http://127.0.0.1:{server.server_address[1]}/")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"<html>sign in</html>",
+        b"3",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"name": 3}',
+        b'{"state": {"state": [1]}}',
+        b'{"name": "run"}',
+        b'{"name": "\x1b[2J/a/b/c/d"}',
+    ],
+)
+@pytest.mark.parametrize("code", [200, 400])
+def test_what_is_no_answer_of_the_api_is_told_in_a_line(
+    text: bytes, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "_PATIENCE", 0.1)
+    with answering(text, code) as slices, pytest.raises(CloudError) as error:
+        slices.describe(ZONE, "run")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+def test_an_answer_of_a_million_slices_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "_PATIENCE", 0.1)
+    node = {"parent": PLACE, "node": {}, "multisliceParams": {"nodeCount": 10**6}}
+    answer = {"name": NAME, "tpu": {"nodeSpec": [node]}, "state": {"state": "ACTIVE"}}
+    told = pytest.raises(CloudError, match="1,000,000 slices")
+    with answering(json.dumps(answer).encode()) as slices, told:
+        slices.describe(ZONE, "run")

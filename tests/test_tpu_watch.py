@@ -580,3 +580,16 @@ def test_logs_are_those_of_the_newest_slice_line_by_line(watcher: Watcher) -> No
 def test_a_folder_where_nothing_was_submitted_is_refused(name: str, tmp_path: Path) -> None:
     refused(tpu(name, str(tmp_path)), 78, str(tmp_path), "was never submitted")
     refused(tpu(name), 64, "RUN" if name != "ssh" else "give")
+
+
+@pytest.mark.parametrize("text", ["", "3", "[" * 100_000, "{}", '{"tpu": {"zones": 3}}', "\ud800"])
+def test_a_launch_of_a_stranger_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch/launch.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadInputError, match=r"launch\.json.*; submit again"):
+        read_launch(tmp_path)
+
+
+def test_logs_and_notes_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"\x1b[2Ja\tb\xff\n")
+    assert Tail("worker-0", tmp_path / "log", None).new() == [r"worker-0: \x1b[2Ja   b�"]

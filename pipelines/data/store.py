@@ -310,7 +310,8 @@ def _map(folder: Path, shard: Shard, part: str, size: int) -> np.ndarray:
     path = folder / f"{shard.name}.{part}.npy"
     check_kind(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; remove the store and prepare it again") from None
     # The header is an expression of Python, which fails in as many ways.

@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from bert_jax.checkpoint import _signed
+from bert_jax.meta import _signed
 from drill.mutations import changed_value
 from pipelines.data.store import LEDGER, PARTS, sha256
 from pipelines.formats.protobuf import varints
