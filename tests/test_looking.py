@@ -10,8 +10,10 @@ import numpy as np
 
 from bert_jax.config import RunConfig
 from conftest import bert_jax, refused, write_config
+from pipelines import show_batch
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
+from pipelines.data.tokenizer import SPECIALS, WordPieceTokenizer
 
 
 def test_a_batch_is_shown_as_text(
@@ -65,3 +67,18 @@ def test_the_loader_is_measured(store_dir: Path) -> None:
         assert 0.3 < values["fill"] <= 1
         assert values["tokens_per_second"] <= values["slots_per_second"]
     refused(bert_jax("bench-loader", store_dir, "--batch", "0"), 64, "--batch")
+
+
+def test_a_token_does_nothing_to_a_terminal() -> None:
+    arrays = {
+        "sequence_ids": np.ones((1, 2), np.int32),
+        "token_ids": np.array([[5, 4]]),
+        "segment_ids": np.zeros((1, 2), np.int32),
+        "mlm_weights": np.ones((1, 1)),
+        "mlm_positions": np.ones((1, 1), np.int32),
+        "mlm_targets": np.array([[5]]),
+        "nsp_weights": np.zeros((1, 1)),
+    }
+    tokenizer = WordPieceTokenizer([*SPECIALS, "\x1b[2J"], uncased=True)
+    (text,) = show_batch.describe(arrays, 0, tokenizer)
+    assert text.plain.endswith(r" \x1b[2J {\x1b[2J}")

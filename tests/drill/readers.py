@@ -25,7 +25,7 @@ from drill.watched import Reader
 from pipelines import features, model_card, train_tokenizer
 from pipelines.data import corpora, tokenizer, tokenizer_export, tokenizer_training
 from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from pipelines.data.store import LEDGER, Store
 from pipelines.formats import google_research, hugging_face
 from pipelines.formats.config_json import read_json
 from pipelines.model import network_of, open_model
@@ -129,7 +129,10 @@ def make_store(folder: Path) -> None:
     lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
     words = tokenizer_training.train("wordpiece", lines, VOCABULARY, uncased=True)
     words.save(folder / "words")
-    prepare_again(folder)
+    prepare([f"text:{corpus}"], folder / "words", folder / "store", 0.2)
+    # As if made there, so that nothing else has to be read.
+    ledger = folder / "store" / LEDGER
+    ledger.write_text(ledger.read_text("utf-8").replace(f"{folder}/", ""), "utf-8")
 
 
 def read_store(folder: Path, verify: bool) -> None:
