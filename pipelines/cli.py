@@ -74,6 +74,7 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
     """Calls a command with its arguments and exits with the documented code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale such as C has few characters
             stream.reconfigure(errors="backslashreplace")
@@ -88,15 +89,36 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"bert-jax: {error}", file=sys.stderr)  # noqa: T201
+        _tell(f"bert-jax: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         if debug:
             traceback.print_exc()
-        print(f"bert-jax: {line_of(error)}", file=sys.stderr)  # noqa: T201
+        _tell(f"bert-jax: {line_of(error)}\n")
         sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
     finally:
         disregard()
+        _tell("")
+
+
+def _open_streams() -> None:
+    """Opens those that were closed: the next file would get their number, and what is said."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _tell(text: str) -> None:
+    """Writes to standard error; where that cannot be, the exit code says it alone."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except OSError:
+        # Python would try again at exit, and change the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def line_of(error: OSError) -> str:

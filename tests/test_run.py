@@ -389,3 +389,29 @@ def test_the_second_start_takes_its_programs_from_the_cache(
     # Programs that take less than a second to compile are kept or not as the machine is loaded.
     assert set((tmp_path / "cache").glob("jit_train-*")) == made
     assert inspected(tmp_path / "a")["digest"] == inspected(tmp_path / "b")["digest"]
+
+
+@pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-", "2>&-", ">&-"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("raise BadInputError('why')", 78),
+        ("raise OSError(5, 'why')", 1),
+        ("say('a line')", 0),
+        # A file that had the number of a stream would get what is said.
+        ("sys.exit(open('/dev/null').fileno() > 2)", 1),
+    ],
+)
+def test_the_exit_code_holds_where_nothing_can_be_said(
+    streams: str, command: str, code: int
+) -> None:
+    script = f"""import sys
+from bert_jax.console import say
+from bert_jax.errors import BadInputError
+from pipelines import cli
+def run(_):
+    {command}
+cli.run(run, [])
+"""
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script]
+    assert subprocess.run(shell, cwd=ROOT, check=False).returncode == code
