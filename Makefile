@@ -67,7 +67,7 @@ lint: $(VENV)/test
 
 # Three on two cores: some tests wait for other processes.
 test: lint
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-parity: $(VENV)/parity
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/parity
