@@ -49,3 +49,13 @@ def test_a_part_that_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     with pytest.raises(BadInputError, match=r"part cannot be read: .*; download it again"):
         hugging_face.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../part", "/etc/passwd", "..", "\ud800", "a\0b", "\x1b[2J"])
+def test_a_part_of_a_hostile_name_is_refused(name: str, tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "config.json", tmp_path)
+    index = {"weight_map": {"bert.pooler.dense.bias": name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    with pytest.raises(BadInputError) as error:
+        hugging_face.read(tmp_path)
+    assert str(error.value).isprintable()

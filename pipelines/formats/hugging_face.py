@@ -164,7 +164,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; download it again") from None
-    except OSError as error:  # of a library that names no file
+    except (OSError, UnicodeEncodeError) as error:  # of a library that names no file
         raise BadInputError(f"{path} cannot be read: {error}; download it again") from None
     except (SafetensorError, TypeError, AttributeError) as error:  # a type NumPy has not
         raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
