@@ -96,6 +96,12 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         _tell(f"bert-jax: {line_of(error)}\n")
         sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
+    except MemoryError as error:
+        if debug:
+            traceback.print_exc()
+        why = one_line(str(error) or "no memory")
+        _tell(f"bert-jax: {why}; give it more, or ask for less, and run the same command again\n")
+        sys.exit(UserError.exit_code)
     finally:
         disregard()
         _tell("")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from bert_jax.config import (
     TrainConfig,
 )
 from conftest import ROOT, bert_jax, inspected, refused, small_disk, start, write_config
+from pipelines import cli
 from pipelines.folders import exclusive
 
 STEPS = 40
@@ -389,6 +390,25 @@ def test_the_second_start_takes_its_programs_from_the_cache(
     # Programs that take less than a second to compile are kept or not as the machine is loaded.
     assert set((tmp_path / "cache").glob("jit_train-*")) == made
     assert inspected(tmp_path / "a")["digest"] == inspected(tmp_path / "b")["digest"]
+
+
+def test_no_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As far as Python hears of it: the runtime of XLA often ends the process itself."""
+
+    def hungry(_: Sequence[str]) -> None:
+        raise MemoryError("Unable to allocate output buffer.")
+
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(hungry, [])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert said.startswith("bert-jax: Unable to allocate")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-", "2>&-", ">&-"])

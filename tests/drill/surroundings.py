@@ -180,7 +180,7 @@ def limit(what: int, most: int) -> None:
 # Limit -> from, to; of memory beyond what the process has when it begins.
 _LIMITS = {
     "RLIMIT_NOFILE": (20, 256),
-    "RLIMIT_AS": (1 << 20, 1 << 30),
+    "RLIMIT_AS": (1 << 26, 3 << 29),
     "RLIMIT_FSIZE": (1 << 8, 1 << 20),
 }
 # What the C++ runtime does without memory: it ends the process itself.
@@ -201,6 +201,9 @@ def limited(name: str, which: str, stage: Stage, rng: Random) -> Row:
     lost = 0 if code == 0 else max(0, life.steps - newest_checkpoint(run_dir))
     far = f"{lost} steps lost" if lost > 2 * EVERY else ""
     message = life.last_line if code > 0 else ""
+    if code in aborts:
+        # Its own words, among addresses.
+        message = "the C++ runtime ends the process: std::bad_alloc, or addresses of its functions"
     again = stage.pretrain(place, run_dir)
     complaints = [complaint, far, ended(again, 0) or stage.complaint(run_dir)]
     tally.judge(f"{which} {most:,}", *complaints, message=message, lost=lost)
