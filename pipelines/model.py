@@ -185,7 +185,8 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
     Raises:
         BadInputError: It is described by keys of another version.
     """
-    if meta.architecture not in ARCHITECTURES:
+    # What a task of our own was fine-tuned to has no name of Hugging Face's.
+    if "task" not in meta.config and meta.architecture not in ARCHITECTURES:
         raise BadInputError(f"{path} holds a {meta.architecture!r:.40}, which is not known here")
     given = meta.config.get("model")
     if not isinstance(given, dict):
