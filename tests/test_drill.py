@@ -1,4 +1,4 @@
-"""The drill at the size of a test, and whether it would notice; ``make drill`` is the whole of it."""
+"""The drill at the size of a test, and whether it would notice; ``make drill`` is all of it."""
 
 from __future__ import annotations
 

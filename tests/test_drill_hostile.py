@@ -42,10 +42,8 @@ def good(folder: Path) -> None:
         raise BadInputError(f"{path} is damaged; restore it")
 
 
-def test_the_rows_name_the_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader("a.json", make, good, ("*",))
-    monkeypatch.setattr(hostile, "READERS", [reader])
-    (row,) = hostile.rows(tmp_path, Random(SEED), 0)  # noqa: S311
+def test_a_row_names_its_reader(tmp_path: Path) -> None:
+    row = hostile.drilled(Reader("a.json", make, good, ("*",)), tmp_path, SEED, 0)
     assert (row.fault, row.tries, row.survived) == ("hostile a.json", 20, 20)
     assert "is damaged; restore it" in row.message
 

@@ -10,31 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from drill.mutations import copied, damage
 from drill.readers import READERS
 from drill.report import Row
+from drill.stage import Fault, Stage
 from drill.watched import Child, Reader
 
 LEAST = 20  # tries of a reader, however short the time
 LIMIT = 10.0  # seconds for a try
+_SECONDS = 6.0  # for a reader
 
 _MOST_FAILURES = 20  # of a reader; then it is known not to hold
-
-
-def rows(folder: Path, rng: Random, seconds: float) -> Iterator[Row]:
-    """A row for every reader.
-
-    Args:
-        folder: For the files; new or empty.
-        rng: Decides the tries.
-        seconds: For each reader; `LEAST` tries are made in any case.
-    """
-    seed = rng.getrandbits(32)
-    for number, reader in enumerate(READERS):
-        yield drilled(reader, folder / f"{number:02}", seed, seconds)
 
 
 def drilled(
@@ -78,6 +68,20 @@ def drilled(
     return Row(
         f"hostile {reader.name}", tries, tries - lost, message=message, failures=tuple(failures)
     )
+
+
+def faults() -> Iterator[Fault]:
+    """One for every reader; the tests make their own tries."""
+    for reader in READERS:
+        yield Fault(f"hostile {reader.name}", partial(_trial, reader), quick=0)
+
+
+def _trial(reader: Reader, stage: Stage, rng: Random) -> Row:
+    place = stage.place()
+    row = drilled(reader, place, rng.getrandbits(32), _SECONDS)
+    if row.held:
+        stage.remove(place)
+    return row
 
 
 def _prepared(reader: Reader, good: Path, place: Path, rng: Random) -> str:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from drill import damage, disks, numerics, signals, soak, surroundings
+from drill import damage, disks, hostile, numerics, signals, soak, surroundings
 from drill.report import Row
 from drill.stage import Fault, Stage
 
@@ -16,7 +16,7 @@ _LANES = 2  # beside each other: as many as there are cores on the smallest mach
 
 def all_faults() -> list[Fault]:
     """Of the whole drill, in the order of the table."""
-    modules = (signals, damage, disks, surroundings, numerics, soak)
+    modules = (signals, damage, disks, surroundings, numerics, hostile, soak)
     return [fault for module in modules for fault in module.faults()]
 
 
