@@ -206,6 +206,31 @@ def test_what_an_interruption_at_the_very_end_leaves_is_mended(
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("part", ["hashes", "tokens"])
+def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text(2 * (corpus.read_text("utf-8") + "\n"), "utf-8")  # so blocks are read again
+    monkeypatch.setattr(corpora, "_BLOCK_BYTES", (3000, 3000))
+    prepare([f"text:{text}"], tokenizer_dir, tmp_path / "whole", 0.2)
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.data.assemble.card.write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
+    damaged = max((out / WORK).glob(f"*/train.{part}.npy"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=f"{part}.npy is damaged; the same command makes block"):
+        prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
+    prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
+    assert content(out) == content(tmp_path / "whole")
+
+
 def test_a_lost_block_or_document_is_noticed(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

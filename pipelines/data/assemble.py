@@ -18,7 +18,15 @@ import numpy as np
 from bert_jax.errors import BadInputError, UserError
 from pipelines.data import card
 from pipelines.data.corpora import Corpus
-from pipelines.data.shards import HASHES, RECORD, Job, read_record, save_arrays, write_json
+from pipelines.data.shards import (
+    HASHES,
+    RECORD,
+    Job,
+    load_part,
+    read_record,
+    save_arrays,
+    write_json,
+)
 from pipelines.data.store import LEDGER, PARTS, SPLITS, TOKENIZER, Ledger, Shard, SplitName
 from pipelines.data.tokenizer import Tokenizer
 
@@ -126,8 +134,9 @@ def _hashes(
     work: Path, records: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, SplitName, np.ndarray]]:
     for name, record in records.items():
-        for split in record["splits"]:
-            yield name, split, np.load(work / name / f"{split}.{HASHES}.npy", allow_pickle=False)
+        for split, given in record["splits"].items():
+            known = given["sha256"].get(HASHES)
+            yield name, split, load_part(work, name, split, HASHES, known)
 
 
 def _shard(
@@ -139,15 +148,16 @@ def _shard(
     unk_id: int,
 ) -> dict[str, Any]:
     """Puts the files of a shard into the store; returns its sizes and hashes."""
-    folder = job.work / name
+    given = record["splits"][split]
+    known = {part: given["sha256"][part] for part in PARTS}
     if dropped is None:
         for part in PARTS:
-            source = folder / f"{split}.{part}.npy"
+            source = job.work / name / f"{split}.{part}.npy"
             if source.exists():  # otherwise it was moved before an interruption
                 source.rename(job.store / f"{split}-{name}.{part}.npy")
-        return dict(record["splits"][split])
+        return {**given, "sha256": known}
     tokens, sentences, documents = (
-        np.load(folder / f"{split}.{part}.npy", allow_pickle=False) for part in PARTS
+        load_part(job.work, name, split, part, known[part]) for part in PARTS
     )
     kept = np.ones(len(documents), bool)
     kept[dropped] = False

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from sentencex import segment
 
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, UserError
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.corpora import Block, Corpus
 from pipelines.data.files import Document
@@ -279,7 +279,20 @@ def save_arrays(
         hashes[part] = sha256(path)
     sizes = {part: len(arrays[part]) for part in PARTS}
     unknown = int(np.count_nonzero(arrays["tokens"] == unk_id))
-    return {**sizes, "unknown": unknown, "sha256": {part: hashes[part] for part in PARTS}}
+    return {**sizes, "unknown": unknown, "sha256": hashes}
+
+
+def load_part(work: Path, name: str, split: SplitName, part: str, known: Any) -> np.ndarray:
+    """An array of a finished block, whose SHA-256 is `known`.
+
+    Raises:
+        UserError: It is damaged. Then the block is one that is not finished.
+    """
+    path = work / name / f"{split}.{part}.npy"
+    if not path.is_file() or sha256(path) != known:
+        (work / name / RECORD).unlink()
+        raise UserError(f"{path} is damaged; the same command makes block {name} again")
+    return np.load(path, allow_pickle=False)
 
 
 def read_record(work: Path, name: str) -> dict[str, Any]:
