@@ -1,4 +1,4 @@
-"""Saving and restoring; the only file that imports Orbax.
+"""Saving and restoring; nothing else but `orbax_repairs` knows Orbax.
 
     RUN/checkpoints/STEP/params, opt_state, meta
 
@@ -11,25 +11,19 @@ passes is taken. `meta` holds a SHA-256 of itself for the same reason.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import shutil
-import sys
-import threading
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint._src.futures import future, signaling_client
 
+from bert_jax import orbax_repairs
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.fingerprints import checksums_if_finite, examined
@@ -40,18 +34,10 @@ from bert_jax.state import Params, TrainState
 
 FOLDER = "checkpoints"
 
-# Orbax measures how long it waits by the clock of the wall, and gives up a save when that is set.
-_STEADY = SimpleNamespace(**{**vars(time), "time": time.monotonic})
-for _module in (future, signaling_client):
-    _module.time = _STEADY
-# Orbax logs every failure of each of its threads and reads with a traceback (a full disk: 300
-# lines), and then raises it as well; what it raises is reported below, once.
-for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
-
+orbax_repairs.keep_quiet()
+orbax_repairs.use_steady_clock()
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
-_LATE = "Event loop is closed"
 # In messages of XLA and TensorStore.
 _NOT_DAMAGE = (
     "RESOURCE_EXHAUSTED",
@@ -76,7 +62,7 @@ class Checkpoints:
         """
         self.folder = absolute(run_dir) / FOLDER
         self._saving = 0
-        _ignore_late_failures()
+        orbax_repairs.ignore_late_failures()
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
         if keep_best:
             best = ocp.checkpoint_managers.BestN(
@@ -134,7 +120,7 @@ class Checkpoints:
         """Ends the background threads; a save that fails only now is not reported, see `wait`."""
         with suppress(Exception):
             self._manager.close()
-        _release_waiting()
+        orbax_repairs.release_waiting()
 
     def restore(
         self, abstract: TrainState, check: Callable[[Meta], None]
@@ -219,18 +205,6 @@ class Checkpoints:
                 f" {f'Step {good[0]} is safe' if good else 'No step is saved'};"
                 f" {'make room' if full else 'mend that'} and run the same command to go on"
             ) from error
-
-
-def _release_waiting() -> None:
-    """Ends threads of Orbax that wait for another that failed: the process would for minutes."""
-    if jax.process_count() > 1:  # what they wait for can come from another process
-        return
-    for thread in threading.enumerate():
-        if isinstance(thread, future._SignalingThread):
-            # What they were to do is not done, which is no news.
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            thread.cancel()
-            future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 def _cause(text: str) -> str:
@@ -330,7 +304,7 @@ def _damage_reported() -> Iterator[None]:
 
     What says nothing about the files (no memory, no permission, too many open files) passes.
     """
-    _ignore_late_failures()
+    orbax_repairs.ignore_late_failures()
     try:
         yield
     except (DamagedError, MemoryError):
@@ -341,26 +315,6 @@ def _damage_reported() -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DamagedError(lines[0][:120]) from error
-
-
-def _ignore_late_failures() -> None:
-    """Silences what fails in Orbax after it gave up a save or restore: nobody waits for it."""
-    hook, uncaught = sys.unraisablehook, sys.excepthook
-    if getattr(hook, "ignores_late_failures", False):
-        return
-
-    def filtered(late: Any) -> None:
-        code = getattr(late.object, "cr_code", None)
-        orphaned = code is not None and "orbax" in code.co_filename
-        if not orphaned and str(late.exc_value) != _LATE:
-            hook(late)
-
-    def filtered_of_threads(kind: Any, error: BaseException, trace: Any) -> None:
-        if str(error) != _LATE:
-            uncaught(kind, error, trace)
-
-    filtered.ignores_late_failures = True  # type: ignore[attr-defined]
-    sys.unraisablehook, sys.excepthook = filtered, filtered_of_threads
 
 
 def _compare(arrays: dict[str, Any], expected: dict[str, list[int]]) -> None:

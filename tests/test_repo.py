@@ -25,7 +25,7 @@ TOKENIZERS = {
 }
 # Dependency -> the only files that may import it.
 OWNERS = {
-    "orbax": {"bert_jax/checkpoint.py"},
+    "orbax": {"bert_jax/checkpoint.py", "bert_jax/orbax_repairs.py"},
     "etils": {"bert_jax/paths.py"},
     "fsspec": {"bert_jax/paths.py"},
     "gcsfs": {"bert_jax/paths.py"},
