@@ -21,10 +21,13 @@ _ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # What each leaves behind as exit code; 75 = everything is saved.
 _CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75, signal.SIGINT: 75}
 # Moment -> how often it occurs in an undisturbed run.
-_MOMENTS = {"compile": 2, "step": STEPS, "evaluation": 4, "save": STEPS // EVERY, "restore": 1}
+_MOMENTS = {"step": STEPS, "save": STEPS // EVERY, "evaluation": 4, "compile": 1, "restore": 1}
+# Of each moment so many runs are struck; those in which work is lost have the most.
+_JOBS = {"step": 4, "save": 4, "evaluation": 2, "compile": 2, "restore": 2}
 _PAUSE = (0.02, 0.3)  # seconds that a process is stopped
-_PER_JOB = 5
-_COMMANDS = 10  # tries of a command that takes a second
+_PER_JOB = 5  # tries
+_COMMANDS = 20  # tries of a command that takes a second
+_DOCUMENTS = 1500
 
 
 @dataclass
@@ -181,7 +184,7 @@ def command_ended(
 ) -> Row:
     """A command is ended anywhere; the same command again has to make what it would have made."""
     place = stage.place()
-    corpus = write_corpus(place / "text.txt", 4000)
+    corpus = write_corpus(place / "text.txt", _DOCUMENTS)
     whole = command(stage, corpus, place, "whole")
     begun = time.monotonic()
     whole.end()
@@ -280,15 +283,15 @@ def faults() -> Iterator[Fault]:
         what = "SIGSTOP, SIGCONT" if number == signal.SIGSTOP else number.name
         for label, command, made in commands:
             name = f"{what} in {label}"
-            yield Fault(name, partial(command_ended, name, command, made, number), jobs=2, quick=0)
+            yield Fault(name, partial(command_ended, name, command, made, number), quick=0)
         for moment in _MOMENTS:
             name = f"{what} in {moment}"
             if number == signal.SIGSTOP:
-                per_job = min(_PER_JOB, _MOMENTS[moment])
-                yield Fault(name, partial(stopped_at, name, moment), -(-20 // per_job), quick=0)
-            else:
-                quick = int(number == signal.SIGKILL)
-                yield Fault(name, partial(ended_at, name, moment, number), 20 // _PER_JOB, quick)
+                yield Fault(name, partial(stopped_at, name, moment), _JOBS[moment], quick=0)
+                continue
+            quick = int(number == signal.SIGKILL and moment == "save")
+            jobs = _JOBS[moment] if number == signal.SIGKILL else _JOBS[moment] // 2
+            yield Fault(name, partial(ended_at, name, moment, number), jobs, quick)
         for all_ in (False, True):
             name = f"{what} to {'both' if all_ else 'one'} of two processes"
-            yield Fault(name, partial(one_of_two, name, number, all_), jobs=2, quick=0)
+            yield Fault(name, partial(one_of_two, name, number, all_), quick=0)

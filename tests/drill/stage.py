@@ -35,7 +35,7 @@ _CONFIG: dict[str, Any] = {
     },
     "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5},
     "train": {"batch_size": 8, "log_every": 1, "eval_every": 10, "eval_batches": 2},
-    "phases": [{"length": 32, "steps": 24}, {"length": 64, "steps": 16, "batch_size": 4}],
+    "phases": [{"length": 32, "steps": STEPS}],  # another would have to be compiled, too
     "checkpoint": {"every": EVERY, "keep": 3},
 }
 
