@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[1]
 # Before JAX is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
-# Programs compiled by one test or process are reused by the others.
+# Programs compiled by one test or process are reused by the others, also small ones.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
