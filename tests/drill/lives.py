@@ -60,6 +60,10 @@ class Life:
         """Waits until a moment began that often; False if the process ended before."""
         return self.waits(lambda: len(moments.begins(self.notes, moment)) >= occurrence)
 
+    def listens(self) -> bool:
+        """Waits until it heeds signals; False if it ended before."""
+        return self.waits(lambda: bool(moments.ends(self.notes, "listening")))
+
     def waits(self, for_it: Callable[[], bool]) -> bool:
         """Waits until something is so; False if the process ended before."""
         while not self.ended:

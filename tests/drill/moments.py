@@ -17,6 +17,7 @@ BEGIN, END = "begin", "end"
 
 # Moment -> module, and the function in it.
 _FUNCTIONS = {
+    "listening": ("pipelines.cli", "take_over"),  # at its end signals are heeded
     "restore": ("bert_jax.checkpoint", "Checkpoints.restore"),
     "compile": ("bert_jax.train", "Trainer._compile"),
     "evaluation": ("bert_jax.work", "evaluate"),
@@ -64,10 +65,15 @@ def begins(notes: Path, moment: str) -> list[float]:
     return [float(line[2]) for line in _lines(notes) if line[:2] == [moment, BEGIN]]
 
 
+def ends(notes: Path, moment: str) -> list[float]:
+    """When it ended, each time."""
+    return [float(line[2]) for line in _lines(notes) if line[:2] == [moment, END]]
+
+
 def longest(notes: Path, moment: str) -> float:
     """Seconds that a moment took at most."""
-    ends = [float(line[2]) for line in _lines(notes) if line[:2] == [moment, END]]
-    return max(end - begin for begin, end in zip(begins(notes, moment), ends, strict=False))
+    both = zip(begins(notes, moment), ends(notes, moment), strict=False)
+    return max(end - begin for begin, end in both)
 
 
 def newest_step(notes: Path) -> int:

@@ -113,7 +113,8 @@ def ended_at(name: str, moment: str, number: int, stage: Stage, rng: random.Rand
     complete = 0
     while chain.tries < _PER_JOB and complete < 2 * _PER_JOB:
         safe, life = newest_checkpoint(chain.run_dir), chain.live()
-        left = max(1, _MOMENTS[moment] * (STEPS - safe) // STEPS)
+        # Not in the last quarter, in which the run may end before it is struck.
+        left = max(1, _MOMENTS[moment] * (STEPS - safe) * 3 // (STEPS * 4))
         if moment == "restore" and not safe:
             life.reaches("save", 2)  # there has to be something to restore
         else:
@@ -193,6 +194,7 @@ def command_ended(
     for attempt in range(_COMMANDS):
         delay = rng.uniform(0, seconds)
         life = command(stage, corpus, place, f"out-{attempt}")
+        life.listens()
         time.sleep(delay)
         life.strike(number)
         if number == signal.SIGSTOP:
