@@ -156,6 +156,8 @@ def _live(arguments: list[str], files: list[Path], under: Circumstances) -> None
     flags = f"--xla_force_host_platform_device_count={under.devices}"
     os.environ |= {**under.variables, "XLA_FLAGS": flags}
     warnings.simplefilter("error")
+    # A file that cannot be closed on a full disk; nobody is shown these unless he asks.
+    warnings.simplefilter("ignore", ResourceWarning)
     moments.announce(files[2])
     if under.before is not None:
         under.before()

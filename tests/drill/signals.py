@@ -292,7 +292,7 @@ def faults() -> Iterator[Fault]:
                 yield Fault(name, partial(stopped_at, name, moment), _JOBS[moment], quick=0)
                 continue
             quick = int(number == signal.SIGKILL and moment == "save")
-            jobs = _JOBS[moment] if number == signal.SIGKILL else _JOBS[moment] // 2
+            jobs = _JOBS[moment] if number == signal.SIGKILL else 1
             yield Fault(name, partial(ended_at, name, moment, number), jobs, quick)
         for all_ in (False, True):
             name = f"{what} to {'both' if all_ else 'one'} of two processes"
