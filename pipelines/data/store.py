@@ -38,6 +38,7 @@ LEDGER = "ledger.json"
 WORK = "work"
 TOKENIZER = "tokenizer"
 PARTS = ("tokens", "sentences", "documents")
+COUNTS = ("read", "too_short", "empty", "duplicates", "characters", "unknown")
 _DTYPES = {"tokens": ("uint16", "uint32"), "sentences": ("uint16",), "documents": ("uint32",)}
 
 SplitName = Literal["train", "heldout"]
@@ -294,7 +295,7 @@ def _checked(ledger: Ledger) -> Ledger:
         if set(shard.sha256) != set(PARTS):
             raise ValueError(f"{shard.name} has hashes of {', '.join(shard.sha256)}")
     sizes = [size for one in shards for size in (one.documents, one.sentences, one.tokens)]
-    for count in (ledger.vocab_size, *sizes, *ledger.counts.values()):
+    for count in (ledger.vocab_size, *sizes, *(ledger.counts[name] for name in COUNTS)):
         if type(count) is not int or not 0 <= count < 1 << 60:
             raise ValueError(f"a count is {count!r:.40}")
     return ledger

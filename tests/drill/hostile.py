@@ -22,7 +22,7 @@ from drill.watched import Child, Reader
 
 LEAST = 20  # tries of a reader, however short the time
 LIMIT = 10.0  # seconds for a try
-_SECONDS = 6.0  # for a reader
+_SECONDS = 5.0  # for a reader
 
 _MOST_FAILURES = 20  # of a reader; then it is known not to hold
 

@@ -158,7 +158,7 @@ def faults() -> Iterator[Fault]:
         ("overflow", "overflow in bfloat16"),
     ):
         name = f"{what}, rollback"
-        yield Fault(name, partial(gone_back, name, kind), jobs=5, quick=int(kind == "batch"))
+        yield Fault(name, partial(gone_back, name, kind), jobs=4, quick=int(kind == "batch"))
     name = "NaN in a batch, stop"
     yield Fault(name, partial(stopped, name), jobs=4, quick=0)
     name = "NaN again and again, rollback"

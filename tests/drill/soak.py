@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from drill.stage import Fault, Stage
 
 _STEPS, _EVERY = 2000, 100
 _PAUSE = 0.1  # seconds between looks
-_PAGE, _TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+_TICKS = os.sysconf("SC_CLK_TCK")
 _WARM = 0.2  # share of the steps after which memory must be flat
 _GROWTH = 1.0  # MiB in a thousand steps; what allocators scatter, a leaked batch would be more
 _SLOWER = 1.05
@@ -31,7 +32,7 @@ class Look:
 
     Attributes:
         step: Newest of it.
-        memory: MiB of it that are resident.
+        memory: MiB of its own.
         files: Open.
         seconds: Of processors, so far.
     """
@@ -46,12 +47,18 @@ def look(life: Life) -> Look | None:
     """As the kernel knows it; None if it is over."""
     process = Path(f"/proc/{life.pid}")
     try:
-        memory = int((process / "statm").read_text().split()[1]) * _PAGE / 2**20
+        memory = _own_memory((process / "status").read_text())
         files = len(list((process / "fd").iterdir()))
         times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
     except (OSError, IndexError):
         return None
     return Look(life.steps, memory, files, sum(map(int, times)) / _TICKS)
+
+
+def _own_memory(status: str) -> float:
+    """MiB that no file could give back, wherever the kernel has put them."""
+    parts = re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", status, re.MULTILINE)
+    return sum(map(int, parts)) / 1024
 
 
 def per_thousand(looks: list[Look], name: str) -> float:
