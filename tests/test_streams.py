@@ -1,0 +1,58 @@
+"""What a command says, and its exit code, where there is no memory or no stream to say it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from conftest import ROOT
+from pipelines import cli
+
+
+def test_no_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As far as Python hears of it: the runtime of XLA often ends the process itself."""
+
+    def hungry(_: Sequence[str]) -> None:
+        raise MemoryError("Unable to allocate output buffer.")
+
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(hungry, [])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert said.startswith("bert-jax: Unable to allocate")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-", "2>&-", ">&-"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("raise BadInputError('why')", 78),
+        ("raise OSError(5, 'why')", 1),
+        ("say('a line')", 0),
+        # A file that had the number of a stream would get what is said.
+        ("sys.exit(open('/dev/null').fileno() > 2)", 1),
+    ],
+)
+def test_the_exit_code_holds_where_nothing_can_be_said(
+    streams: str, command: str, code: int
+) -> None:
+    script = f"""import sys
+from bert_jax.console import say
+from bert_jax.errors import BadInputError
+from pipelines import cli
+def run(_):
+    {command}
+cli.run(run, [])
+"""
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script]
+    assert subprocess.run(shell, cwd=ROOT, check=False).returncode == code
