@@ -5,11 +5,14 @@ Anything else that is raised is a bug, ends with exit code 1 and shows its trace
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 # Characters of a message: of a longer one the beginning, which names the file, and the end, which
 # says what to do, are shown.
-_BEGINNING, _END = 300, 160
+_BEGINNING, _END = 260, 220
+# They look like nothing, and are part of the spelling of words in many scripts.
+_JOINERS = "\u200c\u200d"
 
 
 class UserError(Exception):
@@ -60,7 +63,12 @@ def printable(text: str) -> str:
     """`text` without characters that do something to a terminal: they are spelled out."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if _is_shown(c) else ascii(c)[1:-1] for c in text)
+
+
+def _is_shown(character: str) -> bool:
+    spaces = unicodedata.category(character) == "Zs"
+    return character.isprintable() or spaces or character in _JOINERS
 
 
 def one_line(text: str) -> str:

@@ -274,8 +274,8 @@ def _without_lines_after(path: Path, step: int) -> AppendedObject | BinaryIO:
     check_kind(path)
     known = read(path.parent)
     kept = b"".join(_line(line) for line in known if line["step"] <= step)
-    if step and not kept:
-        say(f"{path} has nothing of the steps before {step:,}; it goes on from here")
+    if step and not path.exists():
+        say(f"{path} is not there: it begins with step {step + 1:,}")
     if is_remote(path):
         return AppendedObject(path, kept)
     if path.is_file():

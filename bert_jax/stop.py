@@ -47,7 +47,10 @@ class StopRequests:
         """Whether to stop now that a step is done; every process must ask every time."""
         # Not by the step, which goes back in a rollback: they agree on a number ahead of them all.
         self._times += 1
-        return self._asked if jax.process_count() == 1 else stop_agreed(self._times)
+        if jax.process_count() > 1:
+            # JAX says it once; the step after which it does may turn out not to be finite.
+            self._asked = stop_agreed(self._times) or self._asked
+        return self._asked
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

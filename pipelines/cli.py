@@ -86,22 +86,14 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
         # The reader of our output went away (`… | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except UserError as error:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        line, code = _last_words(error)
+        if not line:
+            raise
         if debug:
             traceback.print_exc()
-        _tell(f"bert-jax: {error}\n")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        _tell(f"bert-jax: {line_of(error)}\n")
-        sys.exit(_PERMANENT.get(error.errno or 0, UserError.exit_code))
-    except MemoryError as error:
-        if debug:
-            traceback.print_exc()
-        why = one_line(str(error) or "no memory")
-        _tell(f"bert-jax: {why}; give it more, or ask for less, and run the same command again\n")
-        sys.exit(UserError.exit_code)
+        _tell(f"bert-jax: {line}\n")
+        sys.exit(code)
     finally:
         disregard()
         _tell("")
@@ -125,6 +117,19 @@ def _tell(text: str) -> None:
     except OSError:
         # Python would try again at exit, and change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _last_words(error: Exception) -> tuple[str, int]:
+    """What is said of a failure, and the exit code; nothing of a bug."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return line_of(error), _PERMANENT.get(error.errno or 0, UserError.exit_code)
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        why = one_line(str(error) or "no memory")
+        remedy = "give it more, or ask for less, and run the same command again"
+        return f"{why}; {remedy}", UserError.exit_code
+    return "", UserError.exit_code
 
 
 def line_of(error: OSError) -> str:

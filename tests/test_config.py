@@ -12,7 +12,8 @@ import yaml
 
 from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig, as_dict
 from bert_jax.console import say
-from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError, printable
+from bert_jax.paths import _REMEDY
 from conftest import ROOT, bert_jax, refused
 from pipelines.settings import config_from_dict, run_config, to_yaml
 
@@ -213,6 +214,16 @@ def test_a_message_is_one_line_for_a_terminal() -> None:
     assert text.startswith(r"a.txt holds \x1b[2J\u202e\ud800 and more; x")
     assert text.endswith("; restore it")
     assert len(text) < 500
+
+
+def test_what_people_write_stays_as_it_is() -> None:
+    for text in ("全角\u3000空白", "prix\xa0: 5\u202f€", "می\u200cخواهم", "größe"):
+        assert printable(text) == text
+
+
+def test_a_long_message_keeps_its_remedy() -> None:
+    error = BadInputError(f"gs://bucket/{'x' * 600}; {_REMEDY}")
+    assert str(error).endswith(_REMEDY)
 
 
 def test_a_line_that_is_said_does_nothing_to_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:

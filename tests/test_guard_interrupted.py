@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from bert_jax import metrics
+from bert_jax import metrics, stop
 from bert_jax.checkpoint import Checkpoints, newest_meta
 from bert_jax.config import RunConfig
 from bert_jax.errors import NotFiniteError, PreemptedError
 from bert_jax.guard import Guard
+from bert_jax.stop import StopRequests
 from conftest import command, refused, write_config
 from pipelines.data.store import Store
 from pipelines.pretrain import pretrain
@@ -90,6 +92,15 @@ def test_told_to_end_at_a_step_that_is_not_finite_it_saves_another(
         pretrain(rolling, layout_of(rolling), told)
     pretrain(rolling, layout_of(rolling))
     assert reached(rolling) == reference(rolling, store, {8})
+
+
+def test_a_request_that_jax_tells_once_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes: the step after which it tells may be one that is rolled back."""
+    told = iter([False, True, False, False])
+    monkeypatch.setattr(stop, "stop_agreed", lambda times: next(told))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with StopRequests() as requests:
+        assert [requests.agreed() for _ in range(4)] == [False, True, True, True]
 
 
 def test_going_back_over_a_damaged_checkpoint(

@@ -209,7 +209,7 @@ def test_damaged_lines_are_left_out_and_said(
     assert "5 line(s) could not be read" in capsys.readouterr().err
     (tmp_path / metrics.FILE).unlink()
     with closing(MetricsLog(tmp_path, work(config), 5, 0, 0.0)):
-        assert "nothing of the steps before 5" in capsys.readouterr().err
+        assert "is not there: it begins with step 6" in capsys.readouterr().err
 
 
 def test_lines_of_strangers_are_left_out(tmp_path: Path) -> None:

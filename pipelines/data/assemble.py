@@ -22,6 +22,7 @@ from pipelines.data.shards import (
     HASHES,
     RECORD,
     Job,
+    check_part,
     load_part,
     read_record,
     save_arrays,
@@ -136,7 +137,7 @@ def _hashes(
     for name, record in records.items():
         for split, given in record["splits"].items():
             known = given["sha256"].get(HASHES)
-            yield name, split, load_part(work, name, split, HASHES, known)
+            yield name, split, load_part(work / name, split, HASHES, known)
 
 
 def _shard(
@@ -148,17 +149,17 @@ def _shard(
     unk_id: int,
 ) -> dict[str, Any]:
     """Puts the files of a shard into the store; returns its sizes and hashes."""
-    given = record["splits"][split]
+    given, block = record["splits"][split], job.work / name
     known = {part: given["sha256"][part] for part in PARTS}
     if dropped is None:
         for part in PARTS:
-            source = job.work / name / f"{split}.{part}.npy"
+            source, target = block / f"{split}.{part}.npy", job.store / f"{split}-{name}.{part}.npy"
             if source.exists():  # otherwise it was moved before an interruption
-                source.rename(job.store / f"{split}-{name}.{part}.npy")
+                check_part(source, known[part], block).rename(target)
+            else:
+                check_part(target, known[part], block)
         return {**given, "sha256": known}
-    tokens, sentences, documents = (
-        load_part(job.work, name, split, part, known[part]) for part in PARTS
-    )
+    tokens, sentences, documents = (load_part(block, split, part, known[part]) for part in PARTS)
     kept = np.ones(len(documents), bool)
     kept[dropped] = False
     kept_sentences = np.repeat(kept, documents)

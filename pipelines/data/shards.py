@@ -282,16 +282,21 @@ def save_arrays(
     return {**sizes, "unknown": unknown, "sha256": hashes}
 
 
-def load_part(work: Path, name: str, split: SplitName, part: str, known: Any) -> np.ndarray:
-    """An array of a finished block, whose SHA-256 is `known`.
+def check_part(path: Path, known: Any, block: Path) -> Path:
+    """The file of an array of a finished block, whose SHA-256 is `known`.
 
     Raises:
         UserError: It is damaged. Then the block is one that is not finished.
     """
-    path = work / name / f"{split}.{part}.npy"
     if not path.is_file() or sha256(path) != known:
-        (work / name / RECORD).unlink()
-        raise UserError(f"{path} is damaged; the same command makes block {name} again")
+        (block / RECORD).unlink()
+        raise UserError(f"{path} is damaged; the same command makes block {block.name} again")
+    return path
+
+
+def load_part(block: Path, split: SplitName, part: str, known: Any) -> np.ndarray:
+    """The array in it."""
+    path = check_part(block / f"{split}.{part}.npy", known, block)
     return np.load(path, allow_pickle=False)
 
 
