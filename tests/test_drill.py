@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,5 @@ def test_the_soak_measures_what_grows() -> None:
     assert soak.per_thousand(looks, "memory") == pytest.approx(10)
     assert soak.per_thousand(looks, "files") == pytest.approx(0)
     assert soak.per_step(looks, 400, 800) == pytest.approx(0.02)
+    slower = [replace(one, seconds=one.seconds * (1 + one.step / 10_000)) for one in looks]
+    assert soak.per_step(slower, 1600, 2000) > 1.2 * soak.per_step(slower, 200, 600)

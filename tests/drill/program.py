@@ -6,6 +6,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from drill import damage, disks, hostile, numerics, signals, soak, surroundings
 from drill.report import Row
@@ -46,6 +47,8 @@ def drill(
                 row = fault.trial(stage, rng)
             except Exception:  # a fault of the drill itself must be seen, and the rest be done
                 row = Row(fault.name, 1, 0, failures=(f"job {number}: {traceback.format_exc()}",))
+            # Where the drill takes place says nothing.
+            row = replace(row, message=row.message.replace(f"{stage.folder}/", ""))
             told(row)
             return row
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_WIDTH = 180  # columns, where there is no terminal
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,8 +50,9 @@ class Row:
 
     @property
     def held(self) -> bool:
-        """Whether nothing was lost."""
-        return self.survived == self.tries and not self.failures
+        """Whether nothing was lost; a fault that struck nobody shows nothing."""
+        tried = self.tries > 0 or bool(self.skipped)
+        return tried and self.survived == self.tries and not self.failures
 
 
 def is_readable(line: str) -> bool:
@@ -57,7 +60,7 @@ def is_readable(line: str) -> bool:
     return bool(line) and len(line) < 500 and line.isprintable() and "Traceback" not in line
 
 
-def table(rows: Iterable[Row], wide: bool = False) -> Table:
+def table(rows: Iterable[Row]) -> Table:
     """The rows for a person."""
     shown = Table("fault", "tries", "survived", "lost steps", "message", title="drill")
     for column in (1, 2, 3):
@@ -66,22 +69,24 @@ def table(rows: Iterable[Row], wide: bool = False) -> Table:
         lost = "-" if row.lost is None else str(row.lost)
         numbers = ("skipped", "", "") if row.skipped else (str(row.tries), str(row.survived), lost)
         style = "" if row.held else "bold red"
-        message = Text(row.skipped or row.message, overflow="fold" if wide else "ellipsis")
-        shown.add_row(Text(row.fault), *numbers, message, style=style)
+        shown.add_row(Text(row.fault), *numbers, Text(row.skipped or row.message), style=style)
     return shown
 
 
 def show(rows: list[Row], seed: int, began: float) -> bool:
     """Prints the table and what failed; whether all held."""
     console = Console(soft_wrap=False)
-    console.print(table(rows, wide=True))
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(table(rows))
     for row in rows:
         for failure in row.failures:
             console.print(f"FAILED {row.fault}: {failure}", markup=False, style="red")
     tried, bad = sum(row.tries for row in rows), [row for row in rows if not row.held]
     lost = sum(row.tries - row.survived for row in rows)
+    skipped = sum(bool(row.skipped) for row in rows)
     console.print(
         f"seed {seed}: {tried:,} tries of {len(rows)} faults in {time.monotonic() - began:.0f} s;"
-        f" {lost} lost; {len(bad)} faults not survived"
+        f" {lost} lost; {len(bad)} faults not survived; {skipped} could not be tried here"
     )
     return not bad

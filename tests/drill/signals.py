@@ -72,7 +72,7 @@ class Chain:
             self.message = life.last_line
             if not is_readable(life.last_line):
                 self.failures.append(f"{when}: it said: {life.last_line}")
-            if lost and "is saved" in life.last_line:
+            if lost > 0:
                 self.failures.append(f"{when}: told to stop, it lost {lost} steps")
         # A checkpoint is written while training goes on, at most until the next one is due.
         if lost > 2 * EVERY:
@@ -191,11 +191,15 @@ def command_ended(
     whole.end()
     seconds, expected = time.monotonic() - begun, made(place / "whole")
     tries, message, failures = 0, "", []
-    for attempt in range(_COMMANDS):
+    for attempt in range(3 * _COMMANDS):
+        if tries == _COMMANDS:
+            break
         delay = rng.uniform(0, seconds)
         life = command(stage, corpus, place, f"out-{attempt}")
         life.listens()
         time.sleep(delay)
+        if life.ended:
+            continue
         life.strike(number)
         if number == signal.SIGSTOP:
             time.sleep(rng.uniform(*_PAUSE))
@@ -243,6 +247,17 @@ def _digest_of_pair(stage: Stage) -> str:
     return stage.digest_of(pair.run_dir)
 
 
+def _of_both(number: int, codes: list[int], lost: int, message: str) -> list[str]:
+    """What is wrong with how both processes ended."""
+    if number == signal.SIGKILL:  # the other one is ended by JAX, in its own words
+        return []
+    if codes != [75, 75]:
+        return [f"exit codes {codes}: {message}"]
+    if lost or not is_readable(message):
+        return [f"told to stop, they lost {lost} steps and said: {message}"]
+    return []
+
+
 def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Random) -> Row:
     """One process of two, or both, are struck at a random step; both start again."""
     expected = stage.kept("pair", partial(_digest_of_pair, stage))
@@ -257,11 +272,11 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
         for life in lives:
             life.strike(signal.SIGCONT)
     codes = [life.end() for life in lives]
-    if number == signal.SIGTERM and set(codes) - {0, 75}:
-        failures.append(f"exit codes {codes}: {lives[0].last_line}")
     reached, safe = max(life.steps for life in lives), newest_checkpoint(pair.run_dir)
-    if 0 not in codes:
-        lost, message = reached - safe, lives[0].last_line
+    if codes != [0, 0]:
+        lost = max(0, reached - safe)
+        message = lives[0].last_line if number != signal.SIGKILL else ""
+        failures += _of_both(number, codes, lost, message)
         lives = pair.live()
         codes = [life.end() for life in lives]
     if codes != [0, 0]:
