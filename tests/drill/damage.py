@@ -24,14 +24,13 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.errors import UserError
 from bert_jax.parallel import Layout, devices
 from bert_jax.work import pretraining
-from drill.lives import Circumstances, Life, run, start
+from drill.lives import Circumstances, run
 from drill.report import Row
-from drill.stage import EVERY, STEPS, Fault, Stage, resumed_at
+from drill.stage import EVERY, STEPS, Fault, Stage, content_of, files_of, resumed_at, unlike
 from drill.tally import Tally, ended
 from pipelines.data.loader import PretrainingData
-from pipelines.data.store import LEDGER, Store, read_ledger
+from pipelines.data.store import LEDGER, Store
 from pipelines.settings import run_config
-from stories import VOCABULARY
 
 _WHOLE_RUNS = 3  # of many damages
 
@@ -68,16 +67,6 @@ def damage(path: Path, kind: str, rng: Random) -> None:
     left = KINDS[kind](content, rng) if content else (None if kind == "deleted" else b"x")
     if left is not None:
         path.write_bytes(left)
-
-
-def files_of(folder: Path) -> list[Path]:
-    """All files in a folder, by their names in it."""
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-
-
-def content_of(folder: Path) -> dict[Path, bytes]:
-    """All files in a folder, with what is in them."""
-    return {name: (folder / name).read_bytes() for name in files_of(folder)}
 
 
 def _linked(source: Path, target: Path) -> Path:
@@ -147,13 +136,7 @@ def checkpoint_files(name: str, kind: str, stage: Stage, rng: Random) -> Row:
         silent = "" if told else f"it only said {said}"
         message = next((line for line in said if "again" in line), "")
         tally.judge(f"{file} {kind}", same, silent, message=message, lost=STEPS - step)
-    return _closed(tally, stage, place)
-
-
-def _closed(tally: Tally, stage: Stage, place: Path) -> Row:
-    if not tally.failures:
-        stage.remove(place)
-    return tally.row()
+    return tally.closed(stage, place)
 
 
 def checkpoint_in_a_run(name: str, stage: Stage, rng: Random) -> Row:
@@ -171,7 +154,7 @@ def checkpoint_in_a_run(name: str, stage: Stage, rng: Random) -> Row:
     told = "" if bool(lost) == bool(message) else "it did not say what it costs"
     far = f"{lost} steps lost" if lost > EVERY else ""
     tally.judge(f"{file} {kind}", complaint, told, far, message=message, lost=lost)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def all_checkpoints(name: str, stage: Stage, rng: Random) -> Row:
@@ -187,7 +170,7 @@ def all_checkpoints(name: str, stage: Stage, rng: Random) -> Row:
         complaint = ended(life, 78)
         changed = "" if content_of(run_dir) == before else "it changed the folder"
         tally.judge(f"all {kind}", complaint, changed, message=life.last_line)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def _newest_is_empty(checkpoints: Path, rng: Random) -> None:
@@ -243,7 +226,7 @@ def checkpoint_folders(name: str, stage: Stage, rng: Random) -> Row:
         lost = None if change is _none_is_left else STEPS - (resumed_at(life) or 0)
         message = next((line for line in life.said.splitlines() if "again" in line), "")
         tally.judge(what, complaint, message=message, lost=lost)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def run_folder_files(name: str, stage: Stage, rng: Random) -> Row:
@@ -268,7 +251,7 @@ def run_folder_files(name: str, stage: Stage, rng: Random) -> Row:
             changed = f"not as before: {', '.join(wrong)}" if wrong else ""
             tally.judge(f"{file} {kind}", complaint, changed, message=message)
             shutil.rmtree(run_dir) if not tally.failures else None
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def open_each(config: Path, stores: list[Path], answers: Path) -> None:
@@ -311,12 +294,7 @@ def store_files(name: str, stage: Stage, rng: Random) -> Row:
         message = answer["bits"] if refused else ""
         complaint = "" if refused or answer == good else f"other batches: {answer}"
         tally.judge(f"{file} {kind}", complaint, message=message)
-    return _closed(tally, stage, place)
-
-
-def _prepare(stage: Stage, place: Path, tokenizer: Path, out: Path) -> Life:
-    options = ("--tokenizer", tokenizer, "--heldout", "0.1", "--workers", "1", "--out", out)
-    return start(place, "prepare", "--corpus", f"text:{stage.corpus}", *options)
+    return tally.closed(stage, place)
 
 
 def store_is_mended(name: str, stage: Stage, rng: Random) -> Row:
@@ -332,47 +310,42 @@ def store_is_mended(name: str, stage: Stage, rng: Random) -> Row:
     message = refused.last_line
     if "prepare it again" not in message and "run bert-jax prepare" not in message:
         complaints.append(f"no remedy: {message}")
-    again = _prepare(stage, place, stage.tokenizer, store)
+    again = stage.prepare(place, store)
     if complaint := ended(again, 0, 78):
         complaints.append(f"prepare again: {complaint}")
     if "remove the store" in message or "remove" in again.last_line:
         shutil.rmtree(store)
-        complaints.append(ended(_prepare(stage, place, stage.tokenizer, store), 0))
-    if read_ledger(store).digest != read_ledger(stage.store).digest:
-        complaints.append("it is another store than before")
+        complaints.append(ended(stage.prepare(place, store), 0))
+    complaints.append(unlike(store, content_of(stage.store)))
     life = stage.pretrain(place, run_dir, "--data.store", store)
     complaints.append(ended(life, 0) or stage.complaint(run_dir))
     tally.judge(f"{file} {kind}", *complaints, message=message)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def tokenizer_files(name: str, stage: Stage, rng: Random) -> Row:
     """Every file of a tokenizer: no store is made of a damaged one, and it can be learned again."""
     place, tally = stage.place(), Tally(name)
-    expected = read_ledger(stage.store).digest
-    size = ("--vocab-size", str(VOCABULARY))
+    whole, expected = content_of(stage.tokenizer), content_of(stage.store)
     for file in files_of(stage.tokenizer):
         for kind in KINDS:
             number = tally.tries
             folder = Path(shutil.copytree(stage.tokenizer, place / f"tokenizer-{number}"))
             damage(folder / file, kind, rng)
             out = place / f"store-{number}"
-            life = _prepare(stage, place, folder, out)
+            life = stage.prepare(place, out, tokenizer=folder)
             complaints = [ended(life, 0, 78)]
-            if (out / LEDGER).is_file() and read_ledger(out).digest != expected:
-                complaints.append("a store was made with it")
-            learn = ("train-tokenizer", "--corpus", f"text:{stage.corpus}", *size, "--out", folder)
-            again = start(place, *learn)
+            complaints.append(unlike(out, expected) if (out / LEDGER).is_file() else "")
+            again = stage.learn(place, folder)
             complaints.append(ended(again, 0, 78))
-            if "remove" in again.last_line:
+            # Without its record it could be a folder of somebody else.
+            if "remove" in again.last_line or "new folder" in again.last_line:
                 shutil.rmtree(folder)
-                complaints.append(ended(start(place, *learn), 0))
-            made, whole = content_of(folder), content_of(stage.tokenizer)
-            if made[Path("sentencepiece.model")] != whole[Path("sentencepiece.model")]:
-                complaints.append("it is another one after it was learned again")
+                complaints.append(ended(stage.learn(place, folder), 0))
+            complaints.append(unlike(folder, whole))
             message = life.last_line if life.end() else ""
             tally.judge(f"{file} {kind}", *complaints, message=message)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def faults() -> Iterator[Fault]:

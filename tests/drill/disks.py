@@ -14,12 +14,19 @@ from functools import cache, partial
 from pathlib import Path
 from random import Random
 
-from drill.lives import Circumstances, Life, start
+from drill.lives import Circumstances, Life
 from drill.report import Row
-from drill.signals import newest_checkpoint
-from drill.stage import EVERY, STEPS, Fault, Stage, expect
+from drill.stage import (
+    EVERY,
+    STEPS,
+    Fault,
+    Stage,
+    content_of,
+    expect,
+    newest_checkpoint,
+    unlike,
+)
 from drill.tally import Tally, ended
-from pipelines.data.store import read_ledger
 from stories import write_corpus
 
 _TRIES = 5
@@ -66,12 +73,6 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-def _needs(refused: Callable[[], str], trial: Callable[[str, Stage, Random], Row], name: str) -> (
-    Callable[[Stage, Random], Row]
-):  # fmt: skip
-    return partial(_unless, refused, trial, name)
-
-
 def _unless(
     refused: Callable[[], str],
     trial: Callable[[str, Stage, Random], Row],
@@ -95,45 +96,37 @@ def _size(folder: Path) -> tuple[int, int]:
     return sum(file.st_size + 4096 for file in files), len(files)
 
 
-def _prepare(stage: Stage, place: Path, corpus: Path, out: Path) -> Life:
-    options = ("--tokenizer", stage.tokenizer, "--workers", "2", "--out", out)
-    return start(place, "prepare", "--corpus", f"text:{corpus}", *options)
-
-
 def _large_store(stage: Stage) -> tuple[Path, Path]:
     """A corpus, and the store of it."""
     place = stage.place()
     corpus = write_corpus(place / "text.txt", 4000)
-    expect(_prepare(stage, place, corpus, place / "store"), 0)
+    expect(stage.prepare(place, place / "store", corpus, workers=2), 0)
     return corpus, place / "store"
 
 
 def prepare_fills_it(name: str, stage: Stage, rng: Random) -> Row:
     """A store is made on a disk that may be too small, and again when it has become larger."""
     corpus, whole = stage.kept("large store", partial(_large_store, stage))
-    tally, expected = Tally(name), read_ledger(whole).digest
+    tally, expected = Tally(name), content_of(whole)
     for _ in range(_TRIES):
         place = stage.place()
         options = _small(int(1.5 * _size(whole)[0]), _size(whole)[1] + 5, rng)
         with disk(place, options) as small:
-            life = _prepare(stage, place, corpus, small / "store")
+            life = stage.prepare(place, small / "store", corpus, workers=2)
             complaints = [ended(life, 0, 78)]
             message = life.last_line if life.end() else ""
             if message and not ("space" in message and "same command" in message):
                 complaints.append(f"it said: {message}")
             remount(small, _LARGE)
-            complaints.append(ended(_prepare(stage, place, corpus, small / "store"), 0))
-            if not complaints[-1] and read_ledger(small / "store").digest != expected:
-                complaints.append("it made another store")
-            tally.judge(options, *complaints, message=message)
+            again = stage.prepare(place, small / "store", corpus, workers=2)
+            complaints.append(ended(again, 0) or unlike(small / "store", expected))
+            tally.judge(options, *complaints, message=message, struck=life.end() != 0)
         stage.remove(place)
     return tally.row()
 
 
-def _went_on(stage: Stage, place: Path, run_dir: Path, life: Life, codes: tuple[int, ...]) -> (
-    tuple[list[str], str, int]
-):  # fmt: skip
-    """Judges a run that was in trouble, and starts it again: complaints, message and lost steps."""
+def _went_on(run_dir: Path, life: Life, codes: tuple[int, ...]) -> tuple[list[str], str, int]:
+    """Judges a run that was in trouble: complaints, message and lost steps."""
     complaints = [ended(life, *codes)]
     message = life.last_line if life.end() > 0 else ""
     lost = 0 if life.end() == 0 else max(0, life.steps - newest_checkpoint(run_dir))
@@ -154,21 +147,15 @@ def run_fills_it(name: str, stage: Stage, rng: Random) -> Row:
     with disk(place, options) as small:
         run_dir = small / "run"
         life = stage.pretrain(place, run_dir)
-        complaints, message, lost = _went_on(stage, place, run_dir, life, (0, 1))
+        complaints, message, lost = _went_on(run_dir, life, (0, 1))
         if message and not (
             "same command" in message and ("full" in message or "space" in message)
         ):
             complaints.append(f"it said: {message}")
         remount(small, _LARGE)
         complaints += _again(stage, place, run_dir)
-        tally.judge(options, *complaints, message=message, lost=lost)
-    return _closed(tally, stage, place)
-
-
-def _closed(tally: Tally, stage: Stage, place: Path) -> Row:
-    if not tally.failures:
-        stage.remove(place)
-    return tally.row()
+        tally.judge(options, *complaints, message=message, lost=lost, struck=life.end() != 0)
+    return tally.closed(stage, place)
 
 
 def filled_by_others(name: str, stage: Stage, rng: Random) -> Row:
@@ -180,11 +167,11 @@ def filled_by_others(name: str, stage: Stage, rng: Random) -> Row:
         life = stage.pretrain(place, run_dir)
         life.reaches("step", step)
         _fill(filler)
-        complaints, message, lost = _went_on(stage, place, run_dir, life, (1,))
+        complaints, message, lost = _went_on(run_dir, life, (1,))
         filler.unlink()
         complaints += _again(stage, place, run_dir)
         tally.judge(f"at step {step}", *complaints, message=message, lost=lost)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def _fill(path: Path) -> None:
@@ -212,7 +199,7 @@ def read_only(name: str, stage: Stage, rng: Random) -> Row:
         remount(locked, "rw")
         complaints = _again(stage, place, run_dir)
         tally.judge("going on", complaint, *complaints, message=life.last_line)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def moved_away(name: str, stage: Stage, rng: Random) -> Row:
@@ -228,16 +215,18 @@ def moved_away(name: str, stage: Stage, rng: Random) -> Row:
     shutil.rmtree(run_dir, ignore_errors=True)  # Orbax may have made folders for its next step
     elsewhere.rename(run_dir)
     lost = reached - newest_checkpoint(run_dir)
+    # A save that fails is only heard of at the next one.
+    far = f"{lost} steps lost" if lost > 3 * EVERY else ""
     complaints = _again(stage, place, run_dir)
-    tally.judge(f"at step {step}", complaint, *complaints, message=message, lost=lost)
-    return _closed(tally, stage, place)
+    tally.judge(f"at step {step}", complaint, far, *complaints, message=message, lost=lost)
+    return tally.closed(stage, place)
 
 
-def trace(*arguments: str) -> None:
-    """Has strace look at this process, and what it starts, from here on."""
+def trace(told: Path, *arguments: str) -> None:
+    """Has strace look at this process, and what it starts, from here on; it writes to `told`."""
     # Some systems let nobody trace a process but its parents.
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
-    command = ["strace", "-f", "-qq", "-o", os.devnull, *arguments, "-p", str(os.getpid())]
+    command = ["strace", "-f", "-qq", "-o", str(told), *arguments, "-p", str(os.getpid())]
     _tracers.append(subprocess.Popen(command))
     while "TracerPid:\t0\n" in Path("/proc/self/status").read_text("utf-8"):
         if _tracers[-1].poll() is not None:
@@ -263,13 +252,16 @@ def _failing(run_dir: Path, rng: Random) -> tuple[str, ...]:
 def broken(name: str, stage: Stage, rng: Random) -> Row:
     """A random call of a run fails; it says so, or does without; then the disk is mended."""
     place, tally = stage.place(), Tally(name)
-    run_dir = place / "run"
+    run_dir, told = place / "run", place / "calls"
     options = _failing(run_dir, rng)
-    life = stage.pretrain(place, run_dir, under=Circumstances(before=partial(trace, *options)))
-    complaints, message, lost = _went_on(stage, place, run_dir, life, (0, 1, 78))
+    before = partial(trace, told, *options)
+    life = stage.pretrain(place, run_dir, under=Circumstances(before=before))
+    complaints, message, lost = _went_on(run_dir, life, (0, 1, 78))
+    struck = "(INJECTED)" in told.read_text("utf-8", "replace")
+    complaints.append("no call failed, but it did" if life.end() and not struck else "")
     complaints += _again(stage, place, run_dir)
-    tally.judge(options[3], *complaints, message=message, lost=lost)
-    return _closed(tally, stage, place)
+    tally.judge(options[3], *complaints, message=message, lost=lost, struck=struck)
+    return tally.closed(stage, place)
 
 
 def slow(name: str, stage: Stage, rng: Random) -> Row:
@@ -279,14 +271,15 @@ def slow(name: str, stage: Stage, rng: Random) -> Row:
     milliseconds = rng.randint(1, 20)
     delay = f"inject=fsync,writev,rename,mkdir:delay_enter={milliseconds}000"
     options = ("-e", "trace=fsync,writev,rename,mkdir", "-e", delay)
-    life = stage.pretrain(place, run_dir, under=Circumstances(before=partial(trace, *options)))
+    before = partial(trace, Path(os.devnull), *options)
+    life = stage.pretrain(place, run_dir, under=Circumstances(before=before))
     life.reaches("save", rng.randint(1, 3))
     time.sleep(rng.uniform(0, 40 * milliseconds / 1000))
     life.strike(signal.SIGKILL)
-    complaints, _, lost = _went_on(stage, place, run_dir, life, (-signal.SIGKILL,))
+    complaints, _, lost = _went_on(run_dir, life, (-signal.SIGKILL,))
     complaints += _again(stage, place, run_dir)
     tally.judge(f"{milliseconds} ms", *complaints, lost=lost)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def faults() -> Iterator[Fault]:
@@ -300,4 +293,4 @@ def faults() -> Iterator[Fault]:
         ("disk with failing calls", _trace_refused, broken, 10, 0),
         ("SIGKILL while a slow disk saves", _trace_refused, slow, 3, 0),
     ):
-        yield Fault(name, _needs(refused, trial, name), jobs, quick)
+        yield Fault(name, partial(_unless, refused, trial, name), jobs, quick)

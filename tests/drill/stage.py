@@ -94,16 +94,14 @@ class Stage:
     def tokenizer(self) -> Path:
         """Of the text."""
         out = self.folder / "tokenizer"
-        size = ("--vocab-size", str(VOCABULARY))
-        self._done("train-tokenizer", "--corpus", f"text:{self.corpus}", *size, "--out", out)
+        expect(self.learn(self.place(), out), 0)
         return out
 
     @cached_property
     def store(self) -> Path:
         """Of the text."""
         out = self.folder / "store"
-        options = ("--tokenizer", self.tokenizer, "--heldout", "0.1")
-        self._done("prepare", "--corpus", f"text:{self.corpus}", *options, "--out", out)
+        expect(self.prepare(self.place(), out), 0)
         return out
 
     @cached_property
@@ -134,6 +132,26 @@ class Stage:
         """Makes everything that is shared, so that jobs beside each other only read it."""
         _ = self.digest, self.losses
 
+    def learn(self, place: Path, out: Path, corpus: Path | None = None) -> Life:
+        """Starts the command that makes a tokenizer; that of the stage unless told otherwise."""
+        options = ("--vocab-size", str(VOCABULARY), "--out", out)
+        return start(
+            place, "train-tokenizer", "--corpus", f"text:{corpus or self.corpus}", *options
+        )
+
+    def prepare(
+        self,
+        place: Path,
+        out: Path,
+        corpus: Path | None = None,
+        tokenizer: Path | None = None,
+        workers: int = 1,
+    ) -> Life:
+        """Starts the command that makes a store; that of the stage unless told otherwise."""
+        options = ("--tokenizer", tokenizer or self.tokenizer, "--heldout", "0.1", "--out", out)
+        texts = ("--corpus", f"text:{corpus or self.corpus}", "--workers", str(workers))
+        return start(place, "prepare", *texts, *options)
+
     def pretrain(
         self, place: Path, run_dir: Path, *options: str | Path, under: Circumstances | None = None
     ) -> Life:
@@ -163,14 +181,35 @@ class Stage:
         """Makes room; what failed is kept."""
         shutil.rmtree(place)
 
-    def _done(self, *arguments: str | Path) -> None:
-        expect(run(self.place(), *arguments), 0)
-
 
 def expect(life: Life, code: int) -> None:
     """Ends the drill if something that nobody struck does not work."""
     if (found := life.end()) != code:
         raise RuntimeError(f"exit code {found}, not {code}: {life.said}")
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files in a folder, by their names in it."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    """All files in a folder, with what is in them."""
+    return {name: (folder / name).read_bytes() for name in files_of(folder)}
+
+
+def unlike(folder: Path, content: dict[Path, bytes]) -> str:
+    """What is wrong with a folder that should have this content; see `content_of`."""
+    found = content_of(folder)
+    names = sorted(n for n in found | content if found.get(n) != content.get(n))
+    return f"{folder.name}: other content in {', '.join(map(str, names[:5]))}" if names else ""
+
+
+def newest_checkpoint(run_dir: Path) -> int:
+    """The newest step that is whole on disk; 0 if none."""
+    folder = run_dir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def losses(run_dir: Path) -> list[tuple[int, float, int]]:

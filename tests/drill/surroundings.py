@@ -14,13 +14,10 @@ from pathlib import Path
 from random import Random
 
 from bert_jax import metrics
-from drill.lives import Circumstances, Life, start
+from drill.lives import Circumstances, Life
 from drill.report import Row
-from drill.signals import newest_checkpoint
-from drill.stage import EVERY, Fault, Stage
+from drill.stage import EVERY, Fault, Stage, content_of, newest_checkpoint, unlike
 from drill.tally import Tally, ended
-from pipelines.data.store import read_ledger
-from stories import VOCABULARY
 
 _TOGETHER = 5  # tries of two processes, for each of three commands
 _HOUR, _TEN_YEARS = 3600, 10 * 365 * 24 * 3600
@@ -35,6 +32,7 @@ _NAMES = (
     "new\nline",
     "n" * 200,
 )
+_REFUSED = _NAMES[-2:]  # or not
 
 
 def shake_clock(seed: int) -> None:
@@ -58,36 +56,21 @@ def clock(name: str, stage: Stage, rng: Random) -> Row:
     life = stage.pretrain(place, run_dir, under=_shaken(rng))
     life.reaches("step", rng.randint(1, 35))
     life.strike(9)
-    ended(life, -9, 0)
+    struck = ended(life, -9, 0)
     lost = max(0, life.steps - newest_checkpoint(run_dir))
+    far = f"{lost} steps lost" if lost > 2 * EVERY else ""
     life = stage.pretrain(place, run_dir, under=_shaken(rng))
     complaint = ended(life, 0) or stage.complaint(run_dir)
     took = time.monotonic() - begun
     lines = [line for line in metrics.read(run_dir) if "loss" in line]
     odd = [x for x in lines if not (0 <= x["seconds"] <= took and 0 < x["tokens_per_second"] < 1e8)]
     wrong = f"times that cannot be: {odd[0]}" if odd else ""
-    tally.judge("jumps", complaint, wrong, lost=lost)
-    return _closed(tally, stage, place)
+    tally.judge("jumps", struck, far, complaint, wrong, lost=lost)
+    return tally.closed(stage, place)
 
 
 def _shaken(rng: Random) -> Circumstances:
     return Circumstances(before=partial(shake_clock, rng.getrandbits(32)))
-
-
-def _closed(tally: Tally, stage: Stage, place: Path) -> Row:
-    if not tally.failures:
-        stage.remove(place)
-    return tally.row()
-
-
-def _learn(place: Path, corpus: Path, out: Path) -> Life:
-    size = ("--vocab-size", str(VOCABULARY), "--out", out)
-    return start(place, "train-tokenizer", "--corpus", f"text:{corpus}", *size)
-
-
-def _prepare(place: Path, corpus: Path, tokenizer: Path, out: Path) -> Life:
-    options = ("--tokenizer", tokenizer, "--heldout", "0.1", "--workers", "1", "--out", out)
-    return start(place, "prepare", "--corpus", f"text:{corpus}", *options)
 
 
 def path_names(name: str, odd: str, stage: Stage, rng: Random) -> Row:
@@ -100,21 +83,22 @@ def path_names(name: str, odd: str, stage: Stage, rng: Random) -> Row:
     tokenizer, store, run_dir = folder / "tokenizer", folder / "store", folder / "run"
     # In a specification of text "[" and "*" mean a choice of files.
     plain = stage.corpus if set(odd) & set("[*?") else text
-    life = _learn(place, plain, tokenizer)
-    complaint = ended(life, 0, 78)
+    codes = (0, 78) if odd in _REFUSED else (0,)
+    life = stage.learn(place, tokenizer, plain)
+    complaint = ended(life, *codes)
     if not complaint and life.end() == 0:
-        life = _prepare(place, plain, tokenizer, store)
-        complaint = ended(life, 0, 78)
+        life = stage.prepare(place, store, plain, tokenizer)
+        complaint = ended(life, *codes)
     if not complaint and life.end() == 0:
         life = stage.pretrain(place, run_dir, f"--data.store={store}")
-        complaint = ended(life, 0, 78)
+        complaint = ended(life, *codes)
     refused = life.last_line if life.end() else ""
     if not complaint and not refused and newest_checkpoint(run_dir) == 0:
         complaint = "the run is not where it should be"
     stray = {path.name for path in place.iterdir()} - {odd, "config.yaml"}
     stray = {x for x in stray if not x.endswith((".log", ".notes", ".out"))}
     tally.judge(ascii(odd), complaint, f"it left {stray}" if stray else "", message=refused)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def two_runs(name: str, stage: Stage, rng: Random) -> Row:
@@ -133,40 +117,30 @@ def two_runs(name: str, stage: Stage, rng: Random) -> Row:
         complaints.append(stage.complaint(run_dir) if 0 in codes else "")
         message = refused.last_line if refused else ""
         tally.judge(f"pair {number}", *complaints, message=message)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
-Command = Callable[[Path, Path, Path, Path], Life]
-
-
-def _learning(place: Path, corpus: Path, tokenizer: Path, out: Path) -> Life:
-    return _learn(place, corpus, out)
+Command = Callable[[Stage, Path, Path], Life]
 
 
 def two_commands(name: str, command: Command, stage: Stage, rng: Random) -> Row:
     """Two processes make the same folder; what is there then is whole."""
     place, tally = stage.place(), Tally(name)
+    whole = content_of(stage.tokenizer if command is Stage.learn else stage.store)
     for number in range(2 * _TOGETHER):
         out = place / f"out-{number}"
         lives = []
         for _ in range(2):
-            lives.append(command(place, stage.corpus, stage.tokenizer, out))
+            lives.append(command(stage, place, out))
             time.sleep(rng.choice((0, rng.uniform(0, 0.3))))
         codes = sorted(life.end() for life in lives)
         complaints = [ended(life, 0, 69) for life in lives]
-        if 0 not in codes:
-            complaints.append(f"exit codes {codes}")
-        elif command is _learning:
-            found, expected = ((x / "sentencepiece.model") for x in (out, stage.tokenizer))
-            if found.read_bytes() != expected.read_bytes():
-                complaints.append("it is another tokenizer")
-        elif read_ledger(out).digest != read_ledger(stage.store).digest:
-            complaints.append("it is another store")
+        complaints.append(unlike(out, whole) if 0 in codes else f"exit codes {codes}")
         drafts = [path.name for path in place.iterdir() if path.name.endswith(".tmp")]
         complaints.append(f"it left {drafts}" if drafts else "")
         message = next((life.last_line for life in lives if life.end() == 69), "")
         tally.judge(f"pair {number}, exit codes {codes}", *complaints, message=message)
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def limit(what: int, most: int) -> None:
@@ -206,8 +180,9 @@ def limited(name: str, which: str, stage: Stage, rng: Random) -> Row:
         message = "the C++ runtime ends the process: std::bad_alloc, or addresses of its functions"
     again = stage.pretrain(place, run_dir)
     complaints = [complaint, far, ended(again, 0) or stage.complaint(run_dir)]
-    tally.judge(f"{which} {most:,}", *complaints, message=message, lost=lost)
-    return _closed(tally, stage, place)
+    what = f"{which} {most:,}"
+    tally.judge(what, *complaints, message=message, lost=lost, struck=code != 0)
+    return tally.closed(stage, place)
 
 
 def close_streams() -> None:
@@ -267,7 +242,7 @@ def circumstances(name: str, stage: Stage, rng: Random) -> Row:
             wrong or ("" if silent else ended(refused, 78)),
             message=refused.last_line,
         )
-    return _closed(tally, stage, place)
+    return tally.closed(stage, place)
 
 
 def faults() -> Iterator[Fault]:
@@ -279,7 +254,7 @@ def faults() -> Iterator[Fault]:
         yield Fault(name, partial(path_names, name, odd), quick=0)
     name = "two processes on one run"
     yield Fault(name, partial(two_runs, name), jobs=2, quick=0)
-    for label, command in (("train-tokenizer", _learning), ("prepare", _prepare)):
+    for label, command in (("train-tokenizer", Stage.learn), ("prepare", Stage.prepare)):
         name = f"two processes of {label}"
         yield Fault(name, partial(two_commands, name, command), quick=0)
     for which in _LIMITS:

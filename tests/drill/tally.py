@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from drill.lives import Life
 from drill.report import Row, is_readable
+from drill.stage import Stage
 
 
 @dataclass
@@ -20,19 +22,39 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def judge(
-        self, what: str, *complaints: str, message: str = "", lost: int | None = None
+        self,
+        what: str,
+        *complaints: str,
+        message: str = "",
+        lost: int | None = None,
+        struck: bool = True,
     ) -> None:
-        """Counts a try that did `what`: survived if nothing is to be complained of."""
+        """Counts a try that did `what`: survived if nothing is to be complained of.
+
+        Args:
+            what: Was done.
+            complaints: Empty ones count as none.
+            message: That a user saw.
+            lost: Steps.
+            struck: Whether the fault came about; if not, the try only counts if it went wrong.
+        """
         found = [complaint for complaint in complaints if complaint]
         if message and not is_readable(message):
             found.append(f"it said: {message!r}")
-        self.tries += 1
-        self.survived += not found
+        if struck or found:
+            self.tries += 1
+            self.survived += not found
         self.message = message or self.message
         if lost is not None:
             self.lost = max(lost, self.lost or 0)
         if found:
             self.failures.append(f"{what}: {'; '.join(found)}")
+
+    def closed(self, stage: Stage, place: Path) -> Row:
+        """The row of a trial in `place`, which is removed unless something failed."""
+        if not self.failures:
+            stage.remove(place)
+        return self.row()
 
     def row(self) -> Row:
         """For the table."""
