@@ -61,9 +61,13 @@ def test_what_an_interruption_at_the_very_end_leaves_is_mended(
     assert content(out) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("part", ["hashes", "tokens"])
+@pytest.mark.parametrize(
+    "file",
+    [f"{WORK}/*/train.hashes.npy", f"{WORK}/*/train.tokens.npy", "train-*.tokens.npy"],
+    ids=["hashes", "read again", "moved into the store"],
+)
 def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
-    corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     text = tmp_path / "a.txt"
     text.write_text(2 * (corpus.read_text("utf-8") + "\n"), "utf-8")  # so blocks are read again
@@ -78,9 +82,9 @@ def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
         patch.setattr("pipelines.data.assemble.card.write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
-    damaged = max((out / WORK).glob(f"*/train.{part}.npy"))
+    damaged = min(out.glob(file))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=f"{part}.npy is damaged; the same command makes block"):
+    with pytest.raises(UserError, match=f"{damaged.name} is damaged; the same command makes block"):
         prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     assert content(out) == content(tmp_path / "whole")

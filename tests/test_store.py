@@ -228,6 +228,7 @@ def changed_ledger(copy: Path, **values: object) -> None:
         ("vocab_size", "70"),
         ("corpus", None),
         ("counts", {"read": float("nan")}),
+        ("counts", {"read": 80}),
     ],
 )
 def test_a_hostile_ledger_is_refused(copy: Path, name: str, value: object) -> None:

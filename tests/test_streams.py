@@ -13,11 +13,15 @@ from conftest import ROOT
 from pipelines import cli
 
 
-def test_no_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate output buffer."), RuntimeError("can't start new thread")],
+)
+def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     """As far as Python hears of it: the runtime of XLA often ends the process itself."""
 
     def hungry(_: Sequence[str]) -> None:
-        raise MemoryError("Unable to allocate output buffer.")
+        raise error
 
     handlers = {
         number: signal.getsignal(number)
@@ -28,7 +32,7 @@ def test_no_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     said = capsys.readouterr().err
-    assert said.startswith("bert-jax: Unable to allocate")
+    assert said.startswith(f"bert-jax: {error}; give it more")
     assert said.count("\n") == 1
 
 
