@@ -52,7 +52,7 @@ def main() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
 
     def told(row: Row) -> None:
-        state = "held" if row.held else "FAILED"
+        state = "held" if row.held else "FAILED" if row.failures else "not struck"
         print(f"{time.monotonic() - began:5.0f} s  {row.fault}: {state}", flush=True)  # noqa: T201
 
     stage = Stage(folder)

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from drill.lives import Circumstances, Life, start
+from drill.lives import Circumstances, Life
 from drill.report import Row, is_readable
-from drill.stage import EVERY, STEPS, Fault, Stage, expect, resumed_at
-from pipelines.data.store import read_ledger
-from stories import VOCABULARY, write_corpus
+from drill.stage import (
+    EVERY,
+    STEPS,
+    Fault,
+    Stage,
+    content_of,
+    expect,
+    newest_checkpoint,
+    resumed_at,
+    unlike,
+)
+from stories import write_corpus
 
 _ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # What each leaves behind as exit code; 75 = everything is saved.
@@ -100,13 +109,6 @@ class Chain:
         return Row(fault, self.tries, survived, self.lost, self.message, tuple(self.failures))
 
 
-def newest_checkpoint(run_dir: Path) -> int:
-    """The newest step that is whole on disk; 0 if none."""
-    folder = run_dir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
-
-
 def ended_at(name: str, moment: str, number: int, stage: Stage, rng: random.Random) -> Row:
     """Some processes of one run are ended at the same kind of moment."""
     chain, span = Chain(stage, number), stage.longest(moment)
@@ -155,21 +157,11 @@ def stopped_at(name: str, moment: str, stage: Stage, rng: random.Random) -> Row:
 
 
 def _train_tokenizer(stage: Stage, corpus: Path, place: Path, out: str) -> Life:
-    size = ("--vocab-size", str(VOCABULARY), "--out", str(place / out))
-    return start(place, "train-tokenizer", "--corpus", f"text:{corpus}", *size)
+    return stage.learn(place, place / out, corpus)
 
 
 def _prepare(stage: Stage, corpus: Path, place: Path, out: str) -> Life:
-    options = ("--tokenizer", stage.tokenizer, "--workers", "2", "--out", place / out)
-    return start(place, "prepare", "--corpus", f"text:{corpus}", "--heldout", "0.1", *options)
-
-
-def _of_tokenizer(out: Path) -> bytes:
-    return (out / "sentencepiece.model").read_bytes()
-
-
-def _of_store(out: Path) -> str:
-    return read_ledger(out).digest
+    return stage.prepare(place, place / out, corpus, workers=2)
 
 
 Command = Callable[[Stage, Path, Path, str], Life]
@@ -178,7 +170,6 @@ Command = Callable[[Stage, Path, Path, str], Life]
 def command_ended(
     name: str,
     command: Command,
-    made: Callable[[Path], object],
     number: int,
     stage: Stage,
     rng: random.Random,
@@ -189,7 +180,7 @@ def command_ended(
     whole = command(stage, corpus, place, "whole")
     begun = time.monotonic()
     whole.end()
-    seconds, expected = time.monotonic() - begun, made(place / "whole")
+    seconds, expected = time.monotonic() - begun, content_of(place / "whole")
     tries, message, failures = 0, "", []
     for attempt in range(3 * _COMMANDS):
         if tries == _COMMANDS:
@@ -213,8 +204,8 @@ def command_ended(
         again = command(stage, corpus, place, f"out-{attempt}")
         if again.end() != 0:
             failures.append(f"after {delay:.3f} s, again: {again.last_line}")
-        elif made(place / f"out-{attempt}") != expected:
-            failures.append(f"after {delay:.3f} s: it made something else")
+        elif complaint := unlike(place / f"out-{attempt}", expected):
+            failures.append(f"after {delay:.3f} s: {complaint}")
     if not failures:
         stage.remove(place)
     return Row(name, tries, tries - len(failures), None, message, tuple(failures))
@@ -292,15 +283,12 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
 
 def faults() -> Iterator[Fault]:
     """All of them."""
-    commands: list[tuple[str, Command, Callable[[Path], object]]] = [
-        ("train-tokenizer", _train_tokenizer, _of_tokenizer),
-        ("prepare", _prepare, _of_store),
-    ]
+    commands: dict[str, Command] = {"train-tokenizer": _train_tokenizer, "prepare": _prepare}
     for number in (*_ENDING, signal.SIGSTOP):
         what = "SIGSTOP, SIGCONT" if number == signal.SIGSTOP else number.name
-        for label, command, made in commands:
+        for label, command in commands.items():
             name = f"{what} in {label}"
-            yield Fault(name, partial(command_ended, name, command, made, number), quick=0)
+            yield Fault(name, partial(command_ended, name, command, number), quick=0)
         for moment in _MOMENTS:
             name = f"{what} in {moment}"
             if number == signal.SIGSTOP:
