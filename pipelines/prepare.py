@@ -144,21 +144,27 @@ def prepare(
     if (out / LEDGER).is_file():
         return _already_there(out, note)
     fresh = not out.exists()
-    with _locked(job, note, tokenizer):
+    with _full_disk_explained(out), _locked(job, note, tokenizer):
         try:
             _make_shards(job, corpus, workers, beam)
             ledger = assemble(job, corpus, tokenizer)
         except BadInputError:
             _leave_nothing_behind(job, fresh)
             raise
-        except OSError as error:  # of numpy's full disk without a number
-            if error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise BadInputError(
-                f"{out}: no space left on the disk; make room and run the same command again"
-            ) from None
     say(f"{out}: {_summary(ledger)}")
     return ledger
+
+
+@contextmanager
+def _full_disk_explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # of numpy's full disk without a number
+        if error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BadInputError(
+            f"{out}: no space left on the disk; make room and run the same command again"
+        ) from None
 
 
 def _make_shards(job: Job, corpus: Corpus, workers: int, beam: Sequence[str] | None) -> None:

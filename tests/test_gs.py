@@ -16,8 +16,6 @@ import pytest
 from google.api_core.exceptions import Forbidden, ServiceUnavailable
 from google.auth.exceptions import DefaultCredentialsError
 from tensorboardX.proto.event_pb2 import Event
-from test_finetune import MODEL, texts
-from test_processes import both, ended, same_curve
 
 import gcs
 from bert_jax import appended, metrics
@@ -27,6 +25,8 @@ from bert_jax.errors import BadInputError, UserError
 from bert_jax.paths import at, explained, is_remote
 from conftest import bert_jax, command, inspected, refused, start, write_config
 from pipelines.tasks.work import PREDICTIONS
+from test_finetune import MODEL, texts
+from test_processes import both, ended, same_curve
 
 STEPS = 20
 

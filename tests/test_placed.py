@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_processes import both, ended
 
 import gcs
 from bert_jax.config import RunConfig
@@ -21,6 +20,7 @@ from bert_jax.errors import BadInputError, UserError
 from conftest import ROOT, bert_jax, command, refused, small_disk, write_config
 from pipelines.data.placed import STORES, local, placed
 from pipelines.data.store import LEDGER, Store
+from test_processes import both, ended
 
 PLACE = "import sys; from pathlib import Path; from pipelines.data.placed import placed;"
 PLACE += "placed(sys.argv[1], Path(sys.argv[2]))"

@@ -9,6 +9,7 @@ import pytest
 from test_prepare import content
 
 from bert_jax.errors import UserError
+from conftest import bert_jax, refused, small_disk
 from pipelines.data import assemble, corpora, shards
 from pipelines.data.store import WORK
 from pipelines.prepare import prepare
@@ -88,6 +89,14 @@ def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
         prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_before_the_first_block(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "size=20k") as disk:
+        options = ("--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir)
+        refused(bert_jax("prepare", *options, "--out", disk / "store"), 78, "no space left", "room")
 
 
 def test_a_lost_block_or_document_is_noticed(

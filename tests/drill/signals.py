@@ -226,7 +226,7 @@ class Pair:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         known = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
         each = [Circumstances(known | {"JAX_PROCESS_ID": str(number)}) for number in (0, 1)]
-        limit = ("--train.hang_timeout", "10")
+        limit = ("--train.hang_timeout", "30")  # of which a busy machine may take ten
         return [self.stage.pretrain(self.place, self.run_dir, *limit, under=one) for one in each]
 
 
