@@ -253,7 +253,7 @@ def _telling(values: dict[str, Any]) -> dict[str, Any]:
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; one that was cut off by a crash is left out."""
     path = run_dir / FILE
-    lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else []
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n") if path.is_file() else []
     found = []
     for line in lines:
         try:

@@ -90,7 +90,7 @@ def results(run_dir: Path, step: int) -> list[str]:
 def _data(card: Path) -> list[str]:
     if not card.is_file():
         return []
-    text = card.read_text("utf-8", "replace").partition("\n## ")[0]
+    text = card.read_bytes().decode("utf-8", "replace").partition("\n## ")[0]
     # It came with the store. What is HTML, a link or an image in it shall not be one here.
     plain = re.sub(r"(\\.)|([<\[])", lambda found: found[1] or f"\\{found[2]}", text)
     return ["## Data", plain.removeprefix("# ").strip()]

@@ -252,7 +252,7 @@ def text_of(path: Path) -> str:
     """
     check_kind(path)
     with failures_explained(str(path)):
-        return path.read_text("utf-8", "replace")
+        return path.read_bytes().decode("utf-8", "replace")
 
 
 def typed(kind: type[M], text: str) -> M:
