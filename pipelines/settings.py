@@ -126,6 +126,8 @@ def read_config(
             base = parser.parse_object(read_yaml(Path(file), kind, passed_over))
         except argparse.ArgumentError as error:
             raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
+        except OverflowError as error:  # a number of hundreds of digits
+            raise BadInputError(f"{file} holds a number that is too large: {error}") from None
     given = parser.instantiate(parse(parser, argv, base))
     values = vars(given)
     keys = {field.name for field in fields(cast(Any, kind))}

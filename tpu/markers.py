@@ -37,6 +37,7 @@ _STOP = "control/STOP"
 _WATCH = "control/watch.json"
 _ENDPOINT = "control/endpoint"
 _ATTEMPTS = "status/attempts"
+_LARGEST = 1 << 53  # of whole numbers: beyond it they are none as seconds
 ENDINGS = ("DONE", "FAILED", "STOPPED")
 
 # What a host says of its training process.
@@ -271,6 +272,8 @@ def typed(kind: type[M], text: str) -> M:
             raise ValueError(f"{field_.name} is {value!r:.40}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{field_.name} is {value}")
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            raise ValueError(f"{field_.name} is {value!r:.40}")
     return found
 
 
