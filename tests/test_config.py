@@ -229,3 +229,10 @@ def test_a_long_message_keeps_its_remedy() -> None:
 def test_a_line_that_is_said_does_nothing_to_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     say("a label \x1b[31m of [bold] :smile:")
     assert r"a label \x1b[31m of [bold] :smile:" in capfd.readouterr().err
+
+
+def test_a_number_of_hundreds_of_digits_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"optimizer: {{learning_rate: 1{'0' * 400}}}\n", "utf-8")
+    with pytest.raises(BadInputError, match="too large"):
+        run_config(["--config", str(file), "--run_dir", "x"])
