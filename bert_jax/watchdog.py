@@ -55,7 +55,10 @@ class Watchdog:
                 break
         else:
             return
-        say(f"no step was done for {self._limit:g} seconds (train.hang_timeout); all threads:")
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        # Last, where a reader of the log looks first.
+        say(
+            f"no step was done for {self._limit:g} seconds (train.hang_timeout); all threads: above"
+        )
         # Nothing can be saved, and waiting for the stuck thread is what must not happen.
         os._exit(HungError.exit_code)

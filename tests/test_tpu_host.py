@@ -125,6 +125,17 @@ class Vm:
     def booted(self) -> None:
         self.machine.boot()
 
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> Host:
+        """Its host program in this process, after what the startup script does."""
+        for name, value in self.machine.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("signal.signal", lambda number, handler: None)
+        attributes = self.machine.home / "attributes"
+        attributes.mkdir(parents=True, exist_ok=True)
+        for path, value in self.machine.metadata.items():
+            (attributes / path.removeprefix(ATTRIBUTES)).write_text(value, "utf-8")
+        return Host(self.machine.home, self.run / "launch")
+
     def beat(self) -> Beat | None:
         beats = markers.look(self.run)[0].beats
         return beats[0] if beats else None
@@ -191,6 +202,23 @@ def test_it_is_started_again_after_a_kill(vm: Vm) -> None:
     assert "the training process was ended by SIGKILL" in vm.log()
 
 
+def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's own part, whose heartbeats are looked at as they are sent."""
+    sent: list[tuple[str, bool]] = []
+    beat = markers.beat
+
+    def looked_at(run: Path, found: Beat) -> None:
+        beat(run, found)
+        sent.append((found.state, markers.ended(run, "DONE") is not None))
+
+    monkeypatch.setattr("tpu.markers.beat", looked_at)
+    vm.does("step 1, exit 0")
+    assert vm.here(monkeypatch).run() == 0
+    assert sent[-1] == (ENDED, True)
+
+
 @pytest.mark.parametrize("code", [64, 78])
 def test_it_is_never_started_again_after(vm: Vm, code: int) -> None:
     vm.does(f"say data.store is damaged, exit {code}", "step 9, exit 0")
@@ -208,22 +236,17 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
 ) -> None:
     """The host's own part, in the place of which supervisord would start it again."""
     monkeypatch.setattr("tpu.host._PAUSES", (0.0, 0.0))
-    for name, value in vm.machine.environment.items():
-        monkeypatch.setenv(name, value)
-    attributes = vm.machine.home / "attributes"
-    attributes.mkdir(parents=True)
-    for path, value in vm.machine.metadata.items():
-        (attributes / path.removeprefix(ATTRIBUTES)).write_text(value, "utf-8")
     vm.does(*["step 4, exit 1"] * 20)
-    handler = signal.getsignal(signal.SIGTERM)
+    vm.machine.home.mkdir(exist_ok=True)
+    (vm.machine.home / "host.log").write_text("bert-jax: the disk is full\n", "utf-8")
     codes = []
     while not codes or codes[-1] == 1:
-        codes.append(Host(vm.machine.home, vm.run / "launch").run())
-    signal.signal(signal.SIGTERM, handler)
+        codes.append(vm.here(monkeypatch).run())
     assert codes == [1] * 10 + [78]  # the first got on, ten did not
     failed = markers.ended(vm.run, "FAILED")
     assert failed is not None
     assert failed.step == 4
+    assert failed.note == "given up after 10 starts without a new step: the disk is full"
 
 
 def test_chips_that_are_held_are_told_of(vm: Vm) -> None:

@@ -195,9 +195,11 @@ class Host:
         memory.fruitless = 0 if got_on else memory.fruitless + (not excused)
         memory.busy = memory.busy + 1 if code == DeviceUnavailableError.exit_code else 0
         memory.note = self._last_line()
-        memory.write(self._file)
         stopped = code not in (0, *_NEVER_AGAIN) and self._was_asked()
         given_up = code != 0 and memory.fruitless >= _FRUITLESS
+        if given_up and not stopped:
+            memory.note = f"given up after {_FRUITLESS} starts without a new step: {memory.note}"
+        memory.write(self._file)
         final = code in (0, *_NEVER_AGAIN) or stopped or given_up
         if not self._tell(code, final, stopped):
             return UserError.exit_code  # nobody heard of it: once more
@@ -216,12 +218,13 @@ class Host:
         while True:
             try:
                 self._copy_log()
-                self._send(Beat(place.worker, place.attempt, state, exit_code=code))
+                # Before the heartbeat, which says that there is nothing more to come.
                 if final and place.worker == 0:
                     name = "DONE" if code == 0 else "STOPPED" if stopped else "FAILED"
                     step = self._memory.step
                     ending = Ending(place.spec, place.attempt, step, note if code else "")
                     markers.end(place.run, name, ending)
+                self._send(Beat(place.worker, place.attempt, state, exit_code=code))
                 return True
             except Exception as error:  # such as a bucket that cannot be reached
                 say(f"{place.run}: {error}")
