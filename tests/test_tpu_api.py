@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from tpu.provider import ABSENT, ENDPOINT, Node, QueuedResources, connect
 from tpu.testing import cloud as fake
 from tpu.testing import grpc_server, rest
 from tpu.testing.cloud import STILL, Delays, FakeCloud
+from tpu.testing.serving import Quiet, serving
 from tpu.testing.states import AUTOMATIC, DELETABLE, TRANSITIONS
 
 ZONE = "us-west4-a"
@@ -534,25 +534,12 @@ def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
     """Slices of a server that says the same to everything, as a proxy may."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+            self.answer(text, code)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield connect("p", f"http://127.0.0.1:{server.server_address[1]}/")
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as address:
+        yield connect("p", f"http://{address}/")
 
 
 @pytest.mark.parametrize(

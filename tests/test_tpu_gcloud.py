@@ -7,9 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from tpu.provider import ENDPOINT, connect
 from tpu.request import Launch, queued_resource
 from tpu.testing import rest
 from tpu.testing.cloud import Delays, FakeCloud
+from tpu.testing.serving import Quiet, serving
 
 GCLOUD = shutil.which("gcloud")
 pytestmark = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
@@ -51,24 +50,12 @@ def url(cloud: FakeCloud) -> Iterator[str]:
 def compute() -> Iterator[str]:
     """What `tpu-vm ssh` asks of Compute Engine: the project, which has no keys of its own."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
-            text = json.dumps({"name": PROJECT, "commonInstanceMetadata": {}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+            self.answer(json.dumps({"name": PROJECT, "commonInstanceMetadata": {}}).encode())
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/compute/v1/"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as address:
+        yield f"http://{address}/compute/v1/"
 
 
 @pytest.fixture

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from drill.watched import Reader
 from tpu import logs, markers, place, provider
@@ -17,6 +13,7 @@ from tpu.config import TpuConfig
 from tpu.host import Memory
 from tpu.request import FILE, Launch, read_launch
 from tpu.status import report, table
+from tpu.testing.serving import Quiet, serving
 from tpu.watch import Watcher
 
 _ZONE = "us-west4-a"
@@ -112,7 +109,7 @@ def make_answers(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(answer), "utf-8")
 
 
-class _Cloud(BaseHTTPRequestHandler):
+class _Cloud(Quiet):
     """Answers with the files of `folder`."""
 
     folder: Path
@@ -136,39 +133,17 @@ class _Cloud(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._answer("refused", 400)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
-
     def _answer(self, name: str, code: int) -> None:
         path = self.folder / f"{name}.json"
-        body = path.read_bytes() if path.is_file() else b""
-        with suppress(OSError):
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    handler = type("Handler", (_Cloud,), {"folder": folder})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
+        self.answer(path.read_bytes() if path.is_file() else b"", code)
 
 
 def read_answers(folder: Path) -> None:
     """Every verb; each may refuse, and the last refusal is raised."""
     provider._PATIENCE, provider._BACK_OFF = 0.05, 0.01
     refusal: Exception | None = None
-    with _served(folder) as url:
-        cloud = provider.connect("project", url)
+    with serving(type("Handler", (_Cloud,), {"folder": folder})) as address:
+        cloud = provider.connect("project", f"http://{address}/")
         verbs = (
             lambda: json.dumps([asdict(one) for one in cloud.list(_ZONE)]),
             lambda: _status(_LAUNCH, folder / "run", cloud),

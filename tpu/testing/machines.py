@@ -7,10 +7,9 @@ import os
 import secrets
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from google.cloud import tpu_v2
@@ -19,6 +18,7 @@ from bert_jax.console import say
 from tpu.request import STARTUP
 from tpu.testing.cloud import Workers
 from tpu.testing.reaper import HOME, kill
+from tpu.testing.serving import Quiet, serving
 
 DEVICES = 2  # of a machine: as many as real ones have would be slow on a few cores
 _PREFIX = "/computeMetadata/v1/instance/"
@@ -49,8 +49,8 @@ class Machine:
         """Starts its metadata server."""
         self._boots: list[subprocess.Popen[bytes]] = []
         handler = type("Handler", (_Handler,), {"answers": self.metadata})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
+        self._until_closed = ExitStack()
+        self._address = self._until_closed.enter_context(serving(handler))
 
     def boot(self) -> None:
         """Runs the startup script, as at every boot."""
@@ -73,10 +73,9 @@ class Machine:
     @property
     def environment(self) -> dict[str, str]:
         """Of all its processes."""
-        address = f"127.0.0.1:{self._server.server_address[1]}"
         # A TPU VM has nothing of the environment in which somebody submits.
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        return {**kept, **self.variables, "GCE_METADATA_IP": address, HOME: str(self.home)}
+        return {**kept, **self.variables, "GCE_METADATA_IP": self._address, HOME: str(self.home)}
 
     def off(self) -> None:
         """Ends all its processes at once, as a machine does that is taken away."""
@@ -87,8 +86,7 @@ class Machine:
     def close(self) -> None:
         """Ends its metadata server too."""
         self.off()
-        self._server.shutdown()
-        self._server.server_close()
+        self._until_closed.close()
 
 
 class Machines:
@@ -176,7 +174,7 @@ def _metadata(
     }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet):
     answers: dict[str, str]
 
     def do_GET(self) -> None:
@@ -185,11 +183,4 @@ class _Handler(BaseHTTPRequestHandler):
         if code == 404 and answer is not None:
             code = 200
         body = (answer if code == 200 and answer is not None else "").encode()
-        self.send_response(code)
-        self.send_header("Metadata-Flavor", "Google")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        self.answer(body, code, {"Metadata-Flavor": "Google"})

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,6 +21,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from tpu.testing.checks import ApiError
 from tpu.testing.cloud import FakeCloud
+from tpu.testing.serving import Quiet, serving
 
 # HTTP codes, google/rpc/code.proto.
 _CODES = {
@@ -71,17 +70,11 @@ ROUTES = _routes()
 def serve(cloud: FakeCloud) -> Iterator[str]:
     """Answers on this machine while the context lasts; gives the URL, which ends with "/"."""
     handler = type("Handler", (_Handler,), {"cloud": cloud})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(handler) as address:
+        yield f"http://{address}/"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet):  # requests are in `FakeCloud.calls`
     cloud: FakeCloud
 
     def do_GET(self) -> None:
@@ -96,9 +89,6 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self._answer()
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: requests are in `FakeCloud.calls`."""
-
     def _answer(self) -> None:
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query))
@@ -110,13 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ApiError as error:
             code = _CODES[error.status]
             answer = _error(code, error)
-        text = json.dumps(answer, indent=2).encode()
-        with suppress(OSError):  # a client may have been killed meanwhile
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json; charset=UTF-8")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+        self.answer(json.dumps(answer, indent=2).encode(), code)
 
 
 def _request(method: str, path: str, query: dict[str, str], body: bytes) -> tuple[str, Any]:
