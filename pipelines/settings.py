@@ -173,12 +173,13 @@ def _yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST:
             raise BadInputError(f"{path} is no config: it has more than {_LARGEST:,} bytes")
-        text = path.read_text("utf-8")
-        if _values(yaml.compose(text, yaml.SafeLoader), {}) > _MOST_VALUES:
+        loader = yaml.SafeLoader(path.read_text("utf-8"))
+        node = loader.get_single_node()
+        if _values(node, {}) > _MOST_VALUES:
             raise BadInputError(
                 f"{path} stands for more than {_MOST_VALUES:,} values; write less, without aliases"
             )
-        return yaml.safe_load(text)
+        return None if node is None else loader.construct_document(node)
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -189,8 +189,7 @@ def record(run: Path, attempt: Attempt) -> None:
 def endpoint(run: Path) -> str:
     """Where the emulated cloud of a rehearsal is; empty when it is over."""
     path = run / _ENDPOINT
-    with failures_explained(str(path)):
-        return text_of(path).strip() if path.exists() else ""
+    return text_of(path).strip() if _there(path) else ""
 
 
 def set_endpoint(run: Path, url: str) -> None:
