@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from drill import program, signals, soak
 from drill.report import Row, is_readable, show, table
 from drill.stage import STEPS, Fault, Stage, losses
+from drill.tally import Tally
 
 SEED = 8
 
@@ -58,25 +58,26 @@ def test_a_run_that_ends_otherwise_is_noticed(
 
 
 def test_a_run_that_cannot_go_on_is_noticed(stage: Stage) -> None:
-    chain = signals.Chain(stage, signal.SIGKILL)
-    chain.tries = 1
+    chain = signals.Chain(stage, Tally("no folder"), signal.SIGKILL)
     chain.run_dir = Path("/dev/null/run")
-    row = chain.finish("no folder")
-    assert row.survived == 0
+    row = chain.finish()
+    assert not row.held
     assert "exit code 78" in row.failures[0]
 
 
 def test_more_lost_than_promised_and_another_exit_code_are_noticed(stage: Stage) -> None:
-    chain = signals.Chain(stage, signal.SIGTERM)
+    chain = signals.Chain(stage, Tally("SIGTERM"), signal.SIGTERM)
     life = chain.live()
     life.reaches("step", STEPS - 10)
     life.strike(signal.SIGKILL)
     life.end()
     for path in (chain.run_dir / "checkpoints").iterdir():
         path.rename(chain.place / path.name)
-    assert chain.struck(life, "here")
-    assert "here: exit code -9" in chain.failures[0]
-    assert chain.failures[1].endswith("steps lost")
+    assert chain.struck(life, safe=5)
+    assert (chain.tally.tries, chain.tally.survived) == (1, 0)
+    (failure,) = chain.tally.failures
+    told = ("step 5 was safe, it went on from 0", "exit code -9", "steps lost")
+    assert all(words in failure for words in told), failure
 
 
 def test_a_trial_that_fails_itself_is_a_row_that_did_not_hold(stage: Stage) -> None:
@@ -124,6 +125,7 @@ def test_the_soak_measures_what_grows() -> None:
     looks = [soak.Look(step, 500 + step / 100, 20, step / 50) for step in range(0, 2001, 10)]
     assert soak.per_thousand(looks, "memory") == pytest.approx(10)
     assert soak.per_thousand(looks, "files") == pytest.approx(0)
-    assert soak.per_step(looks, 400, 800) == pytest.approx(0.02)
-    slower = [replace(one, seconds=one.seconds * (1 + one.step / 10_000)) for one in looks]
-    assert soak.per_step(slower, 1600, 2000) > 1.2 * soak.per_step(slower, 200, 600)
+    times = [(step, step / 50) for step in range(0, 2001, 20)]
+    assert soak.slower(times) == pytest.approx(1)
+    assert soak.slower((step, at * (1 + step / 20_000)) for step, at in times) > 1.05
+    assert soak.slower((step, at + 5 * (step > 1900)) for step, at in times) == pytest.approx(1)

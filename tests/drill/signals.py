@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from drill.lives import Circumstances, Life
-from drill.report import Row, is_readable
+from drill.report import Row
 from drill.stage import (
     EVERY,
     STEPS,
@@ -24,6 +24,7 @@ from drill.stage import (
     resumed_at,
     unlike,
 )
+from drill.tally import Tally, ended
 from stories import write_corpus
 
 _ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -45,17 +46,15 @@ class Chain:
 
     Attributes:
         stage: Where it is.
+        tally: What came of it.
         number: What it is struck with.
     """
 
     stage: Stage
+    tally: Tally
     number: int
     place: Path = field(init=False)
     run_dir: Path = field(init=False)
-    tries: int = 0
-    lost: int = 0
-    message: str = ""
-    failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Makes its folder."""
@@ -66,54 +65,58 @@ class Chain:
         """Starts the run, or goes on with it."""
         return self.stage.pretrain(self.place, self.run_dir)
 
-    def struck(self, life: Life, when: str) -> bool:
-        """Judges a process that was struck; False if it was over before."""
+    def struck(self, life: Life, safe: int) -> bool:
+        """Judges a process that went on from step `safe` and was struck; False if it was over."""
+        what = f"at step {life.steps}"
         code, reached = life.end(), life.steps
+        on = went_on(life, safe)
         if code == 0:
+            self.tally.judge(what, on, self.stage.complaint(self.run_dir), struck=False)
             return False
-        self.tries += 1
-        safe = newest_checkpoint(self.run_dir)
-        lost = reached - safe
-        self.lost = max(self.lost, lost)
-        if code != _CODES[signal.Signals(self.number)]:
-            self.failures.append(f"{when}: exit code {code}: {life.last_line}")
-        elif code == 75:
-            self.message = life.last_line
-            if not is_readable(life.last_line):
-                self.failures.append(f"{when}: it said: {life.last_line}")
-            if lost > 0:
-                self.failures.append(f"{when}: told to stop, it lost {lost} steps")
-        # A checkpoint is written while training goes on, at most until the next one is due.
-        if lost > 2 * EVERY:
-            self.failures.append(f"{when}: {lost} steps lost")
+        lost = reached - newest_checkpoint(self.run_dir)
+        expected = _CODES[signal.Signals(self.number)]
+        told = life.last_line if code == 75 else ""
+        self.tally.judge(
+            what,
+            on,
+            "" if code == expected else f"exit code {code}: {life.last_line}",
+            "it said nothing" if code == 75 and not told else "",
+            f"told to stop, it lost {lost} steps" if code == 75 and lost > 0 else "",
+            _too_much(lost),
+            message=told,
+            lost=max(0, lost),
+        )
         return True
 
-    def went_on(self, life: Life, safe: int) -> None:
-        """Judges whether a process went on from where it could."""
-        found = resumed_at(life)
-        if found is not None and found != safe:
-            self.failures.append(f"step {safe} was safe, it went on from {found}")
-
-    def finish(self, fault: str) -> Row:
+    def finish(self) -> Row:
         """Lets the run come to its end."""
         safe, life = newest_checkpoint(self.run_dir), self.live()
         if (code := life.end()) != 0:
-            self.failures.append(f"it could not go on: exit code {code}: {life.last_line}")
+            complaint = f"it could not go on: exit code {code}: {life.last_line}"
         else:
-            self.went_on(life, safe)
-            if complaint := self.stage.complaint(self.run_dir):
-                self.failures.append(complaint)
-        survived = 0 if self.failures else self.tries
-        if not self.failures:
-            self.stage.remove(self.place)
-        return Row(fault, self.tries, survived, self.lost, self.message, tuple(self.failures))
+            complaint = went_on(life, safe) or self.stage.complaint(self.run_dir)
+        self.tally.judge("the rest", complaint, struck=False)
+        return self.tally.closed(self.stage, self.place)
+
+
+def _too_much(lost: int) -> str:
+    """What is wrong if so many steps were lost."""
+    # A checkpoint is written while training goes on, at most until the next one is due.
+    return f"{lost} steps lost" if lost > 2 * EVERY else ""
+
+
+def went_on(life: Life, safe: int) -> str:
+    """What is wrong with the step that a process went on from."""
+    found = resumed_at(life)
+    wrong = found is not None and found != safe
+    return f"step {safe} was safe, it went on from {found}" if wrong else ""
 
 
 def ended_at(name: str, moment: str, number: int, stage: Stage, rng: random.Random) -> Row:
     """Some processes of one run are ended at the same kind of moment."""
-    chain, span = Chain(stage, number), stage.longest(moment)
+    chain, span = Chain(stage, Tally(name), number), stage.longest(moment)
     complete = 0
-    while chain.tries < _PER_JOB and complete < 2 * _PER_JOB:
+    while chain.tally.tries < _PER_JOB and complete < 2 * _PER_JOB:
         safe, life = newest_checkpoint(chain.run_dir), chain.live()
         # Not in the last quarter, in which the run may end before it is struck.
         left = max(1, _MOMENTS[moment] * (STEPS - safe) * 3 // (STEPS * 4))
@@ -123,19 +126,15 @@ def ended_at(name: str, moment: str, number: int, stage: Stage, rng: random.Rand
             life.reaches(moment, rng.randint(1, left))
         time.sleep(rng.uniform(0, span))
         life.strike(number)
-        if not chain.struck(life, f"at step {life.steps}"):
+        if not chain.struck(life, safe):
             complete += 1
-            if complaint := stage.complaint(chain.run_dir):
-                chain.failures.append(complaint)
             chain.run_dir = chain.place / f"run-{complete}"
-            continue
-        chain.went_on(life, safe)
-    return chain.finish(name)
+    return chain.finish()
 
 
 def stopped_at(name: str, moment: str, stage: Stage, rng: random.Random) -> Row:
     """A process is stopped and goes on, several times; it should not matter at all."""
-    chain, span = Chain(stage, signal.SIGSTOP), stage.longest(moment)
+    chain, span = Chain(stage, Tally(name), signal.SIGSTOP), stage.longest(moment)
     if moment == "restore":
         life = chain.live()
         life.reaches("step", 3 * EVERY)
@@ -150,10 +149,9 @@ def stopped_at(name: str, moment: str, stage: Stage, rng: random.Random) -> Row:
         life.strike(signal.SIGSTOP)
         time.sleep(rng.uniform(*_PAUSE))
         life.strike(signal.SIGCONT)
-        chain.tries += 1
-    if (code := life.end()) != 0:
-        chain.failures.append(f"exit code {code}: {life.last_line}")
-    return chain.finish(name)
+        chain.tally.judge(f"occurrence {occurrence}", lost=0)
+    chain.tally.judge("all of them", ended(life, 0), struck=False)
+    return chain.finish()
 
 
 def _train_tokenizer(stage: Stage, corpus: Path, place: Path, out: str) -> Life:
@@ -181,9 +179,9 @@ def command_ended(
     begun = time.monotonic()
     whole.end()
     seconds, expected = time.monotonic() - begun, content_of(place / "whole")
-    tries, message, failures = 0, "", []
+    tally = Tally(name)
     for attempt in range(3 * _COMMANDS):
-        if tries == _COMMANDS:
+        if tally.tries == _COMMANDS:
             break
         delay = rng.uniform(0, seconds)
         life = command(stage, corpus, place, f"out-{attempt}")
@@ -195,20 +193,15 @@ def command_ended(
         if number == signal.SIGSTOP:
             time.sleep(rng.uniform(*_PAUSE))
             life.strike(signal.SIGCONT)
-        code = life.end()
-        tries += 1
-        if code not in (0, _CODES.get(signal.Signals(number), 0)):
-            failures.append(f"after {delay:.3f} s: exit code {code}: {life.last_line}")
-        if code == 75:
-            message = life.last_line
+        complaint = ended(life, 0, _CODES.get(signal.Signals(number), 0))
         again = command(stage, corpus, place, f"out-{attempt}")
-        if again.end() != 0:
-            failures.append(f"after {delay:.3f} s, again: {again.last_line}")
-        elif complaint := unlike(place / f"out-{attempt}", expected):
-            failures.append(f"after {delay:.3f} s: {complaint}")
-    if not failures:
-        stage.remove(place)
-    return Row(name, tries, tries - len(failures), None, message, tuple(failures))
+        tally.judge(
+            f"after {delay:.3f} s",
+            complaint,
+            ended(again, 0) or unlike(place / f"out-{attempt}", expected),
+            message=life.last_line if life.end() == 75 else "",
+        )
+    return tally.closed(stage, place)
 
 
 class Pair:
@@ -238,23 +231,12 @@ def _digest_of_pair(stage: Stage) -> str:
     return stage.digest_of(pair.run_dir)
 
 
-def _of_both(number: int, codes: list[int], lost: int, message: str) -> list[str]:
-    """What is wrong with how both processes ended."""
-    if number == signal.SIGKILL:  # the other one is ended by JAX, in its own words
-        return []
-    if codes != [75, 75]:
-        return [f"exit codes {codes}: {message}"]
-    if lost or not is_readable(message):
-        return [f"told to stop, they lost {lost} steps and said: {message}"]
-    return []
-
-
 def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Random) -> Row:
     """One process of two, or both, are struck at a random step; both start again."""
     expected = stage.kept("pair", partial(_digest_of_pair, stage))
-    pair, failures, lost, message = Pair(stage), [], 0, ""
+    pair, tally, complaints, lost, message = Pair(stage), Tally(name), [], 0, ""
     lives = pair.live()
-    lives[0].reaches("step", rng.randint(2, STEPS - 10))
+    lives[0].reaches("step", step := rng.randint(2, STEPS - 10))
     time.sleep(rng.uniform(0, stage.longest("step")))
     for life in lives if all_ else [rng.choice(lives)]:
         life.strike(number)
@@ -266,19 +248,19 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
     reached, safe = max(life.steps for life in lives), newest_checkpoint(pair.run_dir)
     if codes != [0, 0]:
         lost = max(0, reached - safe)
-        message = lives[0].last_line if number != signal.SIGKILL else ""
-        failures += _of_both(number, codes, lost, message)
+        complaints.append(_too_much(lost))
+        if number != signal.SIGKILL:  # by which the other one is ended by JAX, in its own words
+            message = lives[0].last_line
+            complaints += [ended(life, 75) for life in lives]
+            complaints.append(f"told to stop, they lost {lost} steps" if lost else "")
         lives = pair.live()
         codes = [life.end() for life in lives]
     if codes != [0, 0]:
-        failures.append(f"exit codes {codes}: {lives[0].last_line}")
+        complaints.append(f"exit codes {codes}: {lives[0].last_line}")
     elif stage.digest_of(pair.run_dir) != expected:
-        failures.append("the parameters are not those of an undisturbed run")
-    if lost > 2 * EVERY:
-        failures.append(f"{lost} steps lost")
-    if not failures:
-        stage.remove(pair.place)
-    return Row(name, 1, int(not failures), lost, message, tuple(failures))
+        complaints.append("the parameters are not those of an undisturbed run")
+    tally.judge(f"at step {step}", *complaints, message=message, lost=lost)
+    return tally.closed(stage, pair.place)
 
 
 def faults() -> Iterator[Fault]:

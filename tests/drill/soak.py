@@ -8,7 +8,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,9 @@ _WARM = 0.2  # share of the steps after which memory must be flat
 _GROWTH = 3.0  # MiB in a thousand steps: less than one of its ten states
 _MORE_FILES = 1.0  # in a thousand steps; a save has some open
 _SLOWER = 1.05
-_BEGIN = 200  # steps; before them the evaluation and what a save needs are compiled
+# Steps, away from those at which something else is done; by the first of them the evaluation and
+# what a save needs are compiled.
+_MARKS = range(_EVERY + _EVERY // 2, _STEPS + 1, _EVERY)
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,18 @@ def per_thousand(looks: list[Look], name: str) -> float:
     return float(np.median(np.diff(least) / np.diff(steps)))
 
 
-def per_step(looks: list[Look], first: int, last: int) -> float:
-    """Seconds of processors that a step took."""
-    inside = [one for one in looks if first <= one.step <= last]
-    begin, end = inside[0], inside[-1]
-    return (end.seconds - begin.seconds) / (end.step - begin.step)
+def slower(times: Iterable[tuple[int, float]]) -> float:
+    """Seconds from mark to mark in the last fifth of the steps, by those in the first.
 
+    The least of each: another program makes some of them longer, what gets slower makes all.
 
-def wall_per_step(run_dir: Path, first: int, last: int) -> float:
-    """Seconds that a step took by the clock, everything between steps included."""
-    lines = [x for x in metrics.read(run_dir) if "loss" in x and first <= x["step"] <= last]
-    return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
+    Args:
+        times: Steps, and the seconds until then.
+    """
+    steps, seconds = zip(*times, strict=True)
+    spans = np.diff(np.interp(_MARKS, steps, seconds))
+    fifth = len(spans) // 5
+    return float(min(spans[-fifth:]) / min(spans[:fifth]))
 
 
 def show_what_is_held() -> None:
@@ -125,19 +128,17 @@ def soaked(name: str, stage: Stage, rng: random.Random) -> Row:
     failures = [] if life.end() == 0 else [life.last_line]
     warm = [one for one in looks if one.step >= _WARM * _STEPS]
     memory, files = per_thousand(warm, "memory"), per_thousand(warm, "files")
-    fifth = (_STEPS - _BEGIN) // 5
-    spans = (_BEGIN, _BEGIN + fifth), (_STEPS - fifth, _STEPS)
-    processor = [per_step(looks, *span) for span in spans]
-    clock = [wall_per_step(place / "run", *span) for span in spans]
-    slower = [last / first for first, last in (processor, clock)]
+    processor = slower((one.step, one.seconds) for one in looks)
+    lines = [line for line in metrics.read(place / "run") if "loss" in line]
+    clock = slower((line["step"], line["seconds"]) for line in lines)
     message = (
         f"memory {memory:+.2f} MiB and open files {files:+.2f} in 1,000 steps; a step of the last"
-        f" fifth took {slower[0]:.3f} of the first's processor time, {slower[1]:.3f} by the clock"
+        f" fifth took {processor:.3f} of the first's processor time, {clock:.3f} by the clock"
     )
     if memory > _GROWTH or files > _MORE_FILES:
         failures.append(f"it grows: {message}")
     # Other programs make a step slower by the clock, a slow-down of ours shows in both.
-    if min(slower) > _SLOWER:
+    if min(processor, clock) > _SLOWER:
         failures.append(f"it slows down: {message}")
     return Row(name, 1, int(not failures), 0, message, tuple(failures))
 
