@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "what a fine-tuned model says of new inputs",
     "evaluate": "exact held-out losses and accuracies of a model",
     "fill-mask": "what the model puts in place of [MASK]",
+    "report": "one HTML page of a run, or of several: curves, data, samples, config",
     "extract-features": "hidden states of texts, as .npz or Arrow",
     "convert": "write a model in the format of Hugging Face, or in our own",
     "inspect": "shapes, parameters, step and digest of a model or preset",

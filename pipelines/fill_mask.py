@@ -23,7 +23,7 @@ from pipelines.padding import padded
 from pipelines.settings import command_parser, parse
 
 # One program for all texts of like length.
-_forward = jax.jit(forward, static_argnums=0)
+compiled_forward = jax.jit(forward, static_argnums=0)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ def fill_mask(
         "sequence_ids": there.astype(np.int32),
         "mlm_positions": np.array([positions], np.int32),
     }
-    found = _forward(define(network), params, jax.device_put(batch), None).mlm[0]
+    found = compiled_forward(define(network), params, jax.device_put(batch), None).mlm[0]
     probabilities = np.asarray(jax.nn.softmax(found))[:, : tokenizer.vocab_size]
     answers = []
     for place, row in zip(positions, probabilities, strict=True):

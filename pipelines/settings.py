@@ -171,17 +171,29 @@ def _yaml(path: Path) -> Any:
     """The plain values that a YAML file holds."""
     check_kind(path)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise BadInputError(f"{path} is no config: it has more than {_LARGEST:,} bytes")
-        loader = yaml.SafeLoader(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}") from None
+    return yaml_values(content, path)
+
+
+def yaml_values(content: bytes, path: Path) -> Any:
+    """The plain values that `content`, read from `path`, holds.
+
+    Raises:
+        BadInputError: It is no YAML, or no config by its size.
+    """
+    if len(content) > _LARGEST:
+        raise BadInputError(f"{path} is no config: it has more than {_LARGEST:,} bytes")
+    try:
+        loader = yaml.SafeLoader(content.decode("utf-8"))
         node = loader.get_single_node()
         if _values(node, {}) > _MOST_VALUES:
             raise BadInputError(
                 f"{path} stands for more than {_MOST_VALUES:,} values; write less, without aliases"
             )
         return None if node is None else loader.construct_document(node)
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} is not a YAML file: {error}") from None
     # What PyYAML's parts happen to raise on a value that is not of its tag, such as !!int "".

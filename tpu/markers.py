@@ -154,16 +154,26 @@ def look(run: Path) -> tuple[Markers, float]:
         if (beat := _read(path, Beat)) is not None:
             beats.append(replace(beat, age=max(0.0, now - _changed(path))))
     endings = {name: _read(run / STATUS / f"{name}.json", Ending) for name in ENDINGS}
-    attempts = [_read(path, Attempt) for path in _listed(run / _ATTEMPTS, "*.json")]
     markers = Markers(
         beats=tuple(sorted(beats, key=lambda beat: beat.worker)),
         endings={name: ending for name, ending in endings.items() if ending is not None},
-        attempts=tuple(attempt for attempt in attempts if attempt is not None),
+        attempts=attempts(run),
         stop=stop_asked(run),
     )
     if markers.stop:
         markers = replace(markers, stop_age=max(0.0, now - _changed(run / _STOP)))
     return markers, now
+
+
+def attempts(run: Path) -> tuple[Attempt, ...]:
+    """The slices of a run, in order."""
+    found = [_read(path, Attempt) for path in _listed(run / _ATTEMPTS, "*.json")]
+    return tuple(attempt for attempt in found if attempt is not None)
+
+
+def newest_beat(run: Path) -> float:
+    """When a host was heard of last, by the clock of the storage; 0 if never."""
+    return max(map(_changed, _listed(run / STATUS, "worker-*.json")), default=0.0)
 
 
 def beat(run: Path, sent: Beat) -> None:

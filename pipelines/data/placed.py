@@ -48,11 +48,22 @@ def local(store: str) -> Path:
         BadInputError: There is none, or a file is damaged.
         UserError: The disk is full, or the bucket cannot be reached now.
     """
+    place = place_of(store)
+    return placed(store, place) if store.startswith(CLOUD) else place
+
+
+def place_of(store: str) -> Path:
+    """Where the store is on this machine, or would be copied to.
+
+    Raises:
+        BadInputError: There is none in that bucket.
+        UserError: The bucket cannot be reached now.
+    """
     if not store.startswith(CLOUD):
         return Path(store)
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     stores = os.environ.get(STORES) or Path(home) / "bert-jax" / "stores"
-    return placed(store, Path(stores) / read_ledger(at(store)).digest[:16])
+    return Path(stores) / read_ledger(at(store)).digest[:16]
 
 
 def placed(source: str, target: Path) -> Path:

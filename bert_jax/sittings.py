@@ -1,0 +1,75 @@
+"""When a run was at work, from its event files: every process that trains begins one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from bert_jax.metrics import TENSORBOARD
+from bert_jax.paths import failures_explained
+
+_HEADER, _FOOTER = 12, 4  # bytes round an event: its size and two checksums
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What one process did.
+
+    Attributes:
+        begun: Seconds since 1970.
+        ended: When it wrote last.
+        reached: The last step that it wrote of.
+        starts: The steps that it went on from: the first when it was started, others in rollbacks.
+    """
+
+    begun: float
+    ended: float
+    reached: int
+    starts: tuple[int, ...]
+
+
+def sittings(run_dir: Path) -> list[Sitting]:
+    """Those of a run, in order; what was cut off or damaged is left out.
+
+    Raises:
+        UserError: The bucket cannot be reached.
+    """
+    folder = run_dir / TENSORBOARD
+    with failures_explained(str(folder)):
+        files = list(folder.iterdir()) if folder.is_dir() else []
+        found = [_sitting(path.read_bytes()) for path in files if "tfevents" in path.name]
+    return sorted((one for one in found if one is not None), key=lambda one: one.begun)
+
+
+def _sitting(content: bytes) -> Sitting | None:
+    starts: list[int] = []
+    times: list[float] = []
+    reached = 0
+    for event in _events(content):
+        if event.session_log.status == SessionLog.START:
+            starts.append(max(0, event.step - 1))
+        elif starts:
+            reached = event.step
+        if starts:
+            times.append(event.wall_time)
+    if not starts:
+        return None
+    return Sitting(min(times), max(times), max(reached, starts[-1]), tuple(starts))
+
+
+def _events(content: bytes) -> Iterator[Event]:
+    place = 0
+    while place + _HEADER <= len(content):
+        (size,) = struct.unpack_from("<Q", content, place)
+        begin, place = place + _HEADER, place + _HEADER + size + _FOOTER
+        if place > len(content):
+            return
+        try:
+            yield Event.FromString(content[begin : begin + size])
+        except DecodeError:
+            return

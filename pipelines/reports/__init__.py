@@ -1,0 +1,1 @@
+"""What a report of a run shows, and how it is drawn."""

@@ -1,0 +1,149 @@
+"""The page: one HTML file that loads nothing and in which nothing can run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bert_jax import __version__, profile
+from bert_jax.config import RunConfig
+from bert_jax.console import say
+from bert_jax.errors import UserError
+from bert_jax.paths import is_remote
+from pipelines.data.store import Store
+from pipelines.reports import data, history, samples, tables
+from pipelines.reports.curves import charts
+from pipelines.reports.figures import drawn
+from pipelines.reports.history import Cost
+from pipelines.reports.run import Run, explained
+from pipelines.reports.samples import Sample
+from pipelines.reports.tables import Confusion, Table
+
+# In the first lines of every report, by which one of ours is told from other files.
+MARK = '<meta name="generator" content="bert-jax report'
+
+
+@dataclass
+class Section:
+    """What is shown of one run alone.
+
+    Attributes:
+        run: The run.
+        why: In place of what is missing; by "data" and "samples".
+    """
+
+    run: Run
+    facts: list[tuple[str, str]]
+    events: Table | None
+    cost: Cost | None
+    checkpoints: Table | None
+    results: Table | None
+    confusion: Confusion | None
+    records: Table | None
+    yaml: str
+    traces: str
+    card: str = ""
+    data: Table | None = None
+    histograms: list[tuple[str, Markup]] = field(default_factory=list)
+    samples: Sequence[Sample] = ()
+    sampled_at: int = 0
+    why: dict[str, str] = field(default_factory=dict)
+
+
+def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
+    """The HTML of a report.
+
+    Args:
+        runs: What it is of.
+        store: Where the store is now; None is where each config says.
+        output: Where the page will be, from which links to traces lead.
+    """
+    numbers = count(1)
+    figures = [(chart, drawn(chart, next(numbers))) for chart in charts(runs)]
+    sections = [_section(run, output) for run in runs]
+    for section in sections:
+        if isinstance(section.run.config, RunConfig):
+            _fill(section, section.run.config, store, numbers)
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        mark=Markup(MARK),  # noqa: S704
+        version=__version__,
+        style=Markup((folder / "page.css").read_text("utf-8")),  # noqa: S704
+        made=tables.moment(time.time()),
+        title=" · ".join(run.name for run in runs),
+        runs=runs,
+        sections=sections,
+        overview=tables.overview(runs),
+        figures=figures,
+        marks={kind for chart, _ in figures for kind in chart.marks},
+        held_out=any(curve.kind == "held-out" for chart, _ in figures for curve in chart.curves),
+        evaluations=tables.evaluations(runs),
+        perplexities=tables.perplexities(runs),
+        config=tables.config_table(runs),
+    )
+
+
+def _section(run: Run, output: Path) -> Section:
+    return Section(
+        run=run,
+        facts=tables.facts(run),
+        events=history.events(run),
+        cost=history.cost(run),
+        checkpoints=tables.checkpoints(run),
+        results=tables.results(run),
+        confusion=tables.confusion(run),
+        records=samples.records(run),
+        yaml=tables.config_yaml(run),
+        traces=_traces(run, output),
+    )
+
+
+def _fill(section: Section, config: RunConfig, given: str | None, numbers: count[int]) -> None:
+    """What needs the store, and a checkpoint; or why it is missing."""
+    run = section.run
+    store: Store | None = None
+    try:
+        store = data.open_store(run, config, given)
+        found = data.drawn(config, store)
+        section.data = data.table(found)
+        for one in found:
+            title = f"Tokens of a sequence, length {one.phase.length}"
+            section.histograms.append((title, data.histogram(one, next(numbers))))
+    except UserError as error:
+        section.why["data"] = explained(error)
+    section.card = data.card(run, store)
+    if store is None or not run.checkpoints:
+        missing = "the store is not there" if store is None else "there is no checkpoint yet"
+        section.why["samples"] = f"Not shown: {missing}."
+        return
+    say(f"{run.path}: asking the model about hidden tokens")
+    try:
+        section.samples, section.sampled_at = samples.predictions(run, config, store)
+    except UserError as error:
+        section.why["samples"] = explained(error)
+
+
+def _traces(run: Run, output: Path) -> str:
+    """A link to the traces of a run, relative to the page; empty if there are none."""
+    folder = run.path / profile.FOLDER
+    if is_remote(folder) or is_remote(output) or not folder.is_dir():
+        return ""
+    try:
+        relative = folder.resolve().relative_to(output.resolve().parent)
+    except ValueError:
+        return folder.resolve().as_uri()
+    return quote(f"{relative}/")

@@ -1,0 +1,216 @@
+"""A run folder as a report reads it; nothing in it is changed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from bert_jax import metrics
+from bert_jax.checkpoint import FOLDER, newest_meta
+from bert_jax.config import RunConfig
+from bert_jax.errors import BadInputError, UserError, one_line
+from bert_jax.meta import Meta
+from bert_jax.paths import absolute, check_kind, failures_explained, is_remote
+from bert_jax.sittings import Sitting, sittings
+from pipelines.finetune import RESULTS
+from pipelines.folders import RUN_CONFIG, RUN_LAUNCH
+from pipelines.formats import google_research, hugging_face
+from pipelines.settings import config_from_dict, yaml_values
+from pipelines.tasks.config import FinetuneConfig
+from tpu import markers
+
+_LARGEST = 1 << 53  # of steps: beyond it a float is no whole number
+_SILENCE = 600.0  # seconds after which a run is taken for interrupted
+
+State = Literal["complete", "in progress", "interrupted", "failed", "stopped", "not begun"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run.
+
+    Attributes:
+        path: Of its folder.
+        name: By which the report calls it.
+        config: Of the run, resolved.
+        lines: Of metrics.jsonl by step, as far as they are finite numbers.
+        sittings: The processes that trained.
+        attempts: Slices of Cloud TPUs that it was given.
+        checkpoints: Steps that can be restored, ascending.
+        damaged: Names of checkpoints that were set aside.
+    """
+
+    path: Path
+    name: str
+    config: RunConfig | FinetuneConfig
+    lines: list[dict[str, float]]
+    sittings: list[Sitting]
+    attempts: tuple[markers.Attempt, ...]
+    checkpoints: list[int]
+    damaged: list[str]
+
+    @cached_property
+    def trained(self) -> list[dict[str, float]]:
+        """The lines about updates."""
+        return [line for line in self.lines if "loss" in line]
+
+    @cached_property
+    def measured(self) -> list[dict[str, float]]:
+        """The lines about held-out data."""
+        return [line for line in self.lines if any(key.startswith("eval_") for key in line)]
+
+    @cached_property
+    def skipped(self) -> list[int]:
+        """The steps whose batches were left out."""
+        return [int(line["step"]) for line in self.lines if line.get("skipped")]
+
+    @cached_property
+    def step(self) -> int:
+        """The newest that is known of."""
+        return max([0, *self.checkpoints[-1:], *(int(line["step"]) for line in self.lines[-1:])])
+
+    @cached_property
+    def meta(self) -> Meta | None:
+        """What stands beside the newest checkpoint."""
+        return newest_meta(self.path)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The last evaluation of a fine-tuning; empty without one."""
+        try:
+            found = json.loads(text(self.path / RESULTS))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def written(self) -> float:
+        """When it was written to last, in seconds since 1970; 0 if that is not known."""
+        return max([0.0, *(sitting.ended for sitting in self.sittings)])
+
+    @cached_property
+    def state(self) -> tuple[State, str]:
+        """What has become of it, and why."""
+        failed = markers.ended(self.path, "FAILED")
+        if failed is not None:
+            return "failed", one_line(failed.note)
+        # Without the folder of checkpoints, as in a copy of the log, that alone tells.
+        saved = self.checkpoints[-1] if self.checkpoints else self.step
+        if saved >= self.config.steps > 0:
+            return "complete", ""
+        if not self.lines and not self.checkpoints:
+            return "not begun", ""
+        if markers.ended(self.path, "STOPPED") is not None:
+            return "stopped", "it was asked to stop"
+        recent = time.time() - self.written < _SILENCE
+        return ("in progress" if recent else "interrupted"), ""
+
+
+def open_run(path: Path, name: str) -> Run:
+    """The run in `path`.
+
+    Raises:
+        BadInputError: There is none, or its config cannot be read.
+        UserError: The bucket cannot be reached.
+    """
+    with failures_explained(str(path)):
+        _check(path)
+        checkpoints, damaged = _checkpoints(path)
+        return Run(
+            path=path,
+            name=name,
+            config=_config(path),
+            lines=_lines(path),
+            sittings=sittings(path),
+            attempts=markers.attempts(path),
+            checkpoints=checkpoints,
+            damaged=damaged,
+        )
+
+
+def text(path: Path) -> str:
+    """The text of a file that may be absent; bytes that are not UTF-8 are replaced."""
+    check_kind(path)
+    with failures_explained(str(path)):
+        return path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+
+
+def _check(path: Path) -> None:
+    if not path.exists():
+        raise BadInputError(f"{path} does not exist; give the folder of a run (its run_dir)")
+    if not path.is_dir():
+        raise BadInputError(f"{path} is a file; give the folder of a run (its run_dir)")
+    if hugging_face.is_folder(path) or google_research.is_folder(path):
+        raise BadInputError(
+            f"{path} is a model, not a run: nothing says how it was trained; bert-jax inspect"
+            f" {path} shows what it consists of"
+        )
+    whole = absolute(path)
+    if whole.parent.name == FOLDER:
+        raise BadInputError(f"{path} is a checkpoint; give the run, {whole.parent.parent}")
+
+
+def _config(path: Path) -> RunConfig | FinetuneConfig:
+    for file in (path / RUN_CONFIG, path / RUN_LAUNCH / RUN_CONFIG):
+        check_kind(file)
+        if file.is_file():
+            values = yaml_values(file.read_bytes(), file)
+            if not isinstance(values, Mapping):
+                raise BadInputError(f"{file} holds no keys and values; restore it from a copy")
+            return _typed(values, str(file))
+    meta = newest_meta(path)
+    if meta is not None and "phases" in meta.config:
+        return _typed(meta.config, str(path))
+    if meta is not None:
+        raise BadInputError(f"{path} holds converted weights, not a run; give the run they are of")
+    raise BadInputError(f"{path} is no run: it has neither {RUN_CONFIG} nor {FOLDER}")
+
+
+def _typed(values: Mapping[str, Any], source: str) -> RunConfig | FinetuneConfig:
+    known = {key: value for key, value in values.items() if key != "tpu"}
+    if "task" in known:
+        return config_from_dict(known, source, FinetuneConfig)
+    return config_from_dict(known, source, RunConfig)
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    check_kind(path / metrics.FILE)
+    found = []
+    for line in metrics.read(path):
+        if 0 <= line["step"] < _LARGEST:
+            found.append({key: float(x) for key, x in line.items() if _is_number(x)})
+    return sorted(found, key=lambda line: line["step"])
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) is int:
+        return abs(value) < _LARGEST
+    return type(value) is float and math.isfinite(value)
+
+
+def _checkpoints(path: Path) -> tuple[list[int], list[str]]:
+    folder = absolute(path) / FOLDER
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    steps = sorted(int(name) for name in names if name.isdecimal() and len(name) < 16)
+    return steps, sorted(name for name in names if name.endswith(".damaged"))
+
+
+def size(folder: Path) -> int | None:
+    """Bytes of all files in a folder on a disk."""
+    if is_remote(folder):
+        return None
+    try:
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except OSError:  # a checkpoint that is removed while it is looked at
+        return None
+
+
+def explained(error: UserError) -> str:
+    """Why a section of the report is missing."""
+    return f"Not shown: {error}."
