@@ -38,8 +38,8 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         name = key.removeprefix("eval_")
         if key.startswith("eval_") and name not in known:
             found.append((f"Held out: {name.replace('_', ' ')}", "", name, False))
-    marks = _marks(runs)
     end = max([1.0, *(line["step"] for run in runs for line in run.lines[-1:])])
+    marks = _marks(runs, end)
     shown = []
     for title, unit, key, logarithmic in found:
         curves = [one for number, run in enumerate(runs) for one in _of(run, number, key)]
@@ -62,16 +62,18 @@ def _of(run: Run, number: int, key: str) -> list[Curve]:
     return found
 
 
-def _marks(runs: Sequence[Run]) -> dict[Mark, dict[int, str]]:
+def _marks(runs: Sequence[Run], end: float) -> dict[Mark, dict[int, str]]:
     """Of one run all that happened; of several only the phases, if they have the same."""
     ends = [phase_ends(run) for run in runs]
-    furthest = max(run.step for run in runs)
     marks: dict[Mark, dict[int, str]] = {}
     if all(one == ends[0] for one in ends):
-        marks["phase"] = {end: label for end, label in ends[0].items() if end <= furthest}
+        marks["phase"] = ends[0]
     if len(runs) == 1:
         marks["restart"] = dict.fromkeys(restarts(runs[0]), "")
         marks["preempted"] = dict.fromkeys(preemptions(runs[0]), "")
         marks["skipped"] = dict.fromkeys(runs[0].skipped, "")
-    kept = {kind: dict(sorted(steps.items())[:_MOST_MARKS]) for kind, steps in marks.items()}
-    return {kind: steps for kind, steps in kept.items() if steps}
+    there = {
+        kind: {step: label for step, label in sorted(steps.items()) if 0 <= step <= end}
+        for kind, steps in marks.items()
+    }
+    return {kind: dict(list(steps.items())[:_MOST_MARKS]) for kind, steps in there.items() if steps}

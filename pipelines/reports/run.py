@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from pipelines.settings import config_from_dict, yaml_values
 from pipelines.tasks.config import FinetuneConfig
 from tpu import markers
 
-_LARGEST = 1 << 53  # of steps: beyond it a float is no whole number
+_LARGEST = 1 << 53  # of whole numbers: beyond it a float is none
+_MOST = 3.5e38  # of float32, and so of what is measured
 _SILENCE = 600.0  # seconds after which a run is taken for interrupted
 
 State = Literal["complete", "in progress", "interrupted", "failed", "stopped", "not begun"]
@@ -191,7 +191,7 @@ def _lines(path: Path) -> list[dict[str, float]]:
 def _is_number(value: Any) -> bool:
     if type(value) is int:
         return abs(value) < _LARGEST
-    return type(value) is float and math.isfinite(value)
+    return type(value) is float and abs(value) < _MOST  # NaN is not
 
 
 def _checkpoints(path: Path) -> tuple[list[int], list[str]]:

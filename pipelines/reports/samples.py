@@ -148,11 +148,15 @@ def records(run: Run) -> Table | None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return _cut(", ".join(f"{key} {_plain(one)}" for key, one in value.items()))
+    return _cut(_plain(value))
+
+
+def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, dict):
-        return _cut(", ".join(f"{key} {_cell(one)}" for key, one in value.items()))
-    return _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _cut(given: str) -> str:

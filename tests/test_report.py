@@ -1,0 +1,449 @@
+"""The page of ``bert-jax report``, read with a parser as a browser does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import html5lib
+import numpy as np
+import pytest
+
+import gcs
+from bert_jax import metrics
+from bert_jax.batch import Arrays
+from bert_jax.config import Phase, RunConfig
+from bert_jax.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.paths import at
+from conftest import bert_jax, refused
+from pipelines import convert, report
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.pretrain import pretrain
+from pipelines.report import write
+from pipelines.reports.figures import thinned
+from pipelines.settings import to_yaml
+from poisoned import Poison, layout_of
+from test_finetune import MODEL, options
+from test_finetune import run as finetuned
+from tpu import markers
+from tpu.markers import Attempt
+
+EVIL = "<script>alert('x')</script>\"&"
+LOADING = {"src", "srcset", "data", "action", "poster", "background", "formaction"}
+
+
+def read(page: Path | str) -> Element:
+    """The page, which must be sound HTML that loads and runs nothing."""
+    text = page.read_text("utf-8") if isinstance(page, Path) else page
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    root = parser.parse(text)
+    for element in root.iter():
+        name = str(element.tag).rpartition("}")[2]
+        assert name not in {"script", "iframe", "object", "embed", "link", "img", "form", "base"}
+        for key, value in element.attrib.items():
+            key = key.rpartition("}")[2]
+            assert not key.startswith("on")
+            assert key not in LOADING
+            if key == "href":
+                assert value.startswith(("#", "profile/", "file://")), value
+            assert "url(" not in value.replace("url(#", "")
+        if name == "style":
+            assert "url(" not in (element.text or "").replace("url(#", "")
+            assert "@import" not in (element.text or "")
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    (policy,) = [m for m in root.iter("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy.get("content", "")
+    return root
+
+
+def shown(element: Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def facts(root: Element) -> dict[str, str]:
+    tiles = [div for dl in root.iter("dl") for div in dl]
+    return {shown(tile[0]): shown(tile[1]) for tile in tiles}
+
+
+def tables(root: Element) -> list[list[list[str]]]:
+    """The cells of every table, the head first."""
+    return [
+        [[shown(cell) for cell in row] for row in table.iter("tr")] for table in root.iter("table")
+    ]
+
+
+def table(root: Element, first: str) -> list[list[str]]:
+    """The one with this first cell."""
+    return next(rows for rows in tables(root) if rows[0][0] == first)
+
+
+def figure(root: Element, title: str) -> Element:
+    found = [f for f in root.iter("figure") if shown(f[0]).startswith(title)]
+    assert len(found) == 1, title
+    return found[0]
+
+
+def curve(root: Element, title: str, name: str) -> np.ndarray:
+    """The corners of a curve on the page, [N, 2]."""
+    groups = [g for g in figure(root, title).iter() if g.get("id", "").endswith(f"-curve-{name}")]
+    path = next(p for p in groups[0].iter() if p.get("d"))
+    return np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")), np.float64)
+
+
+def agrees(corners: np.ndarray, steps: list[float], values: list[float]) -> None:
+    """Asserts that the corners are these values, on linear scales that rise to right and top."""
+    assert len(corners) == len(steps)
+    for got, wanted, rises in ((corners[:, 0], steps, 1), (corners[:, 1], values, -1)):
+        slope, offset = np.polyfit(wanted, got, 1)
+        assert slope * rises > 0
+        np.testing.assert_allclose(slope * np.array(wanted) + offset, got, atol=1e-3)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classification whose classes and folder have hostile names."""
+    folder = tmp_path_factory.mktemp("tuned")
+    words = options("classification", folder, folder / "<img src=x onerror=y>", train__epochs=2)
+    for name in ("train.csv", "validation.csv"):
+        text = (folder / name).read_text("utf-8")
+        quoted = '"' + EVIL.replace('"', '""') + '"'
+        (folder / name).write_text(text.replace(",drink", f",{quoted}"), "utf-8")
+    finetuned([*words, "--train.log_every", "1"])
+    return folder / "<img src=x onerror=y>"
+
+
+def bare(folder: Path, config: RunConfig, lines: str = "") -> Path:
+    """A run of which only config and log are there."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(replace(config, run_dir=str(folder))), "utf-8")
+    (folder / "metrics.jsonl").write_text(lines, "utf-8")
+    return folder
+
+
+def test_the_page_shows_what_the_run_logged(run: Path, store: Store) -> None:
+    result = bert_jax("report", run)
+    assert result.returncode == 0, result.stderr
+    assert f"{run}/report.html" in result.stderr
+    page = run / "report.html"
+    assert page.stat().st_size < 500_000
+    root, lines = read(page), metrics.read(run)
+    trained = [line for line in lines if "loss" in line]
+    measured = [line for line in lines if "eval_loss" in line]
+    found = facts(root)
+    assert found["state"] == "complete"
+    assert found["step"] == "20 of 20"
+    assert found["tokens trained on"] == f"{trained[-1]['tokens']:,}"
+    for title, key in (
+        ("Loss nats", "loss"),
+        ("Loss of masked tokens", "mlm_loss"),
+        ("Accuracy of next sentence", "nsp_accuracy"),
+        ("Learning rate", "learning_rate"),
+        ("Throughput", "tokens_per_second"),
+    ):
+        steps = [line["step"] for line in trained]
+        agrees(curve(root, title, "0-train"), steps, [line[key] for line in trained])
+    corners = curve(root, "Loss nats", "0-held-out")
+    np.testing.assert_allclose(np.diff(corners[:, 0]), corners[1, 0] - corners[0, 0], atol=1e-3)
+    assert len(corners) == len(measured) == 2
+    rows = table(root, "step")
+    assert [row[0] for row in rows[1:]] == ["10", "20"]
+    place = rows[0].index("mlm loss")
+    assert [float(row[place]) for row in rows[1:]] == [
+        round(line["eval_mlm_loss"], 4) for line in measured
+    ]
+    beside = table(root, "held-out perplexity of masked tokens")
+    assert [row[:2] for row in beside[2:]] == [
+        ["BERT-Base, as published", "3.99"],
+        ["BERT-Large, as published", "3.23"],
+    ]
+    assert float(beside[1][1]) == round(measured[-1]["eval_perplexity"], 2)
+    assert [row[0] for row in table(root, "checkpoint")[1:]] == ["10", "15", "20"]
+    assert ["optimizer.warmup_steps", "5", "10,000"] in table(root, "key")
+    assert shown(root).count("(train)") == 2, "the card of the store"
+
+
+def test_batches_and_guesses_are_those_of_store_and_model(
+    run: Path, store: Store, config_base: RunConfig
+) -> None:
+    write([run], run / "report.html")
+    root = read(run / "report.html")
+    data = PretrainingData(store, config_base)
+    drawn = [data.batch_at(step).arrays for step in range(20)]
+    rows = dict(map(tuple, table(root, "")[1:]))
+    real, used = _total(drawn, "sequence_ids"), _total(drawn, "mlm_weights")
+    assert rows["sequences drawn"] == "160"
+    assert rows["padding"] == f"{1 - real / (160 * 32):.1%}"
+    assert rows["tokens to predict"] == f"{used / real:.1%}"
+    parts = [rows[name] for name in rows if name.startswith("…")]
+    assert sum(float(part.rstrip("%")) for part in parts) == pytest.approx(100, abs=0.2)
+    samples = [div for div in root.iter("div") if div.get("class") == "sample"]
+    assert 8 <= len(samples) <= 12
+    for sample in samples:
+        shares = [float(shown(li[1]).rstrip("%")) for li in sample.iter("li")]
+        assert len(shares) == 5
+        assert shares == sorted(shares, reverse=True)
+    # The first one, asked for by hand.
+    first = next(data.heldout(32, 12)).arrays
+    ids, places = first["token_ids"][0], first["mlm_positions"][0]
+    hidden = [n for n in places[first["mlm_weights"][0] > 0] if ids[n] == store.tokenizer.mask_id]
+    target = store.tokenizer.spelled(
+        int(first["mlm_targets"][0][list(places).index(hidden[len(hidden) // 2])])
+    )
+    assert shown(samples[0][0][0]).lstrip("…") == target.strip()
+
+
+def _total(batches: list[Arrays], key: str) -> float:
+    return float(sum((arrays[key] > 0).sum() for arrays in batches))
+
+
+def test_restarts_and_rollbacks_are_marked(
+    rolling: RunConfig, poison: Poison, tmp_path: Path
+) -> None:
+    config = replace(rolling, train=replace(rolling.train, log_every=1))
+    folder = Path(config.run_dir)
+    poison(7)
+    pretrain(config, layout_of(config))
+    # As if killed after step 20, with nothing saved since step 10.
+    for step in (15, 20):
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    poison()
+    pretrain(config, layout_of(config))
+    write([folder], folder / "report.html")
+    root = read(folder / "report.html")
+    happened = [row[1] for row in table(root, "when")[1:]]
+    assert happened == [
+        "began",
+        "rolled back to step 5",
+        "ended; its last line is of step 20",
+        "went on from step 10; 10 steps were done again",
+        "ended; its last line is of step 20",
+        "skipped as not finite: batch 7",
+    ]
+    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
+    assert any(one.endswith("mark-restart-10") for one in ids)
+    assert any(one.endswith("mark-skipped") for one in ids)
+    assert len(curve(root, "Loss nats", "0-train")) == 19
+
+
+def test_a_fine_tuning_with_hostile_names(tuned: Path) -> None:
+    result = bert_jax("report", tuned)
+    assert result.returncode == 0, result.stderr
+    root = read(tuned / "report.html")
+    assert shown(root.find(".//h1")) == tuned.name
+    results = json.loads((tuned / "eval_results.json").read_text("utf-8"))
+    rows = table(root, "true \\ predicted")
+    assert rows[0][1:3] == results["confusion"]["classes"]
+    assert EVIL in rows[0]
+    body = next(t for t in root.iter("table") if t.get("class") == "confusion")[1]
+    counts = [[int(cell.text or "") for cell in row[1:3]] for row in body]
+    assert counts == results["confusion"]["true_by_predicted"]
+    assert EVIL in shown(root)
+    assert len(table(root, "id")) == 13
+    lines = metrics.read(tuned)
+    found = curve(root, "Held out: accuracy", "0-held-out")
+    measured = [line for line in lines if "eval_accuracy" in line]
+    assert len(found) == len(measured) == 2
+    assert facts(root)["what"].startswith("classification")
+
+
+def test_whatever_a_run_folder_holds_is_text(run: Path) -> None:
+    (run / "data.md").write_text(f"# {EVIL}</pre></details>\n", "utf-8")
+    with (run / "metrics.jsonl").open("a") as file:
+        odd: dict[str, Any] = {"step": 20, f"eval_{EVIL}": 0.5, "loss": "much", "mlm_loss": 10**400}
+        file.write(json.dumps(odd) + "\n" + '{"step": 21, "eval_loss": NaN, "lo')
+    (run / "tensorboard/events.out.tfevents.9.x").write_bytes(b"\xff" * 99)
+    (run / "eval_results.json").write_text('{"confusion": {"classes": ["a"]}, "x": 1e999}')
+    status = run / "status"
+    status.mkdir()
+    note = {"spec": "", "attempt": 1, "step": 20, "note": EVIL}
+    (status / "FAILED.json").write_text(json.dumps(note))
+    write([run], run / "report.html")
+    root = read(run / "report.html")
+    assert facts(root)["state"] == f"failed: {EVIL}"
+    assert f"Held out: {EVIL}" in [shown(caption) for caption in root.iter("figcaption")]
+    assert any(EVIL in shown(pre) for pre in root.iter("pre"))
+
+
+def test_a_run_of_which_little_is_there(config_base: RunConfig, tmp_path: Path) -> None:
+    line = '{"step": 1, "loss": 2.5, "grad_norm": 1.0, "learning_rate": 0.1, "tokens": 9}\n'
+    missing = replace(config_base, data=replace(config_base.data, store=str(tmp_path / "gone")))
+    for name, log, state in (("one", line + '{"step": 2, "lo', "interrupted"), ("none", "", "not")):
+        folder = bare(tmp_path / name, missing, log)
+        write([folder], folder / "report.html")
+        root = read(folder / "report.html")
+        assert facts(root)["state"].startswith(state)
+        assert "gone" in shown(root)
+        assert "--store DIR" in shown(root)
+        assert ("There is no line of metrics yet." in shown(root)) == (name == "none")
+        assert len(list(root.iter("figure"))) == (3 if log else 0)
+
+
+def test_another_store_than_that_of_the_run_is_not_measured(
+    run: Path, store_dir: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(store_dir, tmp_path / "moved"))
+    out = tmp_path / "out.html"
+    report.main([str(run), "--output", str(out), "--store", str(moved)])
+    assert "sequences drawn" in shown(read(out))
+    ledger = json.loads((moved / "ledger.json").read_text("utf-8"))
+    ledger["corpus"] = "text:other"
+    (moved / "ledger.json").write_text(json.dumps(ledger))
+    write([run], out, str(moved))
+    assert "sequences drawn" not in shown(read(out))
+
+
+def test_several_runs_share_curves_and_are_compared(
+    run: Path, tuned: Path, config_base: RunConfig, tmp_path: Path
+) -> None:
+    line = '{"step": %d, "loss": %f}\n'
+    slower = replace(config_base, optimizer=replace(config_base.optimizer, learning_rate=0.25))
+    other = bare(tmp_path / "other", slower, "".join(line % (n, 9 - n) for n in range(1, 4)))
+    out = tmp_path / "out.html"
+    write([run, other, tuned], out)
+    root = read(out)
+    names = ["run", "other", tuned.name]
+    assert tables(root)[0][0] == ["", *names]
+    agrees(curve(root, "Loss nats", "1-train"), [1, 2, 3], [8, 7, 6])
+    assert len(curve(root, "Loss nats", "0-train")) == 20
+    assert table(root, "key")[0] == ["key", *names]
+    marked = [row for row in root.iter("tr") if row.get("class") == "marked"]
+    rates = [[shown(cell) for cell in row] for row in marked if shown(row[0]).endswith("ing_rate")]
+    assert rates == [["optimizer.learning_rate", "0.001", "0.25", "0.005"]]
+    seeds = tmp_path / "seeds"
+    for seed in ("seed-10", "seed-9"):
+        shutil.copytree(other, seeds / seed)
+    report.main([str(seeds), "--output", str(out)])
+    assert tables(read(out))[0][0] == ["", "seed-9", "seed-10"]
+
+
+def test_a_long_run_makes_no_long_page(config_base: RunConfig, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(5, 1, 60_000)
+    values[31_337] = 50.0
+    keys = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm", "tokens_per_second")
+    lines = (
+        json.dumps({"step": n + 1, **dict.fromkeys(keys, x)}) + "\n" for n, x in enumerate(values)
+    )
+    config = replace(config_base, phases=(Phase(32, 40_000), Phase(64, 30_000)))
+    folder = bare(tmp_path / "long", config, "".join(lines))
+    write([folder], folder / "report.html")
+    assert (folder / "report.html").stat().st_size < 1_000_000
+    corners = curve(read(folder / "report.html"), "Loss nats", "0-train")
+    assert len(corners) < 2000
+    top, second = np.sort(corners[:, 1])[:2]
+    assert second - top > 10, "the peak is there"
+    steps, kept = thinned(np.arange(60_000.0), values, 100)
+    assert len(steps) <= 102
+    assert {values.min(), values.max()} <= set(kept)
+    assert (np.diff(steps) > 0).all()
+
+
+def test_slices_their_preemptions_and_what_they_cost(run: Path) -> None:
+    tpu = {"accelerator": "v5litepod-16", "slices": 2, "capacity": "spot"}
+    launch = run / "launch"
+    launch.mkdir()
+    hour = 3600.0
+    first = Attempt(1, "s", "us-west4-a", -1, 1e9, 1e9 + 60, "preempted", 1e9 + 60 + hour, 12)
+    markers.record(run, first)
+    markers.record(run, Attempt(2, "s", EVIL, 12, 1e9 + 2 * hour, ended="capacity", ended_at=2e9))
+    for project, words in (
+        ("mine", "32.00 chip-hours on 2 x v5litepod-16 (32 chips, spot), some 7.68 USD"),
+        ("emulated", "it cost nothing"),
+    ):
+        (launch / "launch.json").write_text(json.dumps({"tpu": tpu, "project": project}))
+        write([run], run / "report.html")
+        root = read(run / "report.html")
+        assert words in shown(root)
+    assert table(root, "slice")[1:] == [
+        ["1", "us-west4-a", "preempted", "1 h 00 min", "32.00"],
+        ["2", EVIL, "capacity", "0.0 s", "0.00"],
+    ]
+    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
+    assert any(one.endswith("mark-preempted-12") for one in ids)
+    assert "slice 1: preempted at step 12" in shown(root)
+    assert not (run / "control").exists(), "a report writes nothing but itself"
+    (launch / "launch.json").write_text("[")
+    write([run], run / "report.html")
+
+
+@pytest.fixture
+def told() -> Callable[..., str]:
+    """What the command, called in this process, is refused with."""
+
+    def told(error: type[UserError], *words: str | Path) -> str:
+        with pytest.raises(error) as found:
+            report.main([str(word) for word in words])
+        return str(found.value)
+
+    return told
+
+
+def test_what_is_no_run_is_one_line(run: Path, told: Callable[..., str], tmp_path: Path) -> None:
+    refused(bert_jax("report", tmp_path / "none"), 78, "none does not exist")
+    assert "a model, not a run" in told(BadInputError, MODEL)
+    assert f"give the run, {run}" in told(BadInputError, run / "checkpoints/20")
+    assert "is a file" in told(BadInputError, run / "config.yaml")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "is no run" in told(BadInputError, empty)
+    assert not list(empty.iterdir())
+    convert.main([str(MODEL), str(tmp_path / "own"), "--to", "bert-jax"])
+    assert "converted weights" in told(BadInputError, tmp_path / "own")
+    (run / "config.yaml").write_text("phases: 7\n", "utf-8")
+    assert "phases" in told(BadInputError, run)
+    (run / "config.yaml").write_text("[1]\n", "utf-8")
+    assert "config.yaml" in told(BadInputError, run)
+
+
+def test_what_is_no_place_for_a_page_is_one_line(
+    run: Path, told: Callable[..., str], config_base: RunConfig, tmp_path: Path
+) -> None:
+    refused(bert_jax("report"), 64, "RUN")
+    out = tmp_path / "out.html"
+    assert "twice" in told(BadArgumentsError, run, run)
+    assert "at most 8" in told(BadArgumentsError, *[run] * 9)
+    assert "is a folder" in told(BadArgumentsError, run, "--output", tmp_path)
+    assert "does not exist" in told(BadArgumentsError, run, "--output", tmp_path / "no/x.html")
+    out.write_text("<!DOCTYPE html><title>mine</title>", "utf-8")
+    assert "is no report" in told(BadInputError, run, "--output", out)
+    assert out.read_text("utf-8").endswith("<title>mine</title>")
+    # One of ours is replaced.
+    out.unlink()
+    little = bare(tmp_path / "little", config_base)
+    for _ in range(2):
+        write([little], out)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch, gcs.emulator() as (address, variables):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield gcs.make_bucket(address, "reports")
+
+
+def test_a_run_in_a_bucket(trained: Path, bucket: str, tmp_path: Path) -> None:
+    for file in filter(Path.is_file, trained.rglob("*")):
+        at(f"{bucket}/a run/{file.relative_to(trained)}").write_bytes(file.read_bytes())
+    result = bert_jax("report", f"{bucket}/a run")
+    assert result.returncode == 0, result.stderr
+    root = read(at(f"{bucket}/a run/report.html").read_text())
+    assert facts(root)["state"] == "complete"
+    assert len(curve(root, "Loss nats", "0-train")) == 20
+    assert any(div.get("class") == "sample" for div in root.iter("div"))
+    refused(bert_jax("report", f"{bucket}/none"), 78, "none does not exist")
