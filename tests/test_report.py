@@ -18,7 +18,7 @@ import pytest
 import gcs
 from bert_jax import metrics
 from bert_jax.batch import Arrays
-from bert_jax.config import Phase, RunConfig
+from bert_jax.config import DataConfig, Phase, RunConfig
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.paths import at
 from conftest import bert_jax, refused
@@ -352,7 +352,11 @@ def test_a_long_run_makes_no_long_page(config_base: RunConfig, tmp_path: Path) -
     assert (np.diff(steps) > 0).all()
 
 
-def test_slices_their_preemptions_and_what_they_cost(run: Path) -> None:
+def test_slices_their_preemptions_and_what_they_cost(
+    config_base: RunConfig, tmp_path: Path
+) -> None:
+    lines = "".join(f'{{"step": {n}, "loss": {n}.5}}\n' for n in range(1, 21))
+    run = bare(tmp_path / "run", replace(config_base, data=DataConfig("gone")), lines)
     tpu = {"accelerator": "v5litepod-16", "slices": 2, "capacity": "spot"}
     launch = run / "launch"
     launch.mkdir()
