@@ -159,8 +159,8 @@ def faults() -> Iterator[Fault]:
         ("overflow", "overflow in bfloat16"),
     ):
         name = f"{what}, rollback"
-        yield Fault(name, partial(gone_back, name, kind), jobs=4, quick=int(kind == "batch"))
+        yield Fault(name, partial(gone_back, name, kind), jobs=2, quick=int(kind == "batch"))
     name = "NaN in a batch, stop"
-    yield Fault(name, partial(stopped, name), jobs=4, quick=0)
+    yield Fault(name, partial(stopped, name), jobs=2, quick=0)
     name = "NaN again and again, rollback"
-    yield Fault(name, partial(hopeless, name), jobs=3, quick=0)
+    yield Fault(name, partial(hopeless, name), jobs=2, quick=0)

@@ -33,7 +33,7 @@ _CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75, signal.SIGINT: 75
 # Moment -> how often it occurs in an undisturbed run.
 _MOMENTS = {"step": STEPS, "save": STEPS // EVERY, "evaluation": 4, "compile": 1, "restore": 1}
 # Of each moment so many runs are struck; those in which work is lost have the most.
-_JOBS = {"step": 4, "save": 4, "evaluation": 1, "compile": 1, "restore": 1}
+_JOBS = {"step": 2, "save": 4, "evaluation": 1, "compile": 1, "restore": 1}
 _PAUSE = (0.02, 0.3)  # seconds that a process is stopped
 _PER_JOB = 5  # tries
 _COMMANDS = 20  # tries of a command that takes a second
