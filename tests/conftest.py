@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 # Before JAX is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+# Most of the time of the tests goes into compiling: half of it is what LLVM makes better.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={DEVICES}"
+)
 # Programs compiled by one test or process are reused by the others, also small ones.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -141,8 +144,7 @@ def all_devices() -> Layout:
 
 def environment(devices: int = 1, **variables: str) -> dict[str, str]:
     """For a process of its own with so many emulated devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": flags, **variables}
+    return {**os.environ, "XLA_FLAGS": lives.flags(os.environ, devices), **variables}
 
 
 def command(*arguments: str | Path) -> list[str]:

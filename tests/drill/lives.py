@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,12 @@ class Circumstances:
     devices: int = 1
 
 
+def flags(environment: Mapping[str, str], devices: int) -> str:
+    """For XLA in a process with so many emulated devices; of two it takes the last."""
+    known = environment.get("XLA_FLAGS", "")
+    return f"{known} --xla_force_host_platform_device_count={devices}".strip()
+
+
 def start(
     folder: Path,
     *arguments: str | Path,
@@ -153,8 +159,8 @@ def _live(arguments: list[str], files: list[Path], under: Circumstances) -> None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in zip((1, 2), files, strict=False):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
-    flags = f"--xla_force_host_platform_device_count={under.devices}"
-    os.environ |= {**under.variables, "XLA_FLAGS": flags}
+    os.environ |= under.variables
+    os.environ["XLA_FLAGS"] = flags(os.environ, under.devices)
     warnings.simplefilter("error")
     # A file that cannot be closed on a full disk; nobody is shown these unless he asks.
     warnings.simplefilter("ignore", ResourceWarning)
