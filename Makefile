@@ -7,6 +7,9 @@
 #   make test-tpu
 # and a fifth one does every fault to real runs and prints what came of it (DRILL=--help):
 #   make drill
+# and two more:
+#   make tutorial    the commands of docs/tutorial, one after the other, on this computer
+#   make docs        the site, in docs/_build/html; a warning or a broken link fails
 # make lock pins what TPU VMs install. PYTHON picks the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -20,7 +23,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity tpu-compiler pretrain test test-parity test-tpu drill lint lock clean
+.PHONY: help venv parity tpu-compiler pretrain tutorial docs test test-parity test-tpu drill lint lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -44,6 +47,10 @@ $(VENV)/tpu: setup.cfg $(BIN)/python
 	$(PIP) --editable '.[test,tpu]'
 	@touch $(VENV)/core $(VENV)/test $@
 
+$(VENV)/docs: setup.cfg $(BIN)/python
+	$(PIP) --editable '.[docs,cloud]'
+	@touch $(VENV)/core $@
+
 venv: $(VENV)/test
 tpu-compiler: $(VENV)/tpu
 parity: $(VENV)/parity
@@ -59,6 +66,13 @@ pretrain: $(VENV)/core
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Returns the number of [MASK] in the list."
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return a new array with the given [MASK] and type."
 	@echo "The run is in runs/tiny; tensorboard --logdir runs/tiny shows its curves."
+
+tutorial: $(VENV)/core
+	PYTHONPATH=tests $(BIN)/python -m shown docs/tutorial/index.md
+
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+	@echo "The site is in docs/_build/html; open index.html there."
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
@@ -86,4 +100,4 @@ lock: $(VENV)/test
 	$(LOCK) --extra tpu --extra cloud --output-file tpu/lock/requirements.txt setup.cfg
 
 clean:
-	rm -rf $(VENV) data runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) data runs docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,68 @@
+"""Writes a small labelled task: from which library's documentation is a sentence?
+
+The sentences are those of installed packages, so that nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import random
+from importlib import metadata
+from pathlib import Path
+
+from pipelines.data.python_docs import prose
+
+LIBRARIES = ("jax", "numpy", "scipy", "scikit-learn")
+
+
+def main() -> None:
+    """Writes FOLDER/train.csv, dev.csv and test.csv with the columns text and label."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--per-library", type=int, default=700, help="sentences (default: 700)")
+    options = parser.parse_args()
+    rng = random.Random(0)  # noqa: S311
+    rows = []
+    for library in LIBRARIES:
+        rows += [(text, library) for text in sentences(library, options.per_library, rng)]
+    rng.shuffle(rows)
+    tenth = len(rows) // 10
+    write(options.folder / "dev.csv", rows[:tenth])
+    write(options.folder / "test.csv", rows[tenth : 2 * tenth])
+    write(options.folder / "train.csv", rows[2 * tenth :])
+
+
+def sentences(library: str, wanted: int, rng: random.Random) -> list[str]:
+    """So many sentences of its docstrings, from files in a random order."""
+    found: dict[str, None] = {}
+    files = sorted(metadata.files(library) or [], key=str)
+    rng.shuffle(files)
+    for file in files:
+        if file.suffix != ".py" or "tests" in file.parts:
+            continue
+        for node in ast.walk(ast.parse(Path(str(file.locate())).read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                texts = prose(ast.get_docstring(node) or "")
+                found |= dict.fromkeys(text for text in texts if not names_a_library(text))
+        if len(found) > 3 * wanted:  # more than are taken, so that no file is taken whole
+            break
+    return rng.sample(list(found), wanted)
+
+
+def names_a_library(text: str) -> bool:
+    """Whether the sentence gives itself away."""
+    lower = text.lower()
+    return any(name in lower for name in ("jax", "numpy", "scipy", "scikit", "sklearn", "xla"))
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> None:
+    """Writes a CSV file with a header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""README.md and docs/: every command that is shown is run or parsed, every link leads somewhere."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+import yaml
+
+import shown
+from bert_jax.config import RunConfig
+from conftest import ROOT, bert_jax
+from pipelines.api import Bert
+from pipelines.cli import COMMANDS
+from pipelines.settings import _keys, check_keys
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import TASKS
+from shown import Block
+from stories import VOCABULARY, write_corpus
+from tpu.config import SubmittedConfig
+
+PAGES = shown.pages()
+BLOCKS = [block for page in PAGES for block in shown.blocks(page)]
+SHELL = [block for block in BLOCKS if block.language in shown.SHELL]
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+TUTORIAL = ROOT / "docs" / "tutorial" / "index.md"
+
+# How the tutorial is made small enough to be run here: as it stands -> what is run instead. Its
+# comparison with an untrained network has no other commands, and is parsed only.
+REDUCED = (
+    ("python-docs ", "text:corpus.txt "),
+    ("--vocab-size 8000", f"--vocab-size {VOCABULARY}"),
+    ("--heldout 0.05", "--heldout 0.1"),
+    (
+        "bert-jax pretrain --config configs/tiny.yaml",
+        "bert-jax pretrain --config configs/tiny.yaml --model.hidden_size 32 --model.layers 1"
+        " --phases '[{length: 32, steps: 4, batch_size: 8}]' --train.eval_every 0",
+    ),
+    ("data/whose-docs\n", "data/whose-docs --per-library 10\n"),
+    ("--train.epochs 6", "--train.epochs 1"),
+)
+
+
+class ParsedError(BaseException):
+    """A command was read to its end; not an error that a command would catch."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands end as soon as their own parser has accepted what they were given."""
+
+    def stopping(parse: Callable[..., Any], build: Callable[..., Any]) -> Callable[..., Any]:
+        def parse_args(self: Any, *arguments: Any, **options: Any) -> Any:
+            build(self, parse(self, *arguments, **options))
+            raise ParsedError
+
+        return parse_args
+
+    for kind, build in (
+        (argparse.ArgumentParser, lambda self, given: given),
+        (jsonargparse.ArgumentParser, lambda self, given: self.instantiate(given)),
+    ):
+        monkeypatch.setattr(kind, "parse_args", stopping(kind.parse_args, build))
+    monkeypatch.chdir(ROOT)
+
+
+def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a command of ours is right; False if it is somebody else's."""
+    if words[0] == "make":
+        targets = [word for word in words[1:] if "=" not in word]
+        assert all(re.search(rf"^{target}:", MAKEFILE, re.M) for target in targets), words
+    elif words[0] == "bert-jax":
+        assert words[1] in COMMANDS, words
+        module = f"pipelines.{words[1].replace('-', '_')}"
+        parsed(
+            importlib.import_module("tpu.__main__" if words[1] == "tpu" else module).main, words[2:]
+        )
+    elif words[:3] == ["python", "-m", "tpu"]:
+        parsed(importlib.import_module("tpu.__main__").main, words[3:])
+    elif words[0] == "python" and words[1].endswith(".py"):
+        monkeypatch.setattr(sys, "argv", words[1:])
+        monkeypatch.setattr(sys, "path", [str((ROOT / words[1]).parent), *sys.path])
+        parsed(lambda _: runpy.run_path(words[1], run_name="__main__"), [])
+    else:
+        return False
+    return True
+
+
+def parsed(main: Callable[[list[str]], object], words: list[str]) -> None:
+    try:
+        main(words)
+    except ParsedError:
+        return
+    except SystemExit:
+        assert "--help" in words, words
+    assert not words or "--help" in words, "a command of one page of help has no options"
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.where)
+def test_a_command_that_is_shown_is_one_that_its_parser_accepts(
+    block: Block, parse_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if block.mark[:1] == ("not run",):
+        assert len(block.mark[1]) > 5, "say why"
+        return
+    for words in block.commands():
+        if words[:3] == ["srun", "--nodes", "4"]:
+            words = words[words.index("bert-jax") :]
+        accepted(words, monkeypatch)
+
+
+def test_a_wrong_option_in_the_docs_would_be_noticed(
+    parse_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in (
+        ["bert-jax", "fill-mask", "runs/tiny", "--topk", "3"],
+        ["bert-jax", "pretrain", "--optimizer.learning_rate", "fast"],
+        ["python", "-m", "tpu", "status", "RUN", "--jsn"],
+    ):
+        with pytest.raises(Exception, match="bert-jax"):
+            accepted(wrong, monkeypatch)
+    assert not accepted(["gcloud", "auth", "login"], monkeypatch)
+
+
+def test_the_tutorial_runs_as_it_stands_but_smaller(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.txt", 60)
+    for name in ("configs", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    blocks = shown.marked(TUTORIAL, "tutorial")
+    text = "".join(line + "\n" for block in blocks for line in block.lines())
+    for old, new in REDUCED:
+        assert old in text, f"the tutorial has no {old!r} any more: change REDUCED with it"
+        text = text.replace(old, new)
+    said = ""
+    for command in text.splitlines():
+        words = next(Block(TUTORIAL, 0, "sh", (), command).commands())
+        said += executed(words, tmp_path)
+    assert "[CLS]" in said
+    assert "constant_guess_accuracy" in said
+    assert (tmp_path / "runs/whose-docs/test.jsonl").stat().st_size
+    assert (tmp_path / "data/whose-docs-hf/model.safetensors").is_file()
+
+
+def executed(words: list[str], folder: Path) -> str:
+    if words[0] == "bert-jax":
+        result = bert_jax(*words[1:], folder=folder)
+    else:
+        assert words[0] == "python"
+        result = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=folder,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 0, f"{words}: {result.stderr}"
+    return result.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_or_heading_that_is_there(page: Path) -> None:
+    text = without_code(page.read_text("utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and the site name them."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page.read_text("utf-8")), re.M)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in titles)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language in ("python", "yaml")], ids=lambda block: block.where
+)
+def test_python_and_yaml_that_are_shown_can_be_read(block: Block) -> None:
+    if block.language == "python":
+        ast.parse(block.text)
+        return
+    given = yaml.safe_load(block.text)
+    if "phases" in given:
+        check_keys(given, RunConfig, block.where)
+
+
+# The flags of the scripts and arguments that are in use, so that none is forgotten.
+TPU = "iterations_per_loop use_tpu tpu_name tpu_zone gcp_project master num_tpu_cores"
+TRAINED = "bert_config_file vocab_file output_dir init_checkpoint do_lower_case max_seq_length"
+RATES = "learning_rate num_train_epochs warmup_proportion save_checkpoints_steps train_batch_size"
+FLAGS = {
+    "create_pretraining_data.py": "input_file output_file vocab_file do_lower_case"
+    " do_whole_word_mask max_seq_length max_predictions_per_seq random_seed dupe_factor"
+    " masked_lm_prob short_seq_prob",
+    "run_pretraining.py": "bert_config_file input_file output_dir init_checkpoint max_seq_length"
+    " max_predictions_per_seq do_train do_eval train_batch_size eval_batch_size learning_rate"
+    f" num_train_steps num_warmup_steps save_checkpoints_steps max_eval_steps {TPU}",
+    "run_classifier.py": f"{TRAINED} {RATES} {TPU} data_dir task_name do_train do_eval do_predict"
+    " eval_batch_size predict_batch_size",
+    "run_squad.py": f"{TRAINED} {RATES} {TPU} train_file predict_file doc_stride max_query_length"
+    " do_train do_predict predict_batch_size n_best_size max_answer_length verbose_logging"
+    " version_2_with_negative null_score_diff_threshold",
+    "extract_features.py": "input_file output_file layers bert_config_file max_seq_length"
+    " init_checkpoint vocab_file do_lower_case batch_size use_tpu master num_tpu_cores"
+    " use_one_hot_embeddings",
+}
+
+
+@pytest.mark.parametrize("script", FLAGS)
+def test_every_flag_of_google_research_bert_has_its_line(script: str) -> None:
+    rows = dict(table("google-research-bert.md", script))
+    assert sorted(rows) == sorted(f"`{flag}`" for flag in FLAGS[script].split())
+
+
+def table(page: str, heading: str) -> Iterator[tuple[str, str]]:
+    text = (ROOT / "docs" / "coming-from" / page).read_text("utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    yield from rows_of(section)
+
+
+# Keys that have no dot and might be taken for other words.
+FIELDS = {"run_dir", "init", "seed", "phases", "profile", "task"}
+
+
+@pytest.mark.parametrize("page", ["google-research-bert.md", "transformers.md"])
+def test_what_is_named_on_our_side_of_a_table_exists(
+    page: str,
+) -> None:
+    files = {"vocab.txt", "tokenizer_config.json", "metrics.jsonl"}
+    keys = {*_keys(SubmittedConfig), *_keys(FinetuneConfig), *files}
+    text = (ROOT / "docs" / "coming-from" / page).read_text("utf-8")
+    options = {*re.findall(r"--[a-z][\w-]*", help_texts()), "--debug"}
+    named = [code for _, second in rows_of(text) for code in re.findall(r"`([^`]+)`", second)]
+    assert len(named) > 60
+    for code in named:
+        if re.fullmatch(r"[a-z]+(\.[a-z_0-9]+)+", code):
+            assert code in keys, code
+        for option in re.findall(r"(?<![\w-])--[\w.-]+", code):
+            assert option in options or option[2:] in keys, code
+        if command := re.match(r"bert-jax ([a-z-]+)", code):
+            assert command[1] in COMMANDS, code
+        if task := re.match(r"bert-jax finetune ([a-z-]+)", code):
+            assert task[1] in TASKS, code
+        if method := re.match(r"bert_jax\.load\(path\)\.(\w+)\(", code):
+            assert hasattr(Bert, method[1]), code
+        assert code not in FIELDS or code in keys, code
+
+
+def rows_of(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^\| (`.+?) \| (.+) \|$", text, re.M)
+
+
+def help_texts() -> str:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        return importlib.import_module("generated").commands()
+    finally:
+        sys.path.pop(0)
+
+
+def test_the_ablations_are_those_of_the_results() -> None:
+    concepts = (ROOT / "docs/concepts.md").read_text("utf-8")
+    given = concepts.partition("<!-- table: Ablations -->\n")[2].partition("\n\n")[0]
+    assert given.count("\n") == 5
+    assert given in (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
+
+
+def test_the_figures_are_what_their_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
+    found = runpy.run_path(str(ROOT / "docs/figures/make.py"))["figures"]()
+    for name, drawing in found.items():
+        assert (ROOT / f"docs/figures/{name}.svg").read_text("utf-8") == drawing.content(), name
+    lines = (ROOT / "docs/figures/run.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[-1])["step"] == 2300
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    for name in ("sphinx", "furo", "myst_parser"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip("the extra docs is not installed: pip install -e '.[docs]'")
+    command = re.search(r"sphinx-build (.+?) docs docs/_build/html", MAKEFILE)
+    assert command is not None
+    result = subprocess.run(
+        [sys.executable, "-m", "sphinx", *command[1].split(), "docs", str(tmp_path / "html")],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "html/reference/commands.html").read_text("utf-8")
+    assert all(f"bert-jax {name}" in page for name in COMMANDS)
+    assert "float32 [texts, hidden size]" in (tmp_path / "html/reference/python.html").read_text()
