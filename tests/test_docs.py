@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 import shown
+from bert_jax import __version__
 from bert_jax.config import RunConfig
 from conftest import ROOT, bert_jax
 from pipelines.api import Bert
@@ -286,6 +287,17 @@ def test_the_ablations_are_those_of_the_results() -> None:
     assert given in (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
 
 
+def test_the_results_of_the_readme_stand_in_the_results() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    results = (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
+    rows = readme.partition("<!-- table: results -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) > 5
+    for row in rows:
+        _, what, result, _, _ = row.split("|")
+        for number in re.findall(r"[+]?\d+\.\d+|\d+(?=x)|\b\d{3}\b(?! \d)", result):
+            assert number in results, (what, number)
+
+
 def test_the_figures_are_what_their_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
     found = runpy.run_path(str(ROOT / "docs/figures/make.py"))["figures"]()
@@ -313,3 +325,21 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "html/reference/commands.html").read_text("utf-8")
     assert all(f"bert-jax {name}" in page for name in COMMANDS)
     assert "float32 [texts, hidden size]" in (tmp_path / "html/reference/python.html").read_text()
+
+
+def test_what_a_public_host_reads_fits_the_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text("utf-8")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    listed = re.findall(r"Python :: (3\.\d+)$", (ROOT / "setup.cfg").read_text("utf-8"), re.M)
+    assert versions == listed
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    for target in re.findall(r"make (\w+)", " ".join(steps)):
+        assert re.search(rf"^{target}:", MAKEFILE, re.M)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]
+    for hook in hooks["hooks"]:
+        words = hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude")
+        assert words.split(" --")[0] in MAKEFILE, hook["id"]
