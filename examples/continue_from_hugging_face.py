@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def tiny_model(out: Path, layout: Layout) -> Path:
-    """A Hugging Face folder with a model of two layers."""
+    """A Hugging Face folder with a tiny model."""
     if not (out / "hf").exists():
         convert(open_model(pretrained(out), layout), out / "hf", "hf")
     return out / "hf"

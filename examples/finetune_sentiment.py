@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="CSV, TSV or JSONL")
     parser.add_argument("--validation", type=Path, help="of the same kind")
     parser.add_argument("--epochs", type=float, default=4.0)
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="5e-5 for BERT-Base")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="5e-5 for BERT-Base")
     parser.add_argument("--out", type=Path, default=Path("runs/example"))
     options = parser.parse_args()
     out = options.out
@@ -41,7 +41,7 @@ def main() -> None:
         init=str(options.model or pretrained(out)),
         task="classification",
         data=TaskDataConfig(train=str(train), validation=str(validation), length=32),
-        model=ModelConfig(dtype="float32"),
+        model=ModelConfig(dtype="float32", hidden_dropout=0.0),
         optimizer=OptimizerConfig(learning_rate=options.learning_rate, warmup_steps=0),
         train=FinetuneTrainConfig(epochs=options.epochs),
     )
