@@ -94,6 +94,21 @@ def attend(
     return _attend(rate, query, keys, value, visible.mask(), seeds)
 
 
+def probabilities(query: Array, keys: Array, mask: Array) -> Array:
+    """softmax(query keys^T) over the keys that count: float32 [B, N, T, S].
+
+    Args:
+        query: [B, T, N, H], scaled.
+        keys: [B, S, N, H].
+        mask: bool [B, T or 1, S]; see `Visible.mask`.
+    """
+    # The scores leave the matrix unit in the dtype of the products: in float32 they would be the
+    # largest arrays of the whole step. The softmax itself is float32.
+    scores = product("BTNH,BSNH->BNTS", query, keys)
+    scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
+    return jax.nn.softmax(scores, axis=-1)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
     rate: float, query: Array, keys: Array, value: Array, mask: Array, seeds: Array
@@ -107,11 +122,7 @@ Residuals = tuple[Array, ...]
 def _forward(
     rate: float, query: Array, keys: Array, value: Array, mask: Array, seeds: Array
 ) -> tuple[Array, Residuals]:
-    # The scores leave the matrix unit in the dtype of the products: in float32 they would be the
-    # largest arrays of the whole step. The softmax itself is float32.
-    scores = product("BTNH,BSNH->BNTS", query, keys)
-    scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = probabilities(query, keys, mask).astype(value.dtype)
     output = product("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
     return output, (query, keys, value, mask, seeds, weights, output)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from bert_jax.attention import Visible, attend, takes_kernel
+from bert_jax.attention import Visible, attend, probabilities, takes_kernel
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout, seeds
 from bert_jax.products import affine
@@ -132,6 +132,16 @@ class Attention(nnx.Module):
             return self.output.flat(heads)
         query, keys, value = (part(x) for part in parts)
         return self.output(attend(query * scale, keys, value, visible, drawn, rate))
+
+    def probabilities(self, x: Array, visible: Visible) -> Array:
+        """float32 [B, N, T, S]: how much of each value every token takes, without dropout.
+
+        Args:
+            x: As in `__call__`, which has no use for this: it is for looking at.
+            visible: The same.
+        """
+        query = self.query(x) * self.head_size**-0.5
+        return probabilities(query, self.key(x), visible.mask())
 
 
 class FeedForward(nnx.Module):

@@ -92,9 +92,7 @@ class Bert(nnx.Module):
         x = self.embeddings(token_ids, segment_ids, embedding_key, position_ids)
         packed = position_ids is not None
         context: Any = (
-            begins(sequence_ids)
-            if self.encoder == "lstm"
-            else Visible(sequence_ids, packed, self.encoder == "left-to-right")
+            begins(sequence_ids) if self.encoder == "lstm" else self._visible(sequence_ids, packed)
         )
         layer, arrays = nnx.split(self.layers)
         keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
@@ -107,6 +105,28 @@ class Bert(nnx.Module):
         # on processors XLA keeps what was to be computed again, unless it is in a loop.
         unroll = self.remat == "none" or device_kind() != "cpu"
         return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=unroll)
+
+    def attention_probabilities(
+        self, token_ids: Array, segment_ids: Array, sequence_ids: Array
+    ) -> Array:
+        """float32 [L, B, N, T, S]: what every head of every layer attends to, without dropout.
+
+        They are computed again from the layers' inputs: the forward pass need not keep them.
+        Arguments are as in `__call__`; an encoder of LSTM layers has none.
+        """
+        _, inputs = self.hidden_states(token_ids, segment_ids, sequence_ids)
+        layer, arrays = nnx.split(self.layers)
+        visible = self._visible(sequence_ids, packed=False)
+
+        def look(_: None, this: tuple[nnx.State, Array]) -> tuple[None, Array]:
+            arrays, x = this
+            block: Any = nnx.merge(layer, arrays)
+            return None, block.attention.probabilities(x, visible)
+
+        return jax.lax.scan(look, None, (arrays, inputs))[1]
+
+    def _visible(self, sequence_ids: Array, packed: bool) -> Visible:
+        return Visible(sequence_ids, packed, self.encoder == "left-to-right")
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].

@@ -147,7 +147,7 @@ class Bert:
 
     @cached_property
     def _states(self) -> Callable[..., Array]:
-        states = partial(_states, define(self.model.network), self.tokenizer.pad_id)
+        states = partial(hidden_states, define(self.model.network), self.tokenizer.pad_id)
         return jax.jit(states, static_argnums=(3, 4))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -180,7 +180,7 @@ def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
             )
 
 
-def _states(
+def hidden_states(
     network: nnx.GraphDef,
     pad_id: int,
     params: Params,
@@ -189,7 +189,7 @@ def _states(
     layers: tuple[int, ...],
     pooling: Pooling | None,
 ) -> Array:
-    """float32 [layers, B, D], or [layers, B, T, D] without pooling."""
+    """float32 [layers, B, D], or [layers, B, T, D] without pooling; see `Bert.states`."""
     bert = nnx.merge(network, params).bert
     there = token_ids != pad_id
     ids = there.astype(jnp.int32)

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "one HTML page of a run, or of several: curves, data, samples, config",
     "extract-features": "hidden states of texts, as .npz or Arrow",
     "convert": "write a model in the format of Hugging Face, or in our own",
+    "serve": "a page and a JSON API on this computer, to try a model",
     "inspect": "shapes, parameters, step and digest of a model or preset",
     "tpu": "Cloud TPU slices: what there is, what fits and what it costs",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -67,40 +68,76 @@ def fill_mask(
     """
     if top_k < 1:
         raise BadArgumentsError(f"top-k must be at least 1, not {top_k}")
+    masked = read_masked(tokenizer, text, network.max_positions)
+    token_ids = padded([masked.ids], 1, tokenizer.pad_id, network.max_positions)
+    there = np.arange(token_ids.shape[1])[None] < len(masked.ids)
+    batch = {
+        "token_ids": token_ids,
+        "segment_ids": np.zeros_like(token_ids),
+        "sequence_ids": there.astype(np.int32),
+        "mlm_positions": np.array([masked.positions], np.int32),
+    }
+    found = compiled_forward(define(network), params, jax.device_put(batch), None).mlm[0]
+    probabilities = np.asarray(jax.nn.softmax(found))[:, : tokenizer.vocab_size]
+    best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
+    return answers(tokenizer, masked, best, np.take_along_axis(probabilities, best, axis=-1))
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A text with masks as tokens.
+
+    Attributes:
+        ids: With [CLS] and [SEP].
+        positions: Of the masks, at least one.
+    """
+
+    ids: list[int]
+    positions: list[int]
+
+
+def read_masked(tokenizer: Tokenizer, text: str, longest: int) -> Masked:
+    """The tokens of a text, of which the model takes `longest`.
+
+    Raises:
+        BadArgumentsError: There is no mask, the text is too long for the model or not UTF-8.
+    """
     if HALF_CHARACTER.search(text):  # also how Python shows a byte that is not UTF-8
         raise BadArgumentsError("the text is not UTF-8")
     ids = [tokenizer.cls_id, *tokenizer.encode_masked(text), tokenizer.sep_id]
     positions = [place for place, token in enumerate(ids) if token == tokenizer.mask_id]
     if not positions:
         raise BadArgumentsError(f"there is no [MASK] in {text!r}")
-    longest = network.max_positions
     if len(ids) > longest:
         raise BadArgumentsError(f"the text has {len(ids)} tokens, the model takes {longest}")
-    token_ids = padded([ids], 1, tokenizer.pad_id, longest)
-    there = np.arange(token_ids.shape[1])[None] < len(ids)
-    batch = {
-        "token_ids": token_ids,
-        "segment_ids": np.zeros_like(token_ids),
-        "sequence_ids": there.astype(np.int32),
-        "mlm_positions": np.array([positions], np.int32),
-    }
-    found = compiled_forward(define(network), params, jax.device_put(batch), None).mlm[0]
-    probabilities = np.asarray(jax.nn.softmax(found))[:, : tokenizer.vocab_size]
-    answers = []
-    for place, row in zip(positions, probabilities, strict=True):
-        best = np.argsort(-row, kind="stable")[:top_k]
-        answers.append(
-            [
-                {
-                    "token": tokenizer.decode([token]),
-                    "id": int(token),
-                    "probability": float(row[token]),
-                    "text": _filled(tokenizer, ids, place, int(token)),
-                }
-                for token in best
-            ]
+    return Masked(ids, positions)
+
+
+def answers(
+    tokenizer: Tokenizer, masked: Masked, best: np.ndarray, probabilities: np.ndarray
+) -> list[list[dict[str, Any]]]:
+    """What `fill_mask` returns.
+
+    Args:
+        tokenizer: Of the text.
+        masked: The text.
+        best: int [masks, top_k]: tokens, the best first.
+        probabilities: float [masks, top_k]: of these.
+    """
+    return [
+        [
+            {
+                "token": tokenizer.decode([token]),
+                "id": token,
+                "probability": share,
+                "text": _filled(tokenizer, masked.ids, place, token),
+            }
+            for token, share in zip(tokens, shares, strict=True)
+        ]
+        for place, tokens, shares in zip(
+            masked.positions, best.tolist(), probabilities.tolist(), strict=True
         )
-    return answers
+    ]
 
 
 def _filled(tokenizer: Tokenizer, ids: list[int], place: int, token: int) -> str:

@@ -18,9 +18,12 @@ def padded(ids: Sequence[Sequence[int]], rows: int, pad_id: int, longest: int) -
         pad_id: Stands behind a text.
         longest: T where no power of two fits.
     """
-    needed = max(map(len, ids))
-    T = min(max(_SHORTEST, 1 << (needed - 1).bit_length()), longest)
-    array = np.full((rows, T), pad_id, np.int32)
+    array = np.full((rows, padded_length(max(map(len, ids)), longest)), pad_id, np.int32)
     for row, tokens in enumerate(ids):
         array[row, : len(tokens)] = tokens
     return array
+
+
+def padded_length(needed: int, longest: int) -> int:
+    """T of `padded` for a longest text of `needed` tokens."""
+    return min(max(_SHORTEST, 1 << (needed - 1).bit_length()), longest)

@@ -116,17 +116,25 @@ def predict(
     Raises:
         BadInputError: The network lacks a part that the task needs.
     """
-    config, classes = model.network, list(model.weights.labels)
-    length = length or (model.finetune.data.length if model.finetune else config.max_positions)
+    classes = list(model.weights.labels)
     if not examples:
         return []
-    features = task.features(
-        examples, model.tokenizer(), min(length, config.max_positions), classes
-    )
-    network = TaskNetwork(config, head, len(classes), task.head == "tokens")
+    features = task.features(examples, model.tokenizer(), longest_row(model, length), classes)
+    network = network_of(model, task, head)
     params = network.completed(model.weights.params)
     logits = all_logits(logits_step(network, layout), params, features, batch_size, layout)
     return task.predict(examples, features, logits, classes)
+
+
+def longest_row(model: Model, length: int = 0) -> int:
+    """Most tokens of a row: `length`, or as the model was trained; never more than it takes."""
+    trained = model.finetune.data.length if model.finetune else model.network.max_positions
+    return min(length or trained, model.network.max_positions)
+
+
+def network_of(model: Model, task: Task, head: HeadConfig) -> TaskNetwork:
+    """The network of a fine-tuned model; the head is that of `task_of`."""
+    return TaskNetwork(model.network, head, len(model.weights.labels), task.head == "tokens")
 
 
 def task_of(model: Model) -> tuple[str, HeadConfig, TaskOptions]:

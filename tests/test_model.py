@@ -200,6 +200,29 @@ def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
     assert np.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("encoder", ["transformer", "left-to-right"])
+def test_attention_that_is_looked_at_is_what_the_layers_weigh_values_with(
+    small: ModelConfig, encoder: Encoder
+) -> None:
+    config = replace(small, encoder=encoder)
+    bert = BertForPreTraining(config, nnx.Rngs(0)).bert
+    token_ids, segment_ids, sequence_ids = inputs()[:3]
+    found = bert.attention_probabilities(token_ids, segment_ids, sequence_ids)
+    assert found.shape == (L, B, N, T, T)
+    assert found.dtype == jnp.float32
+    visible = Visible(sequence_ids, left_to_right=encoder == "left-to-right")
+    seen = np.broadcast_to(np.asarray(visible.mask())[None, :, None], found.shape)
+    assert np.all(np.asarray(found)[~seen] == 0)
+    np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=1e-5)
+    _, states = bert.hidden_states(token_ids, segment_ids, sequence_ids)
+    definition, arrays = nnx.split(bert.layers)
+    for number in range(L):
+        one = nnx.merge(definition, jax.tree.map(lambda a, n=number: a[n], arrays)).attention
+        x = states[number]
+        heads = jnp.einsum("BNTS,BSNH->BTNH", found[number], one.value(x))
+        np.testing.assert_allclose(one.output(heads), one(x, visible, None), atol=1e-5)
+
+
 def test_a_row_without_any_token_gives_numbers(model: Forward) -> None:
     token_ids, segment_ids, mask, positions = inputs()
     logits = model(token_ids, segment_ids, jnp.zeros_like(mask), positions)

@@ -26,6 +26,8 @@ TOKENIZERS = {
 # Dependency -> the only files that may import it.
 OWNERS = {
     "orbax": {"bert_jax/checkpoint.py", "bert_jax/orbax_repairs.py"},
+    "fastapi": {"pipelines/serving/app.py"},
+    "pydantic": {"pipelines/serving/messages.py"},
     "etils": {"bert_jax/paths.py"},
     "fsspec": {"bert_jax/paths.py"},
     "gcsfs": {"bert_jax/paths.py"},

@@ -1,0 +1,1 @@
+"""What ``bert-jax serve`` consists of: a page and a JSON API to try a model."""

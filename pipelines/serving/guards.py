@@ -1,0 +1,137 @@
+"""What stands between the network and the API: who may ask, how much, and what a page may do."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bert_jax.errors import one_line
+
+_HEADERS = {
+    # Everything is ours and comes from here; no string of a text can become markup or a program.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Hosts:
+    """The names under which the server may be asked.
+
+    A page of a stranger can give its own name the address of this computer (DNS rebinding) and so
+    reach what listens here only; but then its name is in the Host header. An address is no name.
+    """
+
+    def __init__(self, host: str) -> None:
+        """The names of a server that listens on `host`."""
+        self._names = {"localhost", host.lower()}
+        if not is_loopback(host):
+            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        self._only_loopback = is_loopback(host)
+
+    def allows(self, header: str) -> bool:
+        """Whether a Host header names this server."""
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            # Not an address, or not even a name.
+            return header.rpartition(":")[0].lower() in self._names or header.lower() in self._names
+        return address.is_loopback or not self._only_loopback
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer reaches a server on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class Guard:
+    """ASGI middleware: hosts, origins, content type and size of requests; headers of answers."""
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, most_bytes: int) -> None:
+        """Before `app`; bodies have at most `most_bytes`."""
+        self._app, self._hosts, self._most_bytes = app, hosts, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        if scope["type"] != "http":
+            return  # nobody speaks WebSocket here
+        if refusal := self._refusal(scope):
+            await _refuse(answer, *refusal)
+            return
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if len(body) > self._most_bytes:
+                await _refuse(answer, 413, f"the request has more than {self._most_bytes:,} bytes")
+                return
+            if not message.get("more_body"):
+                break
+        await self._app(scope, _once(body, receive), answer)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if not self._hosts.allows(host):
+            return 403, f"this server is not {host!r}; open it by the address that it printed"
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "pages of other sites may not use this server"
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                return 415, "send JSON, with the header Content-Type: application/json"
+            length = headers.get(b"content-length", "0")
+            if length.isdecimal() and int(length[:18]) > self._most_bytes:
+                return 413, f"the request has more than {self._most_bytes:,} bytes"
+        return None
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+async def _refuse(send: Send, status: int, why: str) -> None:
+    body = json.dumps({"error": one_line(why)}).encode()
+    headers: Iterable[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        # What is left of the request is not read.
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

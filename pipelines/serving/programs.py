@@ -1,0 +1,127 @@
+"""What the device computes for the server, for a few fixed shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from bert_jax.errors import UserError
+from bert_jax.parallel import Layout
+from bert_jax.state import Params, define
+from bert_jax.steps import DeviceBatch, forward
+from bert_jax.task_model import TaskNetwork
+from pipelines.api import hidden_states
+from pipelines.data.tokenizer import Tokenizer
+from pipelines.model import Model
+from pipelines.padding import padded, padded_length
+from pipelines.serving.batching import Row
+
+MOST_ANSWERS = 100  # for a mask
+
+
+class NotFiniteAnswerError(UserError):
+    """The model is broken: it answers with infinite or NaN values."""
+
+
+class Programs:
+    """The jitted functions of a model, by name; each takes a batch of rows.
+
+    ``fill-mask`` gives (probabilities, ids), [P, answers] each; ``next-sentence`` two
+    probabilities; ``vector`` [D], the mean over the tokens; ``attention`` [L, N, T, S]; ``task``
+    the logits, [T, C] or [K, C]. T, P and K are those of the row or more.
+    """
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, layout: Layout, task: TaskNetwork | None
+    ) -> None:
+        """Of a model that `open_model` opened with `layout`; `task` is of one with a task head.
+
+        Raises:
+            BadInputError: The task needs a part that the model lacks.
+        """
+        definition = define(model.network)
+        params = model.pretraining_params(layout)
+        last = (model.network.layers,)
+        kept = min(MOST_ANSWERS, tokenizer.vocab_size)
+        self._longest, self._pad_id = model.network.max_positions, tokenizer.pad_id
+        runs: dict[str, Callable[..., Any]] = {
+            "fill-mask": partial(_fill_mask, definition, tokenizer.vocab_size, kept),
+            "next-sentence": partial(_next_sentence, definition),
+            "vector": partial(_vector, definition, tokenizer.pad_id, last),
+            "attention": partial(_attention, definition),
+        }
+        self._programs = {name: partial(jax.jit(run), params) for name, run in runs.items()}
+        if task is not None:
+            run = jax.jit(partial(_task, task.define()))
+            self._programs["task"] = partial(run, task.completed(model.weights.params))
+
+    def kind(self, row: Row) -> Hashable:
+        """Rows of the same kind have the same shape."""
+        lengths = {name: padded_length(len(array), self._longest) for name, array in row.items()}
+        return tuple(sorted(lengths.items()))
+
+    def run(self, name: str, rows: Sequence[Row]) -> list[Any]:
+        """What a program says of each row, as NumPy arrays; rows must be of one kind.
+
+        Raises:
+            NotFiniteAnswerError: It is infinite or NaN.
+        """
+        B = 1 << (len(rows) - 1).bit_length()
+        fills = {"token_ids": self._pad_id}
+        batch = {
+            key: padded([row[key] for row in rows], B, fills.get(key, 0), self._longest)  # type: ignore[misc]
+            for key in rows[0]
+        }
+        found = jax.device_get(self._programs[name](jax.device_put(batch)))
+        found = jax.tree.map(lambda array: array[: len(rows)], found)
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(found)):
+            raise NotFiniteAnswerError(
+                "the model answers with infinite or NaN values: it is broken"
+            )
+        return [
+            jax.tree.map(lambda array, n=number: array[n], found) for number in range(len(rows))
+        ]
+
+
+def _fill_mask(
+    definition: nnx.GraphDef, vocabulary: int, kept: int, params: Params, batch: DeviceBatch
+) -> tuple[Array, Array]:
+    logits = forward(definition, params, batch, None).mlm
+    # Of equal ones the first, as in a stable sort.
+    probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits)[..., :vocabulary], kept)
+    return probabilities, ids
+
+
+def _next_sentence(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
+    # The other head, of which nothing is used, is not computed.
+    nowhere = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
+    found = forward(definition, params, batch | {"mlm_positions": nowhere}, None)
+    return jax.nn.softmax(found.nsp[:, 0])
+
+
+def _vector(
+    definition: nnx.GraphDef,
+    pad_id: int,
+    layers: tuple[int, ...],
+    params: Params,
+    batch: DeviceBatch,
+) -> Array:
+    tokens, segments = batch["token_ids"], batch["segment_ids"]
+    return hidden_states(definition, pad_id, params, tokens, segments, layers, "mean")[0]
+
+
+def _attention(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
+    ids = (batch[name] for name in ("token_ids", "segment_ids", "sequence_ids"))
+    found = nnx.merge(definition, params).bert.attention_probabilities(*ids)
+    return jnp.swapaxes(found, 0, 1)
+
+
+def _task(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
+    return nnx.merge(definition, params)(batch, None)

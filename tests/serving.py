@@ -1,0 +1,95 @@
+"""Servers of small models, and what asks them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import uvicorn
+
+from bert_jax.parallel import Layout, devices
+from bert_jax.task_model import HeadConfig, TaskNetwork
+from pipelines import serve
+from pipelines.model import Model, open_model
+from pipelines.serving.answers import Answers
+from pipelines.serving.app import create_app
+from pipelines.serving.guards import Hosts
+from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from pipelines.tasks.registry import open_task
+
+GOLDEN = Path(__file__).parent / "golden/hugging_face"
+
+
+class Client:
+    """Asks a server, with the headers that a program would send."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.address = url.removeprefix("http://").rstrip("/")
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named)
+            answer = connection.getresponse()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, name: str, **request: Any) -> tuple[int, Any]:
+        body = json.dumps(request).encode()
+        status, _, said = self.ask("POST", f"/api/{name}", body, Content_Type="application/json")
+        return status, json.loads(said)
+
+    def found(self, name: str, **request: Any) -> Any:
+        status, said = self.post(name, **request)
+        assert status == 200, said
+        return said
+
+    def refused(self, code: int, name: str, **request: Any) -> str:
+        status, said = self.post(name, **request)
+        assert status == code, said
+        assert list(said) == ["error"]
+        assert "\n" not in said["error"]
+        assert len(said["error"]) < 500
+        return said["error"]
+
+
+def with_head(task: str, classes: list[str]) -> Model:
+    """A small BERT with a head for a task that nobody trained."""
+    model = open_model(GOLDEN, Layout(devices()[:1]))
+    data = TaskDataConfig(train="none", length=32)
+    config = FinetuneConfig(task=task, run_dir="none", model=model.network, data=data)
+    tokens = open_task(task).head == "tokens"
+    network = TaskNetwork(model.network, HeadConfig(), len(classes), tokens)
+    head = jax.tree.map(lambda leaf: leaf * 40, network.init_params(0)["head"])
+    params = {"bert": model.weights.params["bert"], "head": head}
+    weights = replace(model.weights, params=params, architecture="", labels=tuple(classes))
+    return replace(model, weights=weights, finetune=config)
+
+
+@contextmanager
+def served(model: Path | Model) -> Iterator[Client]:
+    """A server of a model, in a thread of this process."""
+    layout = Layout(devices()[:1])
+    opened = open_model(model, layout) if isinstance(model, Path) else model
+    with serve.listening("127.0.0.1", 0) as sock:
+        app = create_app(Answers(opened, layout), Hosts("127.0.0.1"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            yield Client(serve.url(sock))
+        finally:
+            server.should_exit = True
+            thread.join()

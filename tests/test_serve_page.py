@@ -1,0 +1,138 @@
+"""The page of `bert-jax serve` in a browser that nobody sees."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from serving import GOLDEN, served, with_head
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = "<img src=x onerror=alert(1)> <b>the</b> & milk"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # As root it needs to be without its sandbox; it opens our own page only.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page; at its end nothing may have failed or been asked of another server."""
+    page = browser.new_page()
+    page.set_default_timeout(30_000)
+    failures: list[str] = []
+    hosts: set[str] = set()
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("console", lambda line: failures.append(line.text) if "Policy" in line.text else None)
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2].split(":")[0]))
+    yield page
+    page.close()
+    assert not failures
+    assert hosts == {"127.0.0.1"}
+
+
+def ask(page: Page, name: str, **fields: str) -> Any:
+    """Fills the form of an ability, sends it with the keyboard, and waits for the answer."""
+    if not page.locator(f"#{name}").is_visible():
+        page.get_by_role("navigation").locator(f"a[href='#{name}']").click()
+    for field, value in fields.items():
+        page.fill(f"#{name} [name={field}]", value)
+    page.locator(f"#{name} [name={next(iter(fields))}]").press("Control+Enter")
+    result = page.locator(f"#{name} .result")
+    page.locator(f"#{name} .result:not([aria-busy]) :is(.time, .error)").wait_for()
+    return result
+
+
+def test_a_pre_trained_model_is_tried(page: Page) -> None:
+    with served(GOLDEN) as client:
+        page.goto(client.url)
+        expect(page).to_have_title("hugging_face: bert-jax serve")
+        titles = page.get_by_role("navigation").get_by_role("link").all_inner_texts()
+        assert titles == [
+            "Fill the mask",
+            "Next sentence",
+            "Similarity",
+            "Attention",
+            "Tokens",
+            "API",
+        ]
+        assert page.get_by_role("heading", level=2).all_inner_texts() == ["Fill the mask"]
+        text = "the man [MASK] milk."
+        result = ask(page, "fill-mask", text=text, top_k="3")
+        best = client.found("fill-mask", text=text, top_k=3)["masks"][0]
+        assert result.locator(".name").all_inner_texts() == [one["token"] for one in best]
+        assert result.locator(".more").all_inner_texts() == [one["text"] for one in best]
+        widths = [one.bounding_box()["width"] for one in result.locator(".track span").all()]
+        assert widths == sorted(widths, reverse=True)
+        # What the server refuses is shown as text, and markup stays text.
+        error = ask(page, "fill-mask", text=HOSTILE)
+        assert error.get_by_role("alert").inner_text() == f"there is no [MASK] in {HOSTILE!r}"
+        assert ask(page, "next-sentence", text="the man", pair="milk").locator("li").count() == 2
+        cells = ask(page, "similarity", texts="the man\nmilk\n\nthe").locator("td[style]")
+        assert cells.count() == 9
+        shown = ask(page, "tokenize", text="the ☂").locator(".pieces b").all_inner_texts()
+        assert shown == ["[CLS]", "the", "[UNK]", "[SEP]"]
+
+
+def test_attention_is_looked_into_with_the_keyboard(page: Page) -> None:
+    with served(GOLDEN) as client:
+        page.goto(f"{client.url}#attention")
+        found = client.found("attention", text="the man in", pair="milk", layer=2)
+        page.select_option("#attention select", "2")
+        result = ask(page, "attention", text="the man in", pair="milk")
+        heads, tokens = result.locator(".heads button"), result.locator(".strip button")
+        assert heads.count() == len(found["heads"])
+        assert tokens.all_inner_texts() == [token["piece"] for token in found["tokens"]]
+        heads.nth(2).press("Enter")
+        tokens.nth(3).press("Space")
+        assert result.locator("[aria-pressed=true]").all_inner_texts() == ["Head 3", "in"]
+        most = max(found["heads"][2][3])
+        assert result.locator(".bars .value").first.inner_text().startswith(f"{100 * most:.1f}")
+
+
+def test_answers_are_marked_where_they_stand(page: Page) -> None:
+    # Characters beyond the first 65,536 count as one to Python and as two to JavaScript.
+    context = f"😀 {HOSTILE} in a store"
+    with served(with_head("qa", ["start", "end"])) as client:
+        page.goto(client.url)
+        found = client.found("qa", question="who?", context=context)
+        result = ask(page, "qa", question="who?", context=context)
+        assert result.locator("mark").all_inner_texts() == [found["answer"]]
+        assert result.locator(".passage").inner_text() == context
+    tags = ["O", "B-THING", "I-THING", "B-PLACE", "I-PLACE"]
+    with served(with_head("tagging", tags)) as client:
+        page.goto(client.url)
+        found = client.found("tagging", text=context)["entities"]
+        assert found
+        marks = ask(page, "tagging", text=context).locator("mark")
+        assert marks.all_inner_texts() == [one["text"] + one["label"] for one in found]
+        assert page.locator("img").count() == 1, "markup of a text became markup of the page"
+
+
+def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    with served(GOLDEN) as client:
+        page.goto(client.url)
+        for name in ("fill-mask", "similarity", "attention", "tokenize", "api"):
+            page.get_by_role("navigation").locator(f"a[href='#{name}']").click()
+            if name != "api":
+                field = "texts" if name == "similarity" else "text"
+                ask(page, name, **{field: "the man [MASK]\nin a store"})
+            assert page.evaluate("document.documentElement.scrollWidth") == 360, name
+        # Every field has a name that is read out.
+        for field in page.locator("textarea, input, select").all():
+            assert field.evaluate("one => one.labels.length") == 1
+    page.get_by_role("navigation").locator("a[href='#fill-mask']").click()
+    gone = ask(page, "fill-mask", text="the [MASK]")
+    expect(gone.get_by_role("alert")).to_contain_text("Is it still running?")
