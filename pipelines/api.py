@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from jax import Array
 from bert_jax import parallel
 from bert_jax.config import ModelConfig
 from bert_jax.errors import BadArgumentsError
+from bert_jax.model import Bert as Encoder
 from bert_jax.paths import at
 from bert_jax.state import Params, define
 from pipelines.data.files import HALF_CHARACTER
@@ -147,7 +148,11 @@ class Bert:
 
     @cached_property
     def _states(self) -> Callable[..., Array]:
-        states = partial(hidden_states, define(self.model.network), self.tokenizer.pad_id)
+        network, pad_id = define(self.model.network), self.tokenizer.pad_id
+
+        def states(params: Params, *arguments: Any) -> Array:
+            return hidden_states(nnx.merge(network, params).bert, pad_id, *arguments)
+
         return jax.jit(states, static_argnums=(3, 4))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -181,16 +186,14 @@ def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
 
 
 def hidden_states(
-    network: nnx.GraphDef,
+    bert: Encoder,
     pad_id: int,
-    params: Params,
     token_ids: Array,
     segment_ids: Array,
     layers: tuple[int, ...],
     pooling: Pooling | None,
 ) -> Array:
     """float32 [layers, B, D], or [layers, B, T, D] without pooling; see `Bert.states`."""
-    bert = nnx.merge(network, params).bert
     there = token_ids != pad_id
     ids = there.astype(jnp.int32)
     last, inputs = bert.hidden_states(token_ids, segment_ids, ids)

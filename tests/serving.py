@@ -11,18 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 import uvicorn
 
 from bert_jax.parallel import Layout, devices
-from bert_jax.task_model import HeadConfig, TaskNetwork
 from pipelines import serve
 from pipelines.model import Model, open_model
 from pipelines.serving.answers import Answers
 from pipelines.serving.app import create_app
 from pipelines.serving.guards import Hosts
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
-from pipelines.tasks.registry import open_task
 
 GOLDEN = Path(__file__).parent / "golden/hugging_face"
 
@@ -70,9 +68,12 @@ def with_head(task: str, classes: list[str]) -> Model:
     model = open_model(GOLDEN, Layout(devices()[:1]))
     data = TaskDataConfig(train="none", length=32)
     config = FinetuneConfig(task=task, run_dir="none", model=model.network, data=data)
-    tokens = open_task(task).head == "tokens"
-    network = TaskNetwork(model.network, HeadConfig(), len(classes), tokens)
-    head = jax.tree.map(lambda leaf: leaf * 40, network.init_params(0)["head"])
+    draw = np.random.default_rng(0).normal
+    head = {
+        "kernel": draw(size=(model.network.hidden_size, len(classes))),
+        "bias": [0] * len(classes),
+    }
+    head = {name: np.array(array, np.float32) for name, array in head.items()}
     params = {"bert": model.weights.params["bert"], "head": head}
     weights = replace(model.weights, params=params, architecture="", labels=tuple(classes))
     return replace(model, weights=weights, finetune=config)

@@ -302,6 +302,8 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
         (415, "POST", path, b'{"text": "a"}', {"Content_Type": "text/plain"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "http://evil.example"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "null"}),
+        (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "http://[::"}),
+        (403, "GET", "/", None, {"Host": "[::"}),
         (403, "GET", "/", None, {"Host": "evil.example"}),
         (403, "GET", "/", None, {"Host": "127.0.0.1.evil.example"}),
         (403, "GET", "/", None, {"Host": "192.168.1.1"}),

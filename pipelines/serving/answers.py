@@ -11,6 +11,7 @@ import numpy as np
 from bert_jax.convert import HEAD, MLM, NSP, parts
 from bert_jax.errors import BadArgumentsError
 from bert_jax.parallel import Layout
+from bert_jax.paths import absolute
 from bert_jax.state import parameter_count
 from pipelines.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from pipelines.fill_mask import answers, read_masked
@@ -209,7 +210,7 @@ def _described(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     kind = "SentencePiece" if isinstance(tokenizer, SentencePieceTokenizer) else "WordPiece"
     tuned = model.finetune
     return {
-        "name": model.path.resolve().name,
+        "name": absolute(model.folder).name,
         "architecture": model.weights.architecture or f"BERT for {tuned.task if tuned else '?'}",
         "step": model.step,
         "parameters": parameter_count(model.weights.params),

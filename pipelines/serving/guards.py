@@ -103,7 +103,7 @@ class Guard:
         if not self._hosts.allows(host):
             return 403, f"this server is not {host!r}; open it by the address that it printed"
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return 403, "pages of other sites may not use this server"
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()

@@ -12,7 +12,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from bert_jax.convert import MLM, NSP, parts
 from bert_jax.errors import UserError
+from bert_jax.model import Bert
 from bert_jax.parallel import Layout
 from bert_jax.state import Params, define
 from bert_jax.steps import DeviceBatch, forward
@@ -46,21 +48,26 @@ class Programs:
         Raises:
             BadInputError: The task needs a part that the model lacks.
         """
-        definition = define(model.network)
-        params = model.pretraining_params(layout)
-        last = (model.network.layers,)
-        kept = min(MOST_ANSWERS, tokenizer.vocab_size)
-        self._longest, self._pad_id = model.network.max_positions, tokenizer.pad_id
-        runs: dict[str, Callable[..., Any]] = {
-            "fill-mask": partial(_fill_mask, definition, tokenizer.vocab_size, kept),
-            "next-sentence": partial(_next_sentence, definition),
-            "vector": partial(_vector, definition, tokenizer.pad_id, last),
-            "attention": partial(_attention, definition),
+        network, weights = model.network, model.weights.params
+        self._longest, self._pad_id = network.max_positions, tokenizer.pad_id
+        encoder = nnx.graphdef(nnx.eval_shape(lambda: Bert(network, nnx.Rngs(0))))
+        # These do not depend on a pooler, which may not be there.
+        D = network.hidden_size
+        pooler = {"kernel": jnp.zeros((D, D)), "bias": jnp.zeros(D)}
+        bert = {"pooler": pooler} | weights["bert"]
+        self._programs: dict[str, Callable[..., Any]] = {
+            "vector": _jitted(bert, _vector, encoder, tokenizer.pad_id, (network.layers,)),
+            "attention": _jitted(bert, _attention, encoder),
         }
-        self._programs = {name: partial(jax.jit(run), params) for name, run in runs.items()}
+        if parts(weights) & {MLM, NSP}:
+            whole, params = define(network), model.pretraining_params(layout)
+            kept = min(MOST_ANSWERS, tokenizer.vocab_size)
+            self._programs |= {
+                "fill-mask": _jitted(params, _fill_mask, whole, tokenizer.vocab_size, kept),
+                "next-sentence": _jitted(params, _next_sentence, whole),
+            }
         if task is not None:
-            run = jax.jit(partial(_task, task.define()))
-            self._programs["task"] = partial(run, task.completed(model.weights.params))
+            self._programs["task"] = _jitted(task.completed(weights), _task, task.define())
 
     def kind(self, row: Row) -> Hashable:
         """Rows of the same kind have the same shape."""
@@ -90,6 +97,10 @@ class Programs:
         ]
 
 
+def _jitted(params: Params, run: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
+    return partial(jax.jit(partial(run, *fixed)), params)
+
+
 def _fill_mask(
     definition: nnx.GraphDef, vocabulary: int, kept: int, params: Params, batch: DeviceBatch
 ) -> tuple[Array, Array]:
@@ -114,12 +125,13 @@ def _vector(
     batch: DeviceBatch,
 ) -> Array:
     tokens, segments = batch["token_ids"], batch["segment_ids"]
-    return hidden_states(definition, pad_id, params, tokens, segments, layers, "mean")[0]
+    bert = nnx.merge(definition, params)
+    return hidden_states(bert, pad_id, tokens, segments, layers, "mean")[0]
 
 
 def _attention(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
     ids = (batch[name] for name in ("token_ids", "segment_ids", "sequence_ids"))
-    found = nnx.merge(definition, params).bert.attention_probabilities(*ids)
+    found = nnx.merge(definition, params).attention_probabilities(*ids)
     return jnp.swapaxes(found, 0, 1)
 
 
