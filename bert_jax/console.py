@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from bert_jax.errors import printable
 
@@ -38,6 +40,28 @@ def say(message: str) -> None:
             _console.print(printable(message), markup=False, emoji=False)
 
 
+def summary(title: str, since: float, then: Sequence[str] = (), **rows: object) -> None:
+    """Prints what a long command made: a line, and names with values beneath it.
+
+    Args:
+        title: The line.
+        since: `time.monotonic` when the command began.
+        then: Words of the `bert-jax` command that is likely to be run next.
+        rows: Name -> value, in this order; "_" in a name is shown as a space. Those without a
+            value are left out.
+    """
+    say(title)
+    if _quiet:
+        return
+    rows["took"] = clock(time.monotonic() - since)
+    rows["next"] = shlex.join(["bert-jax", *then]) if then else ""
+    shown = {name.replace("_", " "): value for name, value in rows.items() if value}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        with suppress(OSError):
+            _console.print(Text.assemble((f"  {name:{width}}  ", "cyan"), printable(str(value))))
+
+
 @contextmanager
 def progress(task: str, total: int | None, done: int = 0) -> Iterator[Callable[[int, str], None]]:
     """Shows progress with the time left: a bar on a terminal, a line now and then elsewhere.
@@ -47,12 +71,17 @@ def progress(task: str, total: int | None, done: int = 0) -> Iterator[Callable[[
     """
     if _quiet:
         yield lambda done, note: None
-    elif _console.is_terminal:
+    elif _has_bars():
         with _bar() as bar:
             row = bar.add_task(task, total=total, completed=done, note="")
             yield lambda done, note: bar.update(row, completed=done, note=note)
     else:
-        yield _plain_lines(task, total, done)
+        yield _plain_lines(task, total)
+
+
+def _has_bars() -> bool:
+    """Whether lines can be drawn again; FORCE_COLOR, which many CI systems set, tells nothing."""
+    return _console.is_interactive and _console.file.isatty()
 
 
 def _bar() -> Progress:
@@ -68,25 +97,29 @@ def _bar() -> Progress:
     )
 
 
-def _plain_lines(task: str, total: int | None, first: int) -> Callable[[int, str], None]:
-    started = last = time.monotonic()
+def _plain_lines(task: str, total: int | None) -> Callable[[int, str], None]:
+    last = time.monotonic()
+    begun: tuple[float, int] | None = None  # the first may have waited for a compiler
 
     def update(done: int, note: str) -> None:
-        nonlocal last
+        nonlocal last, begun
         now = time.monotonic()
+        since, first = begun = begun or (now, done)
         if now - last < PLAIN_INTERVAL and done != total:
             return
         last = now
         text = f"{task} {done:,}"
         if total is not None:
-            left = (now - started) / max(done - first, 1) * (total - done)
-            text += f"/{total:,}, {_clock(left)} left"
+            text += f"/{total:,}"
+            if done > first or done == total:
+                text += f", {clock((now - since) / max(done - first, 1) * (total - done))} left"
         say(f"{text}  {note}".rstrip())
 
     return update
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

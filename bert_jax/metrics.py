@@ -26,6 +26,7 @@ from bert_jax.console import say
 from bert_jax.errors import NotFiniteError, UserError
 from bert_jax.flops import PEAK_FLOPS
 from bert_jax.paths import at, check_kind, is_remote
+from bert_jax.phases import number_of
 from bert_jax.steps import Metrics
 from bert_jax.work import Work
 
@@ -93,6 +94,7 @@ class MetricsLog:
 
     def _go_on(self, step: int, tokens: int) -> None:
         self.tokens = tokens
+        self._pushed = step
         self._queue: deque[Pushed] = deque()
         self._finite_until = step
         self.last: dict[str, Any] = {}
@@ -113,14 +115,19 @@ class MetricsLog:
         return time.monotonic() - self._begun
 
     def note(self) -> str:
-        """The newest loss and speed, for a progress bar."""
-        if "loss" not in self.last:
-            return ""
-        return f"loss {self.last['loss']:.3f}  {self.last['tokens_per_second']:,.0f} tokens/s"
+        """The newest loss and speed, and the phase if there are several, for a progress bar."""
+        phases, parts = self._work.config.phases, []
+        if "loss" in self.last:
+            parts = [f"loss {self.last['loss']:.3f}"]
+            parts += [f"{self.last['tokens_per_second']:,.0f} tokens/s"]
+        if len(phases) > 1:
+            parts += [f"phase {number_of(self._pushed, phases)}/{len(phases)}"]
+        return "  ".join(parts)
 
     def push(self, step: int, metrics: Metrics, tokens: int, sequences: int) -> None:
         """Takes the metrics of update `step`, which may still run; none if it was skipped."""
         self.tokens += tokens
+        self._pushed = step
         self._queue.append(Pushed(step, metrics, tokens, sequences))
         while len(self._queue) > IN_FLIGHT:
             if self._settle(self._queue.popleft()):

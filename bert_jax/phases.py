@@ -86,6 +86,11 @@ def remaining(phases: Sequence[Phase], step: int) -> Iterator[tuple[Phase, int, 
         begin = end
 
 
+def number_of(step: int, phases: Sequence[Phase]) -> int:
+    """Which phase update `step` belongs to; the first is 1."""
+    return len(phases) + 1 - sum(1 for _ in remaining(phases, step - 1))
+
+
 def contradict(old: list[dict[str, int]], new: list[dict[str, int]]) -> bool:
     """Whether a step that both plans, of saved phases, have differs in length or batch size."""
     plans = [_spans(phases) for phases in (old, new)]

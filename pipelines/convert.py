@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 from bert_jax import parallel
 from bert_jax.checkpoint import Meta, save_params
 from bert_jax.config import as_dict
-from bert_jax.console import say
+from bert_jax.console import summary
 from bert_jax.convert import ARCHITECTURES, ENCODER, MLM, Pretrained, only, parts
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.fingerprints import digest
@@ -52,6 +53,7 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
         BadArgumentsError: `out` names no folder.
         BadInputError: `out` holds something, or the format has no such network.
     """
+    started = time.monotonic()
     if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):
         raise BadInputError(f"OUT {out} is not empty ({held[0]}, …); remove it or choose another")
     own(out, "OUT", ())
@@ -74,7 +76,14 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    say(f"{out}: {model.weights.architecture}, parameters {digest(model.weights.params)[:12]}")
+    architecture, size = model.weights.architecture, f"{needed / 2**20:,.1f} MiB"
+    summary(
+        f"{out}: {architecture}, parameters {digest(model.weights.params)[:12]}",
+        started,
+        ("inspect", str(out)),
+        size=size,
+        opened_by=f"transformers.AutoModel.from_pretrained({str(out)!r})" if to == "hf" else "",
+    )
 
 
 def _trained(model: Model) -> Pretrained:

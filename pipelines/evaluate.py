@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from bert_jax import parallel
 from bert_jax.batch import Batch
 from bert_jax.config import DataConfig, Phase, RunConfig
-from bert_jax.console import progress
+from bert_jax.console import progress, summary
 from bert_jax.convert import NSP, parts
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.evaluate import evaluate
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, argv)
+    started = time.monotonic()
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices())
     model = open_model(at(options.model), layout)
@@ -47,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
         if value is None:
             continue
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value:.4f}")  # noqa: T201
+    then = ("fill-mask", options.model, "Paris is the [MASK] of France.")
+    summary(f"{options.model}: {found['tokens']:,} held-out tokens", started, then)
 
 
 def _store(given: str | None, model: Model) -> Path:

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from bert_jax.console import progress, say
+from bert_jax.console import progress, say, summary
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import at
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.assemble import assemble
+from pipelines.data.card import CARD
 from pipelines.data.corpora import CORPUS_HELP, Block, Corpus, open_corpus
 from pipelines.data.runners import run_beam, run_local
 from pipelines.data.shards import (
@@ -34,6 +35,8 @@ from pipelines.formats.config_json import read_json
 from pipelines.settings import ArgumentParser, command_parser, parse
 
 JOB = "job.json"
+# Training tokens; with fewer a small network is proposed.
+_SMALL = 100_000_000
 
 
 def _parser() -> ArgumentParser:
@@ -132,6 +135,7 @@ def prepare(
     """
     if not 0 <= heldout < 1:
         raise BadArgumentsError(f"--heldout must be in [0, 1), not {heldout}")
+    started = time.monotonic()
     own(out, "--out", (LEDGER, WORK))
     corpus = open_corpus(*specs)
     tokenizer = tokenizers.load(tokenizer_dir)
@@ -151,7 +155,11 @@ def prepare(
         except BadInputError:
             _leave_nothing_behind(job, fresh)
             raise
-    say(f"{out}: {_summary(ledger)}")
+    tokens = ledger.total("train", "tokens")
+    config = "tiny" if tokens < _SMALL else "bert_base"
+    then = ["pretrain", "--config", f"configs/{config}.yaml", "--data.store", str(out)]
+    then += ["--run_dir", f"runs/{config}"]
+    summary(f"{out}: {_summary(ledger)}", started, then, described_in=out / CARD)
     return ledger
 
 

@@ -11,7 +11,7 @@ import jax
 
 from bert_jax import parallel
 from bert_jax.config import RunConfig
-from bert_jax.console import be_quiet, say
+from bert_jax.console import be_quiet, say, summary
 from bert_jax.errors import BadInputError
 from bert_jax.paths import at
 from bert_jax.watchdog import Watchdog
@@ -22,8 +22,11 @@ from pipelines.data.loader import PretrainingData
 from pipelines.data.placed import local
 from pipelines.data.store import Store, token_dtype
 from pipelines.initial import start_from
-from pipelines.run_folder import taken, train
+from pipelines.run_folder import figures, taken, train
 from pipelines.settings import run_config
+
+# What is told of a run that is complete.
+_FIGURES = ("loss", "eval_loss", "eval_mlm_accuracy", "eval_nsp_accuracy", "tokens")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,6 +49,7 @@ def pretrain(
         BadInputError: Config, store and run folder do not fit each other.
         PreemptedError: The process was told to end; everything is saved.
     """
+    started = time.monotonic()
     kind = layout.devices[0].device_kind
     say(
         f"{len(layout.devices)} x {kind}, {jax.process_count()} process(es), mesh"
@@ -72,6 +76,8 @@ def pretrain(
 
         work = pretraining(config, layout, data, begin)
         train(work, layout, store.tokenizer, store.folder / CARD, done)
+        said = f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps"
+        summary(said, started, ("evaluate", str(run_dir)), **figures(run_dir, *_FIGURES))
 
 
 def _open(config: RunConfig) -> Store:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from bert_jax.console import say
+from bert_jax import metrics
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout
 from bert_jax.paths import at, is_remote, remove
@@ -76,8 +77,21 @@ def train(
         trainer.run()
     finally:
         trainer.close()
-    say(f"{run_dir} is complete: {trainer.step:,} of {work.config.steps:,} steps")
     return trainer.state.params
+
+
+def figures(run_dir: Path, *names: str) -> dict[str, str]:
+    """The newest values of these metrics of a run that have one, and where its curves are."""
+    found: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        for line in metrics.read(run_dir):
+            found |= line
+    known = {name: found[name] for name in names if found.get(name) is not None}
+    rows = {
+        name.replace("eval_", "held_out_"): f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
+        for name, x in known.items()
+    }
+    return rows | {"curves": f"tensorboard --logdir {run_dir}"}
 
 
 def _keep_at_hand(run_dir: Path, work: Work, tokenizer: Tokenizer, card: Path | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bert_jax.console import progress, say
+from bert_jax.console import progress, say, summary
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import remove
 from pipelines import cli
@@ -72,6 +73,7 @@ def train(
     Raises:
         UserError: A wrong argument or corpus, or `out` holds another tokenizer.
     """
+    started = time.monotonic()
     record = {
         "corpus": corpus.spec,
         "files": corpus.files,
@@ -85,7 +87,13 @@ def train(
     sentences = Sentences(corpus, language)
     tokenizer = tokenizer_training.train(kind, sentences, vocab_size, uncased)
     write(tokenizer, out, record)
-    say(f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)")
+    specs = [word for source in corpus.sources for word in ("--corpus", source.spec)]
+    then = ["prepare", *specs, "--tokenizer", str(out), "--out", f"{out.parent / 'store'}"]
+    summary(
+        f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)",
+        started,
+        then,
+    )
 
 
 def is_there(out: Path, record: Mapping[str, Any]) -> bool:
