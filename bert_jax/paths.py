@@ -91,6 +91,17 @@ def _reach(bucket: str) -> None:
             ) from None
 
 
+def region_of(bucket: Path) -> str:
+    """Where the bucket of a path is, such as us-central2, or eu for a multi-region."""
+    import fsspec
+
+    name = str(bucket).removeprefix(CLOUD).partition("/")[0]
+    with failures_explained(f"{CLOUD}{name}"):
+        return str(
+            fsspec.filesystem("gs").call("GET", "b/{}", name, json_out=True)["location"]
+        ).lower()
+
+
 def is_remote(path: Path) -> bool:
     """Whether it is in a bucket."""
     return str(path).startswith(CLOUD)

@@ -14,6 +14,7 @@ from bert_jax import __version__
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError, one_line
 from bert_jax.paths import failures_explained
 from bert_jax.signals import disregard, end_at_once, take_over
+from pipelines.help import commands
 
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
@@ -32,6 +33,8 @@ COMMANDS = {
     "convert": "write a model in the format of Hugging Face, or in our own",
     "serve": "a page and a JSON API on this computer, to try a model",
     "inspect": "shapes, parameters, step and digest of a model or preset",
+    "doctor": "is this machine ready? devices, versions, disk or bucket; and how to mend it",
+    "completion": "a script for bash, zsh or fish that completes commands and options",
     "tpu": "Cloud TPU slices: what there is, what fits and what it costs",
 }
 
@@ -52,11 +55,9 @@ Main = Callable[[Sequence[str]], None]
 
 def usage() -> str:
     """The list of commands."""
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     return (
         f"bert-jax {__version__}: pre-train and use BERT in JAX\n\n"
-        f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{rows}\n\n"
+        f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{commands(COMMANDS)}\n\n"
         "Any command takes --debug to show where an error came from; --version tells the version."
     )
 
@@ -64,15 +65,15 @@ def usage() -> str:
 def main() -> None:
     """Entry point of the console script."""
     argv = sys.argv[1:]
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         run(lambda _: print(usage(), flush=True))  # noqa: T201
     elif argv[0] == "--version":
         run(lambda _: print(__version__, flush=True))  # noqa: T201
     else:
-        run(lambda rest: _command(argv[0])(rest), argv[1:])
+        run(lambda rest: command(argv[0])(rest), argv[1:])
 
 
-def run(command: Main, argv: Sequence[str] | None = None) -> None:
+def run(main: Main, argv: Sequence[str] | None = None) -> None:
     """Calls a command with its arguments and exits with the documented code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
@@ -83,7 +84,7 @@ def run(command: Main, argv: Sequence[str] | None = None) -> None:
     take_over(end_at_once)
     try:
         with failures_explained():
-            command([argument for argument in argv if argument != "--debug"])
+            main([argument for argument in argv if argument != "--debug"])
     except BrokenPipeError:
         # The reader of our output went away (`… | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,7 +141,12 @@ def line_of(error: OSError) -> str:
     return one_line(f"{where}{error.strerror or error}")
 
 
-def _command(name: str) -> Main:
+def command(name: str) -> Main:
+    """What runs the command of that name.
+
+    Raises:
+        BadArgumentsError: There is none.
+    """
     if name not in COMMANDS:
         from pipelines.settings import nearest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ import jax
 
 from bert_jax import parallel
 from bert_jax.checkpoint import newest_meta
-from bert_jax.console import be_quiet, say
+from bert_jax.console import be_quiet, say, summary
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import at
 from pipelines import cli
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
+from pipelines.help import example
 from pipelines.model import Model, network_of, open_model
-from pipelines.run_folder import taken, train
+from pipelines.run_folder import figures, taken, train
 from pipelines.settings import Count, command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task, task_network
@@ -44,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
         print(  # noqa: T201
             "usage: bert-jax finetune TASK --init MODEL --data.train FILE --run_dir RUN [options]\n"
             f"\ntasks: {', '.join(TASKS)}\nbert-jax finetune TASK --help lists the options"
+            f"\n\n{example('finetune')}"
         )
         if argv:
             return
@@ -96,6 +99,7 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         BadInputError: Config, data, model and run folder do not fit each other.
         PreemptedError: The process was told to end; everything is saved.
     """
+    started = time.monotonic()
     task, run_dir = open_task(config.task, config.options), at(config.run_dir)
     columns = config.data.columns
     examples = task.read(config.data.train, columns, labelled=True)
@@ -123,7 +127,17 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         params = train(work, layout, tokenizer)
         if validation.latest is None:  # the run was complete already
             validation(None, params, config.phases[-1])
-        return _results(run_dir, config, held_out, validation)
+        found = _results(run_dir, config, held_out, validation)
+        shown = {name: f"{x:.4g}" for name, x in found.items() if isinstance(x, float)}
+        summary(
+            f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps",
+            started,
+            ("predict", str(run_dir), "--input", "FILE", "--output", "predictions.jsonl"),
+            **figures(run_dir, "loss"),
+            **shown,
+            results=run_dir / RESULTS if found else "",
+        )
+        return found
 
 
 def _start(

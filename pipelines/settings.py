@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
 from bert_jax.config import Phase, RunConfig, as_dict
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import check_kind
+from pipelines.help import essentials, example
 
 C = TypeVar("C")
 
@@ -35,11 +37,48 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+class _Help(DefaultHelpFormatter):
+    """Wraps paragraphs but not indented lines, such as examples; says nothing of empty defaults."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(x if x.startswith(" ") else textwrap.fill(x, width) for x in lines)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        if action.default not in (None, ""):
+            return text
+        return re.sub(
+            r", default: %\(default\)s| \((type: str, )?default: %\(default\)s\)", "", text
+        )
+
+
+class _Asked(Exception):  # noqa: N818
+    """Takes a parser to whoever wants to know the options of a command."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        self.parser = parser
+
+
+_ASK = "--the-parser-itself"
+
+
+def parser_of(main: Callable[[Sequence[str]], None], *words: str) -> ArgumentParser:
+    """The parser of a command, which is called with `words` and ends when it would read options."""
+    try:
+        main([*words, _ASK])
+    except _Asked as found:
+        return found.parser
+    raise AssertionError("the command has read no options with `parse`")
+
+
 def command_parser(command: str, description: str) -> ArgumentParser:
     """Parser of ``bert-jax command``; `parse` reads with it."""
     return ArgumentParser(
         prog=f"bert-jax {command}",
-        description=description,
+        description=f"{description}\n\n{essentials(command)}".strip(),
+        epilog=example(command),
+        formatter_class=_Help,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -51,6 +90,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = 
     Raises:
         BadArgumentsError: An option is unknown, missing or of the wrong type.
     """
+    if _ASK in argv:
+        raise _Asked(parser)
     known = list(parser._option_string_actions)  # argparse has no public list of them
     spelled = {name.replace("_", "-"): name for name in known}
     try:
@@ -114,6 +155,7 @@ def read_config(
     """
     parser.add_argument("--config", metavar="FILE", help="a YAML file such as those of configs/")
     parser.add_class_arguments(kind)
+    parser.usage = f"{parser.prog} [--config FILE] [--KEY VALUE …]"
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config")
     try:

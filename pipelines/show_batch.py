@@ -17,6 +17,7 @@ from pipelines.data.loader import PretrainingData
 from pipelines.data.placed import local
 from pipelines.data.store import Store
 from pipelines.data.tokenizer import Tokenizer
+from pipelines.help import example
 from pipelines.settings import run_config
 
 # Of segment A, of segment B, and of what became of a token that is predicted.
@@ -31,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
         prog="bert-jax show-batch",
         usage=_USAGE,
         description="Prints examples of a training batch, with masks, segments and labels.",
-        epilog="All keys of a config are options too, such as --data.whole_words true.",
+        epilog="All keys of a config are options too, such as --data.whole_words true.\n\n"
+        + example("show-batch"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
     )
