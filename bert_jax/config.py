@@ -304,6 +304,7 @@ class RunConfig:
         init: Model to take the network and its weights from, at step 0; empty = fresh weights.
         seed: Decides initial weights, pairs, order, masks and dropout.
         profile: START:STOP traces the updates between these steps into run_dir/profile.
+        wandb: Project of Weights & Biases that follows the run too; empty = none.
         phases: Stretches of the run, in order, as a list of {length, steps, batch_size}.
     """
 
@@ -311,6 +312,7 @@ class RunConfig:
     init: str = ""
     seed: int = 0
     profile: str = ""
+    wandb: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

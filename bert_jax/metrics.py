@@ -1,4 +1,4 @@
-"""Numbers of a run: ``metrics.jsonl`` and TensorBoard, written without stopping the devices.
+"""Numbers of a run: ``metrics.jsonl`` and its trackers, written without stopping the devices.
 
 The host may launch an update while earlier ones still run; `MetricsLog.push` reads values only a
 few updates later, when they are ready, and so also keeps the host from running far ahead.
@@ -16,37 +16,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import register_writer_factory
-from tensorboardX.summary import scalar
 
 from bert_jax.appended import AppendedObject
+from bert_jax.config import as_dict
 from bert_jax.console import say
 from bert_jax.errors import NotFiniteError, UserError
 from bert_jax.flops import PEAK_FLOPS
-from bert_jax.paths import at, check_kind, is_remote
+from bert_jax.paths import check_kind, is_remote
 from bert_jax.phases import number_of
 from bert_jax.steps import Metrics
+from bert_jax.tracking import trackers
 from bert_jax.work import Work
 
 FILE = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 
 # Updates that may be under way at once: enough that devices never wait for the host, few enough
 # that a request to stop is followed soon.
 IN_FLIGHT = 3
-
-
-class _InBucket:
-    """How tensorboardX opens an event file there."""
-
-    @staticmethod
-    def open(path: str) -> AppendedObject:
-        return AppendedObject(at(path))
-
-
-register_writer_factory("gs", _InBucket)
 
 
 @dataclass(frozen=True)
@@ -76,10 +62,7 @@ class MetricsLog:
         self._writes = jax.process_index() == 0
         if self._writes:
             self._remote = is_remote(run_dir)
-            if not self._remote:
-                (run_dir / TENSORBOARD).mkdir(exist_ok=True)
-            # Not SummaryWriter, whose thread reports a full disk with a traceback of its own.
-            self._board = EventsWriter(str(run_dir / TENSORBOARD / "events"))
+            self._trackers = trackers(run_dir, work.config.wandb, as_dict(work.config))
         self._go_on(step, tokens)
 
     def rewind(self, step: int, tokens: int) -> None:
@@ -100,8 +83,8 @@ class MetricsLog:
         self.last: dict[str, Any] = {}
         if self._writes:
             self._file = _without_lines_after(self._path, step)
-            start = SessionLog(status=SessionLog.START)
-            self._board.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
+            for tracker in self._trackers:
+                tracker.begin(step)
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -159,7 +142,7 @@ class MetricsLog:
         self.restart_clock()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes one line and the same numbers to TensorBoard.
+        """Writes one line, and the same numbers to the trackers.
 
         Raises:
             UserError: The disk is full, or the folder cannot be written any more.
@@ -168,10 +151,9 @@ class MetricsLog:
             return
         try:
             self._file.write(_line({"step": step, **values}))
-            for name, value in values.items():
-                if value is not None:
-                    event = Event(step=step, summary=scalar(name, value), wall_time=time.time())
-                    self._board.write_event(event)
+            known = {name: value for name, value in values.items() if value is not None}
+            for tracker in self._trackers:
+                tracker.log(step, known)
             if not self._remote:
                 self._flush()
         except OSError as error:
@@ -193,15 +175,16 @@ class MetricsLog:
         """Closes the files."""
         if self._writes:
             self._writes = False
+            for tracker in self._trackers:
+                tracker.close()
             # What a full disk or an absent bucket did not take was reported before.
-            with suppress(OSError, UserError):
-                self._board.close()
             with suppress(OSError, UserError):
                 self._file.close()
 
     def _flush(self) -> None:
         self._file.flush()
-        self._board.flush()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def _settle(self, pushed: Pushed) -> bool:
         """Waits for an update; whether its metrics were written."""

@@ -48,6 +48,7 @@ _LENGTH = ("train.steps or the steps of its phases", "train.epochs")
 _SILENT = {
     "run_dir",
     "profile",
+    "wandb",
     "data.store",
     "train.steps",
     "train.batch_size",

@@ -10,8 +10,8 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from bert_jax.metrics import TENSORBOARD
 from bert_jax.paths import failures_explained
+from bert_jax.tracking import TENSORBOARD
 
 _HEADER, _FOOTER = 12, 4  # bytes round an event: its size and two checksums
 

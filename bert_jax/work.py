@@ -44,6 +44,10 @@ class TrainableConfig(Protocol):
         """Which updates are traced."""
 
     @property
+    def wandb(self) -> str:
+        """Project of Weights & Biases; empty = none."""
+
+    @property
     def model(self) -> ModelConfig:
         """The network."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from bert_jax import parallel
+from bert_jax import parallel, tracking
 from bert_jax.checkpoint import newest_meta
 from bert_jax.console import be_quiet, say, summary
 from bert_jax.errors import BadArgumentsError, BadInputError
@@ -100,6 +100,7 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
         PreemptedError: The process was told to end; everything is saved.
     """
     started = time.monotonic()
+    tracking.require(config.wandb)
     task, run_dir = open_task(config.task, config.options), at(config.run_dir)
     columns = config.data.columns
     examples = task.read(config.data.train, columns, labelled=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import jax
 
-from bert_jax import parallel
+from bert_jax import parallel, tracking
 from bert_jax.config import RunConfig
 from bert_jax.console import be_quiet, say, summary
 from bert_jax.errors import BadInputError
@@ -55,6 +55,7 @@ def pretrain(
         f"{len(layout.devices)} x {kind}, {jax.process_count()} process(es), mesh"
         f" {dict(layout.mesh.shape)}, mapping {layout.mapping}; jax {jax.__version__}"
     )
+    tracking.require(config.wandb)
     run_dir, store = at(config.run_dir), _open(config)
     begin = None
     if config.init:

@@ -24,6 +24,7 @@ from bert_jax.metrics import MetricsLog
 from bert_jax.parallel import Layout, devices
 from bert_jax.state import define, init_params, parameter_count
 from bert_jax.steps import forward
+from bert_jax.tracking import TENSORBOARD
 from bert_jax.work import Work, pretraining
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
@@ -105,7 +106,7 @@ def test_a_value_that_is_not_finite_is_an_error(
 
 def events(run: Path) -> Iterator[Event]:
     """Of all event files: each is a length, its checksum, the event, and the checksum of that."""
-    for path in sorted((run / metrics.TENSORBOARD).glob("events*")):
+    for path in sorted((run / TENSORBOARD).glob("events*")):
         content = path.read_bytes()
         while content:
             end = 12 + int.from_bytes(content[:8], "little")

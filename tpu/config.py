@@ -83,6 +83,15 @@ class SubmittedConfig(RunConfig):
 
     tpu: TpuConfig = field(default_factory=TpuConfig)
 
+    def __post_init__(self) -> None:
+        """Refuses what the machines have not installed, and no key for."""
+        super().__post_init__()
+        if self.wandb:
+            raise BadInputError(
+                "wandb is not there on slices; leave it out, and look at the run with:"
+                f" tensorboard --logdir {self.run_dir}"
+            )
+
     @property
     def run(self) -> RunConfig:
         """What the machines are given."""

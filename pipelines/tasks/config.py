@@ -102,6 +102,7 @@ class FinetuneConfig:
             needs it no more.
         seed: Decides the head's initial weights, order and dropout.
         profile: START:STOP traces the updates between these steps into run_dir/profile.
+        wandb: Project of Weights & Biases that follows the run too; empty = none.
         phases: Follows from the data and train.epochs; written into config.yaml.
         task: That of the command; in a file it keeps others from using it.
     """
@@ -111,6 +112,7 @@ class FinetuneConfig:
     task: str = ""
     seed: int = 0
     profile: str = ""
+    wandb: str = ""
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     options: TaskOptions = field(default_factory=TaskOptions)
     model: ModelConfig = field(default_factory=ModelConfig)
