@@ -151,6 +151,8 @@ def test_the_tutorial_runs_as_it_stands_but_smaller(tmp_path: Path) -> None:
     assert "[CLS]" in said
     assert "constant_guess_accuracy" in said
     assert (tmp_path / "runs/whose-docs/test.jsonl").stat().st_size
+    for run in ("tiny", "whose-docs"):
+        assert "<svg" in (tmp_path / f"runs/{run}/report.html").read_text("utf-8")
     assert (tmp_path / "data/whose-docs-hf/model.safetensors").is_file()
 
 
