@@ -290,6 +290,13 @@ def test_a_table_without_choices_is_refused(tmp_path: Path) -> None:
         choice.TASK.read(str(file), Columns(), labelled=True)
 
 
+def test_an_ending_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": "a", f"ending{'9' * 5001}": "b", "ending1": "c"}))
+    with pytest.raises(BadInputError, match="columns ending0, ending1"):
+        choice.TASK.read(str(file), Columns(), labelled=True)
+
+
 def test_passages_are_ranked_and_counted_by_query(
     tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

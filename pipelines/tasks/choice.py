@@ -24,7 +24,7 @@ LABELS = ("label", "answer")
 # In the files of SWAG every ending goes on with what has begun here.
 BEGINNINGS = {"sent1": "sent2"}
 
-_ENDING = re.compile(r"(?:ending|choice|answer)_?(\d+)")
+_ENDING = re.compile(r"(?:ending|choice|answer)_?([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)

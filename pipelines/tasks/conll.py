@@ -216,9 +216,9 @@ def _of_rows(
 
 
 def _column(number: str, width: int, place: str) -> int:
-    if not (number.isascii() and number.isdigit() and 1 <= int(number) <= width):
+    if not (re.fullmatch(r"[0-9]{1,9}", number) and 1 <= int(number) <= width):
         raise BadInputError(
-            f"{place} has {width} columns; {number!r} is none of them; give a number from 1 to"
+            f"{place} has {width} columns; {number!r:.40} is none of them; give a number from 1 to"
             f" {width}"
         )
     return int(number) - 1

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Lock
 
 from drill.mutations import copied, damage
 from drill.readers import READERS
@@ -23,6 +24,7 @@ from drill.watched import Child, Reader
 LEAST = 20  # tries of a reader, however short the time
 LIMIT = 10.0  # seconds for a try
 _SECONDS = 5.0  # for a reader
+_MAKING = Lock()  # Orbax does not save from two threads of a process
 
 _MOST_FAILURES = 20  # of a reader; then it is known not to hold
 
@@ -42,7 +44,8 @@ def drilled(
     """
     good, place = folder / "good", folder / "try" / "files"
     good.mkdir(parents=True)
-    reader.make(good)
+    with _MAKING:
+        reader.make(good)
     child = Child(reader, folder, limit)
     number, message, failures = first, "", []
     try:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from drill import moments
@@ -27,6 +28,9 @@ _PATIENCE = 240.0  # seconds after which a process is taken for stuck
 # A forked process has what was imported before.
 _COMMANDS = [f"pipelines.{name.replace('-', '_')}" for name in COMMANDS if name != "tpu"]
 _CONTEXT = multiprocessing.get_context("forkserver")
+# To start a process asks about all others, and of two threads that ask about one only the first is
+# told how it ended.
+_LOCK = RLock()
 _CONTEXT.set_forkserver_preload([*_COMMANDS, "drill.moments"])
 
 
@@ -54,7 +58,8 @@ class Life:
     @property
     def ended(self) -> bool:
         """Whether it is over."""
-        return not self._process.is_alive()
+        with _LOCK:
+            return not self._process.is_alive()
 
     def reaches(self, moment: str, occurrence: int = 1) -> bool:
         """Waits until a moment began that often; False if the process ended before."""
@@ -85,10 +90,11 @@ class Life:
         Raises:
             TimeoutError: It does not end; it is killed.
         """
-        self._process.join(max(0.0, self._begun + _PATIENCE - time.monotonic()))
+        self.waits(lambda: False)
         if not self.ended:
             self._process.kill()
-            self._process.join()
+            while not self.ended:
+                time.sleep(_POLL)
             raise TimeoutError(
                 f"it did not end within {_PATIENCE:.0f} s; it said: {self.last_line}"
             )
@@ -143,7 +149,8 @@ def start(
     for file in files[:2]:
         file.touch()
     process = _CONTEXT.Process(target=_live, args=(list(map(str, arguments)), files, under))
-    process.start()
+    with _LOCK:
+        process.start()
     return Life(*files, process)
 
 

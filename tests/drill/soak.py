@@ -25,6 +25,7 @@ from drill.stage import Fault, Stage
 _STEPS, _EVERY = 2000, 100
 _PAUSE = 0.1  # seconds between looks
 _M_ARENA_MAX = -8  # of glibc's malloc.h
+_THP_DISABLE = 41  # PR_SET_THP_DISABLE of prctl(2)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _WARM = 0.2  # share of the steps after which memory must be flat
 _GROWTH = 3.0  # MiB in a thousand steps: less than one of its ten states
@@ -102,8 +103,11 @@ def show_what_is_held() -> None:
 
     Neither cycles, which Python finds some minutes later, nor what the allocator keeps for every
     thread there was: with the many that Orbax starts, that grows for some minutes and then no more.
+    Nor what the kernel adds where it makes large pages of small ones, whenever it has time for it.
     """
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_ARENA_MAX, 1)
+    libc.prctl(_THP_DISABLE, 1, 0, 0, 0)
     whole = Checkpoints.save
 
     def save(*arguments: Any, **options: Any) -> None:

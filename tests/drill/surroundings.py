@@ -153,7 +153,7 @@ def limit(what: int, most: int) -> None:
 
 # Limit -> from, to; of memory beyond what the process has when it begins.
 _LIMITS = {
-    "RLIMIT_NOFILE": (20, 256),
+    "RLIMIT_NOFILE": (8, 64),
     "RLIMIT_AS": (1 << 26, 3 << 29),
     "RLIMIT_FSIZE": (1 << 8, 1 << 20),
 }
