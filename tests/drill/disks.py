@@ -287,10 +287,10 @@ def faults() -> Iterator[Fault]:
     for name, refused, trial, jobs, quick in (
         ("disk full in prepare", _mount_refused, prepare_fills_it, 2, 0),
         ("disk full in a run", _mount_refused, run_fills_it, 6, 0),
-        ("disk filled by others", _mount_refused, filled_by_others, 5, 1),
+        ("disk filled by others", _mount_refused, filled_by_others, 4, 1),
         ("disk read-only", _mount_refused, read_only, 2, 0),
         ("run folder moved away", str, moved_away, 2, 0),
-        ("disk with failing calls", _trace_refused, broken, 6, 0),
+        ("disk with failing calls", _trace_refused, broken, 5, 0),
         ("SIGKILL while a slow disk saves", _trace_refused, slow, 2, 0),
     ):
         yield Fault(name, partial(_unless, refused, trial, name), jobs, quick)

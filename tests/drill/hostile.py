@@ -23,7 +23,7 @@ from drill.watched import Child, Reader
 
 LEAST = 20  # tries of a reader, however short the time
 LIMIT = 10.0  # seconds for a try
-_SECONDS = 5.0  # for a reader
+_SECONDS = 3.0  # for a reader
 _MAKING = Lock()  # Orbax does not save from two threads of a process
 
 _MOST_FAILURES = 20  # of a reader; then it is known not to hold

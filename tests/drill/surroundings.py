@@ -153,7 +153,7 @@ def limit(what: int, most: int) -> None:
 
 # Limit -> from, to; of memory beyond what the process has when it begins.
 _LIMITS = {
-    "RLIMIT_NOFILE": (8, 64),
+    "RLIMIT_NOFILE": (8, 48),
     "RLIMIT_AS": (1 << 26, 3 << 29),
     "RLIMIT_FSIZE": (1 << 8, 1 << 20),
 }
@@ -249,7 +249,7 @@ def circumstances(name: str, stage: Stage, rng: Random) -> Row:
 def faults() -> Iterator[Fault]:
     """All of them."""
     name = "clock that jumps"
-    yield Fault(name, partial(clock, name), jobs=4, quick=1)
+    yield Fault(name, partial(clock, name), jobs=3, quick=1)
     for odd in _NAMES:
         name = f"folder {odd[:30]!r}"
         yield Fault(name, partial(path_names, name, odd), quick=0)
