@@ -66,7 +66,7 @@ pretrain: $(VENV)/core
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "The default [MASK] is zero."
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Returns the number of [MASK] in the list."
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return a new array with the given [MASK] and type."
-	@echo "The run is in runs/tiny; tensorboard --logdir runs/tiny shows its curves."
+	@echo "The run is in runs/tiny; $(BIN)/bert-jax report runs/tiny makes a page of it."
 
 tutorial: $(VENV)/core
 	PYTHONPATH=tests $(BIN)/python -m shown docs/tutorial/index.md

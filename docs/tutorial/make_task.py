@@ -32,6 +32,9 @@ def main() -> None:
     write(options.folder / "dev.csv", rows[:tenth])
     write(options.folder / "test.csv", rows[tenth : 2 * tenth])
     write(options.folder / "train.csv", rows[2 * tenth :])
+    print(
+        f"{options.folder}: {len(rows) - 2 * tenth:,} sentences to learn from, twice {tenth:,} more"
+    )
 
 
 def sentences(library: str, wanted: int, rng: random.Random) -> list[str]:

@@ -144,7 +144,8 @@ def records(run: Run) -> Table | None:
     keys = list(dict.fromkeys(str(key) for record in found for key in record))[:8]
     if not keys:
         return None
-    return Table(keys, [[_cell(record.get(key)) for key in keys] for record in found], words=True)
+    names = ["predicted" if key == "label" else key for key in keys]
+    return Table(names, [[_cell(record.get(key)) for key in keys] for record in found], words=True)
 
 
 def _cell(value: Any) -> str:

@@ -37,7 +37,7 @@ def open_task(name: str, options: TaskOptions | None = None) -> Task:
     """
     if name not in TASKS:
         raise BadArgumentsError(
-            f"unknown task {name!r}{nearest(name, TASKS)}; tasks: {', '.join(TASKS)}"
+            f"unknown task {name!r}; tasks: {', '.join(TASKS)}{nearest(name, TASKS)}"
         )
     module: Any = importlib.import_module(f"pipelines.tasks.{TASKS[name]}")
     given = options or TaskOptions()
