@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -106,20 +107,25 @@ def skipped_in(config: RunConfig) -> list[int]:
     return [line["step"] for line in metrics.read(Path(config.run_dir)) if "skipped" in line]
 
 
-def told_to_end_going_back() -> None:
-    """Sends SIGTERM to this process as soon as it goes back."""
+def told_to_end_going_back(this_process: bool) -> None:
+    """Sends SIGTERM as soon as it goes back, to one of the processes; both wait until JAX saw it.
+
+    JAX looks for signals once a second, in which a fast machine gets to the end of a short run.
+    """
     roll_back = Guard.roll_back
 
     def interrupted(guard: Guard, base: int, error: NotFiniteError) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if this_process:
+            os.kill(os.getpid(), signal.SIGTERM)
         roll_back(guard, base, error)
+        time.sleep(3)
 
     Guard.roll_back = interrupted  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    if os.environ.get("TOLD_TO_END") == os.environ.get("JAX_PROCESS_ID", "0"):
-        told_to_end_going_back()
+    if told := os.environ.get("TOLD_TO_END"):
+        told_to_end_going_back(told == os.environ.get("JAX_PROCESS_ID", "0"))
     PoisonedData.bad = frozenset(map(int, sys.argv.pop(1).split(",")))
     pretrain.PretrainingData = PoisonedData  # type: ignore[misc]
     cli.main()

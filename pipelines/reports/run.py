@@ -138,7 +138,7 @@ def text(path: Path) -> str:
     """The text of a file that may be absent; bytes that are not UTF-8 are replaced."""
     check_kind(path)
     with failures_explained(str(path)):
-        return path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+        return markers.text_of(path) if path.is_file() else ""
 
 
 def _check(path: Path) -> None:

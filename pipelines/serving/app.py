@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -70,14 +70,14 @@ def create_app(answers: Answers, hosts: Hosts) -> Guard:
         return answers.described
 
     for name in answers.abilities:
-        endpoint, response, summary = _ENDPOINTS[name]
+        ability = _ABILITIES[name]
         app.post(
             f"/api/{name}",
-            response_model=response,
-            summary=summary,
+            response_model=ability.response,
+            summary=ability.summary,
             responses=_ERRORS,
             operation_id=name,
-        )(endpoint(answers))
+        )(ability.endpoint(answers))
     # Around everything, also around what answers when the application fails.
     return Guard(app, hosts, messages.BODY_BYTES)
 
@@ -94,102 +94,95 @@ def _add_page(app: FastAPI) -> None:
         add(path, (folder / name).read_bytes(), kind)
 
 
-Endpoint = Callable[..., Awaitable[Any]]
+class _Ability(NamedTuple):
+    """An endpoint: what it is asked, what it answers, how it is called, and how it answers."""
+
+    request: type
+    response: type
+    summary: str
+    answer: Callable[[Answers, Any], Awaitable[Any]]
+
+    def endpoint(self, answers: Answers) -> Callable[..., Awaitable[Any]]:
+        """For FastAPI, which reads from the annotation what it is asked."""
+
+        async def endpoint(asked: Any) -> Any:
+            return await self.answer(answers, asked)
+
+        endpoint.__annotations__["asked"] = self.request
+        return endpoint
 
 
-def _fill_mask(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.FillMask) -> Any:
-        return await answers.fill_mask(asked.text, asked.top_k)
-
-    return endpoint
+async def _about_texts(answers: Answers, asked: messages.MaybePair) -> Any:
+    return await answers.about_pairs(tasks.texts_of(asked.text, asked.pair))
 
 
-def _next_sentence(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Pair) -> Any:
-        return await answers.next_sentence(asked.text, asked.pair)
-
-    return endpoint
-
-
-def _similarity(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Compared) -> Any:
-        return await answers.similarity(asked.texts)
-
-    return endpoint
-
-
-def _attention(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Looked) -> Any:
-        return await answers.attention(asked.text, asked.pair, asked.layer)
-
-    return endpoint
-
-
-def _tokenize(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.MaybePair) -> Any:
-        return await answers.tokenize(asked.text, asked.pair)
-
-    return endpoint
-
-
-def _about_texts(answers: Answers) -> Endpoint:
-    """Classification and regression."""
-
-    async def endpoint(asked: messages.MaybePair) -> Any:
-        return await answers.about_pairs(tasks.texts_of(asked.text, asked.pair))
-
-    return endpoint
-
-
-def _choice(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Choices) -> Any:
-        return await answers.choose(asked.text, asked.choices)
-
-    return endpoint
-
-
-def _ranking(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Ranked) -> Any:
-        return await answers.rank(asked.query, asked.passages)
-
-    return endpoint
-
-
-def _tagging(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Single) -> Any:
-        return await answers.about(tasks.words_of(asked.text))
-
-    return endpoint
-
-
-def _qa(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Question) -> Any:
-        return await answers.about(tasks.question_of(asked.question, asked.context))
-
-    return endpoint
-
-
-def _summarization(answers: Answers) -> Endpoint:
-    async def endpoint(asked: messages.Single) -> Any:
-        return await answers.summarize(asked.text)
-
-    return endpoint
-
-
-# Ability -> makes the endpoint of a model, what it answers, and how it is called.
-_ENDPOINTS: dict[str, tuple[Callable[[Answers], Endpoint], type, str]] = {
-    "fill-mask": (_fill_mask, messages.FilledMasks, "What could stand in place of [MASK]"),
-    "next-sentence": (_next_sentence, messages.Follows, "Whether a text follows another"),
-    "similarity": (_similarity, messages.Similarity, "How alike the vectors of texts are"),
-    "attention": (_attention, messages.Attended, "What the heads of a layer attend to"),
-    "tokenize": (_tokenize, messages.Tokenized, "The tokens of a text or two"),
-    "classification": (_about_texts, messages.Classified, "The class of a text or pair"),
-    "regression": (_about_texts, messages.Measured, "The value of a text or pair"),
-    "multiple-choice": (_choice, messages.Chosen, "The choice that fits best"),
-    "ranking": (_ranking, messages.Ranking, "Passages in the order of their relevance"),
-    "tagging": (_tagging, messages.Tagged, "Tags of words, and entities"),
-    "qa": (_qa, messages.Answered, "The part of a passage that answers a question"),
-    "summarization": (_summarization, messages.Summary, "The sentences that sum up a document"),
+_ABILITIES = {
+    "fill-mask": _Ability(
+        messages.FillMask,
+        messages.FilledMasks,
+        "What could stand in place of [MASK]",
+        lambda answers, asked: answers.fill_mask(asked.text, asked.top_k),
+    ),
+    "next-sentence": _Ability(
+        messages.Pair,
+        messages.Follows,
+        "Whether a text follows another",
+        lambda answers, asked: answers.next_sentence(asked.text, asked.pair),
+    ),
+    "similarity": _Ability(
+        messages.Compared,
+        messages.Similarity,
+        "How alike the vectors of texts are",
+        lambda answers, asked: answers.similarity(asked.texts),
+    ),
+    "attention": _Ability(
+        messages.Looked,
+        messages.Attended,
+        "What the heads of a layer attend to",
+        lambda answers, asked: answers.attention(asked.text, asked.pair, asked.layer),
+    ),
+    "tokenize": _Ability(
+        messages.MaybePair,
+        messages.Tokenized,
+        "The tokens of a text or two",
+        lambda answers, asked: answers.tokenize(asked.text, asked.pair),
+    ),
+    "classification": _Ability(
+        messages.MaybePair, messages.Classified, "The class of a text or pair", _about_texts
+    ),
+    "regression": _Ability(
+        messages.MaybePair, messages.Measured, "The value of a text or pair", _about_texts
+    ),
+    "multiple-choice": _Ability(
+        messages.Choices,
+        messages.Chosen,
+        "The choice that fits best",
+        lambda answers, asked: answers.choose(asked.text, asked.choices),
+    ),
+    "ranking": _Ability(
+        messages.Ranked,
+        messages.Ranking,
+        "Passages in the order of their relevance",
+        lambda answers, asked: answers.rank(asked.query, asked.passages),
+    ),
+    "tagging": _Ability(
+        messages.Single,
+        messages.Tagged,
+        "Tags of words, and entities",
+        lambda answers, asked: answers.about(tasks.words_of(asked.text)),
+    ),
+    "qa": _Ability(
+        messages.Question,
+        messages.Answered,
+        "The part of a passage that answers a question",
+        lambda answers, asked: answers.about(tasks.question_of(asked.question, asked.context)),
+    ),
+    "summarization": _Ability(
+        messages.Single,
+        messages.Summary,
+        "The sentences that sum up a document",
+        lambda answers, asked: answers.summarize(asked.text),
+    ),
 }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
-from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bert_jax.errors import one_line
@@ -82,7 +81,7 @@ class Guard:
         if scope["type"] != "http":
             return  # nobody speaks WebSocket here
         if refusal := self._refusal(scope):
-            await _refuse(answer, *refusal)
+            await _refused(*refusal)(scope, receive, answer)
             return
         body = b""
         while True:
@@ -91,7 +90,8 @@ class Guard:
                 return
             body += message.get("body", b"")
             if len(body) > self._most_bytes:
-                await _refuse(answer, 413, f"the request has more than {self._most_bytes:,} bytes")
+                why = f"the request has more than {self._most_bytes:,} bytes"
+                await _refused(413, why)(scope, receive, answer)
                 return
             if not message.get("more_body"):
                 break
@@ -125,13 +125,6 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
-    body = json.dumps({"error": one_line(why)}).encode()
-    headers: Iterable[tuple[bytes, bytes]] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        # What is left of the request is not read.
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refused(status: int, why: str) -> ASGIApp:
+    # What is left of the request is not read.
+    return JSONResponse({"error": one_line(why)}, status, {"connection": "close"})
