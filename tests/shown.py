@@ -104,9 +104,9 @@ def blocks(file: Path) -> list[Block]:
     return found
 
 
-def marked(file: Path, name: str = "") -> list[Block]:
-    """The blocks to run, of that name or of any."""
-    return [b for b in blocks(file) if b.mark[:1] == ("run",) and name in ("", b.mark[1])]
+def marked(file: Path) -> list[Block]:
+    """The blocks to run."""
+    return [block for block in blocks(file) if block.mark[:1] == ("run",)]
 
 
 def main() -> None:

@@ -43,7 +43,18 @@ def test_a_preempted_run_in_a_bucket_goes_on_from_it(
     machines = tmp_path / "machines"
     machines.mkdir()
     result = subprocess.run(
-        [sys.executable, "-m", "tpu", "local", "--config", str(file), "--preempt_at", "12"],
+        [
+            sys.executable,
+            "-m",
+            "tpu",
+            "local",
+            "--config",
+            str(file),
+            "--workers",
+            "2",
+            "--preempt_at",
+            "12",
+        ],
         cwd=ROOT,
         env=os.environ | variables | {"TMPDIR": str(machines)},
         capture_output=True,
