@@ -255,6 +255,16 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
+def is_evaluation(line: dict[str, Any]) -> bool:
+    """Whether it is one that `MetricsLog.held_out` wrote."""
+    return any(key.startswith("eval_") for key in line)
+
+
+def evaluated(run_dir: Path, step: int) -> bool:
+    """Whether ``metrics.jsonl`` has an evaluation after `step`."""
+    return any(line["step"] == step and is_evaluation(line) for line in read(run_dir))
+
+
 def _line(values: dict[str, Any]) -> bytes:
     return (json.dumps(values) + "\n").encode()
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import jax
 
 from bert_jax.console import say
+from bert_jax.errors import PreemptedError
 from bert_jax.parallel import stop_agreed
 from bert_jax.signals import take_over
+
+
+def told_to_stop(step: int, steps: int, folder: Path) -> PreemptedError:
+    """What a run of so many steps ends with when `step` is saved in `folder`."""
+    return PreemptedError(
+        f"told to stop: step {step:,} of {steps:,} is saved in {folder}; the same command goes on"
+        " from there"
+    )
 
 
 class StopRequests:

@@ -11,17 +11,17 @@ from bert_jax import resume
 from bert_jax.batch import Batch
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.console import progress, say
-from bert_jax.errors import NotFiniteError, PreemptedError
+from bert_jax.errors import NotFiniteError
 from bert_jax.guard import Guard
-from bert_jax.metrics import MetricsLog
+from bert_jax.metrics import MetricsLog, evaluated
 from bert_jax.parallel import Layout
 from bert_jax.paths import at
-from bert_jax.phases import Phase, remaining
+from bert_jax.phases import Phase, number_of, remaining
 from bert_jax.profile import Profile, steps_of
 from bert_jax.program import compiled
 from bert_jax.state import parameter_count
 from bert_jax.steps import DeviceBatch, means
-from bert_jax.stop import StopRequests
+from bert_jax.stop import StopRequests, told_to_stop
 from bert_jax.work import Work
 
 
@@ -59,6 +59,8 @@ class Trainer:
             NotFiniteError: A loss is not finite; the newest checkpoint is from before that.
         """
         with StopRequests() as stop, progress("step", self.config.steps, self.step) as show:
+            if self.step and not evaluated(at(self.config.run_dir), self.step):
+                self._evaluate()  # left out to stop in time
             while self.step < self.config.steps:
                 try:
                     self._train(stop, show)
@@ -77,14 +79,11 @@ class Trainer:
                 self.profile.before(self.step)
                 self._update(train_step, batch)
                 stopping = stop.agreed()
-                eval_loss = None if stopping else self._evaluate(phase)
+                eval_loss = None if stopping else self._evaluate()
                 self._save(eval_loss, stopping)
                 if stopping:
                     self.checkpoints.wait()
-                    raise PreemptedError(
-                        f"told to stop: step {self.step:,} of {self.config.steps:,} is saved in"
-                        f" {self.checkpoints.folder}; the same command goes on from there"
-                    )
+                    raise told_to_stop(self.step, self.config.steps, self.checkpoints.folder)
                 self.told(self.step)
                 show(self.step, self.log.note())
 
@@ -129,10 +128,11 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
-    def _evaluate(self, phase: Phase) -> float | None:
+    def _evaluate(self) -> float | None:
         if not self._due(self.config.train.eval_every):
             return None
         self.log.settle()
+        phase = self.config.phases[number_of(self.step, self.config.phases) - 1]
         found = self.work.evaluate(self.eval_step, self.state.params, phase)
         self.log.held_out(self.step, found)
         return self.work.criterion(found)

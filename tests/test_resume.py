@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bert_jax import resume
+from bert_jax import metrics, resume
 from bert_jax.config import RunConfig, as_dict
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, PreemptedError
+from bert_jax.parallel import Layout, devices
+from pipelines.pretrain import pretrain
 
 
 def test_a_run_of_an_older_version_goes_on(config: RunConfig) -> None:
@@ -23,3 +29,27 @@ def test_a_run_of_an_older_version_goes_on(config: RunConfig) -> None:
     begun = replace(config, init="elsewhere", model=config.model)
     with pytest.raises(BadInputError, match="began without --init"):
         resume.changes(old, as_dict(begun), {}, {}, 5)
+
+
+def held_out(run: Path) -> list[tuple[int, Any]]:
+    return [(x["step"], x["eval_loss"]) for x in metrics.read(run) if "eval_loss" in x]
+
+
+@pytest.mark.parametrize("step", [10, 20], ids=["on the way", "at the last step"])
+def test_an_evaluation_that_a_request_to_stop_left_out_is_made_up_for(
+    config: RunConfig, trained: Path, step: int
+) -> None:
+    """There may be no time for it before the machine is gone."""
+
+    def told(done: int) -> None:
+        if done == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    layout = Layout(devices()[:1])
+    with pytest.raises(PreemptedError, match=f"step {step} of 20 is saved"):
+        pretrain(config, layout, told)
+    run = Path(config.run_dir)
+    assert held_out(run) == held_out(trained)[: step // 10 - 1]
+    pretrain(config, layout)
+    pretrain(config, layout)
+    assert held_out(run) == held_out(trained)

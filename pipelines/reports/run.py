@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def measured(self) -> list[dict[str, float]]:
         """The lines about held-out data."""
-        return [line for line in self.lines if any(key.startswith("eval_") for key in line)]
+        return [line for line in self.lines if metrics.is_evaluation(line)]
 
     @cached_property
     def skipped(self) -> list[int]:
