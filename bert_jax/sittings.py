@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from bert_jax.paths import failures_explained
+from bert_jax.paths import check_kind, failures_explained
 from bert_jax.tracking import TENSORBOARD
 
 _HEADER, _FOOTER = 12, 4  # bytes round an event: its size and two checksums
@@ -37,12 +37,16 @@ def sittings(run_dir: Path) -> list[Sitting]:
     """Those of a run, in order; what was cut off or damaged is left out.
 
     Raises:
+        BadInputError: An event file is a pipe or a device.
         UserError: The bucket cannot be reached.
     """
     folder = run_dir / TENSORBOARD
     with failures_explained(str(folder)):
         files = list(folder.iterdir()) if folder.is_dir() else []
-        found = [_sitting(path.read_bytes()) for path in files if "tfevents" in path.name]
+        files = [path for path in files if "tfevents" in path.name]
+        for path in files:
+            check_kind(path)
+        found = [_sitting(path.read_bytes()) for path in files]
     return sorted((one for one in found if one is not None), key=lambda one: one.begun)
 
 

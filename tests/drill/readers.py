@@ -20,6 +20,7 @@ from bert_jax.config import ModelConfig, Phase, RunConfig, as_dict
 from bert_jax.parallel import Layout
 from bert_jax.state import init_params
 from drill import changes
+from drill.readers_report import REPORT_READERS
 from drill.readers_tpu import TPU_READERS
 from drill.watched import Reader
 from pipelines import features, model_card, train_tokenizer
@@ -331,5 +332,6 @@ READERS: Sequence[Reader] = (
         "checkpoint", make_checkpoint, read_checkpoint, ("checkpoints/**/*",), (changes.in_meta,)
     ),
     Reader("finished store", make_store, prepare_again, ("words/*", "store/*.json")),
+    *REPORT_READERS,
     *TPU_READERS,
 )

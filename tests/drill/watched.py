@@ -30,6 +30,7 @@ _HEAVY = [
     "pipelines.features",
     "pipelines.model_card",
     "pipelines.prepare",
+    "pipelines.reports.page",
     "tpu.host",
     "tpu.status",
 ]
