@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:
         raise BadInputError(
             f"{option} {folder} holds other things ({min(names)}, …); choose an empty or new folder"
         )
+
+
+def absent(path: Path, hint: str) -> BadInputError:
+    """What is said of a folder that is not there: which one beside it may be meant, or `hint`."""
+    beside: list[str] = []
+    with suppress(OSError):
+        beside = [] if is_remote(path) else [one.name for one in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"did you mean {path.with_name(close[0])}?" if close else hint
+    return BadInputError(f"{path} does not exist; {hint}")
 
 
 def check_same(made: Mapping[str, Any], asked: Mapping[str, Any], what: str) -> None:

@@ -27,6 +27,7 @@ from bert_jax.paths import absolute, is_remote
 from bert_jax.state import Params, init_params
 from pipelines.data import tokenizer as tokenizers
 from pipelines.data.tokenizer import Tokenizer
+from pipelines.folders import absent
 from pipelines.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
 from pipelines.tasks.config import FinetuneConfig
@@ -148,9 +149,10 @@ def open_model(path: Path, layout: Layout) -> Model:
     folder, wanted = run_and_step(path)
     if not (folder / FOLDER).is_dir():
         if not path.exists():
-            raise BadInputError(
-                f"{path} does not exist; a model of a hub has to be downloaded first, as with:"
-                " hf download NAME --local-dir DIR"
+            raise absent(
+                path,
+                "give the folder of a run or model; one of a hub has to be downloaded first, as"
+                " with: hf download NAME --local-dir DIR",
             )
         raise BadInputError(
             f"{path} is no MODEL: it has neither {FOLDER}/ (a run), {hugging_face.CONFIG} (Hugging"

@@ -313,6 +313,11 @@ def test_inspect_knows_the_presets() -> None:
 def test_a_model_that_is_none_is_refused(tmp_path: Path, finished: Path) -> None:
     refused(bert_jax("inspect", tmp_path), 78, "is no MODEL", "checkpoints/", "config.json")
     refused(bert_jax("inspect", finished / "checkpoints" / "7"), 78, "no checkpoint")
+    mistyped = f"{str(finished)[:-1]}m"
+    meant = f"{mistyped} does not exist; did you mean {finished}?"
+    refused(bert_jax("inspect", mistyped), 78, meant)
+    refused(bert_jax("report", mistyped), 78, meant)
+    refused(bert_jax("inspect", tmp_path / "none"), 78, "none does not exist; give", "hf download")
     refused(bert_jax("evaluate", finished, "--store", tmp_path), 78, "not a finished token store")
 
 

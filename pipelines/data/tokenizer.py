@@ -28,6 +28,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.errors import BadInputError
 from pipelines.data import tokenizer_json
+from pipelines.folders import absent
 from pipelines.formats.config_json import read_json
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -279,7 +280,7 @@ def load(model: Path) -> Tokenizer:
         if any((folder / name).is_file() for name in names):
             return _learned(folder) if (folder / RECORD).is_file() else _load(folder)
     if not model.exists():
-        raise BadInputError(f"{model} does not exist; give the folder of a tokenizer or model")
+        raise absent(model, "give the folder of a tokenizer or model")
     again = f"; remove {model} and learn again" if (model / RECORD).is_file() else ""
     raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}{again}")
 

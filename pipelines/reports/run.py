@@ -18,7 +18,7 @@ from bert_jax.meta import Meta
 from bert_jax.paths import absolute, check_kind, failures_explained, is_remote
 from bert_jax.sittings import Sitting, sittings
 from pipelines.finetune import RESULTS
-from pipelines.folders import RUN_CONFIG, RUN_LAUNCH
+from pipelines.folders import RUN_CONFIG, RUN_LAUNCH, absent
 from pipelines.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict, yaml_values
 from pipelines.tasks.config import FinetuneConfig
@@ -143,7 +143,7 @@ def text(path: Path) -> str:
 
 def _check(path: Path) -> None:
     if not path.exists():
-        raise BadInputError(f"{path} does not exist; give the folder of a run (its run_dir)")
+        raise absent(path, "give the folder of a run (its run_dir)")
     if not path.is_dir():
         raise BadInputError(f"{path} is a file; give the folder of a run (its run_dir)")
     if hugging_face.is_folder(path) or google_research.is_folder(path):
