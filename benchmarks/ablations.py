@@ -12,9 +12,9 @@ the last phase.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,4 +92,8 @@ def program(config: RunConfig, store: Store, layout: parallel.Layout) -> Callabl
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "runs/ablations"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/ablations"))
+    given = parser.parse_args()
+    main(given.store, given.runs)

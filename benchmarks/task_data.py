@@ -33,6 +33,7 @@ of the articles pass, and few chapters do.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import lzma
@@ -282,4 +283,8 @@ def _summaries(articles: list[list[list[str]]]) -> Rows:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    main(given.data, given.out)

@@ -232,17 +232,6 @@ def test_the_ablations_are_those_of_the_results() -> None:
     assert given in (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
 
 
-def test_the_results_of_the_readme_stand_in_the_results() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    results = (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
-    rows = readme.partition("<!-- table: results -->\n")[2].partition("\n\n")[0].splitlines()[2:]
-    assert len(rows) > 5
-    for row in rows:
-        _, what, result, _, _ = row.split("|")
-        for number in re.findall(r"[+]?\d+\.\d+|\d+(?=x)|\b\d{3}\b(?! \d)", result):
-            assert number in results, (what, number)
-
-
 def test_the_figures_are_what_their_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
     found = runpy.run_path(str(ROOT / "docs/figures/make.py"))["figures"]()
