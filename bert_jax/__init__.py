@@ -19,10 +19,15 @@ def load(model: str | Path) -> Bert:
             google-research/bert.
 
     Returns:
-        An object with ``encode(texts)`` and ``fill_mask(text)``.
+        An object with ``encode(texts)``, ``fill_mask(text)`` and, for a fine-tuned model,
+        ``predict(file)``. It computes on the first device of this process, in the dtype of the
+        model's config (``model.dtype``; float32 for models of others' making).
 
     Raises:
         BadInputError: There is no model, or it is damaged.
+
+    Source: the formats are those of transformers (``config.json``, ``model.safetensors``) and of
+    google-research/bert (``bert_config.json``, ``bert_model.ckpt``).
     """
     # The package knows arrays only; what knows files and text stands on it, so it is named late.
     from pipelines.api import Bert

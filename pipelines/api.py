@@ -65,7 +65,11 @@ class Bert:
             float32 [texts, hidden size]; without pooling, per text float32 [tokens, hidden size].
 
         Raises:
-            BadArgumentsError: There is no such layer or pooling.
+            BadArgumentsError: There is no such layer or pooling, `batch_size` is below 1, or
+                `texts` is not a list of Unicode strings.
+
+        Source: layers as features, Devlin et al. 2018, section 5.3; pooling as in Sentence-BERT
+        (Reimers and Gurevych 2019, section 3).
         """
         check_layers(self.model.network, (layer,))
         if pooling not in ("mean", "cls", "max", None):
@@ -116,7 +120,26 @@ class Bert:
             yield rows, np.asarray(states)[:, : len(rows)]
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:
-        """The most probable tokens for every [MASK] of a text; see `pipelines.fill_mask`."""
+        """The most probable tokens for every [MASK] of a text.
+
+        Each mask is filled on its own; the others stay in the text.
+
+        Args:
+            text: One sequence with at least one [MASK], not longer than the model takes.
+            top_k: Answers for each mask, at least 1.
+
+        Returns:
+            Per mask, in the order of the text, a list of `top_k` answers, the most probable first:
+            ``token`` (text), ``id`` (int), ``probability`` (float in [0, 1], softmax over the
+            vocabulary) and ``text``, where this mask is filled in.
+
+        Raises:
+            BadArgumentsError: `text` is no Unicode string, has no mask or too many tokens, or
+                `top_k` is below 1.
+            BadInputError: The model has no masked language head.
+
+        Source: the masked language model of Devlin et al. 2018, section 3.1.
+        """
         if not isinstance(text, str):
             raise BadArgumentsError(f"text must be a string, not {text!r:.60}")
         self.model.require_masked_language_head()
@@ -129,8 +152,15 @@ class Bert:
             inputs: A file, or ``tfds:NAME:SPLIT``, as for training; labels are not needed.
             batch_size: Rows at a time.
 
+        Returns:
+            One dictionary per example, in the order of the file, with the fields that ``bert-jax
+            predict`` writes for the task: of a classification ``id``, ``label`` and
+            ``probabilities`` (class to float, sum 1).
+
         Raises:
             BadInputError: The model has no task head, or the input cannot be read.
+
+        Source: the heads of Devlin et al. 2018, section 4.
         """
         # A task may bring large libraries, which other uses need not wait for.
         from pipelines.predict import columns_of, predict, task_of

@@ -49,9 +49,20 @@ def main(argv: Sequence[str]) -> None:
 def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     """Writes `model` to the folder `out`; after a failure nothing is there.
 
+    Args:
+        model: See `pipelines.model.open_model`.
+        out: A folder that is not there, or empty.
+        to: "hf" for what transformers opens, "bert-jax" for a checkpoint of ours.
+
+    Returns:
+        Nothing. Tensors are written as float32, without a changed bit of those that are.
+
     Raises:
         BadArgumentsError: `out` names no folder.
         BadInputError: `out` holds something, or the format has no such network.
+        UserError: The disk has too little room.
+
+    Source: names and shapes are those of transformers' BERT models.
     """
     started = time.monotonic()
     if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):

@@ -74,11 +74,25 @@ def measure(
 ) -> dict[str, Any]:
     """Losses and accuracies over every held-out pair, beside what knows no context.
 
-    ``constant_guess_accuracy`` is that of always naming the most frequent of the tokens to be
-    predicted; ``unigram_entropy`` (nats) is the least loss that token frequencies alone can reach.
+    Args:
+        model: See `pipelines.model.open_model`.
+        store: With held-out documents, made with the tokenizer of the model.
+        layout: The devices to compute on.
+        length: Of the sequences, in tokens; without it that of the run's last phase.
+
+    Returns:
+        Means over the held-out text: losses in nats per predicted token or pair (``mlm_loss``,
+        ``nsp_loss``, and ``loss``, their sum), shares in [0, 1] (``mlm_accuracy``,
+        ``nsp_accuracy``), and ``perplexity``, e to the masked loss; what the objective has not is
+        None. Beside them ``constant_guess_accuracy``, that of always naming the most frequent of
+        the tokens to be predicted; ``unigram_entropy`` (nats), the least loss that token
+        frequencies alone can reach; ``tokens`` held out; and the ``step`` of the model.
 
     Raises:
+        BadArgumentsError: The model takes no sequences of that length.
         BadInputError: Model and store do not fit, or nothing is held out.
+
+    Source: ``metric_fn`` of google-research/bert's ``run_pretraining.py``, over all held-out text.
     """
     model.require_masked_language_head()
     tokenizer, own = store.tokenizer, model.tokenizer()

@@ -92,12 +92,18 @@ def main(argv: Sequence[str]) -> None:
 def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
     """Trains, or goes on training, the run that `config` describes.
 
+    Args:
+        config: Of the run, ``task`` and ``run_dir`` included.
+        layout: The devices, and how the step is mapped over them.
+
     Returns:
-        The metrics of the last evaluation; empty without validation data.
+        The metrics of the last evaluation by name; empty without validation data.
 
     Raises:
         BadInputError: Config, data, model and run folder do not fit each other.
         PreemptedError: The process was told to end; everything is saved.
+
+    Source: Devlin et al. 2018, section 4 and appendix A.3.
     """
     started = time.monotonic()
     tracking.require(config.wandb)

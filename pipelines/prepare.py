@@ -122,7 +122,7 @@ def prepare(
         specs: Of the corpus; see `corpora`.
         tokenizer_dir: Folder of the tokenizer.
         out: Folder of the store.
-        heldout: Share of the documents that is held out.
+        heldout: Share of the documents that is held out, in [0, 1).
         sentences: Whether lines are sentences ("lines") or are split; "auto" looks at the text.
         language: ISO 639 code for splitting; see `Recipe` for this and the next two.
         min_characters: Shorter documents are left out.
@@ -130,8 +130,14 @@ def prepare(
         workers: Processes.
         beam: Options of Apache Beam, to run on it.
 
+    Returns:
+        What ``ledger.json`` holds: counts, digests and recipe of the store.
+
     Raises:
-        UserError: A wrong argument, corpus or tokenizer, or `out` is another store.
+        BadArgumentsError: `heldout` is no such share.
+        UserError: A wrong corpus or tokenizer, or `out` is another store.
+
+    Source: what google-research/bert's ``create_pretraining_data.py`` reads and cuts.
     """
     if not 0 <= heldout < 1:
         raise BadArgumentsError(f"--heldout must be in [0, 1), not {heldout}")
@@ -155,12 +161,15 @@ def prepare(
         except BadInputError:
             _leave_nothing_behind(job, fresh)
             raise
-    tokens = ledger.total("train", "tokens")
-    config = "tiny" if tokens < _SMALL else "bert_base"
-    then = ["pretrain", "--config", f"configs/{config}.yaml", "--data.store", str(out)]
-    then += ["--run_dir", f"runs/{config}"]
-    summary(f"{out}: {_summary(ledger)}", started, then, described_in=out / CARD)
+    summary(f"{out}: {_summary(ledger)}", started, _then(ledger, out), described_in=out / CARD)
     return ledger
+
+
+def _then(ledger: Ledger, out: Path) -> list[str]:
+    """The command to run next."""
+    config = "tiny" if ledger.total("train", "tokens") < _SMALL else "bert_base"
+    then = ["pretrain", "--config", f"configs/{config}.yaml", "--data.store", str(out)]
+    return [*then, "--run_dir", f"runs/{config}"]
 
 
 @contextmanager

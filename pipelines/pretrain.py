@@ -43,11 +43,25 @@ def main(argv: Sequence[str]) -> None:
 def pretrain(
     config: RunConfig, layout: parallel.Layout, told: Callable[[int], None] = lambda step: None
 ) -> None:
-    """Trains, or goes on training, the run that `config` describes; `told` hears of every step.
+    """Trains, or goes on training, the run that `config` describes.
+
+    After ``train.hang_timeout`` seconds without a step, if set, the process ends with code 70.
+
+    Args:
+        config: Of the run, ``run_dir`` and ``data.store`` included.
+        layout: The devices, and how the step is mapped over them.
+        told: Hears of the number of every step that was done.
+
+    Returns:
+        Nothing; checkpoints, metrics and tokenizer are in ``config.run_dir``.
 
     Raises:
         BadInputError: Config, store and run folder do not fit each other.
+        NotFiniteError: A loss, gradient or the state became infinite or NaN; none of it is saved.
         PreemptedError: The process was told to end; everything is saved.
+
+    Source: Devlin et al. 2018, section 3.1 and appendix A.2; ``run_pretraining.py`` of
+    google-research/bert.
     """
     started = time.monotonic()
     kind = layout.devices[0].device_kind

@@ -70,8 +70,22 @@ def train(
 ) -> None:
     """Learns a vocabulary into `out`, unless it is there already.
 
+    Args:
+        corpus: The text; see `corpora.open_corpus`.
+        vocab_size: Tokens, special ones included.
+        out: Folder to write.
+        kind: unigram or bpe (SentencePiece), or wordpiece.
+        uncased: Whether capitals become small letters (and WordPiece loses accents).
+        language: ISO 639 code, for splitting paragraphs into sentences.
+
+    Returns:
+        Nothing; the tokenizer is in `out`.
+
     Raises:
         UserError: A wrong argument or corpus, or `out` holds another tokenizer.
+
+    Source: SentencePiece (Kudo and Richardson 2018); WordPiece and the special tokens as
+    google-research/bert's ``vocab.txt`` has them.
     """
     started = time.monotonic()
     record = {
