@@ -6,6 +6,8 @@ import re
 
 from test_docs import table
 
+from conftest import ROOT
+
 # Those of transformers 5.23.0: `[field.name for field in dataclasses.fields(TrainingArguments)]`.
 ARGUMENTS = """
 output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
@@ -42,3 +44,59 @@ def test_every_argument_of_transformers_has_its_line() -> None:
     ]
     assert len(named) == len(set(named)), "two lines for one argument"
     assert sorted(named) == sorted([*ARGUMENTS.split(), *GONE.split()])
+
+
+# What users of such tools wish for most, and a word that an answer cannot do without.
+WISHES = {
+    1: ("data is made in bounded memory", "memory"),
+    2: ("data is made fast, on all cores", "cores"),
+    3: ("resume and --init are two things", "--init"),
+    4: ("a resume restores the optimiser, too", "optimiser"),
+    5: ("no skipping to the place in the data", "step"),
+    6: ("preemption", "SIGTERM"),
+    7: ("NaN, and ids beyond the vocabulary", "vocabulary"),
+    8: ("what a normal loss is", "curve"),
+    9: ("several devices and hosts", "hosts"),
+    10: ("setting up a TPU", "doctor"),
+    11: ("pods", "chips"),
+    12: ("a loss that is divided once", "divided once"),
+    13: ("versions of JAX", "JAX"),
+    14: ("conversion, heads included", "heads"),
+    15: ("an own vocabulary, SentencePiece", "SentencePiece"),
+    16: ("NER as in the paper", "92.4"),
+    17: ("losses and evaluation while training", "Early stopping"),
+    18: ("more metrics, regression, several labels", "multi-label"),
+    19: ("128, then 512", "phases"),
+    20: ("memory of devices", "accumulate"),
+    21: ("fetching the corpus", "BookCorpus"),
+    22: ("traps of next sentence prediction", "Blank lines"),
+    23: ("seeds and variance", "--seeds"),
+    24: ("questions without an answer", "null"),
+    25: ("features of bounded size", "extract-features"),
+}
+
+
+def test_each_of_the_25_wishes_of_users_is_answered() -> None:
+    page = (ROOT / "docs/faq.md").read_text("utf-8")
+    parts = re.split(r'^<a id="wish-(\d+)"></a>\n\n### .+\n', page, flags=re.M)[1:]
+    numbers = [int(number) for number in parts[::2]]
+    assert sorted(numbers) == list(WISHES) == list(range(1, 26))
+    for number, text in zip(numbers, parts[1::2], strict=True):
+        answer = re.split(r"^#", text, flags=re.M)[0]
+        what, word = WISHES[number]
+        assert len(answer.split()) >= 8, what
+        assert word in answer, what
+
+
+def test_every_question_has_an_answer() -> None:
+    page = (ROOT / "docs/faq.md").read_text("utf-8")
+    for question, answer in re.findall(r"^### (.+)\n([^#]*)", page, re.M):
+        assert len(re.sub(r"<.*?>", "", answer).split()) >= 5, question
+
+
+def test_what_was_measured_with_one_seed_says_so_everywhere() -> None:
+    for name in ("docs/concepts.md", "benchmarks/RESULTS.md", "README.md"):
+        paragraphs = (ROOT / name).read_text("utf-8").split("\n\n")
+        said = [text for text in paragraphs if "ablations.py STORE`" in text]
+        assert said
+        assert all("one seed" in text for text in said), name
