@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
+import pytest
+import yaml
 from test_docs import table
 
 from conftest import ROOT
@@ -100,3 +104,48 @@ def test_what_was_measured_with_one_seed_says_so_everywhere() -> None:
         said = [text for text in paragraphs if "ablations.py STORE`" in text]
         assert said
         assert all("one seed" in text for text in said), name
+
+
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+
+
+def test_the_workflow_has_two_pairs_of_python_and_jax_and_looks_at_them() -> None:
+    matrix = WORKFLOW["jobs"]["test"]["strategy"]["matrix"]
+    assert [pair["python"] for pair in matrix["include"]] == matrix["python"]
+    assert len({pair["jax"] for pair in matrix["include"]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("pair", "installed", "newest", "code"),
+    [
+        (0, "0.10.2", "0.10.2", 0),
+        (0, "0.10.1", "0.10.2", 1),
+        (0, "0.12.0", "0.12.0", 1),
+        (1, "0.12.0.1", "0.12.0.1", 0),
+        (1, "0.12.0.1", "0.12.1", 1),
+    ],
+)
+def test_another_jax_than_that_of_the_pair_fails(
+    pair: int, installed: str, newest: str, code: int, tmp_path: Path
+) -> None:
+    job = WORKFLOW["jobs"]["test"]
+    script = next(step["run"] for step in job["steps"] if "JAX" in step.get("name", ""))
+    expected = job["strategy"]["matrix"]["include"][pair]["jax"]
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f'  *"pip index"*) echo "jax ({newest})"; echo "Available versions: {newest}, 0.4.1";;\n'
+        f"  *metadata*) echo {installed};;\nesac\n",
+        "utf-8",
+    )
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", script.replace("${{ matrix.jax }}", expected)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stderr
+    assert f"jax {installed}, newest {newest}" in result.stdout
