@@ -149,3 +149,14 @@ def test_another_jax_than_that_of_the_pair_fails(
     )
     assert result.returncode == code, result.stderr
     assert f"jax {installed}, newest {newest}" in result.stdout
+
+
+def test_the_readme_leads_to_a_report_without_scrolling() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= 240, "move what grows to docs/, and link it"
+    reached = next(n for n, line in enumerate(lines) if line.startswith("bert-jax report"))
+    assert reached < 60
+    first = [line for line in lines[:reached] if line.startswith(("make ", "bert-jax "))]
+    assert [line.split()[1] for line in first] == ["pretrain", "test", "finetune", "predict"]
+    headings = [line for line in lines if line.startswith("## ")]
+    assert headings.index("## What was measured") + 1 == headings.index("## Limits")
