@@ -24,6 +24,7 @@ from pipelines.help import example
 from pipelines.model import Model, network_of, open_model
 from pipelines.run_folder import figures, taken, train
 from pipelines.settings import Count, command_parser, read_config
+from pipelines.tasks import shown
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task, task_network
 from pipelines.tasks.task import Task
@@ -131,20 +132,29 @@ def finetune(config: FinetuneConfig, layout: parallel.Layout) -> dict[str, Any]:
             sets[1] if held_out else None, task, classes, logits_step(network, layout), layout
         )
         work = finetuning(config, task, classes, sets[0], validation, tokenizer, layout, model)
-        params = train(work, layout, tokenizer)
+        params = train(work, layout, tokenizer, {shown.DATA: _described(task, sets, length)})
         if validation.latest is None:  # the run was complete already
             validation(None, params, config.phases[-1])
         found = _results(run_dir, config, held_out, validation)
-        shown = {name: f"{x:.4g}" for name, x in found.items() if isinstance(x, float)}
+        metrics = {name: f"{x:.4g}" for name, x in found.items() if isinstance(x, float)}
         summary(
             f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps",
             started,
             ("predict", str(run_dir), "--input", "FILE", "--output", "predictions.jsonl"),
             **figures(run_dir, "loss"),
-            **shown,
+            **metrics,
             results=run_dir / RESULTS if found else "",
         )
         return found
+
+
+def _described(task: Task, sets: Sequence[Examples], length: int) -> bytes:
+    """What the report says of the data: JSON, with `shown.facts` of each set."""
+    found = {
+        name: shown.facts(task, one.examples, one.features, length)
+        for name, one in zip(("train", "validation"), sets, strict=False)
+    }
+    return json.dumps({"length": length, **found}).encode()
 
 
 def _start(
@@ -176,7 +186,7 @@ def _start(
 def _results(
     run_dir: Path, config: FinetuneConfig, examples: Sequence[Any], validation: Validation
 ) -> dict[str, Any]:
-    """The last evaluation, which is also written down, for classification with its confusions."""
+    """The last evaluation, which is also written down, with what `report` shows of it."""
     if validation.latest is None:
         return {}
     metrics, records = validation.latest
@@ -187,8 +197,15 @@ def _results(
 
         matrix = confusion(examples, records, validation.classes)
         written["confusion"] = {"classes": validation.classes, "true_by_predicted": matrix}
+    if config.task == "tagging":
+        from pipelines.tasks.bio import by_type
+
+        tags = [one.tags for one in examples], [record["tags"] for record in records]
+        written["types"] = by_type(*tags)
     if jax.process_index() == 0:
         write_records(records, run_dir / PREDICTIONS)
+        looked_at = shown.samples(validation.task, examples, records)
+        write_records(looked_at, run_dir / shown.SAMPLES)
         (run_dir / RESULTS).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
     return metrics
 

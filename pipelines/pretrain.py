@@ -21,6 +21,7 @@ from pipelines.data.card import CARD
 from pipelines.data.loader import PretrainingData
 from pipelines.data.placed import local
 from pipelines.data.store import Store, token_dtype
+from pipelines.folders import DATA_CARD
 from pipelines.initial import start_from
 from pipelines.run_folder import figures, taken, train
 from pipelines.settings import run_config
@@ -90,7 +91,9 @@ def pretrain(
             told(step)
 
         work = pretraining(config, layout, data, begin)
-        train(work, layout, store.tokenizer, store.folder / CARD, done)
+        card = store.folder / CARD  # which a store of an older version lacks
+        files = {DATA_CARD: card.read_bytes()} if card.is_file() else {}
+        train(work, layout, store.tokenizer, files, done)
         said = f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps"
         summary(said, started, ("evaluate", str(run_dir)), **figures(run_dir, *_FIGURES))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from bert_jax.state import Params
 from bert_jax.train import Trainer
 from bert_jax.work import Work
 from pipelines.data.tokenizer import Tokenizer, load
-from pipelines.folders import DATA_CARD, RUN_CONFIG, RUN_MARKS, RUN_TOKENIZER, exclusive, own
+from pipelines.folders import RUN_CONFIG, RUN_MARKS, RUN_TOKENIZER, exclusive, own
 from pipelines.settings import to_yaml
 
 
@@ -50,7 +51,7 @@ def train(
     work: Work,
     layout: Layout,
     tokenizer: Tokenizer,
-    card: Path | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
     told: Callable[[int], None] = lambda step: None,
 ) -> Params:
     """Trains, or goes on training, in the folder of the run.
@@ -59,7 +60,7 @@ def train(
         work: The run.
         layout: Where it runs.
         tokenizer: Is copied into the folder.
-        card: Of the data; copied too.
+        files: Name -> content of what else is written there before the first update.
         told: Hears of every step that is done.
 
     Returns:
@@ -73,7 +74,7 @@ def train(
     trainer = Trainer(work, layout, told)
     try:
         if jax.process_index() == 0:
-            _keep_at_hand(run_dir, work, tokenizer, card)
+            _keep_at_hand(run_dir, work, tokenizer, files)
         trainer.run()
     finally:
         trainer.close()
@@ -94,14 +95,14 @@ def figures(run_dir: Path, *names: str) -> dict[str, str]:
     return rows | {"curves": f"tensorboard --logdir {run_dir}"}
 
 
-def _keep_at_hand(run_dir: Path, work: Work, tokenizer: Tokenizer, card: Path | None) -> None:
+def _keep_at_hand(
+    run_dir: Path, work: Work, tokenizer: Tokenizer, files: Mapping[str, bytes]
+) -> None:
     """Writes what is needed to use the run; whole files only, whenever the process is killed."""
-    draft = run_dir / f"{RUN_CONFIG}.tmp"
-    draft.write_text(to_yaml(work.config), "utf-8")
-    draft.replace(run_dir / RUN_CONFIG)
-    if card is not None:
-        with suppress(FileNotFoundError):  # of a store that was made by an older version
-            (run_dir / DATA_CARD).write_bytes(card.read_bytes())
+    for name, content in {RUN_CONFIG: to_yaml(work.config).encode(), **files}.items():
+        draft = run_dir / f"{name}.tmp"
+        draft.write_bytes(content)
+        draft.replace(run_dir / name)
     folder = run_dir / RUN_TOKENIZER
     try:
         same = load(folder).digest == tokenizer.digest

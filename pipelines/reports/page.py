@@ -18,13 +18,14 @@ from bert_jax.console import say
 from bert_jax.errors import UserError
 from bert_jax.paths import is_remote
 from pipelines.data.store import Store
-from pipelines.reports import data, history, samples, tables
+from pipelines.reports import data, history, samples, tables, task_data
 from pipelines.reports.curves import charts
 from pipelines.reports.figures import drawn
 from pipelines.reports.history import Cost
 from pipelines.reports.run import Run, explained
 from pipelines.reports.samples import Sample
 from pipelines.reports.tables import Confusion, Table
+from pipelines.tasks.config import FinetuneConfig
 
 # In the first lines of every report, by which one of ours is told from other files.
 MARK = '<meta name="generator" content="bert-jax report'
@@ -46,11 +47,13 @@ class Section:
     checkpoints: Table | None
     results: Table | None
     confusion: Confusion | None
+    types: Table | None
     records: Table | None
     yaml: str
     traces: str
     card: str = ""
     data: Table | None = None
+    labels: Table | None = None
     histograms: list[tuple[str, Markup]] = field(default_factory=list)
     samples: Sequence[Sample] = ()
     sampled_at: int = 0
@@ -71,6 +74,8 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
     for section in sections:
         if isinstance(section.run.config, RunConfig):
             _fill(section, section.run.config, store, numbers)
+        else:
+            _fill_tuned(section, section.run.config, numbers)
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -106,6 +111,7 @@ def _section(run: Run, output: Path) -> Section:
         checkpoints=tables.checkpoints(run),
         results=tables.results(run),
         confusion=tables.confusion(run),
+        types=tables.types(run),
         records=samples.records(run),
         yaml=tables.config_yaml(run),
         traces=_traces(run, output),
@@ -135,6 +141,15 @@ def _fill(section: Section, config: RunConfig, given: str | None, numbers: count
         section.samples, section.sampled_at = samples.predictions(run, config, store)
     except UserError as error:
         section.why["samples"] = explained(error)
+
+
+def _fill_tuned(section: Section, config: FinetuneConfig, numbers: count[int]) -> None:
+    """What a fine-tuning wrote down of its data."""
+    length, sets = task_data.known(section.run)
+    if sets:
+        section.data = task_data.table(config, length, sets)
+        section.labels = task_data.labels(config, sets)
+        section.histograms = [task_data.histogram(one, next(numbers)) for one in sets]
 
 
 def _traces(run: Run, output: Path) -> str:

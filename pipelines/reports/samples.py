@@ -21,14 +21,15 @@ from pipelines.data.tokenizer import Tokenizer
 from pipelines.fill_mask import compiled_forward
 from pipelines.model import open_model
 from pipelines.reports.run import Run, text
-from pipelines.reports.tables import Table
-from pipelines.tasks.work import PREDICTIONS
+from pipelines.reports.tables import NONE, Table
+from pipelines.tasks.shown import SAMPLES, cut
 
 _SEQUENCES = 12
 _TOP = 5
 _AROUND = 14  # tokens on each side
 _RECORDS = 12
-_CUT = 160  # characters
+_PARTS = 4  # that an example is shown in
+_RIGHT, _WRONG = "✓ right", "✗ wrong"
 
 
 @dataclass(frozen=True)
@@ -132,34 +133,46 @@ def _words(tokenizer: Tokenizer, ids: np.ndarray) -> str:
 
 
 def records(run: Run) -> Table | None:
-    """The first predictions of a fine-tuning on its validation data."""
-    found: list[dict[str, Any]] = []
-    for line in text(run.path / PREDICTIONS).splitlines()[:_RECORDS]:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    keys = list(dict.fromkeys(str(key) for record in found for key in record))[:8]
-    if not keys:
+    """The first validation examples of a fine-tuning, and what the last evaluation said of them."""
+    lines = text(run.path / SAMPLES).splitlines()[:_RECORDS]
+    found = [one for one in map(_parsed, lines) if one]
+    if not found:
         return None
-    names = ["predicted" if key == "label" else key for key in keys]
-    return Table(names, [[_cell(record.get(key)) for key in keys] for record in found], words=True)
+    given = [one["given"] if isinstance(one.get("given"), dict) else {} for one in found]
+    names = list(dict.fromkeys(name for part in given for name in part))[:_PARTS]
+    columns = [("id", [_cell(one.get("id")) for one in found])]
+    columns += [(_cell(name), [_cell(part.get(name)) for part in given]) for name in names]
+    columns += [(key, [_cell(one.get(key)) for one in found]) for key in ("true", "predicted")]
+    chances = [_share(one.get("probability")) for one in found]
+    verdicts = [_verdict(one.get("right")) for one in found]
+    columns += [
+        (name, cells)
+        for name, cells in (("probability", chances), ("right?", verdicts))
+        if any(cell != NONE for cell in cells)
+    ]
+    wrong = frozenset(row for row, verdict in enumerate(verdicts) if verdict == _WRONG)
+    head, cells = zip(*columns, strict=True)
+    return Table(head, list(zip(*cells, strict=True)), wrong, words=True)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return _cut(", ".join(f"{key} {_plain(one)}" for key, one in value.items()))
-    return _cut(_plain(value))
+    if value is None:
+        return NONE
+    given = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return printable(cut(given)) or NONE
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _share(value: Any) -> str:
+    return f"{value:.1%}" if isinstance(value, float) and 0 <= value <= 1 else NONE
 
 
-def _cut(given: str) -> str:
-    line = printable(" ".join(given[: 4 * _CUT].split()))
-    return line if len(line) <= _CUT else f"{line[:_CUT]} …"
+def _verdict(value: Any) -> str:
+    return {True: _RIGHT, False: _WRONG}[value] if isinstance(value, bool) else NONE

@@ -13,10 +13,12 @@ import yaml
 
 from bert_jax.checkpoint import FOLDER
 from bert_jax.config import RunConfig, as_dict, flatten
+from bert_jax.errors import printable
 from bert_jax.paths import absolute
 from bert_jax.phases import Phase
 from pipelines.reports.run import Run, size
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from pipelines.tasks.shown import cut
 
 _MOST_ROWS = 40  # of evaluations
 _MOST_CLASSES = 20
@@ -201,6 +203,22 @@ def confusion(run: Run) -> Confusion | None:
         for i in shown
     ]
     return Confusion([names[i] for i in shown], rows, len(names) - len(shown))
+
+
+def types(run: Run) -> Table | None:
+    """How well each type of entity is found; None where that is not known or damaged."""
+    found = run.results.get("types")
+    if not isinstance(found, dict):
+        return None
+    keys = ("precision", "recall", "f1", "examples")
+    known: dict[str, list[float]] = {}
+    for name, values in found.items():
+        cells = [values.get(key, -1) if isinstance(values, dict) else -1 for key in keys]
+        if all(type(cell) in (int, float) and 0 <= cell < 1e15 for cell in cells):
+            known[printable(cut(name))] = [float(cell) for cell in cells]
+    frequent = sorted(known, key=lambda name: -known[name][-1])[:_MOST_CLASSES]
+    head = ["type", "precision", "recall", "F1", "there are"]
+    return Table(head, [[name, *map(number, known[name])] for name in frequent]) if known else None
 
 
 def _values(run: Run) -> dict[str, Any]:

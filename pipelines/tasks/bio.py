@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
-from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 from sklearn.metrics import f1_score as class_f1_score
+from sklearn.metrics import precision_recall_fscore_support as class_scores
 
 OUTSIDE = "O"
 
@@ -71,4 +72,32 @@ def scores(gold: list[Tags], predicted: list[Tags]) -> dict[str, float]:
         "precision": float(precision_score(gold, predicted, zero_division=0)),
         "recall": float(recall_score(gold, predicted, zero_division=0)),
         **found,
+    }
+
+
+def by_type(gold: list[Tags], predicted: list[Tags]) -> dict[str, dict[str, float]]:
+    """How well each type is found, as conlleval prints it; of other tags each tag.
+
+    Args:
+        gold: The right tags, a list per sentence.
+        predicted: As long.
+
+    Returns:
+        Type -> ``precision``, ``recall``, ``f1`` and ``examples``, how many there are in `gold`.
+    """
+    if mark_entities(tag for tags in (*gold, *predicted) for tag in tags):
+        names = sorted({name for tags in (*gold, *predicted) for name, *_ in entities(tags)})
+        found = precision_recall_fscore_support(gold, predicted, zero_division=0)
+    else:
+        flat = [[tag for tags in side for tag in tags] for side in (gold, predicted)]
+        names = sorted({tag for side in flat for tag in side})
+        found = class_scores(*flat, labels=names, zero_division=0)
+    return {
+        name: {
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "examples": int(count),
+        }
+        for name, precision, recall, f1, count in zip(names, *found, strict=True)
     }

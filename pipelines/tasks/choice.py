@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,7 @@ from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks import sequences
 from pipelines.tasks.classification import softmax
 from pipelines.tasks.tables import Table, checked, read
-from pipelines.tasks.task import Columns, Features, Record
+from pipelines.tasks.task import Columns, Features, Record, Sample
 
 CONTEXTS = ("text", "context", "sent1", "question")
 LABELS = ("label", "answer")
@@ -91,17 +92,14 @@ class Choice:
         """See `Task.features`: arrays are [R, C, T], and ``labels`` int32 [R]."""
         C = len(examples[0].choices)
         texts = tokenizer.encode([example.text for example in examples])
-        arrays = sequences.rows(
-            [ids for ids in texts for _ in range(C)],
-            tokenizer.encode([choice for example in examples for choice in example.choices]),
-            tokenizer,
-            length,
-        )
+        a = [ids for ids in texts for _ in range(C)]
+        b = tokenizer.encode([choice for example in examples for choice in example.choices])
+        arrays = sequences.rows(a, b, tokenizer, length)
         arrays = {name: array.reshape(-1, C, array.shape[1]) for name, array in arrays.items()}
         labels = [example.label for example in examples]
         arrays["labels"] = np.array([label or 0 for label in labels], np.int32)
         arrays["weights"] = np.array([label is not None for label in labels], np.float32)
-        return Features(arrays, np.arange(len(examples)))
+        return Features(arrays, np.arange(len(examples)), sequences.lengths(a, b))
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
         """Cross-entropy of logits [B, C, 1], C being the choices."""
@@ -139,6 +137,19 @@ class Choice:
             for example, record in zip(examples, predictions, strict=True)
         ]
         return {"accuracy": float(np.mean(right))}
+
+    def counts(self, examples: Sequence[Question]) -> Counter[str]:
+        """See `Task.counts`: of the numbers of the right choices."""
+        return Counter(str(example.label) for example in examples)
+
+    def sample(self, example: Question, prediction: Record) -> Sample:
+        """See `Task.sample`; choices are shown with their numbers."""
+        best = prediction["label"]
+        numbered = [f"{number}: {choice}" for number, choice in enumerate(example.choices)]
+        given = {"text": example.text, "choices": " · ".join(numbered)}
+        true = numbered[example.label or 0]
+        share = prediction["probabilities"][best]
+        return Sample(given, true, numbered[best], share, best == example.label)
 
 
 def _choices(table: Table) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from bert_jax.losses import Tally, cross_entropy
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks import sequences, tables
 from pipelines.tasks.tables import Example
-from pipelines.tasks.task import Columns, Features, Record
+from pipelines.tasks.task import Columns, Features, Record, Sample
 
 _LISTED = 10  # classes that a message names
 
@@ -57,7 +57,7 @@ class Classification:
         self, examples: Sequence[Example], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
         """See `Task.features`; adds ``labels``, int32 [R]."""
-        arrays = sequences.of_examples(examples, tokenizer, length)
+        arrays, lengths = sequences.of_examples(examples, tokenizer, length)
         number = {label: n for n, label in enumerate(classes)} | {"": 0}
         for example in examples:
             if example.label not in number:
@@ -68,7 +68,7 @@ class Classification:
                 )
         arrays["labels"] = np.array([number[example.label] for example in examples], np.int32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
-        return Features(arrays, np.arange(len(examples)))
+        return Features(arrays, np.arange(len(examples)), lengths)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
         """Cross-entropy of logits [B, 1, C]."""
@@ -112,6 +112,16 @@ class Classification:
             # Undefined, and so 0 by custom, where all labels or all predictions are the same.
             "mcc": _mcc(truth, found),
         }
+
+    def counts(self, examples: Sequence[Example]) -> Counter[str]:
+        """See `Task.counts`: of the labels."""
+        return Counter(example.label for example in examples)
+
+    def sample(self, example: Example, prediction: Record) -> Sample:
+        """See `Task.sample`."""
+        found = prediction["label"]
+        share = prediction["probabilities"][found]
+        return Sample(tables.texts(example), example.label, found, share, found == example.label)
 
 
 def confusion(

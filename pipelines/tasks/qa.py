@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,9 +17,10 @@ from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks.qa_decode import Decoding, Window, decode
 from pipelines.tasks.qa_document import Document, encode
 from pipelines.tasks.qa_read import Question, read
-from pipelines.tasks.qa_score import score, score_answers, tune_threshold
+from pipelines.tasks.qa_score import normalized, score, score_answers, tune_threshold
 from pipelines.tasks.sequences import row_length
-from pipelines.tasks.task import Columns, Features, Record
+from pipelines.tasks.shown import around
+from pipelines.tasks.task import Columns, Features, Record, Sample
 
 __all__ = ["TASK", "QaOptions", "QuestionAnswering", "score", "tune_threshold"]
 
@@ -129,7 +131,9 @@ class QuestionAnswering:
             "weights": np.array([row.weight for row in rows], np.float32),
         }
         numbers = np.array([row.example for row in rows], np.int64)
-        return Features(arrays, numbers, [row.window for row in rows])
+        firsts = [rows[n] for n in np.searchsorted(numbers, np.arange(len(examples)))]
+        whole = [SPECIALS + len(row.question) + len(row.window.document.ids) for row in firsts]
+        return Features(arrays, numbers, np.array(whole, np.int64), [row.window for row in rows])
 
     def _rows(
         self, examples: Sequence[Question], tokenizer: Tokenizer, length: int
@@ -218,6 +222,21 @@ class QuestionAnswering:
         tuned = score_answers(golds, spoken, True, odds)
         best = {name: value for name, value in tuned.items() if name.startswith("best_")}
         return score_answers(golds, chosen, with_null=True) | best
+
+    def counts(self, examples: Sequence[Question]) -> Counter[str]:
+        """See `Task.counts`: whether the context holds an answer."""
+        kinds = (("no answer" if example.impossible else "an answer") for example in examples)
+        return Counter(kinds)
+
+    def sample(self, example: Question, prediction: Record) -> Sample:
+        """See `Task.sample`; of the context what is around the answer."""
+        places = [example.span, (prediction["start"], prediction["end"])]
+        spans = [place for place in places if place is not None and place[0] is not None]
+        given = {"question": example.question, "passage": around(example.context, spans)}
+        answer, answers = prediction["answer"], example.answers or ("",)
+        true, found = (text or "(no answer)" for text in (answers[0], answer))
+        right = normalized(answer) in map(normalized, answers)
+        return Sample(given, true, found, prediction["probability"], right)
 
 
 def _windows(tokens: int, room: int, stride: int) -> Iterator[tuple[int, int]]:

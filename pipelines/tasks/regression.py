@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,7 +17,7 @@ from bert_jax.losses import Tally
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks import sequences, tables
 from pipelines.tasks.tables import Example
-from pipelines.tasks.task import Columns, Features, Record
+from pipelines.tasks.task import Columns, Features, Record, Sample
 
 LABELS = ("label", "score", "similarity", "value")
 
@@ -54,10 +55,10 @@ class Regression:
         self, examples: Sequence[Example], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
         """See `Task.features`; adds ``values``, float32 [R]."""
-        arrays = sequences.of_examples(examples, tokenizer, length)
+        arrays, lengths = sequences.of_examples(examples, tokenizer, length)
         arrays["values"] = np.array([float(example.label or 0) for example in examples], np.float32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
-        return Features(arrays, np.arange(len(examples)))
+        return Features(arrays, np.arange(len(examples)), lengths)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
         """Squared error of logits [B, 1, 1]."""
@@ -90,6 +91,14 @@ class Regression:
             "pearson": float(stats.pearsonr(truth, found).statistic),
             "spearman": float(stats.spearmanr(truth, found).statistic),
         }
+
+    def counts(self, examples: Sequence[Example]) -> Counter[str]:
+        """See `Task.counts`: none, as the answers are numbers."""
+        return Counter()
+
+    def sample(self, example: Example, prediction: Record) -> Sample:
+        """See `Task.sample`."""
+        return Sample(tables.texts(example), example.label, f"{prediction['value']:.4g}")
 
 
 def _is_number(label: str) -> bool:

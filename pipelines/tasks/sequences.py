@@ -32,9 +32,9 @@ def rows(
     Returns:
         ``token_ids``, ``segment_ids`` and ``sequence_ids``, int32 [R, T].
     """
-    a_length, b_length = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
+    a_length, b_length = _counts(a), _counts(b)
     paired = b_length > 0
-    cut = int((a_length + b_length > length - 2 - paired).sum())
+    cut = int((lengths(a, b) > length).sum())
     if cut:
         say(f"rows that are cut to {length} tokens: {cut:,} of {len(a):,}")
     a_length, b_length = truncated(a_length, b_length, length - 2 - paired)
@@ -58,11 +58,19 @@ def rows(
     }
 
 
-def of_examples(examples: Sequence[Example], tokenizer: Tokenizer, length: int) -> Arrays:
-    """`rows` of the texts or pairs of examples."""
+def lengths(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]]) -> np.ndarray:
+    """Tokens of the rows of these texts if none is cut, int64 [R]; see `rows`."""
+    b_length = _counts(b)
+    return _counts(a) + b_length + 2 + (b_length > 0)
+
+
+def of_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, length: int
+) -> tuple[Arrays, np.ndarray]:
+    """`rows` and `lengths` of the texts or pairs of examples."""
     a = tokenizer.encode([example.text for example in examples])
     b = tokenizer.encode([example.pair for example in examples])
-    return rows(a, b, tokenizer, length)
+    return rows(a, b, tokenizer, length), lengths(a, b)
 
 
 def row_length(longest: int, length: int) -> int:
@@ -77,6 +85,10 @@ def truncated(a: np.ndarray, b: np.ndarray, room: np.ndarray) -> tuple[np.ndarra
     rest = excess - uneven
     from_a = np.where(a > b, uneven, 0) + rest // 2
     return a - from_a, b - (excess - from_a)
+
+
+def _counts(texts: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.array([len(ids) for ids in texts], np.int64)
 
 
 def _joined(texts: Sequence[Sequence[int]], lengths: np.ndarray) -> np.ndarray:

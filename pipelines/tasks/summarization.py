@@ -11,6 +11,7 @@ chosen from; BERTSUM reads the beginning only.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
@@ -31,7 +32,7 @@ from pipelines.data.shards import split_document
 from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks.rouge import ORACLE_SENTENCES, ngrams, oracle, rouge, words
 from pipelines.tasks.sequences import row_length
-from pipelines.tasks.task import Arrays, Columns, Features, Record, Task
+from pipelines.tasks.task import Arrays, Columns, Features, Record, Sample, Task
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,12 @@ class Summarization:
 
         owners: list[int] = []
         spans: list[tuple[int, int]] = []
+        lengths: list[int] = []
         cut = 0
         for number, example in enumerate(examples):
             ids = tokenizer.encode(example.sentences)
             cut += sum(len(one) > length - 2 for one in ids)
+            lengths.append(sum(map(len, ids)) + 2 * len(ids))
             ids = [[tokenizer.cls_id, *one[: length - 2], tokenizer.sep_id] for one in ids]
             tokens.append(np.fromiter(chain.from_iterable(ids), np.int32))
             sizes.append(np.fromiter(map(len, ids), np.int32, len(ids)))
@@ -176,7 +179,7 @@ class Summarization:
             "weights": np.concatenate(weights),
         }
         arrays = _arrays(spans, flat, length, tokenizer.pad_id)
-        return Features(arrays, np.array(owners, np.int64), spans)
+        return Features(arrays, np.array(owners, np.int64), np.array(lengths, np.int64), spans)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
         """See `Task.objective`: the cross-entropy of each sentence; right is the right sign.
@@ -239,6 +242,17 @@ class Summarization:
         found = rouge([str(one.summary) for one in examples], [p["summary"] for p in predictions])
         baseline = rouge([str(one.summary) for one in examples], lead)
         return found | {f"lead{self.select}_{name}": value for name, value in baseline.items()}
+
+    def counts(self, examples: Sequence[Example]) -> Counter[str]:
+        """See `Task.counts`: none."""
+        return Counter()
+
+    def sample(self, example: Example, prediction: Record) -> Sample:
+        """See `Task.sample`; the probability is the mean of the chosen sentences'."""
+        scores = prediction["scores"]
+        share = float(np.mean(scores)) if scores else None
+        given = {"document": " ".join(example.sentences)}
+        return Sample(given, example.summary or "", prediction["summary"], share)
 
 
 def choose(sentences: Sequence[str], best_first: Iterable[int], count: int) -> list[int]:

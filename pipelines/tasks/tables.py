@@ -191,6 +191,11 @@ def examples(
     ]
 
 
+def texts(example: Example) -> dict[str, str]:
+    """The one or two texts of an example, for `Sample.given`."""
+    return {"text": example.text} | ({"pair": example.pair} if example.pair else {})
+
+
 def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
     """The columns of the first and second text; the second is empty for single texts.
 

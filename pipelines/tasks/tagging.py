@@ -27,7 +27,7 @@ from pipelines.data.tokenizer import Tokenizer
 from pipelines.tasks import bio
 from pipelines.tasks.conll import Sentence, read_sentences
 from pipelines.tasks.sequences import row_length
-from pipelines.tasks.task import Arrays, Columns, Features, Record, Task
+from pipelines.tasks.task import Arrays, Columns, Features, Record, Sample, Task
 
 _SPECIALS = 2  # [CLS] … [SEP]
 _SHOWN = 10  # names in a message
@@ -67,14 +67,17 @@ class Tagging:
         Raises:
             BadInputError: There is only one.
         """
-        tags = Counter(chain.from_iterable(example.tags or () for example in examples))
+        tags = _tag_counts(examples)
         if len(tags) < 2:
             (only,) = tags or ("",)
             raise BadInputError(
                 f"{examples[0].source}: every word has the tag {only!r}, so there is nothing to"
                 " learn; is it the column of the tags?"
             )
-        _say_counts(tags)
+        counts = self.counts(examples)
+        what = "entities" if bio.mark_entities(tags) else "words"
+        shown = (f"{name} {count:,}" for name, count in counts.most_common(_SHOWN + 1))
+        say(f"{counts.total():,} {what}: {_some(list(shown))}")
         if bio.mark_entities(tags):
             types = {tag[2:] for tag in tags if tag != bio.OUTSIDE}
             inside = sorted(f"{prefix}-{label}" for prefix in "BI" for label in types)
@@ -120,7 +123,7 @@ class Tagging:
             "weights": tagged.astype(np.float32),
             "labels": np.where(tagged, labels[token], 0).astype(np.int32),
         }
-        return Features(arrays, example)
+        return Features(arrays, example, np.diff(offsets[bounds]) + _SPECIALS)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
         """Cross-entropy and accuracy of the words' tags."""
@@ -162,6 +165,26 @@ class Tagging:
             [record["tags"] for record in predictions],
         )
 
+    def counts(self, examples: Sequence[Sentence]) -> Counter[str]:
+        """See `Task.counts`: of entities by type, or of tags that spell none."""
+        tags = _tag_counts(examples)
+        if not bio.mark_entities(tags):
+            return tags
+        return Counter({tag[2:]: count for tag, count in tags.items() if tag.startswith("B-")})
+
+    def sample(self, example: Sentence, prediction: Record) -> Sample:
+        """See `Task.sample`: the entities, or the words with tags that spell none."""
+        words, true, found = example.tokens, example.tags or [], prediction["tags"]
+        if bio.mark_entities((*true, *found)) or {*true, *found} <= {bio.OUTSIDE}:
+            spans = bio.entities(true)
+            named = [f"{label} {' '.join(words[first:end])}" for label, first, end in spans]
+            told = [f"{e['label']} {e['text']} ({e['score']:.1%})" for e in prediction["entities"]]
+            right, said = (", ".join(side) or "(no entity)" for side in (named, told))
+        else:
+            pairs = (zip(words, tags, strict=True) for tags in (true, found))
+            right, said = (" ".join(f"{word}/{tag}" for word, tag in side) for side in pairs)
+        return Sample({"words": " ".join(words)}, right, said, right=true == found)
+
 
 TASK: Task = Tagging()
 
@@ -195,13 +218,8 @@ def _tag_places(sentences: Sequence[Sentence]) -> Iterator[tuple[str, str]]:
             yield sentence.place(number), tag
 
 
-def _say_counts(tags: Counter[str]) -> None:
-    counts = tags
-    if bio.mark_entities(tags):
-        counts = Counter({tag[2:]: count for tag, count in tags.items() if tag.startswith("B-")})
-    what = "words" if counts is tags else "entities"
-    shown = (f"{name} {count:,}" for name, count in counts.most_common(_SHOWN + 1))
-    say(f"{counts.total():,} {what}: {_some(list(shown))}")
+def _tag_counts(examples: Sequence[Sentence]) -> Counter[str]:
+    return Counter(chain.from_iterable(example.tags or () for example in examples))
 
 
 def _some(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -43,12 +44,34 @@ class Features:
             is to be learned) and what the task's objective compares with. Rows of zeros, which fill
             up a batch, must count for nothing.
         examples: int64 [R]: the example that each row is made of.
+        lengths: int64: tokens of every example (multiple choice: of every choice with the text),
+            [CLS] and [SEP] included, before anything is cut or divided.
         notes: What `Task.predict` needs to know of each row beside that.
     """
 
     arrays: Arrays
     examples: np.ndarray
+    lengths: np.ndarray
     notes: Sequence[Any] = field(default=())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An example and its prediction as a person reads them.
+
+    Attributes:
+        given: Name -> text, of what the network was given.
+        true: What is right.
+        predicted: What the network says.
+        probability: Of that; None where there is none.
+        right: Whether it is; None where that is a matter of degree.
+    """
+
+    given: dict[str, str]
+    true: str
+    predicted: str
+    probability: float | None = None
+    right: bool | None = None
 
 
 class Task(Protocol):
@@ -110,3 +133,9 @@ class Task(Protocol):
         self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
         """Metrics of labelled examples: shares from 0 to 1 unless the field has another custom."""
+
+    def counts(self, examples: Sequence[Any]) -> Counter[str]:
+        """How often each answer is right in labelled examples; empty where there are no classes."""
+
+    def sample(self, example: Any, prediction: Record) -> Sample:
+        """A labelled example and what `predict` says of it, to be looked at."""
