@@ -55,6 +55,16 @@ EXAMPLES = {
     "tpu selftest": "tpu selftest --zone us-west4-a",
 }
 
+# Task -> a file of the kind that it reads, for its example.
+EXAMPLES_OF = {
+    "classification": "train.tsv",
+    "regression": "train.tsv",
+    "multiple-choice": "train.jsonl",
+    "tagging": "train.conll",
+    "qa": "train.json",
+    "summarization": "train.jsonl",
+}
+
 _KEYS = "All keys follow. An option --a.b VALUE is {a: {b: VALUE}} in the file, and goes before it."
 
 # What most people set, where there are many options.
@@ -102,7 +112,9 @@ def essentials(command: str) -> str:
 
 def example(command: str) -> str:
     """What may be typed, for the end of its help."""
-    task = command.removeprefix("finetune ")
-    known = EXAMPLES["finetune"].replace("classification", task)
-    found = known if task != command else EXAMPLES.get(command, "")
+    found = EXAMPLES.get(command, "")
+    name, _, task = command.partition(" ")
+    if name == "finetune" and task:
+        found = EXAMPLES[name].replace("classification", task)
+        found = found.replace(EXAMPLES_OF["classification"], EXAMPLES_OF[task])
     return f"Example:\n  bert-jax {found}" if found else ""
