@@ -26,6 +26,9 @@ from pipelines.data.store import Split, Store
 from pipelines.model import MODEL_HELP, Model, open_model
 from pipelines.settings import command_parser, parse
 
+# Tokens of a sentence that is shown, and how many sentences are looked at for one.
+_SHORT, _LONG, _LOOKED_AT = 5, 30, 1000
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
@@ -41,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
     parallel.enable_compilation_cache()
     layout = parallel.Layout(parallel.devices())
     model = open_model(at(options.model), layout)
-    found = measure(model, Store(_store(options.store, model)), layout, options.length)
+    store = Store(_store(options.store, model))
+    found = measure(model, store, layout, options.length)
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return
@@ -49,8 +53,27 @@ def main(argv: Sequence[str]) -> None:
         if value is None:
             continue
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value:.4f}")  # noqa: T201
-    then = ("fill-mask", options.model, "Paris is the [MASK] of France.")
+    then = ("fill-mask", options.model, riddle(store))
     summary(f"{options.model}: {found['tokens']:,} held-out tokens", started, then)
+
+
+def riddle(store: Store) -> str:
+    """A short held-out sentence with a word behind [MASK], so in the language of the model."""
+    split, tokenizer = store.split("heldout"), store.tokenizer
+    begins = tokenizer.word_starts()
+    lengths = np.diff(split.sentence_offsets)
+    for number in np.flatnonzero((lengths > _SHORT) & (lengths < _LONG))[:_LOOKED_AT]:
+        ids = split.gather(split.sentence_offsets[[number]], lengths[[number]])
+        # Words of one token that reads as one; the next token begins another.
+        alone = np.flatnonzero(begins[ids[:-1]] & begins[ids[1:]])
+        whole = [n for n in alone if n and tokenizer.spelled(int(ids[n])).strip().isalpha()]
+        if whole and tokenizer.unk_id not in ids:
+            place = whole[len(whole) // 2]
+            before, after = (
+                tokenizer.decode(part.tolist()) for part in (ids[:place], ids[place + 1 :])
+            )
+            return f"{before} [MASK] {after}"
+    return "Some text with [MASK] in it."
 
 
 def _store(given: str | None, model: Model) -> Path:

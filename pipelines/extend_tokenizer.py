@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.console import say
+from bert_jax.console import say, summary
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import at
 from pipelines import cli
@@ -25,6 +26,7 @@ from pipelines.train_tokenizer import Sentences, is_there, write
 
 # A word seen fewer times is a slip of the pen as often as a word, and cannot be learned from them.
 MIN_COUNT = 5
+_SHOWN = 10  # words in the summary
 
 _FREE = re.compile(r"\[unused\d+\]")
 
@@ -80,6 +82,7 @@ def extend(
     Raises:
         UserError: The vocabulary has no room, the words do not fit, or `out` is something else.
     """
+    started = time.monotonic()
     tokenizer = load(model)
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise BadInputError(
@@ -105,7 +108,14 @@ def extend(
     if listed is None:
         words = choose(tokenizer, Sentences(corpus, language), min(limit, len(free)))
     write(replaced(tokenizer, dict(zip(free, words, strict=False))), out, record)
-    say(f"{out}: {len(free):,} [unusedN] tokens were free, {len(words):,} are words now")
+    sources = [word for spec in specs or ("SPEC",) for word in ("--corpus", spec)]
+    shown = ", ".join(words[:_SHOWN]) + ", …" * (len(words) > _SHOWN)
+    summary(
+        f"{out}: {len(free):,} [unusedN] tokens were free, {len(words):,} are words now",
+        started,
+        ("prepare", *sources, "--tokenizer", str(out), "--out", str(out.parent / "store")),
+        words=shown,
+    )
 
 
 def choose(tokenizer: WordPieceTokenizer, sentences: Iterable[str], limit: int) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bert_jax import parallel
-from bert_jax.console import say
+from bert_jax.console import summary
 from bert_jax.errors import BadArgumentsError
 from pipelines import cli
 from pipelines.api import Bert, Pooling, check_layers
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="texts at a time")
     options = parse(parser, argv)
+    started = time.monotonic()
     if options.words and options.pooling:
         raise BadArgumentsError("--words and --pooling exclude each other; choose one")
     if options.batch_size < 1:
@@ -55,7 +57,13 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"--layers {options.layers} names a layer twice")
     which = Extraction(layers, pooling, options.words, options.batch_size)
     texts = extract(bert, Path(options.input), Path(options.output), which)
-    say(f"{options.output}: {texts:,} texts, {bert.model.network.hidden_size} numbers a vector")
+    arrow = options.output.endswith(".arrow")
+    summary(
+        f"{options.output}: {texts:,} texts, {bert.model.network.hidden_size} numbers a vector",
+        started,
+        ("serve", options.model),
+        opened_by=f"{'pyarrow.ipc.open_file' if arrow else 'numpy.load'}({options.output!r})",
+    )
 
 
 def _layers(text: str) -> tuple[int, ...]:

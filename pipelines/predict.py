@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 
 from bert_jax import parallel
-from bert_jax.console import say
+from bert_jax.console import summary
 from bert_jax.convert import HEAD, parts
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import at
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         "--score", action="store_true", help="the input has labels: also print the metrics"
     )
     options = parse(parser, argv)
+    started = time.monotonic()
     if options.length and options.length < 8:
         raise BadArgumentsError(f"--length must be at least 8, not {options.length}")
     if not Path(options.output).parent.is_dir():
@@ -77,9 +79,15 @@ def main(argv: Sequence[str]) -> None:
     found = predict(model, task, head, examples, layout, options.batch_size, options.length)
     written = ranked(examples, found, classes) if options.rank else found
     write_records(written, Path(options.output))
-    say(f"{options.output}: {len(written):,} predictions")
     if options.score and examples:
         print(json.dumps(task.score(examples, found, classes), indent=1))  # noqa: T201
+    summary(
+        f"{options.output}: {len(written):,} predictions",
+        started,
+        ("serve", options.model),
+        task=name,
+        of=options.input,
+    )
 
 
 def columns_of(model: Model, given: Columns) -> Columns:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
 from bert_jax import parallel
-from bert_jax.console import say
+from bert_jax.console import summary
 from bert_jax.errors import BadArgumentsError, BadInputError
 from bert_jax.paths import absolute, at, check_kind, failures_explained, is_remote
 from pipelines import cli
 from pipelines.folders import RUN_CONFIG
 from pipelines.settings import command_parser, parse
+
+if TYPE_CHECKING:
+    from pipelines.reports.run import Run
 
 _NAME = "report.html"
 _BEGINNING = 1024  # bytes in which a report says that it is one
@@ -33,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--store", help="where the store is now, if not where the config says")
     options = parse(parser, argv)
+    started = time.monotonic()
     # Matplotlib and the machinery of models, which a wrong option need not wait for.
     from pipelines.reports.figures import MOST_RUNS
 
@@ -43,12 +49,22 @@ def main(argv: Sequence[str]) -> None:
     # The accelerator may be at work for the very run that is looked at.
     jax.config.update("jax_platforms", "cpu")
     parallel.enable_compilation_cache()
-    write(paths, output, options.store)
-    say(f"{output}: open it in a browser")
+    runs = write(paths, output, options.store)
+    usable = [str(run.path) for run in runs if run.checkpoints]
+    states = (f"{run.name} ({run.state[0]}, step {run.step:,})" for run in runs)
+    summary(
+        f"{output}: open it in a browser",
+        started,
+        ("serve", usable[0]) if usable else (),
+        of=", ".join(states),
+    )
 
 
-def write(paths: Sequence[Path], output: Path, store: str | None = None) -> None:
+def write(paths: Sequence[Path], output: Path, store: str | None = None) -> list[Run]:
     """Writes the report of the runs in `paths`; an older one stays until the new one is whole.
+
+    Returns:
+        The runs.
 
     Raises:
         BadInputError: One of them is no run, or `output` is something else than a report.
@@ -63,13 +79,14 @@ def write(paths: Sequence[Path], output: Path, store: str | None = None) -> None
     with failures_explained(str(output)):
         if is_remote(output):  # an object appears as a whole
             output.write_bytes(content)
-            return
+            return runs
     draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         draft.write_bytes(content)
         draft.replace(output)
     finally:
         draft.unlink(missing_ok=True)
+    return runs
 
 
 def _folders(path: Path) -> list[Path]:

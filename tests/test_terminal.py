@@ -6,20 +6,28 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import time
+from itertools import islice, permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bert_jax import console
 from bert_jax.config import RunConfig
 from conftest import ROOT, bert_jax, refused, write_config
 from pipelines.cli import COMMANDS
+from pipelines.data.store import Store
+from pipelines.data.tokenizer import SPECIALS, WordPieceTokenizer
+from pipelines.evaluate import riddle
 from pipelines.help import EXAMPLES, GROUPS, example
+from pipelines.prepare import prepare
 from pipelines.settings import parse, parser_of
 from pipelines.tasks.registry import TASKS
+from test_finetune import options
 from tpu.__main__ import COMMANDS as TPU_COMMANDS
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -136,13 +144,76 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
     assert re.search(rf"^  curves +tensorboard --logdir {run}$", said, re.MULTILINE)
     assert _next(said) == f"evaluate {run}"
     measured = bert_jax(*_next(said).split())
-    assert _next(measured.stderr) == f"fill-mask {run} 'Paris is the [MASK] of France.'"
+    *command, text = shlex.split(_next(measured.stderr))
+    assert command == ["fill-mask", str(run)]
+    lines = [line.casefold().rstrip(".").split() for line in corpus.read_text("utf-8").splitlines()]
+    before, after = (part.casefold().rstrip(" .").split() for part in text.split("[MASK]"))
+    place, end = len(before), len(before) + 1 + len(after)
+    same = [line for line in lines if len(line) == end and line[:place] == before]
+    assert any(line[place + 1 :] == after for line in same), "no sentence of the corpus"
+    assert bert_jax("fill-mask", run, text).returncode == 0
     assert measured.stdout.startswith("loss ")
     parsed = bert_jax("evaluate", run, "--json")
     assert json.loads(parsed.stdout)["step"] == 4
     assert "next" not in parsed.stderr
     converted = bert_jax("convert", run, tmp_path / "hf", "--to", "hf").stderr
     assert _next(converted) == f"inspect {tmp_path / 'hf'}"
+
+
+def test_what_uses_a_model_ends_so_too(tmp_path: Path) -> None:
+    """On standard error; what a program reads from standard output is not disturbed."""
+    run, out = tmp_path / "run", tmp_path / "out.jsonl"
+    assert bert_jax(*options("classification", tmp_path, run, train__epochs=1)).returncode == 0
+    given = tmp_path / "validation.csv"
+    told = bert_jax("predict", run, "--input", given, "--output", out, "--score")
+    assert set(json.loads(told.stdout)) == {"accuracy", "f1", "mcc"}
+    assert f"{out}: 33 predictions\n  task  classification\n" in told.stderr
+    assert _next(told.stderr) == f"serve {run}"
+    texts, vectors = tmp_path / "texts.txt", tmp_path / "vectors.npz"
+    texts.write_text("the man\na store\n")
+    told = bert_jax("extract-features", run, "--input", texts, "--output", vectors)
+    assert told.stdout == ""
+    (opened,) = re.findall(r"^  opened by  (.*)$", told.stderr, re.MULTILINE)
+    assert len(eval(opened, {"numpy": np})) > 0  # noqa: S307
+    assert _next(told.stderr) == f"serve {run}"
+    told = bert_jax("report", run)
+    assert told.stdout == ""
+    assert "  of    run (complete, step 6)\n" in told.stderr
+    assert _next(told.stderr) == f"serve {run}"
+
+
+def test_a_tokenizer_with_more_words_is_next_to_prepare_with(tmp_path: Path) -> None:
+    base, new = tmp_path / "base", tmp_path / "new"
+    pieces = [*SPECIALS, "[unused0]", *"abc", "##a", "##b"]
+    WordPieceTokenizer(pieces, uncased=True).save(base)
+    (tmp_path / "text.txt").write_text("cab cab cab cab cab cab\n\ncab\n")
+    corpus = ("--corpus", f"text:{tmp_path / 'text.txt'}")
+    told = bert_jax("extend-tokenizer", base, *corpus, "--words", "1", "--out", new)
+    assert "  words  cab\n" in told.stderr
+    then = f"prepare {' '.join(corpus)} --tokenizer {new} --out {tmp_path / 'store'}"
+    assert _next(told.stderr) == then
+    assert bert_jax(*then.split()).returncode == 0
+
+
+@pytest.mark.parametrize("words", ["кот пёс дом лес идёт спит видит и", "猫 狗 家 林 走 睡 看 和"])
+def test_what_to_fill_in_is_of_the_language_of_the_model(words: str, tmp_path: Path) -> None:
+    known = words.split()
+    tokenizer = WordPieceTokenizer([*SPECIALS, *known, "."], uncased=False)
+    tokenizer.save(tmp_path / "tokenizer")
+    lines = [" ".join(order) + ".\n" for order in islice(permutations(known), 40)]
+    (tmp_path / "text.txt").write_text("\n".join(lines), "utf-8")
+    prepare([f"text:{tmp_path / 'text.txt'}"], tmp_path / "tokenizer", tmp_path / "store", 0.3)
+    text = riddle(Store(tmp_path / "store"))
+    ids = tokenizer.encode_masked(text)
+    assert ids.count(tokenizer.mask_id) == 1
+    assert tokenizer.unk_id not in ids
+    assert len(ids) == 9, "a whole sentence"
+    # Of a text that the tokenizer does not know, nothing is shown.
+    (tmp_path / "text.txt").write_text(
+        "\n".join(f"foreign words of number {n}\n" for n in range(40))
+    )
+    prepare([f"text:{tmp_path / 'text.txt'}"], tmp_path / "tokenizer", tmp_path / "other", 0.3)
+    assert riddle(Store(tmp_path / "other")).count("[MASK]") == 1
 
 
 def _next(said: str) -> str:
