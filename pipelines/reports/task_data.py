@@ -17,6 +17,7 @@ from pipelines.tasks.shown import DATA, cut
 
 _SETS = {"train": "training", "validation": "validation"}
 _MOST_LABELS = 20
+_MOST_BINS = 100
 # Of these tasks an example that is longer than a row becomes several; of others it is cut.
 _DIVIDED = ("tagging", "qa", "summarization")
 # What is counted as a label.
@@ -59,7 +60,7 @@ def known(run: Run) -> tuple[int, list[Known]]:
     try:
         found = json.loads(text(run.path / DATA))
         sets = [_known(_SETS[name], found[name]) for name in _SETS if name in found]
-        return int(found["length"]), sets
+        return _whole(found["length"]), sets
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0, []
 
@@ -74,14 +75,13 @@ def _known(name: str, found: dict[str, dict[str, object]]) -> Known:
         most=_real(tokens["95%"]),
         longest=_whole(tokens["longest"]),
         longer=_real(tokens["longer"]),
-        edges=np.array(tokens["edges"], np.float64),
-        counts=np.array(tokens["counts"], np.int64),
+        edges=_wholes(tokens["edges"]),
+        counts=_wholes(tokens["counts"]),
         labels={printable(cut(name)): _whole(count) for name, count in labels.items()},
         answers=_whole(found["answers"]),
     )
     edges, counts = one.edges, one.counts
-    rising = np.isfinite(edges).all() and (np.diff(edges) > 0).all()
-    if not rising or counts.ndim != 1 or edges.shape != (len(counts) + 1,) or (counts < 0).any():
+    if len(edges) != len(counts) + 1 or len(counts) > _MOST_BINS or (np.diff(edges) < 1).any():
         raise ValueError
     return one
 
@@ -90,6 +90,12 @@ def _whole(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 53:
         raise ValueError
     return value
+
+
+def _wholes(values: object) -> np.ndarray:
+    if not isinstance(values, list) or not values:
+        raise ValueError
+    return np.array([_whole(value) for value in values])
 
 
 def _real(value: object) -> float:

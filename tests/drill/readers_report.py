@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bert_jax.config import Phase, RunConfig
 from bert_jax.tracking import TensorBoard
 from drill.readers_tpu import make_markers
@@ -14,7 +16,10 @@ from pipelines import report
 from pipelines.finetune import RESULTS
 from pipelines.settings import to_yaml
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
-from pipelines.tasks.work import PREDICTIONS
+from pipelines.tasks.registry import open_task
+from pipelines.tasks.shown import DATA, SAMPLES, facts, samples
+from pipelines.tasks.task import Columns, Features
+from pipelines.tasks.work import write_records
 
 _STEPS = 4
 
@@ -33,10 +38,20 @@ def make_tuned(folder: Path) -> None:
     (folder / "config.yaml").write_text(to_yaml(config), "utf-8")
     _write_metrics(folder, {"eval_accuracy": 0.5})
     confusion = {"classes": ["sad", "glad"], "true_by_predicted": [[1, 1], [0, 2]]}
-    found = {"accuracy": 0.5, "confusion": confusion}
+    types = {"PER": {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "examples": 4}}
+    found = {"accuracy": 0.5, "confusion": confusion, "types": types}
     (folder / RESULTS).write_text(json.dumps(found), "utf-8")
-    predicted = {"id": 0, "predicted": "glad", "probabilities": {"sad": 0.25, "glad": 0.75}}
-    (folder / PREDICTIONS).write_text(json.dumps(predicted) + "\n", "utf-8")
+    words = [f"It is {'so ' * n}sad,sad" for n in range(4)] + ["Good,glad"]
+    (folder / "train.csv").write_text("\n".join(["text,label", *words]), "utf-8")
+    task = open_task("classification")
+    examples = task.read(str(folder / "train.csv"), Columns(), labelled=True)
+    (folder / "train.csv").unlink()
+    lengths = np.array([5, 6, 7, 8, 3])
+    known = facts(task, examples, Features({}, np.arange(5), lengths), 6)
+    described = {"length": 6, "train": known, "validation": known}
+    (folder / DATA).write_text(json.dumps(described), "utf-8")
+    predicted = {"label": "glad", "probabilities": {"sad": 0.25, "glad": 0.75}}
+    write_records(samples(task, examples, [predicted] * 5), folder / SAMPLES)
 
 
 def _write_metrics(folder: Path, held_out: dict[str, float]) -> None:
