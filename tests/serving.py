@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import uvicorn
 
 from bert_jax.parallel import Layout, devices
@@ -23,6 +24,7 @@ from pipelines.serving.guards import Hosts
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 
 GOLDEN = Path(__file__).parent / "golden/hugging_face"
+NEAR = 1e-5
 
 
 class Client:
@@ -61,6 +63,21 @@ class Client:
         assert "\n" not in said["error"]
         assert len(said["error"]) < 500
         return said["error"]
+
+
+def near(found: Any, expected: Any) -> None:
+    """Asserts that JSON values are equal, numbers to 1e-5; `found` may have more keys."""
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            near(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            near(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=NEAR, rel=NEAR)
+    else:
+        assert found == expected
 
 
 def with_head(task: str, classes: list[str]) -> Model:

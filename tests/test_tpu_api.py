@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed")
 
-import grpc
 from google.api_core import exceptions
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import tpu_v2
-from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport, TpuRestTransport
 
-from bert_jax.errors import BadInputError
+from queued import NAME, PLACE, ZONE, active, hurry, reached, resource
 from tpu import provider
 from tpu.explain import CloudError, explain
-from tpu.provider import ABSENT, ENDPOINT, Node, QueuedResources, connect
+from tpu.provider import ABSENT, Node, QueuedResources
 from tpu.testing import cloud as fake
-from tpu.testing import grpc_server, rest
-from tpu.testing.cloud import STILL, Delays, FakeCloud
-from tpu.testing.serving import Quiet, serving
-from tpu.testing.states import AUTOMATIC, DELETABLE, TRANSITIONS
-
-ZONE = "us-west4-a"
-PLACE = f"projects/p/locations/{ZONE}"
-NAME = f"{PLACE}/queuedResources/run"
-
-
-def resource(slices: int = 1, **node: Any) -> tpu_v2.QueuedResource:
-    """A request for four workers in each slice."""
-    wanted = {
-        "accelerator_type": "v5litepod-16",
-        "runtime_version": "v2-alpha-tpuv5-lite",
-        "labels": {"managed-by": "bert-jax"},
-        "metadata": {"attempt": "1"},
-    }
-    names: dict[str, Any] = {"node_id": "run"}
-    if slices > 1:
-        names = {"multislice_params": {"node_count": slices}}
-    spec = {"parent": PLACE, "node": wanted | node, **names}
-    return tpu_v2.QueuedResource({"tpu": {"node_spec": [spec]}, "spot": {}})
-
-
-@contextmanager
-def reached(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
-    if protocol == "rest":
-        with rest.serve(cloud) as url:
-            host = url.removeprefix("http://").rstrip("/")
-            transport = TpuRestTransport(
-                host=host, url_scheme="http", credentials=AnonymousCredentials()
-            )
-            with tpu_v2.TpuClient(transport=transport) as client:
-                yield client
-    else:
-        with grpc_server.serve(cloud) as address, grpc.insecure_channel(address) as channel:
-            yield tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
+from tpu.testing.cloud import STILL, FakeCloud
 
 
 @pytest.fixture
@@ -87,57 +42,12 @@ def client(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider, "_BACK_OFF", 0.01)
-    monkeypatch.setattr(provider, "_ADMISSION", 0.05)
-    monkeypatch.setattr(provider, "_POLL", 0.02)
+    hurry(monkeypatch)
 
 
 @pytest.fixture
 def slices(client: tpu_v2.TpuClient) -> QueuedResources:
     return QueuedResources("p", client)
-
-
-def active(cloud: FakeCloud, slices: QueuedResources, count: int = 1) -> None:
-    assert slices.create(ZONE, "run", resource(count))
-    for _ in range(3):
-        cloud.advance("run")
-
-
-def test_a_life_with_googles_client_alone(protocol: str) -> None:
-    made = FakeCloud(Delays(0, 0, 0, 0, 0))
-    with reached(made, protocol) as client:
-        operation = client.create_queued_resource(
-            parent=PLACE, queued_resource_id="run", queued_resource=resource()
-        )
-        assert operation.result(timeout=10).name == NAME
-        eventually(lambda: client.get_queued_resource(name=NAME).state.state.name == "ACTIVE")
-        assert [one.name for one in client.list_queued_resources(parent=PLACE)] == [NAME]
-        (node,) = client.list_nodes(parent=PLACE)
-        assert client.get_node(name=f"{PLACE}/nodes/run") == node
-        assert node.state == tpu_v2.Node.State.READY
-        assert len(node.network_endpoints) == 4
-        with pytest.raises(exceptions.BadRequest):  # FailedPrecondition is one
-            client.delete_queued_resource(name=NAME)
-        with pytest.raises(TypeError, match="force"):
-            client.delete_queued_resource(name=NAME, force=True)
-        request = tpu_v2.DeleteQueuedResourceRequest(name=NAME, force=True)
-        client.delete_queued_resource(request).result(timeout=10)
-        for ask in (client.get_queued_resource, client.delete_queued_resource):
-            with pytest.raises(exceptions.NotFound):
-                ask(name=NAME)
-    made.close()
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    """Waits, but not for ever."""
-    over = threading.Event()
-    timer = threading.Timer(10, over.set)
-    timer.start()
-    try:
-        while not true():
-            assert not over.wait(0.01)
-    finally:
-        timer.cancel()
 
 
 def test_states_and_nodes_of_a_life(cloud: FakeCloud, slices: QueuedResources) -> None:
@@ -252,25 +162,6 @@ def test_one_with_nodes_is_deleted_by_force_only(
     assert cloud.state("run") == "ACTIVE"
     slices.delete(ZONE, "run")
     assert cloud.state("run") == "DELETING"
-
-
-@pytest.mark.parametrize("state", sorted(DELETABLE))
-def test_one_without_nodes_is_deleted_without_force(state: str) -> None:
-    made = FakeCloud(STILL)
-    with reached(made, "grpc") as client:
-        QueuedResources("p", client).create(ZONE, "run", resource())
-        made.advance("run")
-        if state == "FAILED":
-            made.fail("run", 8, "There is no more capacity")
-        elif state == "SUSPENDED":
-            made.advance("run")
-            made.advance("run")
-            made.preempt("run")
-            made.advance("run")
-        assert made.state("run") == state
-        client.delete_queued_resource(name=NAME)
-        assert made.state("run") == "DELETING"
-    made.close()
 
 
 def test_the_resource_stays_active_when_its_node_is_lost(
@@ -429,148 +320,3 @@ def test_of_many_at_once_one_makes_it(cloud: FakeCloud, slices: QueuedResources)
     for thread in threads:
         thread.join()
     assert sorted(made) == [False] * 7 + [True]
-
-
-def test_an_emulator_hears_of_workers_in_order() -> None:
-    heard: list[tuple[str, dict[str, tuple[str, ...]]]] = []
-    made = FakeCloud(
-        Delays(0, 0, 0, 0, 0),
-        addresses=lambda node, count: [f"127.0.9.{index}" for index in range(count)],
-        on_active=lambda resource, workers: heard.append(("active", workers)),
-        on_gone=lambda resource, workers: heard.append(("gone", workers)),
-    )
-    with reached(made, "rest") as client:
-        slices = QueuedResources("p", client)
-        slices.create(ZONE, "run", resource(accelerator_type="v5litepod-8"))
-        eventually(lambda: len(heard) == 1)
-        made.preempt("run")
-        eventually(lambda: made.state("run") == "SUSPENDED")
-        slices.delete(ZONE, "run")  # whose workers have gone already
-        eventually(lambda: made.state("run") == "")
-    made.close()
-    assert heard == [("active", {"run": ("127.0.9.0",)}), ("gone", {"run": ("127.0.9.0",)})]
-
-
-def test_a_callback_that_fails_is_not_lost() -> None:
-    def fail(resource: tpu_v2.QueuedResource, workers: dict[str, tuple[str, ...]]) -> None:
-        raise RuntimeError("no room for workers")
-
-    made = FakeCloud(Delays(0, 0, 0, 0, 0), on_active=fail)
-    request = {"parent": PLACE, "queued_resource_id": "run", "queued_resource": resource()}
-    made.call("CreateQueuedResource", tpu_v2.CreateQueuedResourceRequest(request))
-    eventually(lambda: made.state("run") == "ACTIVE")
-    with pytest.raises(RuntimeError, match="no room"):
-        made.close()
-
-
-def test_the_table_of_states_is_whole() -> None:
-    steps = {(row.state, row.event) for row in TRANSITIONS}
-    assert len(steps) == len(TRANSITIONS)
-    assert all(row.source for row in TRANSITIONS)
-    known = {state.name for state in tpu_v2.QueuedResourceState.State}
-    named = {row.state for row in TRANSITIONS} | {row.to for row in TRANSITIONS}
-    assert named - {""} == known - {"STATE_UNSPECIFIED", "ACCEPTED"}
-    assert set(AUTOMATIC.items()) <= steps
-    for state in named - {"", "DELETING"}:
-        assert (state, "delete") in steps
-
-
-def test_a_field_that_does_not_exist_is_refused_as_by_google(cloud: FakeCloud) -> None:
-    with rest.serve(cloud) as url:
-        for query, body, word in [
-            ("queuedResourceId=run", {"spott": {}}, "spott"),
-            ("queuedResourceName=run", {"spot": {}}, "queuedResourceName"),
-        ]:
-            data = json.dumps(body).encode()
-            address = f"{url}v2/{PLACE}/queuedResources?{query}"
-            request = urllib.request.Request(address, data)  # noqa: S310
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(request)  # noqa: S310
-            with refused.value as answer:
-                error = json.load(answer)["error"]
-            assert (error["code"], error["status"]) == (400, "INVALID_ARGUMENT")
-            assert word in error["message"]
-            assert error["details"][0]["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
-
-
-def test_connect_goes_where_gcloud_goes(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    with rest.serve(cloud) as url:
-        monkeypatch.setenv(ENDPOINT, url)
-        assert connect("p").create(ZONE, "run", resource())
-    assert cloud.state("run") == "CREATING"
-
-
-@pytest.mark.parametrize("endpoint", ["http://192.0.2.1/", "127.0.0.1:80", "http://localhost/v2"])
-def test_connect_sends_nothing_in_the_clear(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENDPOINT, endpoint)
-    with pytest.raises(BadInputError, match=ENDPOINT):
-        connect("p")
-
-
-def test_connect_without_credentials_says_how_to_get_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    monkeypatch.delenv(ENDPOINT, raising=False)
-    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no question to a metadata server
-    with pytest.raises(CloudError, match="gcloud auth application-default login") as error:
-        connect("p")
-    assert (error.value.kind, error.value.exit_code) == ("auth", 1)
-
-
-def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{closed.getsockname()[1]}/")
-        monkeypatch.setattr(provider, "_PATIENCE", 0.1)
-        with pytest.raises(CloudError) as error:
-            connect("p").list(ZONE)
-    assert (error.value.kind, error.value.exit_code) == ("transient", 69)
-
-
-@contextmanager
-def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
-    """Slices of a server that says the same to everything, as a proxy may."""
-
-    class Handler(Quiet):
-        def do_GET(self) -> None:
-            self.answer(text, code)
-
-    with serving(Handler) as address:
-        yield connect("p", f"http://{address}/")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"<html>sign in</html>",
-        b"3",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"name": 3}',
-        b'{"state": {"state": [1]}}',
-        b'{"name": "run"}',
-        b'{"name": "\x1b[2J/a/b/c/d"}',
-    ],
-)
-@pytest.mark.parametrize("code", [200, 400])
-def test_what_is_no_answer_of_the_api_is_told_in_a_line(
-    text: bytes, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provider, "_PATIENCE", 0.1)
-    with answering(text, code) as slices, pytest.raises(CloudError) as error:
-        slices.describe(ZONE, "run")
-    assert str(error.value).isprintable()
-    assert len(str(error.value)) < 500
-
-
-def test_an_answer_of_a_million_slices_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider, "_PATIENCE", 0.1)
-    node = {"parent": PLACE, "node": {}, "multisliceParams": {"nodeCount": 10**6}}
-    answer = {"name": NAME, "tpu": {"nodeSpec": [node]}, "state": {"state": "ACTIVE"}}
-    told = pytest.raises(CloudError, match="1,000,000 slices")
-    with answering(json.dumps(answer).encode()) as slices, told:
-        slices.describe(ZONE, "run")

@@ -1,0 +1,78 @@
+"""Requests for slices, and the cloud in memory that they are sent to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import tpu_v2
+from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport, TpuRestTransport
+
+from tpu import provider
+from tpu.provider import QueuedResources
+from tpu.testing import grpc_server, rest
+from tpu.testing.cloud import FakeCloud
+
+ZONE = "us-west4-a"
+PLACE = f"projects/p/locations/{ZONE}"
+NAME = f"{PLACE}/queuedResources/run"
+
+
+def resource(slices: int = 1, **node: Any) -> tpu_v2.QueuedResource:
+    """A request for four workers in each slice."""
+    wanted = {
+        "accelerator_type": "v5litepod-16",
+        "runtime_version": "v2-alpha-tpuv5-lite",
+        "labels": {"managed-by": "bert-jax"},
+        "metadata": {"attempt": "1"},
+    }
+    names: dict[str, Any] = {"node_id": "run"}
+    if slices > 1:
+        names = {"multislice_params": {"node_count": slices}}
+    spec = {"parent": PLACE, "node": wanted | node, **names}
+    return tpu_v2.QueuedResource({"tpu": {"node_spec": [spec]}, "spot": {}})
+
+
+@contextmanager
+def reached(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
+    if protocol == "rest":
+        with rest.serve(cloud) as url:
+            host = url.removeprefix("http://").rstrip("/")
+            transport = TpuRestTransport(
+                host=host, url_scheme="http", credentials=AnonymousCredentials()
+            )
+            with tpu_v2.TpuClient(transport=transport) as client:
+                yield client
+    else:
+        with grpc_server.serve(cloud) as address, grpc.insecure_channel(address) as channel:
+            yield tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
+
+
+def active(cloud: FakeCloud, slices: QueuedResources, count: int = 1) -> None:
+    assert slices.create(ZONE, "run", resource(count))
+    for _ in range(3):
+        cloud.advance("run")
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """Waits, but not for ever."""
+    over = threading.Event()
+    timer = threading.Timer(10, over.set)
+    timer.start()
+    try:
+        while not true():
+            assert not over.wait(0.01)
+    finally:
+        timer.cancel()
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the provider wait for a moment only."""
+    monkeypatch.setattr(provider, "_BACK_OFF", 0.01)
+    monkeypatch.setattr(provider, "_ADMISSION", 0.05)
+    monkeypatch.setattr(provider, "_POLL", 0.02)

@@ -1,0 +1,70 @@
+"""What a host reads: its place in the run, markers of others, settings; damaged ones too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bert_jax.errors import BadInputError
+from tpu import markers
+from tpu.markers import Beat
+from tpu.place import Place, Settings
+
+
+def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> None:
+    attributes = tmp_path / "attributes"
+    attributes.mkdir()
+    environment = "ACCELERATOR_TYPE: 'v4-16'\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '2'\n"
+    values = {"bert-jax-run": "/run", "bert-jax-spec": "s", "bert-jax-attempt": "4",
+              "agent-worker-number": "1", "worker-network-endpoints": "a,b",
+              "tpu-env": environment}  # fmt: skip
+    for name, value in values.items():
+        (attributes / name).write_text(f"{value}\n", "utf-8")
+    place = Place.read(tmp_path)
+    assert (place.worker, place.hosts, place.attempt, str(place.run)) == (5, 6, 4, "/run")
+    # It is read at every start: what a recovery changes is never kept.
+    (attributes / "tpu-env").write_text("ACCELERATOR_TYPE: 'v4-16'\n", "utf-8")
+    assert (Place.read(tmp_path).worker, Place.read(tmp_path).hosts) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "[" * 100_000, '{"worker": 0}', '{"worker": 0, "attempt": 1, "note": ["x"]}',
+     '{"worker": 0, "attempt": true}', '{"worker": 0, "attempt": 1, "age": Infinity}', "\xff"],
+)  # fmt: skip
+def test_a_marker_of_a_stranger_is_passed_over(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    markers.beat(tmp_path, Beat(1, 1, note="fine"))
+    (tmp_path / "status/worker-0.json").write_bytes(text.encode("latin-1"))
+    assert [beat.worker for beat in markers.look(tmp_path)[0].beats] == [1]
+    assert "worker-0.json is no marker of this version; passed over" in capfd.readouterr().err
+
+
+def test_a_pipe_in_the_run_folder_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "status").mkdir()
+    os.mkfifo(tmp_path / "status/worker-0.json")
+    with pytest.raises(BadInputError, match="pipe or device"):
+        markers.look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("bert-jax-attempt", ""), ("agent-worker-number", "-1"), ("agent-worker-number", "9" * 5000)],
+)
+def test_a_damaged_attribute_is_named(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "attributes").mkdir()
+    usual = ("worker-network-endpoints", "tpu-env", "bert-jax-run", "bert-jax-spec")
+    for known in (*usual, "bert-jax-attempt", "agent-worker-number"):
+        (tmp_path / "attributes" / known).write_text(text if known == name else "1", "utf-8")
+    with pytest.raises(BadInputError, match=f"{name} is .*, not a number; restart"):
+        Place.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "3", "[" * 100_000, "{}", '{"devices": "8"}'])
+def test_settings_of_another_version_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "host.json").write_text(text, "utf-8")
+    with pytest.raises(BadInputError, match=r"host\.json is not of this version .*; submit again"):
+        Settings.read(tmp_path)
