@@ -47,10 +47,11 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
     kind = {"Content_Type": "application/json"}
     path = "/api/tokenize"
     for code, method, where, body, headers in (
-        (422, "POST", path, b"{", kind),
-        (422, "POST", path, b"", kind),
+        (400, "POST", path, b"{", kind),
+        (400, "POST", path, b"", kind),
+        (422, "POST", path, b"null", kind),
         (400, "POST", path, b'{"text": "\xff"}', kind),
-        (422, "POST", path, b"[" * 400, kind),
+        (400, "POST", path, b"[" * 400, kind),
         (400, "POST", path, b"[" * 100_000, kind),
         (413, "POST", path, b" " * (BODY_BYTES + 1), kind),
         (413, "POST", path, None, kind | {"Content_Length": str(10**12)}),
@@ -78,6 +79,16 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
     assert everywhere.allows("192.168.1.1:8000")
     assert everywhere.allows(socket.gethostname())
     assert not everywhere.allows("evil.example:8000")
+
+
+def test_the_document_names_what_can_go_wrong(pretrained: Client) -> None:
+    paths = json.loads(pretrained.ask("GET", "/openapi.json")[2])["paths"]
+    assert {path for path in paths if "/api/" not in path} == {"/health"}
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            found = sorted(map(int, operation["responses"]))
+            asked = [400, 403, 413, 415, 422, 500, 503] if method == "post" else [403, 413]
+            assert found == [200, *asked], path
 
 
 def test_the_page_comes_whole_and_may_load_nothing_else(pretrained: Client) -> None:

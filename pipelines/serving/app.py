@@ -25,17 +25,22 @@ _PAGE = {
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": messages.Error, "description": what}
-    for code, what in {
+
+
+def _documented(errors: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": messages.Error, "description": what} for code, what in errors.items()}
+
+
+_ANY_REQUEST = _documented({403: "Sent to another name, or by another site", 413: "Too large"})
+_QUESTION = _documented(
+    {
         400: "Not JSON",
-        413: "Too large",
         415: "Not sent as JSON",
         422: "Cannot be answered",
         500: "The server failed",
         503: "Too many requests wait",
-    }.items()
-}
+    }
+)
 # What pydantic says of a pattern is meant for programmers.
 _SAID = {"string_pattern_mismatch": "is blank", "string_unicode": "is not Unicode text"}
 
@@ -51,6 +56,7 @@ def create_app(answers: Answers, hosts: Hosts) -> Guard:
         title="bert-jax serve",
         summary=f"What {answers.described['name']} can be asked",
         version=__version__,
+        responses=_ANY_REQUEST,
         # Their pages would be loaded from elsewhere.
         docs_url=None,
         redoc_url=None,
@@ -75,7 +81,7 @@ def create_app(answers: Answers, hosts: Hosts) -> Guard:
             f"/api/{name}",
             response_model=ability.response,
             summary=ability.summary,
-            responses=_ERRORS,
+            responses=_QUESTION,
             operation_id=name,
         )(ability.endpoint(answers))
     # Around everything, also around what answers when the application fails.
@@ -195,17 +201,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     said = []
     for one in error.errors():
+        if one["type"] == "json_invalid":
+            place = f"{one['ctx']['error']} at character {one['loc'][1]}"
+            return _error(400, f"the request is not JSON: {place}")
         path = "".join(
             f"[{part}]" if isinstance(part, int) else f".{part}" for part in one["loc"][1:]
         )
-        if one["type"] == "json_invalid":
-            said.append(
-                f"the request is not JSON: {one['ctx']['error']} at character {one['loc'][1]}"
-            )
-        else:
-            said.append(
-                f"{path.lstrip('.') or 'the request'}: {_SAID.get(one['type'], one['msg'])}"
-            )
+        said.append(f"{path.lstrip('.') or 'the request'}: {_SAID.get(one['type'], one['msg'])}")
     return _error(422, "; ".join(said))
 
 

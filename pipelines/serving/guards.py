@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,39 +81,61 @@ class Guard:
 
         if scope["type"] != "http":
             return  # nobody speaks WebSocket here
-        if refusal := self._refusal(scope):
-            await _refused(*refusal)(scope, receive, answer)
+        try:
+            self._look_at(scope)
+            body = await self._body(receive)
+            if scope["method"] == "POST" and not body:
+                raise _RefusedError(400, "the request is empty; send JSON")
+        except ClientDisconnect:
             return
+        except _RefusedError as error:
+            # What is left of the request is not read.
+            headers = {"connection": "close"}
+            refusal = JSONResponse({"error": one_line(str(error))}, error.status, headers)
+            await refusal(scope, receive, answer)
+            return
+        await self._app(scope, _once(body, receive), answer)
+
+    def _look_at(self, scope: Scope) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if not self._hosts.allows(host):
+            why = f"this server is not {host!r}; open it by the address that it printed"
+            raise _RefusedError(403, why)
+        origin = headers.get(b"origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise _RefusedError(403, "pages of other sites may not use this server")
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                why = "send JSON, with the header Content-Type: application/json"
+                raise _RefusedError(415, why)
+        length = headers.get(b"content-length", "0")
+        if length.isdecimal() and int(length[:18]) > self._most_bytes:
+            raise self._too_large()
+
+    async def _body(self, receive: Receive) -> bytes:
         body = b""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
+                raise ClientDisconnect
             body += message.get("body", b"")
             if len(body) > self._most_bytes:
-                why = f"the request has more than {self._most_bytes:,} bytes"
-                await _refused(413, why)(scope, receive, answer)
-                return
+                raise self._too_large()
             if not message.get("more_body"):
-                break
-        await self._app(scope, _once(body, receive), answer)
+                return body
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get(b"host", "")
-        if not self._hosts.allows(host):
-            return 403, f"this server is not {host!r}; open it by the address that it printed"
-        origin = headers.get(b"origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            return 403, "pages of other sites may not use this server"
-        if scope["method"] == "POST":
-            kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                return 415, "send JSON, with the header Content-Type: application/json"
-            length = headers.get(b"content-length", "0")
-            if length.isdecimal() and int(length[:18]) > self._most_bytes:
-                return 413, f"the request has more than {self._most_bytes:,} bytes"
-        return None
+    def _too_large(self) -> _RefusedError:
+        return _RefusedError(413, f"the request has more than {self._most_bytes:,} bytes")
+
+
+class _RefusedError(Exception):
+    """A request that does not reach the application."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
@@ -123,8 +146,3 @@ def _once(body: bytes, receive: Receive) -> Receive:
         return left.pop() if left else await receive()
 
     return again
-
-
-def _refused(status: int, why: str) -> ASGIApp:
-    # What is left of the request is not read.
-    return JSONResponse({"error": one_line(why)}, status, {"connection": "close"})
