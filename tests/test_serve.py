@@ -141,7 +141,7 @@ def test_a_fine_tuned_model_answers_as_predict_does(task: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("task", ["regression", "multiple-choice", "summarization"])
 def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
-    model = with_head(task, ["score"])
+    model = with_head(task)
     make, ending, *_ = FILES[task]
     source = make(tmp_path / f"examples.{ending}", 8, 0)
     name, head, given = task_of(model)

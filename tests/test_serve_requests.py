@@ -6,12 +6,8 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.checks import not_a_server_error
 
 from pipelines.serving.answers import MOST_MASKS
 from pipelines.serving.guards import Hosts
@@ -110,27 +106,3 @@ def test_the_page_comes_whole_and_may_load_nothing_else(pretrained: Client) -> N
     assert json.loads(pretrained.ask("GET", "/health")[2]) == {"status": "ok"}
     for path in ("/docs", "/redoc"):
         assert pretrained.ask("GET", path)[0] == 404
-
-
-def test_no_request_of_the_schema_or_against_it_makes_the_server_fail(pretrained: Client) -> None:
-    schema = schemathesis.openapi.from_url(f"{pretrained.url}openapi.json")
-    tried = 0
-    for operation in schema.get_all_operations():
-        found = operation.ok()
-
-        @settings(
-            max_examples=6,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=found.as_strategy())
-        def fuzz(case: Any) -> None:
-            nonlocal tried
-            tried += 1
-            case.call_and_validate(checks=[not_a_server_error])
-
-        fuzz()
-    assert tried > 20

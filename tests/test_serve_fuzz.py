@@ -1,0 +1,63 @@
+"""`bert-jax serve`: requests made at random, after the API's own document and against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from serving import GOLDEN, HEADS, served, with_head
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = 12  # of an operation, after the document and as many against it
+SHARED = {"similarity", "attention", "tokenize", "model"}  # they do not depend on the task
+
+
+@pytest.mark.parametrize("task", ["", *HEADS])
+def test_every_answer_is_as_the_document_says(task: str) -> None:
+    with served(with_head(task) if task else GOLDEN) as client:
+        schema = schemathesis.openapi.from_url(f"{client.url}openapi.json")
+        for found in schema.get_all_operations():
+            operation = found.ok()
+            name = operation.path.rpartition("/")[2]
+            if task and name in SHARED:
+                continue
+            assert 200 in fuzzed(operation, GenerationMode.POSITIVE), name
+            if operation.method == "post":
+                assert 422 in fuzzed(operation, GenerationMode.NEGATIVE), name
+
+
+def fuzzed(operation: Any, mode: GenerationMode) -> set[int]:
+    """The codes of answers to many requests."""
+    codes = set()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def fuzz(case: Any) -> None:
+        if operation.path == "/api/fill-mask" and mode == GenerationMode.POSITIVE:
+            case.body["text"] = f"{case.body['text'][:50]} [MASK]"
+        codes.add(case.call_and_validate(checks=CHECKS).status_code)
+
+    fuzz()
+    return codes
