@@ -14,6 +14,7 @@ from serving import GOLDEN, served, with_head
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<img src=x onerror=alert(1)> <b>the</b> & milk"
+LONG = "x" * 300
 
 # In CI it is Playwright's own, and it has to be there.
 pytestmark = pytest.mark.skipif(
@@ -121,6 +122,59 @@ def test_answers_are_marked_where_they_stand(page: Page) -> None:
         marks = ask(page, "tagging", text=context).locator("mark")
         assert marks.all_inner_texts() == [one["text"] + one["label"] for one in found]
         assert page.locator("img").count() == 1, "markup of a text became markup of the page"
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "fields"),
+    [
+        ("classification", "classification", {"text": HOSTILE, "pair": "the milk"}),
+        ("classification", "ranking", {"query": "the man", "passages": f"in\n{HOSTILE}\na store"}),
+        ("regression", "regression", {"text": HOSTILE * 9}),
+        ("multiple-choice", "multiple-choice", {"text": "the", "choices": f"{HOSTILE}\n{LONG}"}),
+        ("summarization", "summarization", {"text": f"The man. {HOSTILE}. Milk.\n{LONG}"}),
+    ],
+)
+def test_the_answer_of_a_task_is_shown(
+    page: Page, task: str, name: str, fields: dict[str, str]
+) -> None:
+    lines = {"passages", "choices"}
+    request = {key: text.split("\n") if key in lines else text for key, text in fields.items()}
+    with served(with_head(task)) as client:
+        page.goto(f"{client.url}#{name}")
+        found = client.found(name, **request)
+        result = ask(page, name, **fields)
+        verdict = result.locator(".verdict")
+        names, values = result.locator(".bars .name"), result.locator(".bars .value")
+        if name == "summarization":
+            sentences = [found["document"][number] for number in found["sentences"]]
+            assert result.locator("mark").all_inner_texts() == sentences
+            assert result.locator(".passage").inner_text().rstrip() == " ".join(found["document"])
+            assert verdict.inner_text() == f"{len(sentences)} of {len(found['document'])} sentences"
+        elif name == "regression":
+            assert float(verdict.inner_text()) == pytest.approx(found["value"], rel=1e-5)
+        else:
+            bars = _bars_of(found, request)
+            assert names.all_inner_texts() == [text for text, _ in bars]
+            shares = [float(text.rstrip(" %")) / 100 for text in values.all_inner_texts()]
+            assert shares == pytest.approx([share for _, share in bars], abs=1e-3)
+            if name != "ranking":
+                assert verdict.inner_text() == found.get("choice", found["label"])
+        assert result.locator(".note").count() == found.get("truncated", False)
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 740})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def _bars_of(found: Any, request: dict[str, Any]) -> list[tuple[str, float]]:
+    """Names and shares of an answer."""
+    if "ranking" in found:
+        passages = request["passages"]
+        return [
+            (f"{one['rank']}. {passages[one['index']]}", one["score"]) for one in found["ranking"]
+        ]
+    if "choice" in found:
+        return list(zip(request["choices"], found["probabilities"], strict=True))
+    return sorted(found["probabilities"].items(), key=lambda pair: -pair[1])
 
 
 def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(page: Page) -> None:

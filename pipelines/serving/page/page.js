@@ -18,14 +18,15 @@ function make(tag, properties = {}, ...children) {
 
 // ---- What the answers look like
 
-function bars(items) {
+// Names that are whole texts are "long": they stand above their bars.
+function bars(items, kind = "") {
   const rows = items.map(({ name, share, value = percent(share), more = null }) =>
     make("li", {},
       make("span", { className: "name" }, name),
       make("span", { className: "track", "aria-hidden": "true" }, make("span", { share })),
       make("span", { className: "value" }, value),
       more === null ? null : make("span", { className: "more" }, more)));
-  return make("ol", { className: "bars" }, ...rows);
+  return make("ol", { className: `bars ${kind}` }, ...rows);
 }
 
 // `spans` are {start, end, label} in characters as Python counts them: code points.
@@ -192,8 +193,9 @@ const RENDER = {
   tagging, qa, attention,
   tokenize: pieces,
   "multiple-choice": (found, asked) => [verdict(found.choice),
-    bars(found.probabilities.map((share, i) => ({ name: asked.choices[i], share }))), cut(found.truncated)],
-  ranking: (found, asked) => [bars(found.ranking.map((one) => ({ name: `${one.rank}.`, share: one.score, more: asked.passages[one.index] }))), cut(found.truncated)],
+    bars(found.probabilities.map((share, i) => ({ name: asked.choices[i], share })), "long"), cut(found.truncated)],
+  ranking: (found, asked) => [
+    bars(found.ranking.map((one) => ({ name: `${one.rank}. ${asked.passages[one.index]}`, share: one.score })), "long"), cut(found.truncated)],
   summarization: summary,
 };
 
