@@ -7,7 +7,6 @@ import importlib
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import jax
@@ -16,13 +15,11 @@ from bert_jax import parallel
 from bert_jax.console import say
 from bert_jax.errors import BadArgumentsError, DeviceUnavailableError
 from bert_jax.paths import at
-from bert_jax.signals import take_over
 from pipelines import cli
 from pipelines.model import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
 
 _WAITING = 128  # connections that the system holds until they are taken
-_PATIENCE = 5  # seconds that requests have to end when the server is told to
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,9 +31,8 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     if not 0 <= options.port <= 65535:
         raise BadArgumentsError(f"--port must be from 0 to 65535, not {options.port}")
-    web, guards, uvicorn = (
-        _of_the_extra(name)
-        for name in ("pipelines.serving.app", "pipelines.serving.guards", "uvicorn")
+    web, guards, server = (
+        _of_the_extra(f"pipelines.serving.{name}") for name in ("app", "guards", "server")
     )
     answers_module = importlib.import_module("pipelines.serving.answers")
     with listening(options.host, options.port) as sock:
@@ -53,15 +49,7 @@ def main(argv: Sequence[str]) -> None:
                 " model, without a password or encryption; 127.0.0.1 is this computer only"
             )
         say(f"open {url(sock)}  (Ctrl-C ends it)")
-        config = uvicorn.Config(
-            app,
-            log_level="error",
-            access_log=False,
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=_PATIENCE,
-        )
-        _server(uvicorn.Server, config).run(sockets=[sock])
+        server.Server(server.config(app)).run(sockets=[sock])
     say("ended")
 
 
@@ -113,24 +101,6 @@ def url(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
-
-
-def _server(kind: Any, config: Any) -> Any:
-    """uvicorn's server, ended by the signals that end other commands, but as something done."""
-
-    class Server(kind):
-        should_exit: bool
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            take_over(self._told)
-            yield
-
-        def _told(self, number: int, frame: FrameType | None) -> None:
-            # Once more ends it at once.
-            self.force_exit, self.should_exit = self.should_exit, True
-
-    return Server(config)
 
 
 if __name__ == "__main__":

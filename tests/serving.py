@@ -21,6 +21,7 @@ from pipelines.model import Model, open_model
 from pipelines.serving.answers import Answers
 from pipelines.serving.app import create_app
 from pipelines.serving.guards import Hosts
+from pipelines.serving.server import config
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 
 GOLDEN = Path(__file__).parent / "golden/hugging_face"
@@ -106,14 +107,19 @@ def with_head(task: str) -> Model:
     return replace(model, weights=weights, finetune=config)
 
 
-@contextmanager
-def served(model: Path | Model) -> Iterator[Client]:
-    """A server of a model, in a thread of this process."""
+def answers_of(model: Path | Model) -> Answers:
     layout = Layout(devices()[:1])
-    opened = open_model(model, layout) if isinstance(model, Path) else model
+    return Answers(open_model(model, layout) if isinstance(model, Path) else model, layout)
+
+
+@contextmanager
+def served(model: Path | Model | Answers) -> Iterator[Client]:
+    """A server of a model, in a thread of this process."""
+    answers = model if isinstance(model, Answers) else answers_of(model)
     with serve.listening("127.0.0.1", 0) as sock:
-        app = create_app(Answers(opened, layout), Hosts("127.0.0.1"))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
+        app = create_app(answers, Hosts("127.0.0.1"))
+        # Without the handlers of signals, which the main thread has.
+        server = uvicorn.Server(config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:

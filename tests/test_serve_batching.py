@@ -12,15 +12,13 @@ import pytest
 from bert_jax.errors import BadInputError
 from bert_jax.parallel import Layout, devices
 from pipelines.model import open_model
-from pipelines.serving.answers import Answers
 from pipelines.serving.batching import Batcher, OverloadedError
 from pipelines.serving.programs import Programs
-from serving import near
+from serving import answers_of, near
 
 
 def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> None:
-    layout = Layout(devices()[:1])
-    answers = Answers(open_model(trained, layout), layout)
+    answers = answers_of(trained)
     calls: list[tuple[str, int]] = []
     programs = answers.batcher._run
 

@@ -31,14 +31,20 @@ def _documented(errors: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": messages.Error, "description": what} for code, what in errors.items()}
 
 
-_ANY_REQUEST = _documented({403: "Sent to another name, or by another site", 413: "Too large"})
+_ANY_REQUEST = _documented(
+    {
+        403: "Sent to another name, or by another site",
+        408: "Too slow",
+        413: "Too large",
+        503: "Too many requests wait",
+    }
+)
 _QUESTION = _documented(
     {
         400: "Not JSON",
         415: "Not sent as JSON",
         422: "Cannot be answered",
         500: "The server failed",
-        503: "Too many requests wait",
     }
 )
 # What pydantic says of a pattern is meant for programmers.

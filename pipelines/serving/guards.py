@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from urllib.parse import urlsplit
@@ -25,6 +26,9 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+
+
+SLOWEST = 30.0  # seconds for the head of a request, and as many for its body
 
 
 class Hosts:
@@ -83,16 +87,14 @@ class Guard:
             return  # nobody speaks WebSocket here
         try:
             self._look_at(scope)
-            body = await self._body(receive)
+            body = await self._in_time(receive)
             if scope["method"] == "POST" and not body:
                 raise _RefusedError(400, "the request is empty; send JSON")
         except ClientDisconnect:
             return
         except _RefusedError as error:
-            # What is left of the request is not read.
-            headers = {"connection": "close"}
-            refusal = JSONResponse({"error": one_line(str(error))}, error.status, headers)
-            await refusal(scope, receive, answer)
+            # What is left of the request is not read: the server closes the connection.
+            await _said(error.status, str(error))(scope, receive, answer)
             return
         await self._app(scope, _once(body, receive), answer)
 
@@ -113,6 +115,14 @@ class Guard:
         length = headers.get(b"content-length", "0")
         if length.isdecimal() and int(length[:18]) > self._most_bytes:
             raise self._too_large()
+
+    async def _in_time(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(SLOWEST):
+                return await self._body(receive)
+        except TimeoutError:
+            why = f"the request was not there in {SLOWEST:g} seconds"
+            raise _RefusedError(408, why) from None
 
     async def _body(self, receive: Receive) -> bytes:
         body = b""
@@ -146,3 +156,12 @@ def _once(body: bytes, receive: Receive) -> Receive:
         return left.pop() if left else await receive()
 
     return again
+
+
+async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of connections that are too many."""
+    await _said(503, "too many connections; try again in a moment")(scope, receive, send)
+
+
+def _said(status: int, why: str) -> ASGIApp:
+    return JSONResponse({"error": one_line(why)}, status)
