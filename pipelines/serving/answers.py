@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.convert import HEAD, MLM, NSP, parts
-from bert_jax.errors import BadArgumentsError
+from bert_jax.errors import BadArgumentsError, UserError
 from bert_jax.parallel import Layout
 from bert_jax.paths import absolute
 from bert_jax.state import parameter_count
@@ -24,6 +24,8 @@ from pipelines.tasks.task import Record
 
 MOST_MASKS = 16  # of a text
 MOST_SEEN = 128  # tokens of an attention map: an answer has a number for each pair of them
+
+_PATIENCE = 30.0  # seconds for the smallest answer, also where it has to be compiled
 
 # Arrays of a row that have a value per token.
 _PER_TOKEN = ("token_ids", "segment_ids", "sequence_ids")
@@ -69,6 +71,21 @@ class Answers:
             "abilities": self.abilities,
             "length": task.length if task else self.network.max_positions,
         }
+
+    async def trouble(self) -> str:
+        """Why nothing can be answered, as the smallest question shows; empty if it can."""
+        ids = np.array([self.tokenizer.cls_id, self.tokenizer.sep_id], np.int32)
+        row = {"token_ids": ids, "segment_ids": np.zeros_like(ids)}
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self.batcher.results("vector", [row])
+        except TimeoutError:
+            return f"the device has not answered for {_PATIENCE:g} seconds"
+        except UserError as error:
+            return str(error)
+        except Exception as error:  # whatever it is; no text of others can be in it
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     async def fill_mask(self, text: str, top_k: int) -> dict[str, Any]:
         """See `pipelines.fill_mask`.

@@ -73,9 +73,15 @@ def create_app(answers: Answers, hosts: Hosts) -> Guard:
     app.add_exception_handler(Exception, _failed)
     _add_page(app)
 
-    @app.get("/health", response_model=messages.Health, summary="Whether the server works")
+    @app.get(
+        "/health",
+        response_model=messages.Health,
+        summary="Whether the model answers now: a small question is put to it",
+        responses=_documented({503: "It does not; why"}),
+    )
     async def health() -> Any:
-        return {"status": "ok"}
+        why = await answers.trouble()
+        return _error(503, why) if why else {"status": "ok"}
 
     @app.get("/api/model", response_model=messages.Described, summary="What is served")
     async def model() -> Any:

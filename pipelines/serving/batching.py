@@ -65,6 +65,7 @@ class Batcher:
         Raises:
             OverloadedError: Too many are waiting.
         """
+        self._forget_gone()
         if len(self._waiting) + len(rows) > self._most_waiting:
             raise OverloadedError("too many requests are waiting; try again in a moment")
         loop = asyncio.get_running_loop()
@@ -80,19 +81,20 @@ class Batcher:
             rows = [one.row for one in batch]
             try:
                 found = await loop.run_in_executor(self._thread, self._run, batch[0].program, rows)
+                answered = list(zip(batch, found, strict=True))
             except Exception as error:  # whatever it is, somebody waits for an answer
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(error)
             else:
-                for one, said in zip(batch, found, strict=True):
+                for one, said in answered:
                     if not one.answer.done():  # whoever asked may have gone away
                         one.answer.set_result(said)
         self._worker = None
 
     def _next(self) -> list[_Waiting]:
         """The row that waits longest, and those that can be computed with it."""
-        self._waiting = [one for one in self._waiting if not one.answer.done()]
+        self._forget_gone()
         if not self._waiting:
             return []
         first = self._waiting[0]
@@ -102,3 +104,6 @@ class Batcher:
         taken = set(map(id, alike))
         self._waiting = [one for one in self._waiting if id(one) not in taken]
         return alike
+
+    def _forget_gone(self) -> None:
+        self._waiting = [one for one in self._waiting if not one.answer.done()]

@@ -83,7 +83,7 @@ class Error(BaseModel):
 
 
 class Health(BaseModel):
-    """That it works."""
+    """That the model answers."""
 
     status: str
 
