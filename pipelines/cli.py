@@ -14,7 +14,7 @@ from bert_jax import __version__
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError, one_line
 from bert_jax.paths import failures_explained
 from bert_jax.signals import disregard, end_at_once, take_over
-from pipelines.help import commands
+from pipelines.help import commands, example
 
 # Command -> what the list of commands says of it. The module has the same name.
 COMMANDS = {
@@ -59,6 +59,7 @@ def usage() -> str:
         f"bert-jax {__version__}: pre-train and use BERT in JAX\n\n"
         f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{commands(COMMANDS)}\n\n"
         "Any command takes --debug to show where an error came from; --version tells the version."
+        f"\n\n{example('pretrain')}"
     )
 
 

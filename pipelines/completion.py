@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
 def all_commands() -> argparse.ArgumentParser:
     """A parser of everything that may be typed, to be looked at only."""
     root = argparse.ArgumentParser("bert-jax")
+    root.add_argument("--version", action="store_true", help="tell the version")
     names = root.add_subparsers()
     for name, said in cli.COMMANDS.items():
         command = names.add_parser(name, help=said)
@@ -52,6 +53,8 @@ def _add_words(command: argparse.ArgumentParser, name: str, words: dict[str, str
 
 def _add_options(command: argparse.ArgumentParser, name: str, *words: str) -> None:
     """Adds what a command takes, unless it cannot be imported without one of the extras."""
+    # It is taken away before a command reads its arguments.
+    command.add_argument("--debug", action="store_true", help="show where an error came from")
     try:
         known = parser_of(cli.command(name), *words)
     except UserError:

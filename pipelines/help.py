@@ -41,6 +41,7 @@ EXAMPLES = {
     "doctor": "doctor --run-dir runs/first",
     "convert": "convert runs/first first-hf --to hf",
     "completion": "completion bash > ~/.local/share/bash-completion/completions/bert-jax",
+    "tpu": "tpu types v5litepod-16",
     "tpu types": "tpu types v5litepod-16",
     "tpu preflight": "tpu preflight configs/tpu/base_v4_16.yaml --quick",
     "tpu submit": "tpu submit configs/tpu/base_v4_16.yaml --run_dir gs://BUCKET/RUN --dry-run",
@@ -97,10 +98,9 @@ def commands(said: Mapping[str, str]) -> str:
     """The commands with what is `said` of them, by group, and the words they use."""
     width = max(map(len, said))
     parts = []
-    known = {name for names in GROUPS.values() for name in names}
-    for group, names in {**GROUPS, "More": tuple(said.keys() - known)}.items():
+    for group, names in GROUPS.items():
         rows = [f"  {name:{width}}  {said[name]}" for name in names]
-        parts += ["\n".join([f"{group}:", *rows])] if rows else []
+        parts.append("\n".join([f"{group}:", *rows]))
     rows = [f"  {word:{width}}  {meaning}" for word, meaning in WORDS.items()]
     return "\n\n".join([*parts, "\n".join(["Words:", *rows])])
 

@@ -36,6 +36,10 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("", set(COMMANDS)),
         ("pre", {"prepare", "pretrain", "predict"}),
+        ("--ver", {"--version"}),
+        ("evaluate runs/first --de", {"--debug"}),
+        ("finetune tagging --deb", {"--debug"}),
+        ("tpu submit --deb", {"--debug"}),
         ("pretrain --data.obj", {"--data.objective"}),
         ("pretrain --config x.yaml --data.objective=nsp --train.st", {"--train.steps"}),
         ("pretrain --data.objective ", {"nsp", "sop", "mlm"}),

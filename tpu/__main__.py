@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from bert_jax.errors import BadArgumentsError, BadInputError
 from pipelines import cli
+from pipelines.help import example
 from pipelines.settings import nearest
 
 COMMANDS = {
@@ -36,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
     """
     if not argv or argv[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
-        print(f"usage: python -m tpu COMMAND [options]     … COMMAND --help\n\n{rows}")  # noqa: T201
+        usage = "usage: bert-jax tpu COMMAND [options]     bert-jax tpu COMMAND --help"
+        print(f"{usage}\n\n{rows}\n\n{example('tpu')}")  # noqa: T201
         return
     if argv[0] not in COMMANDS:
         raise BadArgumentsError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
