@@ -1,7 +1,7 @@
 """What ``bert-jax doctor`` looks at.
 
 A check returns what it found, with a remedy if that is worth a warning. If nothing can be trained
-like this, it raises a UserError whose text says both.
+like this, it raises a UserError whose text says both; a SkippedError if it cannot be made here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from bert_jax.errors import BadInputError, UserError
-from bert_jax.paths import is_remote, region_of
+from bert_jax.paths import CLOUD, absolute, at, is_remote, region_of
 
 _GIB = 1 << 30
 _LEAST_DISK, _LEAST_MEMORY, _LEAST_FILES = 5 * _GIB, 2 * _GIB, 1024
@@ -31,6 +31,7 @@ _SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _PLUGINS = ("libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 # Extra -> what Linux calls its devices.
 _HARDWARE = {"gpu": ("nvidia[0-9]*",), "tpu": ("accel[0-9]*", "vfio/[0-9]*")}
+_MEMORY = Path("/proc/meminfo")
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 _TIMEOUT = 5.0  # seconds
 _CONTINENTS = ("us", "eu", "asia")  # multi-regions; of a dual region, such as nam4, it is not said
@@ -41,6 +42,10 @@ class Found(NamedTuple):
 
     text: str
     remedy: str = ""
+
+
+class SkippedError(Exception):
+    """Why a check cannot be made."""
 
 
 def python() -> Found:
@@ -88,8 +93,6 @@ def _version(name: str) -> str:
 
 def devices() -> Found:
     """What JAX computes on, and whether it leaves an accelerator unused."""
-    import jax
-
     from bert_jax import parallel
 
     found = parallel.devices()
@@ -101,7 +104,7 @@ def devices() -> Found:
     text += f" ({', '.join(plugins)})" if plugins else ""
     if found[0].platform != "cpu":
         return Found(text)
-    if (chosen := os.environ.get("JAX_PLATFORMS")) or jax.process_count() > 1:
+    if chosen := os.environ.get("JAX_PLATFORMS"):
         return Found(f"{text}, as JAX_PLATFORMS={chosen} says")
     for extra, names in _HARDWARE.items():
         if any(next(Path("/dev").glob(name), None) for name in names):
@@ -147,7 +150,10 @@ def compile_cache() -> Found:
 
 def memory() -> Found:
     """Of the machine, or of the container that this runs in."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
+    try:
+        lines = [line.split() for line in _MEMORY.read_text("utf-8").splitlines()]
+    except FileNotFoundError:
+        raise SkippedError(f"there is no {_MEMORY}, as Linux has it") from None
     sizes = {line[0]: int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
     total, free = sizes["MemTotal:"], sizes["MemAvailable:"]
     try:
@@ -163,6 +169,8 @@ def memory() -> Found:
 
 def cores() -> Found:
     """Those that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        raise SkippedError("the system does not tell, as Linux does")
     count = len(os.sched_getaffinity(0))
     return Found(f"{count}", "" if count > 1 else "text and batches wait for each other; use more")
 
@@ -174,16 +182,47 @@ def open_files() -> Found:
     return Found(f"{soft:,}", "" if enough else f"ulimit -n {min(_LEAST_FILES * 4, hard)}")
 
 
-def storage(run_dir: Path) -> Found:
-    """Whether runs can be written there, and how much room there is."""
-    folder = _nearest(run_dir)
-    _write_and_read(folder)
-    if is_remote(folder):
-        return Found(f"{folder}: written, read and deleted")
-    free = shutil.disk_usage(folder).free
-    text = f"{folder.absolute()}: written, read and deleted; {free / _GIB:,.1f} GiB free"
-    remedy = "a checkpoint of bert-base takes 1.3 GiB; make room, or choose another --run-dir"
-    return Found(text, "" if free >= _LEAST_DISK else remedy)
+class Storage:
+    """The folder where runs shall be, probed once with a small file."""
+
+    def __init__(self, run_dir: str) -> None:
+        """Of a folder, which need not be there yet, or ``gs://…``."""
+        self._run_dir = run_dir
+        self._ahead: float | None = None
+
+    def written(self) -> Found:
+        """Whether runs can be written there, and how much room there is."""
+        asked = absolute(at(self._run_dir))
+        folder = _nearest(asked)
+        name = (
+            f"{asked}"
+            if folder == asked or is_remote(asked)
+            else f"{asked} (to be made in {folder})"
+        )
+        try:
+            self._ahead = _write_and_read(folder)
+        except OSError as error:
+            raise BadInputError(
+                f"{name}: {error.strerror or error}; choose another --run-dir, or mend this one"
+            ) from None
+        if is_remote(folder):
+            return Found(f"{name}: written, read and deleted")
+        free = shutil.disk_usage(folder).free
+        text = f"{name}: written, read and deleted; {free / _GIB:,.1f} GiB free"
+        remedy = "a checkpoint of bert-base takes 1.3 GiB; make room, or choose another --run-dir"
+        return Found(text, "" if free >= _LEAST_DISK else remedy)
+
+    def clock(self) -> Found:
+        """Our clock against that of the file system, the bucket or Google Cloud."""
+        if on_google_cloud() and not self._run_dir.startswith(CLOUD):
+            ahead, of = parsedate_to_datetime(_ask()[1]).timestamp() - time.time(), "Google Cloud"
+        elif self._ahead is None:
+            raise SkippedError("there is no other to compare it with, as storage was not written")
+        else:
+            ahead, of = self._ahead, str(absolute(at(self._run_dir)))
+        text = f"{abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} that of {of}"
+        remedy = "logins and heartbeats rely on it: switch on time synchronisation (timedatectl)"
+        return Found(text, "" if abs(ahead) < _LARGEST_SKEW else remedy)
 
 
 def _nearest(folder: Path) -> Path:
@@ -197,41 +236,25 @@ def _write_and_read(folder: Path) -> float:
     """Writes, reads and deletes a small file; by how many seconds its clock is ahead of ours.
 
     Raises:
-        BadInputError: It cannot be done.
+        OSError: It cannot be done.
+        UserError: Something else is read than was written.
     """
     file, content = folder / f".doctor-{uuid.uuid4().hex}", os.urandom(64)
     try:
-        try:
-            file.write_bytes(content)
-            now = time.time()
-            same = file.read_bytes() == content
-            about: Any = file.stat()
-        finally:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        raise BadInputError(
-            f"{folder}: {error.strerror or error}; choose another --run-dir, or mend this one"
-        ) from None
+        file.write_bytes(content)
+        now = time.time()
+        same = file.read_bytes() == content
+        about: Any = file.stat()
+    finally:
+        file.unlink(missing_ok=True)
     if not same:
         raise UserError(f"{folder}: what was written is not what is read; use another disk")
     return float(getattr(about, "st_mtime", None) or about.mtime) - now
 
 
-def clock(run_dir: Path) -> Found:
-    """Our clock against that of the file system, the bucket or Google Cloud."""
-    ahead, of = _write_and_read(_nearest(run_dir)), str(_nearest(run_dir).absolute())
-    if is_remote(run_dir):
-        of = str(run_dir)
-    elif on_google_cloud():
-        ahead, of = parsedate_to_datetime(_ask()[1]).timestamp() - time.time(), "Google Cloud"
-    text = f"{abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} that of {of}"
-    remedy = "logins and heartbeats rely on it: switch on time synchronisation (timedatectl)"
-    return Found(text, "" if abs(ahead) < _LARGEST_SKEW else remedy)
-
-
-def region(run_dir: Path) -> Found:
+def region(run_dir: str) -> Found:
     """Whether the bucket is where this machine is: data that leaves a region is slow and costs."""
-    where = region_of(run_dir)
+    where = region_of(at(run_dir))
     if not on_google_cloud():
         return Found(f"the bucket is in {where}, this machine not on Google Cloud")
     zone = _ask()[0].rpartition("/")[2]

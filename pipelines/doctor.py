@@ -6,19 +6,18 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from bert_jax.errors import BadInputError, UserError, one_line, printable
-from bert_jax.paths import CLOUD, at, failures_explained
+from bert_jax.paths import CLOUD, failures_explained
 from pipelines import checks, cli
 from pipelines.checks import Found
 from pipelines.settings import command_parser, parse
 
-_STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+_STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "failure": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Line:
     """What is said of one check."""
 
     name: str
-    state: Literal["ok", "warning", "failure"]
+    state: Literal["ok", "skipped", "warning", "failure"]
     found: str
     remedy: str = ""
 
@@ -68,14 +67,11 @@ def _checks(run_dir: str) -> Iterator[tuple[str, Callable[[], Found]]]:
     yield "memory", checks.memory
     yield "cores", checks.cores
     yield "open files", checks.open_files
-
-    def there(check: Callable[[Path], Found]) -> Found:
-        return check(at(run_dir))
-
-    yield "storage", partial(there, checks.storage)
-    yield "clock", partial(there, checks.clock)
+    storage = checks.Storage(run_dir)
+    yield "storage", storage.written
+    yield "clock", storage.clock
     if run_dir.startswith(CLOUD):
-        yield "region", partial(there, checks.region)
+        yield "region", partial(checks.region, run_dir)
 
 
 def examined(name: str, check: Callable[[], Found]) -> tuple[Line, UserError | None]:
@@ -83,6 +79,8 @@ def examined(name: str, check: Callable[[], Found]) -> tuple[Line, UserError | N
     try:
         with failures_explained():
             found = check()
+    except checks.SkippedError as error:
+        return Line(name, "skipped", str(error)), None
     except UserError as error:
         return Line(name, "failure", str(error)), error
     # A broken installation fails in ways of its own; all of them are what is looked for.

@@ -40,6 +40,11 @@ def test_a_machine_on_which_the_tests_run_is_well(tmp_path: Path) -> None:
     assert "1 x cpu" in result.stdout
     assert f"jax {jax.__version__}" in result.stdout
     assert "\x1b" not in result.stdout
+    assert (
+        f"{tmp_path / 'not' / 'yet'} (to be made in {tmp_path}): written, read and deleted"
+        in lines[-2]
+    )
+    assert lines[-1].endswith(f"that of {tmp_path / 'not' / 'yet'}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -54,20 +59,21 @@ def test_programs_read_one_object(tmp_path: Path) -> None:
 def test_a_failure_is_the_exit_code_and_the_other_checks_are_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = bert_jax("doctor", "--run-dir", tmp_path / "file")
-    refused(result, 78, "2 of 10 checks failed: storage, clock")
-    line = next(line for line in result.stdout.splitlines() if "storage" in line)
-    assert line.startswith("failure")
-    assert "choose another --run-dir" in line
+    refused(result, 78, "1 of 10 checks failed: storage")
+    storage, clock = result.stdout.splitlines()[-2:]
+    assert storage.startswith("failure")
+    assert f"{tmp_path / 'file'}: Not a directory; choose another --run-dir" in storage
+    assert clock.startswith("skipped")
 
 
 def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=4k") as disk:
         (disk / "full").write_bytes(b"x" * 4096)
         with pytest.raises(BadInputError, match="No space left on device"):
-            checks.storage(disk)
+            checks.Storage(str(disk)).written()
         assert [path.name for path in disk.iterdir()] == ["full"]
         (disk / "full").unlink()
-        assert "choose another --run-dir" in checks.storage(disk).remedy
+        assert "choose another --run-dir" in checks.Storage(str(disk)).written().remedy
 
 
 @pytest.mark.parametrize(
@@ -126,6 +132,27 @@ def test_what_is_scarce_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.open_files().remedy == "ulimit -n 4096"
 
 
+def test_what_only_linux_tells_is_skipped_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(checks, "_MEMORY", tmp_path / "meminfo")
+    for name, check in (("cores", checks.cores), ("memory", checks.memory)):
+        line, failure = examined(name, check)
+        assert (line.state, failure) == ("skipped", None)
+        assert "Linux" in line.found
+
+
+def test_storage_is_probed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probed: list[Path] = []
+    probe = checks._write_and_read
+    monkeypatch.setattr(checks, "_write_and_read", lambda at: probed.append(at) or probe(at))
+    storage = checks.Storage(str(tmp_path))
+    storage.written()
+    storage.clock()
+    assert probed == [tmp_path]
+
+
 def test_a_compile_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config: Any = jax.config
@@ -165,7 +192,7 @@ def test_the_clock_is_compared_with_google_cloud(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ahead: float, warned: bool
 ) -> None:
     with google_cloud("us-central2-b", ahead, monkeypatch):
-        found = checks.clock(tmp_path)
+        found = checks.Storage(str(tmp_path)).clock()
     assert "Google Cloud" in found.text
     assert ("timedatectl" in found.remedy) == warned
 
@@ -175,7 +202,9 @@ def test_a_clock_that_differs_from_that_of_the_disk_is_a_warning(
 ) -> None:
     now = time.time
     monkeypatch.setattr(checks, "time", SimpleNamespace(time=lambda: now() + 90))
-    found = checks.clock(tmp_path)
+    storage = checks.Storage(str(tmp_path))
+    storage.written()
+    found = storage.clock()
     assert "90.0 s ahead of that of" in found.text
     assert "timedatectl" in found.remedy
 
@@ -196,7 +225,7 @@ def test_a_bucket_elsewhere_is_a_warning(
 ) -> None:
     monkeypatch.setattr(checks, "region_of", lambda _: where)
     with google_cloud(zone, 0.0, monkeypatch):
-        found = checks.region(Path("unused"))
+        found = checks.region("unused")
     assert bool(found.remedy) == apart
     assert where in found.text
     assert zone in found.text
@@ -213,4 +242,5 @@ def test_a_bucket_is_written_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch)
         assert f"that of {bucket}/runs/new" in result.stdout
         assert "the bucket is in us, this machine not on Google Cloud" in result.stdout
         assert gcs.names(url, f"{bucket}/runs") == []
-        refused(bert_jax("doctor", "--run-dir", "gs://no-such-bucket-here/x"), 78, "storage, clock")
+        result = bert_jax("doctor", "--run-dir", "gs://no-such-bucket-here/x")
+        refused(result, 78, "2 of 11 checks failed: storage, region")
