@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from pipelines.serving.app import _ABILITIES
 from serving import GOLDEN, HEADS, served, with_head
 
 CHECKS = [
@@ -23,22 +24,29 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 12  # of an operation, after the document and as many against it
-SHARED = {"similarity", "attention", "tokenize", "model"}  # they do not depend on the task
+EXAMPLES = 20  # of an operation, after the document and as many against it
+# What is asked -> task of the model that is asked; a pre-trained one without.
+ASKED = {
+    **dict.fromkeys(("fill-mask", "next-sentence", "similarity", "attention", "tokenize")),
+    **{task: task for task in HEADS},
+    "ranking": "classification",
+}
 
 
-@pytest.mark.parametrize("task", ["", *HEADS])
-def test_every_answer_is_as_the_document_says(task: str) -> None:
+@pytest.mark.parametrize("name", ASKED)
+def test_every_answer_is_as_the_document_says(name: str) -> None:
+    task = ASKED[name]
     with served(with_head(task) if task else GOLDEN) as client:
         schema = schemathesis.openapi.from_url(f"{client.url}openapi.json")
-        for found in schema.get_all_operations():
-            operation = found.ok()
-            name = operation.path.rpartition("/")[2]
-            if task and name in SHARED:
-                continue
-            assert 200 in fuzzed(operation, GenerationMode.POSITIVE), name
-            if operation.method == "post":
-                assert 422 in fuzzed(operation, GenerationMode.NEGATIVE), name
+        operation = schema[f"/api/{name}"]["POST"]
+        assert 200 in fuzzed(operation, GenerationMode.POSITIVE)
+        assert 422 in fuzzed(operation, GenerationMode.NEGATIVE)
+        for path in ("/health", "/api/model"):
+            schema[path]["GET"].Case().call_and_validate(checks=CHECKS)
+
+
+def test_everything_that_can_be_asked_is() -> None:
+    assert ASKED.keys() == _ABILITIES.keys()
 
 
 def fuzzed(operation: Any, mode: GenerationMode) -> set[int]:
