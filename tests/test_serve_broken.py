@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -46,11 +45,9 @@ def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
     with served(answers) as client:
         assert health(client) == (200, "ok")
         answers.batcher._run = failing
-        # What the terminal shows.
-        logging.getLogger("uvicorn.error").addHandler(caplog.handler)
         why = client.refused(500, "next-sentence", text="the man", pair="milk")
         assert why == "the server failed; its terminal says why"
-        assert NOT_FOR_ALL in caplog.text
+        until(lambda: NOT_FOR_ALL in caplog.text)  # which the terminal shows
         code, why = health(client)
         assert code == 503
         assert why.startswith("RuntimeError: ")

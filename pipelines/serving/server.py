@@ -25,6 +25,8 @@ def config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Connection,
+        # Its own would close the handlers of every other library.
+        log_config=None,
         log_level="error",
         access_log=False,
         ws="none",
