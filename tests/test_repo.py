@@ -64,12 +64,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_short_and_imports_in_one_direction(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert len(text.splitlines()) <= 400
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+def test_a_file_imports_in_one_direction(path: Path) -> None:
     name = str(path.relative_to(ROOT))
     # `bert_jax.load` is the one door from the package to what stands on it.
     if name.startswith("bert_jax/") and name != "bert_jax/__init__.py":
@@ -77,6 +72,29 @@ def test_a_file_is_short_and_imports_in_one_direction(path: Path) -> None:
     for dependency, owners in OWNERS.items():
         assert name in owners or dependency not in imports(path), dependency
     assert path.name != "utils.py"
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return listed.stdout.splitlines()
+
+
+def test_files_and_functions_are_short() -> None:
+    """Also those of tests, benchmarks, examples and docs."""
+    long = []
+    for name in tracked():
+        if name.endswith(".py"):
+            text = (ROOT / name).read_text("utf-8")
+            long += [name] if len(text.splitlines()) > 400 else []
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or 0) - node.lineno
+                    long += [f"{name}: {node.name}"] if lines >= 60 else []
+    assert not long
 
 
 def test_the_training_loop_fits_on_a_few_screens() -> None:
@@ -119,12 +137,7 @@ def test_the_readme_names_only_commands_that_exist() -> None:
 
 
 def test_nothing_large_is_committed() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    for name in listed.stdout.splitlines():
+    for name in tracked():
         assert (ROOT / name).stat().st_size < 200_000 or name.startswith("tpu/lock/"), name
 
 
