@@ -1,110 +1,32 @@
-"""The page of ``bert-jax report``, read with a parser as a browser does."""
+"""What the page of ``bert-jax report`` shows of runs, and what it refuses."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
 
-import html5lib
 import numpy as np
 import pytest
 
 import gcs
 from bert_jax import metrics
 from bert_jax.batch import Arrays
-from bert_jax.config import DataConfig, Phase, RunConfig
+from bert_jax.config import Phase, RunConfig
 from bert_jax.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.paths import at
 from conftest import bert_jax, refused
 from pipelines import convert, report
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
-from pipelines.pretrain import pretrain
 from pipelines.report import write
 from pipelines.reports.figures import thinned
-from pipelines.settings import to_yaml
-from poisoned import Poison, layout_of
+from reported import EVIL, agrees, bare, curve, facts, read, shown, table, tables
 from test_finetune import MODEL, options
 from test_finetune import run as finetuned
-from tpu import markers
-from tpu.markers import Attempt
-
-EVIL = "<script>alert('x')</script>\"&"
-LOADING = {"src", "srcset", "data", "action", "poster", "background", "formaction"}
-
-
-def read(page: Path | str) -> Element:
-    """The page, which must be sound HTML that loads and runs nothing."""
-    text = page.read_text("utf-8") if isinstance(page, Path) else page
-    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
-    root = parser.parse(text)
-    for element in root.iter():
-        name = str(element.tag).rpartition("}")[2]
-        assert name not in {"script", "iframe", "object", "embed", "link", "img", "form", "base"}
-        for key, value in element.attrib.items():
-            key = key.rpartition("}")[2]
-            assert not key.startswith("on")
-            assert key not in LOADING
-            if key == "href":
-                assert value.startswith(("#", "profile/", "file://")), value
-            assert "url(" not in value.replace("url(#", "")
-        if name == "style":
-            assert "url(" not in (element.text or "").replace("url(#", "")
-            assert "@import" not in (element.text or "")
-    ids = [element.get("id") for element in root.iter() if element.get("id")]
-    assert len(ids) == len(set(ids))
-    (policy,) = [m for m in root.iter("meta") if m.get("http-equiv") == "Content-Security-Policy"]
-    assert "default-src 'none'" in policy.get("content", "")
-    return root
-
-
-def shown(element: Element) -> str:
-    return " ".join("".join(element.itertext()).split())
-
-
-def facts(root: Element) -> dict[str, str]:
-    tiles = [div for dl in root.iter("dl") for div in dl]
-    return {shown(tile[0]): shown(tile[1]) for tile in tiles}
-
-
-def tables(root: Element) -> list[list[list[str]]]:
-    """The cells of every table, the head first."""
-    return [
-        [[shown(cell) for cell in row] for row in table.iter("tr")] for table in root.iter("table")
-    ]
-
-
-def table(root: Element, first: str) -> list[list[str]]:
-    """The one with this first cell."""
-    return next(rows for rows in tables(root) if rows[0][0] == first)
-
-
-def figure(root: Element, title: str) -> Element:
-    found = [f for f in root.iter("figure") if shown(f[0]).startswith(title)]
-    assert len(found) == 1, title
-    return found[0]
-
-
-def curve(root: Element, title: str, name: str) -> np.ndarray:
-    """The corners of a curve on the page, [N, 2]."""
-    groups = [g for g in figure(root, title).iter() if g.get("id", "").endswith(f"-curve-{name}")]
-    path = next(p for p in groups[0].iter() if p.get("d"))
-    return np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")), np.float64)
-
-
-def agrees(corners: np.ndarray, steps: list[float], values: list[float]) -> None:
-    """Asserts that the corners are these values, on linear scales that rise to right and top."""
-    assert len(corners) == len(steps)
-    for got, wanted, rises in ((corners[:, 0], steps, 1), (corners[:, 1], values, -1)):
-        slope, offset = np.polyfit(wanted, got, 1)
-        assert slope * rises > 0
-        np.testing.assert_allclose(slope * np.array(wanted) + offset, got, atol=1e-3)
 
 
 @pytest.fixture
@@ -124,14 +46,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text.replace(",drink", f",{quoted}"), "utf-8")
     finetuned([*words, "--train.log_every", "1"])
     return folder / "<img src=x onerror=y>"
-
-
-def bare(folder: Path, config: RunConfig, lines: str = "") -> Path:
-    """A run of which only config and log are there."""
-    folder.mkdir()
-    (folder / "config.yaml").write_text(to_yaml(replace(config, run_dir=str(folder))), "utf-8")
-    (folder / "metrics.jsonl").write_text(lines, "utf-8")
-    return folder
 
 
 def test_the_page_shows_what_the_run_logged(run: Path, store: Store) -> None:
@@ -208,35 +122,6 @@ def test_batches_and_guesses_are_those_of_store_and_model(
 
 def _total(batches: list[Arrays], key: str) -> float:
     return float(sum((arrays[key] > 0).sum() for arrays in batches))
-
-
-def test_restarts_and_rollbacks_are_marked(
-    rolling: RunConfig, poison: Poison, tmp_path: Path
-) -> None:
-    config = replace(rolling, train=replace(rolling.train, log_every=1))
-    folder = Path(config.run_dir)
-    poison(7)
-    pretrain(config, layout_of(config))
-    # As if killed after step 20, with nothing saved since step 10.
-    for step in (15, 20):
-        shutil.rmtree(folder / "checkpoints" / str(step))
-    poison()
-    pretrain(config, layout_of(config))
-    write([folder], folder / "report.html")
-    root = read(folder / "report.html")
-    happened = [row[1] for row in table(root, "when")[1:]]
-    assert happened == [
-        "began",
-        "rolled back to step 5",
-        "ended; its last line is of step 20",
-        "went on from step 10; 10 steps were done again",
-        "ended; its last line is of step 20",
-        "skipped as not finite: batch 7",
-    ]
-    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
-    assert any(one.endswith("mark-restart-10") for one in ids)
-    assert any(one.endswith("mark-skipped") for one in ids)
-    assert len(curve(root, "Loss nats", "0-train")) == 19
 
 
 def test_a_fine_tuning_with_hostile_names(tuned: Path) -> None:
@@ -350,38 +235,6 @@ def test_a_long_run_makes_no_long_page(config_base: RunConfig, tmp_path: Path) -
     assert len(steps) <= 102
     assert {values.min(), values.max()} <= set(kept)
     assert (np.diff(steps) > 0).all()
-
-
-def test_slices_their_preemptions_and_what_they_cost(
-    config_base: RunConfig, tmp_path: Path
-) -> None:
-    lines = "".join(f'{{"step": {n}, "loss": {n}.5}}\n' for n in range(1, 21))
-    run = bare(tmp_path / "run", replace(config_base, data=DataConfig("gone")), lines)
-    tpu = {"accelerator": "v5litepod-16", "slices": 2, "capacity": "spot"}
-    launch = run / "launch"
-    launch.mkdir()
-    hour = 3600.0
-    first = Attempt(1, "s", "us-west4-a", -1, 1e9, 1e9 + 60, "preempted", 1e9 + 60 + hour, 12)
-    markers.record(run, first)
-    markers.record(run, Attempt(2, "s", EVIL, 12, 1e9 + 2 * hour, ended="capacity", ended_at=2e9))
-    for project, words in (
-        ("mine", "32.00 chip-hours on 2 x v5litepod-16 (32 chips, spot), some 7.68 USD"),
-        ("emulated", "it cost nothing"),
-    ):
-        (launch / "launch.json").write_text(json.dumps({"tpu": tpu, "project": project}))
-        write([run], run / "report.html")
-        root = read(run / "report.html")
-        assert words in shown(root)
-    assert table(root, "slice")[1:] == [
-        ["1", "us-west4-a", "preempted", "1 h 00 min", "32.00"],
-        ["2", EVIL, "capacity", "0.0 s", "0.00"],
-    ]
-    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
-    assert any(one.endswith("mark-preempted-12") for one in ids)
-    assert "slice 1: preempted at step 12" in shown(root)
-    assert not (run / "control").exists(), "a report writes nothing but itself"
-    (launch / "launch.json").write_text("[")
-    write([run], run / "report.html")
 
 
 @pytest.fixture

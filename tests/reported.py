@@ -1,0 +1,93 @@
+"""The page of ``bert-jax report``, read with a parser as a browser does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import html5lib
+import numpy as np
+
+from bert_jax.config import RunConfig
+from pipelines.settings import to_yaml
+
+EVIL = "<script>alert('x')</script>\"&"
+LOADING = {"src", "srcset", "data", "action", "poster", "background", "formaction"}
+
+
+def read(page: Path | str) -> Element:
+    """The page, which must be sound HTML that loads and runs nothing."""
+    text = page.read_text("utf-8") if isinstance(page, Path) else page
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    root = parser.parse(text)
+    for element in root.iter():
+        name = str(element.tag).rpartition("}")[2]
+        assert name not in {"script", "iframe", "object", "embed", "link", "img", "form", "base"}
+        for key, value in element.attrib.items():
+            key = key.rpartition("}")[2]
+            assert not key.startswith("on")
+            assert key not in LOADING
+            if key == "href":
+                assert value.startswith(("#", "profile/", "file://")), value
+            assert "url(" not in value.replace("url(#", "")
+        if name == "style":
+            assert "url(" not in (element.text or "").replace("url(#", "")
+            assert "@import" not in (element.text or "")
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    (policy,) = [m for m in root.iter("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy.get("content", "")
+    return root
+
+
+def shown(element: Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def facts(root: Element) -> dict[str, str]:
+    tiles = [div for dl in root.iter("dl") for div in dl]
+    return {shown(tile[0]): shown(tile[1]) for tile in tiles}
+
+
+def tables(root: Element) -> list[list[list[str]]]:
+    """The cells of every table, the head first."""
+    return [
+        [[shown(cell) for cell in row] for row in table.iter("tr")] for table in root.iter("table")
+    ]
+
+
+def table(root: Element, first: str) -> list[list[str]]:
+    """The one with this first cell."""
+    return next(rows for rows in tables(root) if rows[0][0] == first)
+
+
+def figure(root: Element, title: str) -> Element:
+    found = [f for f in root.iter("figure") if shown(f[0]).startswith(title)]
+    assert len(found) == 1, title
+    return found[0]
+
+
+def curve(root: Element, title: str, name: str) -> np.ndarray:
+    """The corners of a curve on the page, [N, 2]."""
+    groups = [g for g in figure(root, title).iter() if g.get("id", "").endswith(f"-curve-{name}")]
+    path = next(p for p in groups[0].iter() if p.get("d"))
+    return np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")), np.float64)
+
+
+def agrees(corners: np.ndarray, steps: list[float], values: list[float]) -> None:
+    """Asserts that the corners are these values, on linear scales that rise to right and top."""
+    assert len(corners) == len(steps)
+    for got, wanted, rises in ((corners[:, 0], steps, 1), (corners[:, 1], values, -1)):
+        slope, offset = np.polyfit(wanted, got, 1)
+        assert slope * rises > 0
+        np.testing.assert_allclose(slope * np.array(wanted) + offset, got, atol=1e-3)
+
+
+def bare(folder: Path, config: RunConfig, lines: str = "") -> Path:
+    """A run of which only config and log are there."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(replace(config, run_dir=str(folder))), "utf-8")
+    (folder / "metrics.jsonl").write_text(lines, "utf-8")
+    return folder

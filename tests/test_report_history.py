@@ -1,0 +1,77 @@
+"""What a report says of starts, stops and costs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from bert_jax.config import DataConfig, RunConfig
+from pipelines.pretrain import pretrain
+from pipelines.report import write
+from poisoned import Poison, layout_of
+from reported import EVIL, bare, curve, figure, read, shown, table
+from tpu import markers
+from tpu.markers import Attempt
+
+
+def test_restarts_and_rollbacks_are_marked(
+    rolling: RunConfig, poison: Poison, tmp_path: Path
+) -> None:
+    config = replace(rolling, train=replace(rolling.train, log_every=1))
+    folder = Path(config.run_dir)
+    poison(7)
+    pretrain(config, layout_of(config))
+    # As if killed after step 20, with nothing saved since step 10.
+    for step in (15, 20):
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    poison()
+    pretrain(config, layout_of(config))
+    write([folder], folder / "report.html")
+    root = read(folder / "report.html")
+    happened = [row[1] for row in table(root, "when")[1:]]
+    assert happened == [
+        "began",
+        "rolled back to step 5",
+        "ended; its last line is of step 20",
+        "went on from step 10; 10 steps were done again",
+        "ended; its last line is of step 20",
+        "skipped as not finite: batch 7",
+    ]
+    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
+    assert any(one.endswith("mark-restart-10") for one in ids)
+    assert any(one.endswith("mark-skipped") for one in ids)
+    assert len(curve(root, "Loss nats", "0-train")) == 19
+
+
+def test_slices_their_preemptions_and_what_they_cost(
+    config_base: RunConfig, tmp_path: Path
+) -> None:
+    lines = "".join(f'{{"step": {n}, "loss": {n}.5}}\n' for n in range(1, 21))
+    run = bare(tmp_path / "run", replace(config_base, data=DataConfig("gone")), lines)
+    tpu = {"accelerator": "v5litepod-16", "slices": 2, "capacity": "spot"}
+    launch = run / "launch"
+    launch.mkdir()
+    hour = 3600.0
+    first = Attempt(1, "s", "us-west4-a", -1, 1e9, 1e9 + 60, "preempted", 1e9 + 60 + hour, 12)
+    markers.record(run, first)
+    markers.record(run, Attempt(2, "s", EVIL, 12, 1e9 + 2 * hour, ended="capacity", ended_at=2e9))
+    for project, words in (
+        ("mine", "32.00 chip-hours on 2 x v5litepod-16 (32 chips, spot), some 7.68 USD"),
+        ("emulated", "it cost nothing"),
+    ):
+        (launch / "launch.json").write_text(json.dumps({"tpu": tpu, "project": project}))
+        write([run], run / "report.html")
+        root = read(run / "report.html")
+        assert words in shown(root)
+    assert table(root, "slice")[1:] == [
+        ["1", "us-west4-a", "preempted", "1 h 00 min", "32.00"],
+        ["2", EVIL, "capacity", "0.0 s", "0.00"],
+    ]
+    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
+    assert any(one.endswith("mark-preempted-12") for one in ids)
+    assert "slice 1: preempted at step 12" in shown(root)
+    assert not (run / "control").exists(), "a report writes nothing but itself"
+    (launch / "launch.json").write_text("[")
+    write([run], run / "report.html")
