@@ -171,6 +171,14 @@ class MetricsLog:
         if self._writes and self._remote:
             self._flush()
 
+    def stopped(self, step: int) -> None:
+        """Notes that the process was told to end, and saved update `step`."""
+        if self._writes:
+            # The step is safe, whether a full disk or an absent bucket takes the note or not.
+            with suppress(OSError, UserError):
+                for tracker in self._trackers:
+                    tracker.stopped(step)
+
     def close(self) -> None:
         """Closes the files."""
         if self._writes:

@@ -25,12 +25,14 @@ class Sitting:
         ended: When it wrote last.
         reached: The last step that it wrote of.
         starts: The steps that it went on from: the first when it was started, others in rollbacks.
+        stopped: The step that it saved when it was told to end; None if it ended otherwise.
     """
 
     begun: float
     ended: float
     reached: int
     starts: tuple[int, ...]
+    stopped: int | None
 
 
 def sittings(run_dir: Path) -> list[Sitting]:
@@ -53,17 +55,19 @@ def sittings(run_dir: Path) -> list[Sitting]:
 def _sitting(content: bytes) -> Sitting | None:
     starts: list[int] = []
     times: list[float] = []
-    reached = 0
+    reached, stopped = 0, None
     for event in _events(content):
         if event.session_log.status == SessionLog.START:
             starts.append(max(0, event.step - 1))
         elif starts:
             reached = event.step
+            if event.session_log.status == SessionLog.STOP:
+                stopped = event.step
         if starts:
             times.append(event.wall_time)
     if not starts:
         return None
-    return Sitting(min(times), max(times), max(reached, starts[-1]), tuple(starts))
+    return Sitting(min(times), max(times), max(reached, starts[-1]), tuple(starts), stopped)
 
 
 def _events(content: bytes) -> Iterator[Event]:

@@ -37,6 +37,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Takes what is known of update `step`."""
 
+    def stopped(self, step: int) -> None:
+        """The process was told to end, and saved update `step`."""
+
     def flush(self) -> None:
         """Returns when what was taken is where it shall be, if something relies on that."""
 
@@ -67,14 +70,21 @@ class TensorBoard:
 
     def begin(self, step: int) -> None:
         """Has TensorBoard drop the points of later updates."""
-        start = SessionLog(status=SessionLog.START)
-        self._board.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
+        self._note(step + 1, SessionLog.START)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Writes a point for each value."""
         for name, value in values.items():
             event = Event(step=step, summary=scalar(name, value), wall_time=time.time())
             self._board.write_event(event)
+
+    def stopped(self, step: int) -> None:
+        """Leaves a mark that TensorBoard passes over, and by which `sittings` knows the end."""
+        self._note(step, SessionLog.STOP)
+
+    def _note(self, step: int, status: int) -> None:
+        log = SessionLog(status=status)
+        self._board.write_event(Event(step=step, session_log=log, wall_time=time.time()))
 
     def flush(self) -> None:
         """Writes what is left to the disk or bucket."""
@@ -131,6 +141,9 @@ class WeightsAndBiases:
         """Hands the values to its own process."""
         if self._run is not None:
             self._harmless(lambda: self._run.log({"step": step, **values}))
+
+    def stopped(self, step: int) -> None:
+        """Nothing: it sees how the process ends."""
 
     def flush(self) -> None:
         """Nothing: no checkpoint relies on it."""

@@ -79,10 +79,10 @@ class Trainer:
                 self.profile.before(self.step)
                 self._update(train_step, batch)
                 stopping = stop.agreed()
-                eval_loss = None if stopping else self._evaluate()
-                self._save(eval_loss, stopping)
+                self._save(None if stopping else self._evaluate(), stopping)
                 if stopping:
                     self.checkpoints.wait()
+                    self.log.stopped(self.step)
                     raise told_to_stop(self.step, self.config.steps, self.checkpoints.folder)
                 self.told(self.step)
                 show(self.step, self.log.note())

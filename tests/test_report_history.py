@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from bert_jax.config import DataConfig, RunConfig
+from bert_jax.errors import PreemptedError
+from bert_jax.sittings import sittings
 from pipelines.pretrain import pretrain
 from pipelines.report import write
 from poisoned import Poison, layout_of
-from reported import EVIL, bare, curve, figure, read, shown, table
+from reported import EVIL, bare, curve, facts, figure, read, shown, table
 from tpu import markers
 from tpu.markers import Attempt
 
@@ -43,6 +49,43 @@ def test_restarts_and_rollbacks_are_marked(
     assert any(one.endswith("mark-restart-10") for one in ids)
     assert any(one.endswith("mark-skipped") for one in ids)
     assert len(curve(root, "Loss nats", "0-train")) == 19
+
+
+def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
+    """Between two lines of the log: the record of the stop alone says how far it came."""
+    config = replace(config, train=replace(config.train, log_every=10, eval_every=0))
+    folder = Path(config.run_dir)
+
+    def told(step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(PreemptedError, match="step 3 of 20 is saved"):
+        pretrain(config, layout_of(config), told)
+    saved = folder / "checkpoints/3"
+    (stopped,) = sittings(folder)
+    assert (stopped.starts, stopped.reached, stopped.stopped) == ((0,), 3, 3)
+    assert stopped.ended >= saved.stat().st_mtime
+    write([folder], folder / "report.html")
+    root = read(folder / "report.html")
+    assert facts(root)["state"] == "stopped: it was told to, at step 3"
+    assert [row[1] for row in table(root, "when")[1:]] == [
+        "began",
+        "told to stop; step 3 is saved",
+    ]
+    pretrain(config, layout_of(config))
+    write([folder], folder / "report.html")
+    root = read(folder / "report.html")
+    assert facts(root)["state"] == "complete"
+    assert [row[1] for row in table(root, "when")[1:]] == [
+        "began",
+        "told to stop; step 3 is saved",
+        "went on from step 3",
+        "ended; its last line is of step 20",
+    ]
+    ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
+    assert any(one.endswith("mark-preempted-3") for one in ids)
+    assert not any("mark-restart" in one for one in ids)
 
 
 def test_slices_their_preemptions_and_what_they_cost(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bert_jax.errors import BadArgumentsError
 from pipelines.folders import RUN_LAUNCH
@@ -31,13 +32,15 @@ class Cost:
 
 
 def restarts(run: Run) -> list[int]:
-    """The steps from which later processes went on."""
-    return [sitting.starts[0] for sitting in run.sittings[1:]]
+    """The steps from which later processes went on after one that nobody had told to stop."""
+    return [after.starts[0] for one, after in pairwise(run.sittings) if one.stopped is None]
 
 
 def preemptions(run: Run) -> list[int]:
-    """The steps at which slices were taken away."""
-    return [a.ended_step for a in run.attempts if a.ended == _PREEMPTED and a.ended_step >= 0]
+    """The steps at which processes were told to stop, or slices taken away."""
+    told = [one.stopped for one in run.sittings if one.stopped is not None]
+    taken = [a.ended_step for a in run.attempts if a.ended == _PREEMPTED and a.ended_step >= 0]
+    return told + taken
 
 
 def events(run: Run) -> Table | None:
@@ -53,6 +56,8 @@ def events(run: Run) -> Table | None:
         for step in rollbacks:
             found.append((sitting.begun + 1e-3, f"rolled back to step {step:,}", NONE))
         what = f"ended; its last line is of step {sitting.reached:,}"
+        if sitting.stopped is not None:
+            what = f"told to stop; step {sitting.stopped:,} is saved"
         found.append((sitting.ended, what, moment(sitting.ended)))
         reached = sitting.reached
     for a in run.attempts:

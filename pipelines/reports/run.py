@@ -108,6 +108,8 @@ class Run:
             return "not begun", ""
         if markers.ended(self.path, "STOPPED") is not None:
             return "stopped", "it was asked to stop"
+        if self.sittings and (stopped := self.sittings[-1].stopped) is not None:
+            return "stopped", f"it was told to, at step {stopped:,}"
         recent = time.time() - self.written < _SILENCE
         return ("in progress" if recent else "interrupted"), ""
 
