@@ -67,6 +67,7 @@ def write(paths: Sequence[Path], output: Path, store: str | None = None) -> list
         The runs.
 
     Raises:
+        BadArgumentsError: They are trained for different things.
         BadInputError: One of them is no run, or `output` is something else than a report.
         UserError: A bucket cannot be reached, or the disk is full.
     """
@@ -75,6 +76,12 @@ def write(paths: Sequence[Path], output: Path, store: str | None = None) -> list
 
     _check_replaceable(output)
     runs = [open_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    kinds = list(dict.fromkeys(run.kind for run in runs))
+    if len(kinds) > 1:
+        raise BadArgumentsError(
+            f"{' and '.join(kinds)} cannot be compared: their numbers mean different things; make a"
+            " report of each kind"
+        )
     content = page(runs, store, output).encode("utf-8", "replace")
     with failures_explained(str(output)):
         if is_remote(output):  # an object appears as a whole

@@ -34,6 +34,10 @@ def test_restarts_and_rollbacks_are_marked(
         shutil.rmtree(folder / "checkpoints" / str(step))
     poison()
     pretrain(config, layout_of(config))
+    other = bare(tmp_path / "other", config, '{"step": 1, "loss": 2.5}\n')
+    write([folder, other], tmp_path / "two.html")
+    rows = [row[-3:] for row in table(read(tmp_path / "two.html"), "run")]
+    assert rows[-2:] == [["restarts", "1", "0"], ["batches skipped", "1", "0"]]
     write([folder], folder / "report.html")
     root = read(folder / "report.html")
     happened = [row[1] for row in table(root, "when")[1:]]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.reports.figures import Chart, Curve, Kind, Mark, wide
-from pipelines.reports.history import preemptions, restarts
 from pipelines.reports.run import Run
 from pipelines.reports.tables import phase_ends
 
@@ -63,14 +62,17 @@ def _of(run: Run, number: int, key: str) -> list[Curve]:
 
 
 def _marks(runs: Sequence[Run], end: float) -> dict[Mark, dict[int, str]]:
-    """Of one run all that happened; of several only the phases, if they have the same."""
+    """Of one run all that happened; of several only the phases, if they have the same.
+
+    The overview counts what else happened to them: the marks of eight runs would hide the curves.
+    """
     ends = [phase_ends(run) for run in runs]
     marks: dict[Mark, dict[int, str]] = {}
     if all(one == ends[0] for one in ends):
         marks["phase"] = ends[0]
     if len(runs) == 1:
-        marks["restart"] = dict.fromkeys(restarts(runs[0]), "")
-        marks["preempted"] = dict.fromkeys(preemptions(runs[0]), "")
+        marks["restart"] = dict.fromkeys(runs[0].restarts, "")
+        marks["preempted"] = dict.fromkeys(runs[0].preemptions, "")
         marks["skipped"] = dict.fromkeys(runs[0].skipped, "")
     there = {
         kind: {step: label for step, label in sorted(steps.items()) if 0 <= step <= end}

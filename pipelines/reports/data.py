@@ -148,7 +148,7 @@ def table(found: list[Drawn]) -> Table:
         row("… left as they are", [share(one.kept, one.predicted) for one in found]),
         row("B does not follow A", [share(one.random, one.labelled) for one in found]),
     ]
-    return Table(["", *(f"length {one.phase.length}" for one in found)], rows)
+    return Table(["of the batches", *(f"length {one.phase.length}" for one in found)], rows)
 
 
 def _short(one: Drawn) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 
 from bert_jax.errors import BadArgumentsError
 from pipelines.folders import RUN_LAUNCH
@@ -15,7 +14,6 @@ from tpu.types import PRICES_AS_OF, Slice, find
 
 _MOST = 200  # events that are listed
 _REHEARSED = "emulated"  # the project of `python -m tpu local`
-_PREEMPTED = "preempted"
 
 
 @dataclass(frozen=True)
@@ -29,18 +27,6 @@ class Cost:
 
     table: Table
     line: str
-
-
-def restarts(run: Run) -> list[int]:
-    """The steps from which later processes went on after one that nobody had told to stop."""
-    return [after.starts[0] for one, after in pairwise(run.sittings) if one.stopped is None]
-
-
-def preemptions(run: Run) -> list[int]:
-    """The steps at which processes were told to stop, or slices taken away."""
-    told = [one.stopped for one in run.sittings if one.stopped is not None]
-    taken = [a.ended_step for a in run.attempts if a.ended == _PREEMPTED and a.ended_step >= 0]
-    return told + taken
 
 
 def events(run: Run) -> Table | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from tpu import markers
 _LARGEST = 1 << 53  # of whole numbers: beyond it a float is none
 _MOST = 3.5e38  # of float32, and so of what is measured
 _SILENCE = 600.0  # seconds after which a run is taken for interrupted
+_PREEMPTED = "preempted"
 
 State = Literal["complete", "in progress", "interrupted", "failed", "stopped", "not begun"]
 
@@ -69,6 +71,23 @@ class Run:
     def skipped(self) -> list[int]:
         """The steps whose batches were left out."""
         return [int(line["step"]) for line in self.lines if line.get("skipped")]
+
+    @cached_property
+    def restarts(self) -> list[int]:
+        """The steps from which processes went on after one that nobody had told to stop."""
+        return [after.starts[0] for one, after in pairwise(self.sittings) if one.stopped is None]
+
+    @cached_property
+    def preemptions(self) -> list[int]:
+        """The steps at which processes were told to stop, or slices taken away."""
+        told = [one.stopped for one in self.sittings if one.stopped is not None]
+        taken = [a.ended_step for a in self.attempts if a.ended == _PREEMPTED]
+        return told + [step for step in taken if step >= 0]
+
+    @cached_property
+    def kind(self) -> str:
+        """What it is trained for."""
+        return self.config.task if isinstance(self.config, FinetuneConfig) else "pre-training"
 
     @cached_property
     def step(self) -> int:

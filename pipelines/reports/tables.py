@@ -15,7 +15,7 @@ from bert_jax.checkpoint import FOLDER
 from bert_jax.config import RunConfig, as_dict, flatten
 from bert_jax.errors import printable
 from bert_jax.paths import absolute
-from bert_jax.phases import Phase
+from bert_jax.phases import Phase, number_of
 from pipelines.reports.run import Run, size
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.shown import cut
@@ -95,12 +95,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """What stands at the top, as (name, value)."""
     config, state = run.config, run.state
     last = run.trained[-1] if run.trained else {}
-    kind = config.task if isinstance(config, FinetuneConfig) else "pre-training"
     network = config.model
     found = [
         ("state", state[0] + (f": {state[1]}" if state[1] else "")),
         ("step", f"{run.step:,} of {config.steps:,}"),
-        ("what", f"{kind}, {network.layers} layers of {network.hidden_size}"),
+        ("what", f"{run.kind}, {network.layers} layers of {network.hidden_size}"),
         ("time in training", span(last["seconds"]) if "seconds" in last else NONE),
         ("throughput", _throughput(run)),
         ("tokens trained on", f"{int(last['tokens']):,}" if "tokens" in last else NONE),
@@ -117,11 +116,18 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """The same of several runs, a column each."""
+    """The same of several runs, a column each, and how often the curves do not tell."""
     columns = [dict(facts(run)) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, NONE) for column in columns)] for name in names]
-    return Table(["", *(run.name for run in runs)], rows)
+    for name, happened in (
+        ("restarts", [run.restarts for run in runs]),
+        ("told to stop, or preempted", [run.preemptions for run in runs]),
+        ("batches skipped", [run.skipped for run in runs]),
+    ):
+        if any(happened):
+            rows.append([name, *(f"{len(steps):,}" for steps in happened)])
+    return Table(["run", *(run.name for run in runs)], rows)
 
 
 def _throughput(run: Run) -> str:
@@ -155,12 +161,16 @@ def _plain(key: str) -> str:
 
 
 def perplexities(runs: Sequence[Run]) -> Table | None:
-    """Held-out perplexity of runs, last and best, above what was published."""
+    """Held-out perplexity of runs, last and best of each length, above what was published."""
     rows = []
     for run in runs:
-        found = [line["eval_perplexity"] for line in run.measured if "eval_perplexity" in line]
-        if found and isinstance(run.config, RunConfig):
-            rows.append([run.name, number(found[-1]), number(min(found))])
+        phases, found = run.config.phases, dict[int, list[float]]()
+        for line in run.measured if isinstance(run.config, RunConfig) else ():
+            if "eval_perplexity" in line:
+                phase = phases[min(number_of(int(line["step"]), phases), len(phases)) - 1]
+                found.setdefault(phase.length, []).append(line["eval_perplexity"])
+        for length, values in found.items():
+            rows.append([f"{run.name}, length {length}", number(values[-1]), number(min(values))])
     if not rows:
         return None
     published = [[f"{name}, as published", f"{value:.2f}", NONE] for name, value in PUBLISHED]
