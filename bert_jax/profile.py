@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from bert_jax.errors import BadInputError
 from bert_jax.paths import is_remote
 
 FOLDER = "profile"
+PLUGIN = "plugins/profile"  # where JAX and xprof have the traces of a folder
+# Of a trace: its first and last update. All hosts agree on it, which they may not on the time.
+NAME = "updates-{}-{}"
 
 
 def steps_of(text: str) -> range:
@@ -35,7 +39,10 @@ class Profile:
     """Traces the updates that were asked for into a folder."""
 
     def __init__(self, steps: range, folder: Path, settle: Callable[[], None]) -> None:
-        """Of `steps`, into ``folder/profile``; `settle` waits for the updates under way."""
+        """Of `steps`, into ``folder/profile``, over an older trace of the same.
+
+        `settle` waits for the updates under way.
+        """
         self._steps, self._folder, self._running = steps, folder / FOLDER, False
         self._settle = settle
 
@@ -46,7 +53,9 @@ class Profile:
             self._traces = self._folder
             if is_remote(self._folder):  # XLA writes to disks only
                 self._traces = Path(tempfile.mkdtemp(prefix="bert-jax-"))
-            jax.profiler.start_trace(self._traces)
+            options = jax.profiler.ProfileOptions()
+            options.session_id = NAME.format(step + 1, self._steps.stop)
+            jax.profiler.start_trace(self._traces, profiler_options=options)
             self._running = True
         elif step not in self._steps and self._running:
             self._settle()
@@ -62,4 +71,5 @@ class Profile:
                     target = self._folder / file.relative_to(self._traces)
                     target.write_bytes(file.read_bytes())
                 shutil.rmtree(self._traces)
-            say(f"{self._folder}: a trace; pip install xprof, then xprof --logdir {self._folder}")
+            quoted = shlex.quote(str(self._folder))
+            say(f"{self._folder}: a trace; pip install xprof, then xprof --logdir {quoted}")

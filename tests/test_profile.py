@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,26 @@ from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError
 from bert_jax.profile import steps_of
 from conftest import bert_jax, refused, write_config
+from pipelines.report import write
+from reported import read, shown, table
 
 
 def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> None:
-    run = tmp_path / "traced"
+    run = tmp_path / "what's traced"
     short = ["pretrain", "--config", write_config(config, tmp_path), "--run_dir", run]
     short += ["--phases", "[{length: 16, steps: 4}]"]
     refused(bert_jax(*short, "--profile", "3"), 78, "profile", "START:STOP")
     found = bert_jax(*short, "--profile", "1:3")
     assert found.returncode == 0, found.stderr
     assert "xprof" in found.stderr
-    assert list((run / "profile").rglob("*.xplane.pb"))
+    (trace,) = (run / "profile").rglob("*.xplane.pb")
+    assert trace.parent.name == "updates-2-3"
+    write([run], tmp_path / "out.html")
+    root = read(tmp_path / "out.html")
+    assert table(root, "trace")[1:] == [["updates-2-3", "2 to 3"]]
+    (opens,) = (shown(code) for code in root.iter("code") if shown(code).startswith("xprof "))
+    assert shlex.split(opens) == ["xprof", "--logdir", str(run / "profile")]
+    assert opens in found.stderr
 
 
 @pytest.mark.parametrize(("text", "steps"), [("", []), ("0:1", [0]), ("100:103", [100, 101, 102])])

@@ -24,7 +24,7 @@ from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.report import write
 from pipelines.reports.figures import thinned
-from reported import EVIL, agrees, bare, curve, facts, read, shown, table, tables
+from reported import EVIL, agrees, bare, curve, facts, figure, read, shown, table, tables
 from test_finetune import MODEL, options
 from test_finetune import run as finetuned
 
@@ -205,6 +205,14 @@ def test_several_runs_share_curves_and_are_compared(
     names = ["run", "other"]
     assert tables(root)[0][0] == ["run", *names]
     agrees(curve(root, "Loss nats", "1-train"), [1, 2, 3], [8, 7, 6])
+    label = figure(root, "Loss nats")[1].get("aria-label", "")
+    assert label.endswith("; other, training: first 8, last 6, lowest 6 at 3, highest 8 at 1"), (
+        "what a curve tells those who do not see it"
+    )
+    signs = [shown(s) for s in root.iter("span") if s.get("class", "").startswith("sign run-")]
+    assert signs[:2] == ["●", "■"]
+    headings = [(h.tag, shown(h)) for h in root.iter() if h.tag in ("h3", "h4")]
+    assert headings.count(("h3", "■other")) == 4
     assert len(curve(root, "Loss nats", "0-train")) == 20
     assert table(root, "key")[0] == ["key", *names]
     marked = [row for row in root.iter("tr") if row.get("class") == "marked"]
@@ -312,10 +320,13 @@ def bucket() -> Iterator[str]:
 def test_a_run_in_a_bucket(trained: Path, bucket: str, tmp_path: Path) -> None:
     for file in filter(Path.is_file, trained.rglob("*")):
         at(f"{bucket}/a run/{file.relative_to(trained)}").write_bytes(file.read_bytes())
+    at(f"{bucket}/a run/profile/plugins/profile/2026_11_22_10_00_00/vm.xplane.pb").write_bytes(b"")
     result = bert_jax("report", f"{bucket}/a run")
     assert result.returncode == 0, result.stderr
     root = read(at(f"{bucket}/a run/report.html").read_text())
     assert facts(root)["state"] == "complete"
     assert len(curve(root, "Loss nats", "0-train")) == 20
     assert any(div.get("class") == "sample" for div in root.iter("div"))
+    assert table(root, "trace")[1:] == [["2026_11_22_10_00_00", "-"]]
+    assert f"xprof --logdir '{bucket}/a run/profile'." in shown(root)
     refused(bert_jax("report", f"{bucket}/none"), 78, "none does not exist")

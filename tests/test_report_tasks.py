@@ -10,7 +10,6 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 import pytest
-from test_report import EVIL, read, shown, table, tables
 
 from conftest import bert_jax, refused
 from pipelines.data.tokenizer import Tokenizer, load
@@ -19,6 +18,7 @@ from pipelines.tasks import bio
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.shown import around, facts
 from pipelines.tasks.task import Columns
+from reported import EVIL, read, shown, table, tables
 from test_finetune import FILES, MODEL, json_lines, options, run
 
 
@@ -129,8 +129,8 @@ def test_what_a_run_learned_from_and_says(task: str, tmp_path: Path) -> None:
 
 
 def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, str, str]]) -> None:
-    numbers = {row[0]: row[1:] for row in table(root, "")[1:]}
-    assert table(root, "")[0] == ["", "training", "validation"]
+    numbers = {row[0]: row[1:] for row in table(root, "of the examples")[1:]}
+    assert table(root, "of the examples")[0] == ["of the examples", "training", "validation"]
     assert numbers["examples"] == ["64", "33"]
     assert any(name.startswith("longer than a row") for name in numbers)
     histograms = [f for f in root.iter("figure") if shown(f[0]).startswith("Tokens of an example")]

@@ -39,11 +39,14 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
             found.append((f"Held out: {name.replace('_', ' ')}", "", name, False))
     end = max([1.0, *(line["step"] for run in runs for line in run.lines[-1:])])
     marks = _marks(runs, end)
+    names = [run.name for run in runs] if len(runs) > 1 else [""]
     shown = []
     for title, unit, key, logarithmic in found:
         curves = [one for number, run in enumerate(runs) for one in _of(run, number, key)]
         if curves:
-            shown.append(Chart(title, unit, curves, logarithmic and wide(curves), marks, end))
+            shown.append(
+                Chart(title, unit, curves, logarithmic and wide(curves), marks, end, names)
+            )
     return shown[:_MOST]
 
 

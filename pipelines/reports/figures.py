@@ -20,9 +20,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-MOST_RUNS = 8  # that have a colour of their own
+MOST_RUNS = 8  # that have a colour and a sign of their own
 _POINTS = 1600  # of the curves of one figure
 _DECADE = 20.0  # from here on a scale may be logarithmic
+# By which runs are told apart without colours: as text, and as Matplotlib names them.
+SIGNS = "●■▲▼◆◄►★"
+_MARKERS = "os^vD<>*"
+_SIGNS_OF_A_CURVE = 6
 _FEW = {"train": 12, "held-out": 40}  # points that are also drawn as dots
 
 # Stand-in -> variable of the style sheet.
@@ -95,6 +99,7 @@ class Chart:
         logarithmic: Whether its scale is.
         marks: Steps at which something happened, and what to write there.
         end: The last step of the scale.
+        names: Of the runs; may come from folders.
     """
 
     title: str
@@ -103,6 +108,24 @@ class Chart:
     logarithmic: bool = False
     marks: dict[Mark, dict[int, str]] = field(default_factory=dict)
     end: float = 1.0
+    names: Sequence[str] = ("",)
+
+    @property
+    def label(self) -> str:
+        """What those hear who do not see it."""
+        told = "; ".join(_told(curve, self.names[curve.run]) for curve in self.curves)
+        return f"{self.title} by update; {told}"
+
+
+def _told(curve: Curve, name: str) -> str:
+    what = "training" if curve.kind == "train" else "held out"
+    steps, values = curve.steps, curve.values
+    low, high = values.argmin(), values.argmax()
+    return (
+        f"{name + ', ' if name else ''}{what}: first {short(values[0])}, last {short(values[-1])},"
+        f" lowest {short(values[low])} at {steps[low]:,.0f},"
+        f" highest {short(values[high])} at {steps[high]:,.0f}"
+    )
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +145,7 @@ def drawn(chart: Chart, number: int) -> Markup:
         figure, axes = _axes()
         points = max(100, _POINTS // max(1, len(chart.curves)))
         for curve in chart.curves:
-            _curve(axes, curve, points)
+            _curve(axes, curve, points, alone=len(chart.names) == 1)
         if chart.logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
@@ -133,7 +156,7 @@ def drawn(chart: Chart, number: int) -> Markup:
         axes.set_xlabel("updates", loc="right", labelpad=2)
         axes.set_xlim(0, chart.end * 1.02)
         _mark(axes, chart.marks)
-        return _svg(figure, number, f"{chart.title} by update")
+        return _svg(figure, number, chart.label)
 
 
 def bars(counts: np.ndarray, edges: np.ndarray, number: int, title: str) -> Markup:
@@ -174,9 +197,13 @@ def _axes() -> tuple[Figure, Any]:
     return figure, figure.add_subplot()
 
 
-def _curve(axes: Any, curve: Curve, points: int) -> None:
+def _curve(axes: Any, curve: Curve, points: int, alone: bool) -> None:
     steps, values = thinned(curve.steps, curve.values, points)
     held_out = curve.kind == "held-out"
+    few = len(steps) <= _FEW[curve.kind]
+    # In different places for every run, so that curves which coincide do not hide their signs.
+    apart = 1 if few else max(1, len(steps) // _SIGNS_OF_A_CURVE)
+    begin = curve.run * max(1, apart // MOST_RUNS) % apart
     (line,) = axes.plot(
         steps,
         values,
@@ -184,8 +211,9 @@ def _curve(axes: Any, curve: Curve, points: int) -> None:
         linewidth=1.6 if held_out else 1.0,
         linestyle=(0, (4, 2)) if held_out else "-",
         alpha=1.0 if held_out else 0.75,
-        marker="o" if len(steps) <= _FEW[curve.kind] else None,
-        markersize=3.5,
+        marker=_MARKERS[curve.run] if few or not alone else None,
+        markevery=slice(begin, None, apart),
+        markersize=3.5 if alone else 4.5,
         zorder=3 if held_out else 2,
     )
     line.set_gid(f"curve-{curve.run}-{curve.kind}")

@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bert_jax import __version__, profile
+from bert_jax import __version__
 from bert_jax.config import RunConfig
 from bert_jax.console import say
 from bert_jax.errors import UserError
-from bert_jax.paths import is_remote
 from pipelines.data.store import Store
-from pipelines.reports import data, history, samples, tables, task_data
+from pipelines.reports import data, history, samples, tables, task_data, traces
 from pipelines.reports.curves import charts
-from pipelines.reports.figures import drawn
+from pipelines.reports.figures import SIGNS, drawn
 from pipelines.reports.history import Cost
 from pipelines.reports.run import Run, explained
 from pipelines.reports.samples import Sample
@@ -50,7 +48,8 @@ class Section:
     types: Table | None
     records: Table | None
     yaml: str
-    traces: str
+    traces: Table | None
+    traces_command: str
     card: str = ""
     data: Table | None = None
     labels: Table | None = None
@@ -60,17 +59,16 @@ class Section:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
+def page(runs: Sequence[Run], store: str | None) -> str:
     """The HTML of a report.
 
     Args:
         runs: What it is of.
         store: Where the store is now; None is where each config says.
-        output: Where the page will be, from which links to traces lead.
     """
     numbers = count(1)
     figures = [(chart, drawn(chart, next(numbers))) for chart in charts(runs)]
-    sections = [_section(run, output) for run in runs]
+    sections = [_section(run) for run in runs]
     for section in sections:
         if isinstance(section.run.config, RunConfig):
             _fill(section, section.run.config, store, numbers)
@@ -91,6 +89,7 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
         made=tables.moment(time.time()),
         title=" · ".join(run.name for run in runs),
         runs=runs,
+        signs=SIGNS,
         sections=sections,
         overview=tables.overview(runs),
         figures=figures,
@@ -102,7 +101,7 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
     )
 
 
-def _section(run: Run, output: Path) -> Section:
+def _section(run: Run) -> Section:
     return Section(
         run=run,
         facts=tables.facts(run),
@@ -114,7 +113,8 @@ def _section(run: Run, output: Path) -> Section:
         types=tables.types(run),
         records=samples.records(run),
         yaml=tables.config_yaml(run),
-        traces=_traces(run, output),
+        traces=traces.table(run),
+        traces_command=traces.command(run),
     )
 
 
@@ -150,15 +150,3 @@ def _fill_tuned(section: Section, config: FinetuneConfig, numbers: count[int]) -
         section.data = task_data.table(config, length, sets)
         section.labels = task_data.labels(config, sets)
         section.histograms = [task_data.histogram(one, next(numbers)) for one in sets]
-
-
-def _traces(run: Run, output: Path) -> str:
-    """A link to the traces of a run, relative to the page; empty if there are none."""
-    folder = run.path / profile.FOLDER
-    if is_remote(folder) or is_remote(output) or not folder.is_dir():
-        return ""
-    try:
-        relative = folder.resolve().relative_to(output.resolve().parent)
-    except ValueError:
-        return folder.resolve().as_uri()
-    return quote(f"{relative}/")

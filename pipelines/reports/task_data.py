@@ -116,7 +116,7 @@ def table(config: FinetuneConfig, length: int, sets: list[Known]) -> Table:
         ["… the longest has", *(f"{one.longest:,}" for one in sets)],
         [f"longer than a row, and so {then}", *(f"{one.longer:.1%}" for one in sets)],
     ]
-    return Table(["", *(one.name for one in sets)], rows)
+    return Table(["of the examples", *(one.name for one in sets)], rows)
 
 
 def labels(config: FinetuneConfig, sets: list[Known]) -> Table | None:

@@ -1,0 +1,36 @@
+"""What `--profile` recorded of a run, and how to look at it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from bert_jax import profile
+from bert_jax.paths import absolute, failures_explained
+from pipelines.reports.run import Run
+from pipelines.reports.tables import NONE, Table
+
+_MOST = 40
+
+
+def table(run: Run) -> Table | None:
+    """The traces, by the names that xprof lists them under; None where there are none.
+
+    Raises:
+        UserError: The bucket cannot be reached.
+    """
+    folder = run.path / profile.FOLDER / profile.PLUGIN
+    with failures_explained(str(folder)):
+        names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+    rows = [[name, _updates(name)] for name in names[:_MOST]]
+    return Table(["trace", "updates"], rows, words=True) if rows else None
+
+
+def _updates(name: str) -> str:
+    found = re.fullmatch(profile.NAME.format(r"(\d+)", r"(\d+)"), name)
+    return f"{int(found[1]):,} to {int(found[2]):,}" if found else NONE
+
+
+def command(run: Run) -> str:
+    """What opens all of them, for a shell; xprof reads buckets too."""
+    return f"xprof --logdir {shlex.quote(str(absolute(run.path) / profile.FOLDER))}"
