@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from bert_jax.paths import check_kind, failures_explained
-from bert_jax.tracking import TENSORBOARD
+from bert_jax.tracking import TENSORBOARD, machine_of
 
 _HEADER, _FOOTER = 12, 4  # bytes round an event: its size and two checksums
 
@@ -25,6 +25,8 @@ class Sitting:
         ended: When it wrote last.
         reached: The last step that it wrote of.
         starts: The steps that it went on from: the first when it was started, others in rollbacks.
+        devices: On which it trained, over all processes; 0 if that is not known.
+        kind: What they are called.
         stopped: The step that it saved when it was told to end; None if it ended otherwise.
     """
 
@@ -32,6 +34,8 @@ class Sitting:
     ended: float
     reached: int
     starts: tuple[int, ...]
+    devices: int
+    kind: str
     stopped: int | None
 
 
@@ -55,10 +59,11 @@ def sittings(run_dir: Path) -> list[Sitting]:
 def _sitting(content: bytes) -> Sitting | None:
     starts: list[int] = []
     times: list[float] = []
-    reached, stopped = 0, None
+    reached, stopped, machine = 0, None, ""
     for event in _events(content):
         if event.session_log.status == SessionLog.START:
             starts.append(max(0, event.step - 1))
+            machine = event.session_log.msg
         elif starts:
             reached = event.step
             if event.session_log.status == SessionLog.STOP:
@@ -67,7 +72,8 @@ def _sitting(content: bytes) -> Sitting | None:
             times.append(event.wall_time)
     if not starts:
         return None
-    return Sitting(min(times), max(times), max(reached, starts[-1]), tuple(starts), stopped)
+    reached = max(reached, starts[-1])
+    return Sitting(min(times), max(times), reached, tuple(starts), *machine_of(machine), stopped)
 
 
 def _events(content: bytes) -> Iterator[Event]:

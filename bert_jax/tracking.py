@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import uuid
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import register_writer_factory
@@ -70,7 +72,7 @@ class TensorBoard:
 
     def begin(self, step: int) -> None:
         """Has TensorBoard drop the points of later updates."""
-        self._note(step + 1, SessionLog.START)
+        self._note(step + 1, SessionLog.START, _machine())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Writes a point for each value."""
@@ -82,8 +84,8 @@ class TensorBoard:
         """Leaves a mark that TensorBoard passes over, and by which `sittings` knows the end."""
         self._note(step, SessionLog.STOP)
 
-    def _note(self, step: int, status: int) -> None:
-        log = SessionLog(status=status)
+    def _note(self, step: int, status: int, message: str = "") -> None:
+        log = SessionLog(status=status, msg=message)
         self._board.write_event(Event(step=step, session_log=log, wall_time=time.time()))
 
     def flush(self) -> None:
@@ -95,6 +97,16 @@ class TensorBoard:
         # What a full disk or an absent bucket did not take was reported before.
         with suppress(OSError, UserError):
             self._board.close()
+
+
+def _machine() -> str:
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def machine_of(message: str) -> tuple[int, str]:
+    """How many devices the process had that wrote this, and which; (0, "") of anything else."""
+    found = re.fullmatch(r"([0-9]{1,7}) x (.{1,80})", message)
+    return (int(found[1]), found[2]) if found else (0, "")
 
 
 class WeightsAndBiases:

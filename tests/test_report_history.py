@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from bert_jax.config import DataConfig, RunConfig
@@ -68,6 +70,7 @@ def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
         pretrain(config, layout_of(config), told)
     saved = folder / "checkpoints/3"
     (stopped,) = sittings(folder)
+    assert (stopped.devices, stopped.kind) == (jax.device_count(), "cpu")
     assert (stopped.starts, stopped.reached, stopped.stopped) == ((0,), 3, 3)
     assert stopped.ended >= saved.stat().st_mtime
     write([folder], folder / "report.html")
@@ -90,6 +93,10 @@ def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
     ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
     assert any(one.endswith("mark-preempted-3") for one in ids)
     assert not any("mark-restart" in one for one in ids)
+    spent = sum(8 * (one.ended - one.begun) / 3600 for one in sittings(folder))
+    said = re.search(r"Cost so far: (\S+) device-hours on cpu: .*an estimate", shown(root))
+    assert said
+    assert float(said[1]) == pytest.approx(spent, rel=0.05)
 
 
 def test_slices_their_preemptions_and_what_they_cost(

@@ -8,24 +8,25 @@ from dataclasses import dataclass
 from bert_jax.errors import BadArgumentsError
 from pipelines.folders import RUN_LAUNCH
 from pipelines.reports.run import Run, text
-from pipelines.reports.tables import NONE, Table, moment, span
+from pipelines.reports.tables import NONE, Table, moment, number, span
 from tpu import markers
 from tpu.types import PRICES_AS_OF, Slice, find
 
 _MOST = 200  # events that are listed
+_LATEST = 4e9  # seconds since 1970
 _REHEARSED = "emulated"  # the project of `python -m tpu local`
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What slices have cost.
+    """What a run has cost.
 
     Attributes:
-        table: The slices.
+        table: Slices of Cloud TPUs; None of other machines.
         line: The sum, in words.
     """
 
-    table: Table
+    table: Table | None
     line: str
 
 
@@ -74,10 +75,10 @@ def _ranges(steps: list[int]) -> str:
 
 
 def cost(run: Run) -> Cost | None:
-    """Chip-hours and dollars of the slices of a run so far; None for one on other machines."""
+    """Chip-hours and dollars of slices, device-hours elsewhere; None where nothing is known."""
     launched = _launched(run)
     if not run.attempts or launched is None:
-        return None
+        return _device_hours(run)
     kind, count, capacity, rehearsed = launched
     heard, hours, rows = markers.newest_beat(run.path), 0.0, []
     for a in run.attempts:
@@ -98,6 +99,22 @@ def cost(run: Run) -> Cost | None:
         return Cost(table, f"{line}; the price of these is not known here.")
     dollars = hours * prices[capacity == "spot"]
     return Cost(table, f"{line}, some {dollars:,.2f} USD ({PRICES_AS_OF}; an estimate, no bill).")
+
+
+def _device_hours(run: Run) -> Cost | None:
+    hours: dict[str, float] = {}
+    for one in run.sittings:
+        if one.devices and 0 <= one.begun <= one.ended < _LATEST:
+            spent = one.devices * (one.ended - one.begun) / 3600
+            hours[one.kind] = hours.get(one.kind, 0.0) + spent
+    if not hours:
+        return None
+    parts = [f"{number(spent)} device-hours on {kind}" for kind, spent in hours.items()]
+    return Cost(
+        None,
+        f"{' and '.join(parts)}: devices x time between the first and the last line of every"
+        " process (an estimate, no bill).",
+    )
 
 
 def _launched(run: Run) -> tuple[Slice, int, str, bool] | None:
