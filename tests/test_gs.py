@@ -23,6 +23,7 @@ from bert_jax.appended import AppendedObject
 from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.paths import at, explained, is_remote
+from bert_jax.sittings import sittings
 from conftest import bert_jax, command, inspected, refused, start, write_config
 from pipelines.tasks.work import PREDICTIONS
 from test_finetune import MODEL, texts
@@ -183,8 +184,10 @@ def test_sigterm_saves_there(url: str, bucket: str, config: RunConfig, tmp_path:
     _, said = process.communicate()
     assert process.returncode == 75, said
     (saved,) = steps_saved(url, run)
-    lines = metrics.read(gcs.download(url, run, tmp_path / "copy"))
+    copy = gcs.download(url, run, tmp_path / "copy")
+    lines = metrics.read(copy)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, saved + 1))
+    assert [one.stopped for one in sittings(copy)] == [saved]
 
 
 def test_two_processes_and_then_one(

@@ -65,6 +65,7 @@ def _write_metrics(folder: Path, held_out: dict[str, float]) -> None:
     tracker.begin(0)
     for line in lines:
         tracker.log(line["step"], {name: x for name, x in line.items() if x is not None})
+    tracker.stopped(_STEPS)
     tracker.close()
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines), "utf-8")
 
