@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+# Now, as Matplotlib looks at its caches in the user's home, which a reader may not when watched.
+import pipelines.reports.page  # noqa: F401
 from bert_jax.config import Phase, RunConfig
 from bert_jax.tracking import TensorBoard
 from drill.readers_tpu import make_markers
