@@ -23,7 +23,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity tpu-compiler sphinx pretrain tutorial docs test test-parity test-tpu drill lint lock clean
+.PHONY: help venv parity tpu-compiler pretrain tutorial docs test test-parity test-tpu drill lint lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -54,7 +54,6 @@ $(VENV)/docs: setup.cfg $(BIN)/python
 venv: $(VENV)/test
 tpu-compiler: $(VENV)/tpu
 parity: $(VENV)/parity
-sphinx: $(VENV)/docs
 
 # Large arrays in large pages: a quarter faster where Linux leaves that to the program.
 pretrain: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1

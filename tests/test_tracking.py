@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -52,11 +51,11 @@ def test_a_package_that_is_absent_is_one_line(
     tracking.require("")
 
 
-@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
 def test_a_run_that_asks_for_it_does_not_begin_without(followed: RunConfig, tmp_path: Path) -> None:
-    refused(
-        bert_jax("pretrain", "--config", write_config(followed, tmp_path)), 78, "bert-jax[wandb]"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['wandb'] = None\n", "utf-8")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    config = write_config(followed, tmp_path)
+    refused(bert_jax("pretrain", "--config", config, PYTHONPATH=path), 78, "bert-jax[wandb]")
     assert not Path(followed.run_dir).exists()
 
 
@@ -102,10 +101,6 @@ def test_its_failure_ends_no_training_and_tells_no_key(
 def test_slices_refuse_it_before_they_cost_anything(followed: RunConfig) -> None:
     with pytest.raises(BadInputError, match="not there on slices"):
         SubmittedConfig(run_dir="gs://b/run", phases=followed.phases, wandb="books")
-
-
-# What follows needs the package; it is in no extra of ours but its own.
-real = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 
 
 def pretrained(config: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -165,7 +160,6 @@ def history(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-@real
 def test_a_resumed_run_is_one_run(followed: RunConfig, tmp_path: Path) -> None:
     file, run = write_config(followed, tmp_path), Path(followed.run_dir)
     begun = pretrained(file, tmp_path, "--train.steps", "10")
@@ -196,7 +190,6 @@ def test_a_resumed_run_is_one_run(followed: RunConfig, tmp_path: Path) -> None:
     assert KEY not in begun.stderr + resumed.stderr
 
 
-@real
 def test_steps_that_are_done_again_are_logged_again(
     followed: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
