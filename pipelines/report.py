@@ -82,7 +82,7 @@ def write(paths: Sequence[Path], output: Path, store: str | None = None) -> list
             f"{' and '.join(kinds)} cannot be compared: their numbers mean different things; make a"
             " report of each kind"
         )
-    content = page(runs, store).encode("utf-8", "replace")
+    content = page(runs, store, output).encode("utf-8", "replace")
     with failures_explained(str(output)):
         if is_remote(output):  # an object appears as a whole
             output.write_bytes(content)

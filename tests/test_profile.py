@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -27,6 +28,8 @@ def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> Non
     assert trace.parent.name == "updates-2-3"
     write([run], tmp_path / "out.html")
     root = read(tmp_path / "out.html")
+    (link,) = (str(a.get("href")) for a in root.iter("a") if not a.get("href", "#").startswith("#"))
+    assert (tmp_path / unquote(link)).samefile(run / "profile")
     assert table(root, "trace")[1:] == [["updates-2-3", "2 to 3"]]
     (opens,) = (shown(code) for code in root.iter("code") if shown(code).startswith("xprof "))
     assert shlex.split(opens) == ["xprof", "--logdir", str(run / "profile")]

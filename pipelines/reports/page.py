@@ -49,6 +49,7 @@ class Section:
     records: Table | None
     yaml: str
     traces: Table | None
+    traces_link: str
     traces_command: str
     card: str = ""
     data: Table | None = None
@@ -59,16 +60,17 @@ class Section:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def page(runs: Sequence[Run], store: str | None) -> str:
+def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
     """The HTML of a report.
 
     Args:
         runs: What it is of.
         store: Where the store is now; None is where each config says.
+        output: Where the page will be, from which links to traces lead.
     """
     numbers = count(1)
     figures = [(chart, drawn(chart, next(numbers))) for chart in charts(runs)]
-    sections = [_section(run) for run in runs]
+    sections = [_section(run, output) for run in runs]
     for section in sections:
         if isinstance(section.run.config, RunConfig):
             _fill(section, section.run.config, store, numbers)
@@ -101,7 +103,7 @@ def page(runs: Sequence[Run], store: str | None) -> str:
     )
 
 
-def _section(run: Run) -> Section:
+def _section(run: Run, output: Path) -> Section:
     return Section(
         run=run,
         facts=tables.facts(run),
@@ -114,6 +116,7 @@ def _section(run: Run) -> Section:
         records=samples.records(run),
         yaml=tables.config_yaml(run),
         traces=traces.table(run),
+        traces_link=traces.link(run, output),
         traces_command=traces.command(run),
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
+from urllib.parse import quote
 
 from bert_jax import profile
-from bert_jax.paths import absolute, failures_explained
+from bert_jax.paths import absolute, failures_explained, is_remote
 from pipelines.reports.run import Run
 from pipelines.reports.tables import NONE, Table
 
@@ -29,6 +31,18 @@ def table(run: Run) -> Table | None:
 def _updates(name: str) -> str:
     found = re.fullmatch(profile.NAME.format(r"(\d+)", r"(\d+)"), name)
     return f"{int(found[1]):,} to {int(found[2]):,}" if found else NONE
+
+
+def link(run: Run, output: Path) -> str:
+    """Where the traces lie, seen from the page in `output`; empty if one of them is in a bucket."""
+    folder = run.path / profile.FOLDER
+    if is_remote(folder) or is_remote(output):
+        return ""
+    try:
+        relative = folder.resolve().relative_to(output.resolve().parent)
+    except ValueError:
+        return folder.resolve().as_uri()
+    return quote(f"{relative}/")
 
 
 def command(run: Run) -> str:
