@@ -51,7 +51,7 @@ from pipelines.settings import to_yaml
 from poisoned import poison, rolling  # noqa: F401
 from stories import VOCABULARY, write_corpus
 
-pytest.register_assert_rewrite("reported", "submitted")
+pytest.register_assert_rewrite("browsers", "reported", "submitted")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # What a shell starts in the background ignores SIGINT, and so would the processes of the tests.

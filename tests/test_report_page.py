@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
+import browsers
 from pipelines.report import write
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytest_plugins = ["browsers"]
+pytestmark = browsers.needed
 
 # Of text, with the colours that are painted: WCAG 2, relative luminance and contrast ratio.
 CONTRAST = """element => {
@@ -30,15 +30,6 @@ CONTRAST = """element => {
     const [low, high] = [light("color"), light("backgroundColor")].sort((a, b) => a - b);
     return (high + 0.05) / (low + 0.05);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # As root it needs to be without its sandbox; it opens our own page only.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
