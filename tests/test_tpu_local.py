@@ -18,6 +18,8 @@ import pytest
 from bert_jax import metrics
 from bert_jax.config import Phase, RunConfig
 from conftest import ROOT, inspected, refused, write_config
+from pipelines.prepare import prepare
+from stories import write_corpus
 from tpu import markers
 from tpu.config import SubmittedConfig
 from tpu.local import Emulation, emulated, on_workers, rehearse
@@ -60,10 +62,20 @@ def tpu_local(*arguments: str | Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def base(config_base: RunConfig) -> RunConfig:
-    train = replace(config_base.train, eval_every=20)
-    phases, checkpoint = (Phase(length=32, steps=STEPS),), replace(config_base.checkpoint, every=10)
-    return replace(config_base, train=train, phases=phases, checkpoint=checkpoint)
+def base(
+    config_base: RunConfig, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunConfig:
+    """With so much held-out text that an evaluation lasts long enough to be struck."""
+    folder = tmp_path_factory.mktemp("held-out")
+    corpus = write_corpus(folder / "stories.txt", 300)
+    prepare([f"text:{corpus}"], tokenizer_dir, folder / "store", 0.5)
+    return replace(
+        config_base,
+        data=replace(config_base.data, store=str(folder / "store")),
+        train=replace(config_base.train, eval_every=20, eval_batches=0),
+        phases=(Phase(length=32, steps=STEPS),),
+        checkpoint=replace(config_base.checkpoint, every=10),
+    )
 
 
 @pytest.fixture(scope="module")
