@@ -60,7 +60,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # Longest first, so that no process is left alone with them at the end.
-_LONG = ("tpu_local", "processes", "tpu_gs", "drill", "preflight", "gs", "run", "tpu_install")
+_LONG = ("tpu_local", "docs_run", "processes", "guard_interrupted", "tpu_gs", "run", "drill", "gs")
+_LONG += ("steps", "finetune", "guard", "drill_hostile", "preflight", "packing", "tpu_install")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
