@@ -66,6 +66,7 @@ pretrain: $(VENV)/core
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Returns the number of [MASK] in the list."
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return a new array with the given [MASK] and type."
 	@echo "The run is in runs/tiny; $(BIN)/bert-jax report runs/tiny makes a page of it."
+	@echo "To fine-tune it: . $(BIN)/activate, and on with README.md, To a fine-tuned model and its report."
 
 tutorial: $(VENV)/core
 	PYTHONPATH=tests $(BIN)/python -m shown docs/tutorial/index.md

@@ -49,10 +49,12 @@ def main(argv: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return
+    width = max(map(len, found))
     for name, value in found.items():
         if value is None:
             continue
-        print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value:.4f}")  # noqa: T201
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        print(f"{name:{width}} {shown}")  # noqa: T201
     then = ("fill-mask", options.model, riddle(store))
     summary(f"{options.model}: {found['tokens']:,} held-out tokens", started, then)
 
@@ -108,8 +110,9 @@ def measure(
         ``nsp_loss``, and ``loss``, their sum), shares in [0, 1] (``mlm_accuracy``,
         ``nsp_accuracy``), and ``perplexity``, e to the masked loss; what the objective has not is
         None. Beside them ``constant_guess_accuracy``, that of always naming the most frequent of
-        the tokens to be predicted; ``unigram_entropy`` (nats), the least loss that token
-        frequencies alone can reach; ``tokens`` held out; and the ``step`` of the model.
+        the tokens to be predicted; ``nsp_constant_guess_accuracy``, that of always giving the same
+        answer to pairs; ``unigram_entropy`` (nats), the least loss that token frequencies alone
+        can reach; ``tokens`` held out; and the ``step`` of the model.
 
     Raises:
         BadArgumentsError: The model takes no sequences of that length.
@@ -130,9 +133,9 @@ def measure(
     count = len(layout.devices)
     batch_size = -(-config.phases[-1].batch_size // count) * count
     data = PretrainingData(store, config)
-    targets = np.zeros(tokenizer.vocab_size, np.int64)
+    targets, labels = np.zeros(tokenizer.vocab_size, np.int64), np.zeros(2, np.int64)
     total = data.heldout_batches(length, batch_size)
-    batches = _counted(data.heldout(length, batch_size), targets, total)
+    batches = _counted(data.heldout(length, batch_size), targets, labels, total)
     step = layout.eval_step(Steps.of(config))
     found = evaluate(step, layout, model.pretraining_params(layout), batches)
     if not found:
@@ -142,6 +145,7 @@ def measure(
     split = store.split("heldout")
     return found | {
         "constant_guess_accuracy": float(targets.max() / targets.sum()),
+        "nsp_constant_guess_accuracy": float(labels.max() / labels.sum()) if any(labels) else None,
         "unigram_entropy": entropy(_frequencies(split, tokenizer.vocab_size)),
         "tokens": split.tokens,
         "step": model.step,
@@ -182,12 +186,16 @@ def _frequencies(split: Split, vocab_size: int) -> np.ndarray:
     return np.sum(counts, axis=0)
 
 
-def _counted(batches: Iterator[Batch], targets: np.ndarray, total: int) -> Iterator[Batch]:
-    """Passes batches on and adds up in `targets` [V] how often each token is to be predicted."""
+def _counted(
+    batches: Iterator[Batch], targets: np.ndarray, labels: np.ndarray, total: int
+) -> Iterator[Batch]:
+    """Passes batches on; adds up how often each token of `targets` [V] and label [2] is right."""
     with progress("evaluating batch", total) as show:
         for number, batch in enumerate(batches, start=1):
             used = batch.arrays["mlm_weights"] > 0
             targets += np.bincount(batch.arrays["mlm_targets"][used], minlength=len(targets))
+            asked = batch.arrays["nsp_weights"] > 0
+            labels += np.bincount(batch.arrays["nsp_labels"][asked], minlength=len(labels))
             yield batch
             show(number, "")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -26,7 +27,10 @@ from bert_jax.config import (
     TrainConfig,
 )
 from conftest import ROOT, bert_jax, inspected, refused, small_disk, start, write_config
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
 from pipelines.folders import exclusive
+from pipelines.settings import run_config
 
 STEPS = 40
 
@@ -284,6 +288,11 @@ def test_evaluate_fill_mask_and_inspect_use_the_run(finished: Path, store_dir: P
     } <= set(found)  # fmt: skip
     assert 0 < found["constant_guess_accuracy"] < 1
     assert 1 < found["unigram_entropy"] < 4.3
+    config = run_config(["--config", str(finished / "config.yaml")])
+    batches = PretrainingData(Store(store_dir), config).heldout(config.phases[-1].length, 8)
+    labels = [b.arrays["nsp_labels"][b.arrays["nsp_weights"] > 0] for b in batches]
+    share = float(np.mean(np.concatenate(labels)))
+    assert found["nsp_constant_guess_accuracy"] == pytest.approx(max(share, 1 - share))
     by_step = bert_jax("evaluate", finished / "checkpoints" / "40", "--store", store_dir, "--json")
     assert json.loads(by_step.stdout)["mlm_loss"] == pytest.approx(found["mlm_loss"], rel=1e-5)
 

@@ -33,7 +33,8 @@ def main() -> None:
     write(options.folder / "test.csv", rows[tenth : 2 * tenth])
     write(options.folder / "train.csv", rows[2 * tenth :])
     print(
-        f"{options.folder}: {len(rows) - 2 * tenth:,} sentences to learn from, twice {tenth:,} more"
+        f"{options.folder}: train.csv with {len(rows) - 2 * tenth:,} sentences,"
+        f" dev.csv and test.csv with {tenth:,} each"
     )
 
 
