@@ -82,6 +82,7 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
 
 def test_an_unfinished_store_is_none(copy: Path) -> None:
     (copy / stores.LEDGER).unlink()
+    (copy / stores.WORK).mkdir()
     with pytest.raises(BadInputError, match="not a finished token store"):
         Store(copy)
 
@@ -116,6 +117,13 @@ def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: st
     path.unlink()
     with pytest.raises(BadInputError, match=path.name):
         Store(copy).split("train")
+
+
+def test_a_store_that_lost_its_ledger_says_what_helps(copy: Path) -> None:
+    """To prepare it again as it is would be refused: nothing tells that the folder is a store."""
+    (copy / "ledger.json").unlink()
+    with pytest.raises(BadInputError, match=r"lost ledger\.json; remove the store and prepare"):
+        Store(copy)
 
 
 def test_a_ledger_that_does_not_fit_is_refused(copy: Path) -> None:

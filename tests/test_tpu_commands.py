@@ -187,6 +187,15 @@ def test_a_launch_of_a_stranger_is_refused(text: str, tmp_path: Path) -> None:
         read_launch(tmp_path)
 
 
+def test_a_launch_without_zones_is_refused(watcher: Watcher) -> None:
+    file = watcher.run / "launch" / "launch.json"
+    launch = json.loads(file.read_text("utf-8"))
+    launch["tpu"]["zones"] = []
+    file.write_text(json.dumps(launch), "utf-8")
+    with pytest.raises(BadInputError, match=r"launch\.json.*zones.*; submit again"):
+        read_launch(watcher.run)
+
+
 def test_logs_and_notes_do_nothing_to_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"\x1b[2Ja\tb\xff\n")
     assert Tail("worker-0", tmp_path / "log", None).new() == [r"worker-0: \x1b[2Ja   b�"]

@@ -136,7 +136,10 @@ def read_launch(run: Path) -> Launch:
         given = json.loads(markers.text_of(path))
         if not isinstance(given, dict):
             raise ValueError(f"a {type(given).__name__}")
-        return config_from_dict(given, str(path), Launch)
+        launch = config_from_dict(given, str(path), Launch)
+        if not launch.tpu.zones:
+            raise ValueError("tpu.zones is empty")
+        return launch
     except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(f"{run} was never submitted (it has no {RUN_LAUNCH}/{FILE})") from None
     except BadInputError as error:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from bert_jax.errors import printable
-from pipelines.data.store import SPLITS, Ledger
+from pipelines.data.store import CARD_DATA, SPLITS, Ledger
 
 CARD = "card.md"
-FILES = ("card.json", CARD)
+FILES = (CARD_DATA, CARD)
 
 _BINS = 40  # powers of two
 

@@ -36,6 +36,7 @@ FORMAT = 2
 _WARM_CHUNK = 1 << 22
 LEDGER = "ledger.json"
 WORK = "work"
+CARD_DATA = "card.json"
 TOKENIZER = "tokenizer"
 PARTS = ("tokens", "sentences", "documents")
 COUNTS = ("read", "too_short", "empty", "duplicates", "characters", "unknown")
@@ -263,6 +264,10 @@ def read_ledger(folder: Path) -> Ledger:
     """
     path = folder / LEDGER
     if not path.is_file():
+        if (folder / CARD_DATA).is_file() and not (folder / WORK).exists():
+            raise BadInputError(
+                f"{folder} has lost {LEDGER}; remove the store and prepare it again"
+            )
         raise BadInputError(f"{folder} is not a finished token store; run bert-jax prepare")
     try:
         given: dict[str, Any] = json.loads(path.read_text("utf-8"))

@@ -16,7 +16,8 @@ import hashlib
 import json
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ class SentencePieceTokenizer(Tokenizer):
         except (RuntimeError, UnicodeDecodeError):
             raise BadInputError(f"{source} is not a SentencePiece model; restore it") from None
         super().__init__(pieces, hashlib.sha256(model).hexdigest(), source)
-        self.model = model
+        self.model, self._source = model, source
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
@@ -146,12 +147,22 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """See `Tokenizer.encode_with_offsets`; a boundary that is a token is of no character."""
-        found = self._processor.encode(list(texts), num_threads=1, return_type="offset_mapping")
+        with self._spelling():
+            found = self._processor.encode(list(texts), num_threads=1, return_type="offset_mapping")
         return [(one["ids"], one["offsets"]) for one in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
-        return self._processor.decode([int(i) for i in ids])
+        with self._spelling():
+            return self._processor.decode([int(i) for i in ids])
+
+    @contextmanager
+    def _spelling(self) -> Iterator[None]:
+        """Raises BadInputError where what a damaged model makes of a text is none."""
+        try:
+            yield
+        except UnicodeDecodeError:
+            raise BadInputError(f"{self._source or 'vocabulary'} is damaged; restore it") from None
 
     @cached_property
     def _without_prefix(self) -> sentencepiece.SentencePieceProcessor:
