@@ -194,11 +194,8 @@ class Storage:
         """Whether runs can be written there, and how much room there is."""
         asked = absolute(at(self._run_dir))
         folder = _nearest(asked)
-        name = (
-            f"{asked}"
-            if folder == asked or is_remote(asked)
-            else f"{asked} (to be made in {folder})"
-        )
+        there = folder == asked or is_remote(asked)
+        name = f"{asked}" if there else f"{asked} (to be made in {folder})"
         try:
             self._ahead = _write_and_read(folder)
         except OSError as error:
