@@ -7,10 +7,12 @@ Devices are ordered by process, so a process's rows of the global batch are one 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import jax
@@ -24,6 +26,7 @@ from bert_jax.batch import Arrays, Shape
 from bert_jax.config import ParallelConfig
 from bert_jax.console import say
 from bert_jax.errors import BadInputError, DeviceUnavailableError
+from bert_jax.signals import take_over
 from bert_jax.state import Params, TrainState
 from bert_jax.steps import DeviceBatch, Steps
 
@@ -45,8 +48,11 @@ def enable_compilation_cache() -> None:
 _SILENCE = 300
 
 
-def initialize(silence: int = _SILENCE) -> None:
-    """Joins the other processes of a job, where there are any.
+def join(silence: int = _SILENCE) -> list[jax.Device]:
+    """Joins the other processes of a job, where there are any; returns all devices, by process.
+
+    Of several processes JAX notices SIGTERM from then on, and all hear of it after the same step
+    (`stop_agreed`). The other signals are passed on as that: who ends alone takes the rest along.
 
     Cloud TPU VMs and clusters that JAX knows (Slurm, Open MPI, Kubernetes) are found by JAX.
     Elsewhere a job is described by ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
@@ -57,7 +63,16 @@ def initialize(silence: int = _SILENCE) -> None:
 
     Raises:
         BadInputError: The three variables do not make sense.
+        DeviceUnavailableError: There is no device, or another process holds it.
     """
+    _initialize(silence)
+    found = devices()
+    if jax.process_count() > 1:
+        take_over(_terminate, but=(signal.SIGTERM,))
+    return found
+
+
+def _initialize(silence: int) -> None:
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, *numbers = (os.environ.get(name) for name in names)
     if address:
@@ -71,6 +86,10 @@ def initialize(silence: int = _SILENCE) -> None:
             return
         given = ", ".join(f"{name}={os.environ.get(name)}" for name in names)
         raise BadInputError(f"{given}: {error}") from None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def devices() -> list[jax.Device]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,8 +27,8 @@ class StopRequests:
     """Notices SIGTERM, Ctrl-C and a closed terminal while it is entered.
 
     With several processes JAX notices SIGTERM itself and lets all of them agree on a step, and the
-    other signals are passed on as that. With one process it would do so only after
-    `jax.distributed.initialize`, so there the handler is ours.
+    other signals are passed on as that (`parallel.join`). With one process it would do so
+    only after `jax.distributed.initialize`, so there the handler is ours.
     """
 
     def __enter__(self) -> StopRequests:
@@ -39,8 +38,6 @@ class StopRequests:
         self._before: dict[int, Any] = {}
         if jax.process_count() == 1:
             self._before = take_over(self._notice)
-        else:
-            self._before = take_over(_terminate, but=(signal.SIGTERM,))
         return self
 
     def __exit__(
@@ -66,7 +63,3 @@ class StopRequests:
         self._asked = True
         say(f"{signal.Signals(number).name}: saving after this step; once more ends without saving")
         signal.signal(number, signal.SIG_DFL)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -50,6 +51,10 @@ _PERMANENT = {
     errno.ENAMETOOLONG: BadInputError.exit_code,
 }
 
+# What collective operations between processors, and between GPUs, say of a process that is gone.
+_LOST = ("Gloo", "remote process exited")
+_FAREWELL = 10.0  # seconds in which all processes of a job that fails together have ended
+
 Main = Callable[[Sequence[str]], None]
 
 
@@ -90,8 +95,9 @@ def run(main: Main, argv: Sequence[str] | None = None) -> None:
         # The reader of our output went away (`… | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (UserError, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         line, code = _last_words(error)
+        _leave_soon(code)
         if not line:
             raise
         if debug:
@@ -129,11 +135,28 @@ def _last_words(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError):
         return line_of(error), _PERMANENT.get(error.errno or 0, UserError.exit_code)
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-        why = one_line(str(error) or "no memory")
+    words = str(error)
+    if isinstance(error, MemoryError) or "can't start new thread" in words:
+        why = one_line(words or "no memory")
         remedy = "give it more, or ask for less, and run the same command again"
         return f"{why}; {remedy}", UserError.exit_code
+    if isinstance(error, RuntimeError) and any(of in words for of in _LOST):
+        why = "another process of this job has ended or cannot be reached; its log says why"
+        remedy = "start all of them again, they go on from the newest checkpoint"
+        return f"{why}; {remedy} ({one_line(words)})", UserError.exit_code
     return "", UserError.exit_code
+
+
+def _leave_soon(code: int) -> None:
+    """Ends a process that failed with `code`, also if the others of its job do not come to an end.
+
+    JAX would wait for them for five minutes, and they may be no more, or wait for this one.
+    """
+    jax = sys.modules.get("jax")  # which takes a second to import
+    if jax is not None and jax.distributed.is_initialized():
+        end = threading.Timer(_FAREWELL, os._exit, (code,))
+        end.daemon = True
+        end.start()
 
 
 def line_of(error: OSError) -> str:

@@ -76,8 +76,7 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError("--seeds compares on data.validation, which is not set")
     config = replace(config, task=name)
     parallel.enable_compilation_cache()
-    parallel.initialize()
-    layout = parallel.Layout.of(config.parallel, parallel.devices())
+    layout = parallel.Layout.of(config.parallel, parallel.join())
     if jax.process_index():
         be_quiet()
     if seeds == 1:

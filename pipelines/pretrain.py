@@ -34,8 +34,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     config = run_config(argv)
     parallel.enable_compilation_cache()
-    parallel.initialize()
-    layout = parallel.Layout.of(config.parallel, parallel.devices())
+    layout = parallel.Layout.of(config.parallel, parallel.join())
     if jax.process_index():
         be_quiet()
     pretrain(config, layout)

@@ -40,8 +40,7 @@ from pipelines.data.store import Store
 from pipelines.settings import run_config
 
 config = run_config(["--config", sys.argv[1]])
-parallel.initialize()
-layout = parallel.Layout(parallel.devices())
+layout = parallel.Layout(parallel.join())
 steps = Steps.of(config)
 make = partial(init_state, config.model, steps.optimizer, config.seed)
 checkpoints = Checkpoints(Path(config.run_dir))
@@ -220,3 +219,35 @@ def test_a_job_that_is_described_wrongly_is_refused(base: RunConfig, tmp_path: P
     config = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
     wrong = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two"}
     refused(bert_jax("pretrain", "--config", config, **wrong), 78, "JAX_NUM_PROCESSES=two")
+
+
+def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
+    base: RunConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    processes = both(command("pretrain", "--config", config))
+    while not (run / "tokenizer").exists() and processes[0].poll() is None:
+        time.sleep(0.01)  # until both have joined, and begin to make or restore a state
+    processes[1].send_signal(signal.SIGINT)
+    results = ended(processes)
+    assert [result.returncode for result in results] == [75, 75], results[0].stderr
+    assert "is saved in" in results[0].stderr.splitlines()[-1]
+    assert (run / "checkpoints").is_dir()
+
+
+def test_who_is_left_alone_ends_soon_and_says_why(base: RunConfig, tmp_path: Path) -> None:
+    """At the end JAX waits five minutes for the others, also for one that is no more."""
+    run = tmp_path / "run"
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    processes = both(command("pretrain", "--config", config, "--train.eval_every", "1"), devices=1)
+    while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].kill()
+    begun = time.monotonic()
+    left, _ = ended(processes)
+    assert time.monotonic() - begun < 60
+    assert left.returncode == 1
+    last = left.stderr.splitlines()[-1]
+    assert last.startswith("bert-jax: another process of this job has ended")
+    assert "Traceback" not in left.stderr

@@ -44,8 +44,7 @@ def train(home: Path, launch: Path) -> None:
         # Where there is no chip JAX turns the metadata server off, emulated or not.
         os.environ.pop("TPU_SKIP_MDS_QUERY", None)
     parallel.enable_compilation_cache()
-    parallel.initialize(settings.silence)
-    layout = parallel.Layout.of(config.parallel, parallel.devices())
+    layout = parallel.Layout.of(config.parallel, parallel.join(settings.silence))
     found = (jax.process_count(), len(layout.devices))
     if found != (place.hosts, settings.devices):
         raise DeviceUnavailableError(

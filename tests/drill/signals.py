@@ -231,6 +231,14 @@ def _digest_of_pair(stage: Stage) -> str:
     return stage.digest_of(pair.run_dir)
 
 
+def _left_alone(life: Life) -> str:
+    """What is wrong with how a process ended whose peer was killed."""
+    if life.end() in (-signal.SIGABRT, 70):  # by JAX in its own words, or by the watchdog
+        return ""
+    said = "another process of this job has ended" in life.last_line
+    return ended(life, 1) or ("" if said else f"it said: {life.last_line}")
+
+
 def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Random) -> Row:
     """One process of two, or both, are struck at a random step; both start again."""
     expected = stage.kept("pair", partial(_digest_of_pair, stage))
@@ -238,7 +246,8 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
     lives = pair.live()
     lives[0].reaches("step", step := rng.randint(2, STEPS - 10))
     time.sleep(rng.uniform(0, stage.longest("step")))
-    for life in lives if all_ else [rng.choice(lives)]:
+    struck = lives if all_ else [rng.choice(lives)]
+    for life in struck:
         life.strike(number)
     if number == signal.SIGSTOP:
         time.sleep(rng.uniform(*_PAUSE))
@@ -249,7 +258,9 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
     if codes != [0, 0]:
         lost = max(0, reached - safe)
         complaints.append(_too_much(lost))
-        if number != signal.SIGKILL:  # by which the other one is ended by JAX, in its own words
+        if number == signal.SIGKILL:
+            complaints += [_left_alone(life) for life in lives if life not in struck]
+        else:
             message = lives[0].last_line
             complaints += [ended(life, 75) for life in lives]
             complaints.append(f"told to stop, they lost {lost} steps" if lost else "")
