@@ -7,6 +7,8 @@
 #   make test-tpu
 # and a fifth one does every fault to real runs and prints what came of it (DRILL=--help):
 #   make drill
+# and a sixth one looks for files that a reader cannot bear, a minute for each (FUZZ=--help):
+#   make fuzz
 # and two more:
 #   make tutorial    the commands of docs/tutorial, one after the other, on this computer
 #   make docs        the site, in docs/_build/html; a warning or a broken link fails
@@ -23,7 +25,7 @@ ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity tpu-compiler pretrain tutorial docs test test-parity test-tpu drill lint lock clean
+.PHONY: help venv parity tpu-compiler pretrain tutorial docs test test-parity test-tpu drill fuzz lint lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -92,6 +94,9 @@ test-tpu: $(VENV)/tpu
 
 drill: $(VENV)/test
 	PYTHONPATH=tests $(BIN)/python -m drill $(DRILL)
+
+fuzz: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m drill.fuzz $(FUZZ)
 
 # What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \

@@ -126,6 +126,16 @@ def test_a_store_that_lost_its_ledger_says_what_helps(copy: Path) -> None:
         Store(copy)
 
 
+def test_a_ledger_that_is_too_deep_is_refused(copy: Path) -> None:
+    """JSON reads some hundreds of levels that are too many for its digest."""
+    ledger = json.loads((copy / stores.LEDGER).read_text("utf-8"))
+    text = json.dumps(ledger | {"files": 0})
+    deep = text.replace('"files": 0', f'"files": {"[" * 600}{"]" * 600}')
+    (copy / stores.LEDGER).write_text(deep, "utf-8")
+    with pytest.raises(BadInputError, match=r"ledger\.json is damaged .*; remove the store"):
+        stores.read_ledger(copy)
+
+
 def test_a_ledger_that_does_not_fit_is_refused(copy: Path) -> None:
     ledger = json.loads((copy / stores.LEDGER).read_text("utf-8"))
 

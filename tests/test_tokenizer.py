@@ -141,6 +141,20 @@ def test_a_damaged_tokenizer_is_refused(
         tokenizers.load(tmp_path)
 
 
+def test_a_sentencepiece_model_that_makes_no_text_of_text_is_refused(
+    sentences: list[str], tmp_path: Path
+) -> None:
+    """Its pieces are whole, what it puts in place of a ligature is not."""
+    tokenizer_training.train("unigram", sentences, 70, uncased=True).save(tmp_path)
+    file = tmp_path / tokenizers.SENTENCEPIECE_FILE
+    whole = file.read_bytes()
+    damaged = whole.replace(b"\0fi\0fl\0", b"\0\xe6i\0fl\0")
+    assert damaged != whole
+    file.write_bytes(damaged)
+    with pytest.raises(BadInputError, match=r"sentencepiece\.model is damaged; restore it"):
+        tokenizers.load(tmp_path).encode_with_offsets(["\ufb01"])
+
+
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
 def test_a_changed_bit_of_what_was_learned_is_refused(
     corpus: Path, tmp_path: Path, kind: str

@@ -303,6 +303,7 @@ def _checked(ledger: Ledger) -> Ledger:
     for count in (ledger.vocab_size, *sizes, *(ledger.counts[name] for name in COUNTS)):
         if type(count) is not int or not 0 <= count < 1 << 60:
             raise ValueError(f"a count is {count!r:.40}")
+    _ = ledger.digest  # here is where a ledger that is too deep for it is refused
     return ledger
 
 

@@ -19,6 +19,7 @@ from drill.mutations import copied, damage
 from drill.readers import READERS
 from drill.report import Row
 from drill.stage import Fault, Stage
+from drill.tally import Tally
 from drill.watched import Child, Reader
 
 LEAST = 20  # tries of a reader, however short the time
@@ -46,31 +47,27 @@ def drilled(
     good.mkdir(parents=True)
     with _MAKING:
         reader.make(good)
-    child = Child(reader, folder, limit)
-    number, message, failures = first, "", []
+    child, number = Child(reader, folder, limit), first
+    tally = Tally(f"hostile {reader.name}")
     try:
         begun = child.begin()
         if begun.refusal != reader.refusal or begun.faults:
-            failures.append(f"the good files: {begun.refusal} {'; '.join(begun.faults)}")
+            tally.judge(
+                f"the good files: {begun.refusal}", *(begun.faults or ("not as they were",))
+            )
         over = time.monotonic() + seconds
         while number < first + LEAST or time.monotonic() < over:
-            if len(failures) == _MOST_FAILURES:
+            if len(tally.failures) == _MOST_FAILURES:
                 break
             chance = Random(f"{seed} {reader.name} {number}")  # noqa: S311
             what = _prepared(reader, good, place, chance)
             outcome = child.read(place)
-            message = outcome.refusal or message
-            if outcome.faults:
-                what = f"seed {seed}, {reader.name}, try {number} ({what})"
-                failures.append(f"{what}: {'; '.join(outcome.faults)}")
+            what = f"seed {seed}, {reader.name}, try {number} ({what})"
+            tally.judge(what, *outcome.faults, message=outcome.refusal)
             number += 1
     finally:
         child.end()
-    tries = number - first
-    lost = sum(", try " in failure for failure in failures)
-    return Row(
-        f"hostile {reader.name}", tries, tries - lost, message=message, failures=tuple(failures)
-    )
+    return tally.row()
 
 
 def faults() -> Iterator[Fault]:

@@ -143,7 +143,7 @@ def _serve(pipe: Connection, reader: Reader, log: Path) -> None:
     for stream in (1, 2):
         os.dup2(said, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    guard = _Guard()
+    guard = Guard()
     sys.addaudithook(guard)
     bound = False
     with suppress(EOFError):
@@ -152,7 +152,7 @@ def _serve(pipe: Connection, reader: Reader, log: Path) -> None:
             os.ftruncate(said, 0)
             os.lseek(said, 0, os.SEEK_SET)
             guard.watch(place)
-            refusal, faults = _tried(reader, place)
+            refusal, faults = tried(reader, place)
             faults += guard.found()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -164,7 +164,7 @@ def _serve(pipe: Connection, reader: Reader, log: Path) -> None:
                 bound = True
 
 
-def _tried(reader: Reader, place: Path) -> tuple[str, list[str]]:
+def tried(reader: Reader, place: Path) -> tuple[str, list[str]]:
     """What the command would print, and what is wrong with how it ended."""
     try:
         reader.read(place)
@@ -199,7 +199,7 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class _Guard:
+class Guard:
     """Hears what the interpreter does, and remembers what a reader has no business to do."""
 
     def __init__(self) -> None:

@@ -1,0 +1,157 @@
+"""``python -m drill.fuzz``: hostile files that are looked for, by what they reach in the readers.
+
+The drill damages good files at random. Here atheris (libFuzzer) keeps what reached another line
+of ours, and damages that again: https://github.com/google/atheris. What a reader may not do is
+the same. Needs ``pip install atheris``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from drill.mutations import changed_value, copied
+from drill.report import Row, show
+
+COMMAND = (sys.executable, "-m", "drill.fuzz")
+_LANES = 2
+_LIMIT = 20  # seconds for a file
+_MEMORY = 4096  # MiB for the process
+_FOUND = "found.json"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("make fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=60, help="for every reader (default: 60)")
+    parser.add_argument("--seed", type=int, help="a new one unless given")
+    parser.add_argument("--only", action="append", metavar="WORDS", default=[],
+                        help="readers whose name has these words; may be given again")  # fmt: skip
+    parser.add_argument("--alone", metavar="READER", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fuzzes every reader in a process of its own; exit code 1 if one does not hold."""
+    options = _parser().parse_args(argv)
+    if importlib.util.find_spec("atheris") is None:
+        sys.exit("atheris is not installed; run: pip install atheris")
+    if options.alone:
+        _fuzz(options.alone, options.folder, options.seconds, options.seed)
+        return
+    from drill.readers import READERS
+
+    words = options.only or [""]
+    names = [x.name for x in READERS if any(w.lower() in x.name.lower() for w in words)]
+    if not names:
+        sys.exit(f"no reader has {words[0]!r} in its name; there are: {[x.name for x in READERS]}")
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="bert-jax-fuzz-"))
+    with ThreadPoolExecutor(_LANES) as lanes:
+        jobs = [
+            lanes.submit(fuzzed, name, folder / str(number), options.seconds, seed)
+            for number, name in enumerate(names)
+        ]
+        rows = [job.result() for job in jobs]
+    held = show(rows, seed, began)
+    if held:
+        shutil.rmtree(folder)
+    sys.exit(not held)
+
+
+def fuzzed(name: str, folder: Path, seconds: int, seed: int) -> Row:
+    """What came of one reader."""
+    folder.mkdir()
+    options = ["--alone", name, "--folder", folder, "--seconds", str(seconds), "--seed", str(seed)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    with (folder / "log").open("wb") as log:
+        done = subprocess.run([*COMMAND, *options], stdout=log, stderr=log, env=env, check=False)
+    text = (folder / "log").read_text("utf-8", "replace")
+    tried = re.findall(r"^(?:#|Done )(\d+)", text, re.MULTILINE)
+    tries = max(map(int, tried), default=0)
+    if done.returncode == 0 and tries:
+        return Row(f"fuzzed {name}", tries, tries)
+    found = folder / _FOUND
+    why = found.read_text("utf-8") if found.exists() else text[-2000:]
+    kept = ", ".join(str(path) for path in folder.glob("*-*") if path.is_file())
+    failure = f"exit code {done.returncode}; the file is {kept or 'not known'}: {why}"
+    return Row(f"fuzzed {name}", max(1, tries), max(0, tries - 1), failures=(failure,))
+
+
+def _fuzz(name: str, folder: Path, seconds: int, seed: int) -> None:
+    """Fuzzes one reader, in this process, which ends with it."""
+    import atheris
+
+    with atheris.instrument_imports(include=["bert_jax", "pipelines", "tpu"]):
+        from drill.readers import READERS
+        from drill.watched import Guard, tried
+    reader = next(reader for reader in READERS if reader.name == name)
+    good, known = folder / "good", folder / "known"
+    for place in (good, known):
+        place.mkdir()
+    reader.make(good)
+    found = [p for pattern in reader.damaged for p in sorted(good.glob(pattern)) if p.is_file()]
+    files = sorted({path.relative_to(good) for path in found})[:256]
+    for number, file in enumerate(files):
+        content = bytes([number]) + (good / file).read_bytes()
+        (known / f"file{number}").write_bytes(content)
+    largest = max(path.stat().st_size for path in known.iterdir())
+    sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    guard = Guard()
+    sys.addaudithook(guard)
+
+    def attempt(data: bytes) -> None:
+        place = folder / "try" / "files"
+        copied(good, place)
+        file = files[data[0] % len(files)] if data else files[0]
+        (place / file).write_bytes(data[1:])
+        reader.mend(place, random.Random(data))  # noqa: S311
+        guard.watch(place)
+        faults = [*tried(reader, place)[1], *guard.found()]
+        if faults:
+            (folder / _FOUND).write_text(json.dumps([str(file), *faults]), "utf-8")
+            raise RuntimeError(f"{file}: {faults}")
+
+    limits = [f"-max_total_time={seconds}", f"-timeout={_LIMIT}", f"-rss_limit_mb={_MEMORY}"]
+    sizes = [f"-max_len={2 * largest + 1000}", f"-seed={seed + 1}"]  # of 0 it makes a random one
+    options = [*limits, *sizes, f"-artifact_prefix={folder}/", "-use_value_profile=1"]
+    atheris.Setup([sys.argv[0], *options, str(known)], attempt, custom_mutator=_mutator(files))
+    atheris.Fuzz()
+
+
+def _mutator(files: Sequence[Path]) -> Callable[[bytes, int, int], bytes]:
+    """Half of the changes of JSON, or of a line of it, keep its form."""
+    import atheris
+
+    def change(data: bytes, most: int, seed: int) -> bytes:
+        rng = random.Random(seed)  # noqa: S311
+        data = data or b"\0"
+        file, content = files[data[0] % len(files)], data[1:]
+        if file.suffix in (".json", ".jsonl", ".yaml") and rng.random() < 0.5:
+            lines = content.split(b"\n") if file.suffix == ".jsonl" else [content]
+            number = rng.randrange(len(lines))
+            try:
+                text, _ = changed_value(json.loads(lines[number]), rng, file.suffix == ".yaml")
+                lines[number] = text.encode("utf-8", "surrogatepass")
+                return (data[:1] + b"\n".join(lines))[:most]
+            except (ValueError, RecursionError, TypeError):
+                pass
+        return data[:1] + atheris.Mutate(content, most - 1)
+
+    return change
+
+
+if __name__ == "__main__":
+    main()
