@@ -36,9 +36,7 @@ fuzz.main(sys.argv[1:])
 """
 
 
-def test_a_bug_is_found_and_its_file_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_is_found_and_its_file_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "COMMAND", (sys.executable, "-c", BAD))
     row = fuzz.fuzzed("a.txt", tmp_path / "a", 60, seed=1)
     assert not row.held
