@@ -12,7 +12,7 @@ from drill import damage, disks, hostile, numerics, signals, soak, surroundings
 from drill.report import Row
 from drill.stage import Fault, Stage
 
-_LANES = 2  # beside each other: as many as there are cores on the smallest machine
+_LANES = 3
 
 
 def all_faults() -> list[Fault]:
