@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -79,7 +80,10 @@ def _initialize(silence: int) -> None:
         say(f"process {numbers[1]} of {numbers[0]}: meeting the others at {address}")
     try:
         count, number = (None if text is None else int(text) for text in numbers)
-        jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=silence)
+        # In another thread: this one would not hear of a signal while it waits for the others.
+        with ThreadPoolExecutor(1) as waiting:
+            meet = partial(jax.distributed.initialize, heartbeat_timeout_seconds=silence)
+            waiting.submit(meet, address, count, number).result()
     except (ValueError, TypeError) as error:
         # JAX's own search for a cluster has no public answer but this message.
         if "coordinator_address should be defined" in str(error) and numbers == [None, None]:

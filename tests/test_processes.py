@@ -236,6 +236,25 @@ def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
     assert (run / "checkpoints").is_dir()
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_who_waits_for_the_others_hears_of_a_signal(
+    number: int, base: RunConfig, tmp_path: Path
+) -> None:
+    """JAX waits for five minutes, in which Python hears of none in the thread that waits."""
+    config = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    processes = both(command("pretrain", "--config", config))
+    processes[1 - number].kill()
+    waiting = processes[number]
+    assert waiting.stderr is not None
+    assert "meeting the others" in waiting.stderr.readline()
+    time.sleep(1)
+    begun = time.monotonic()
+    waiting.send_signal(signal.SIGINT)
+    result = ended(processes)[number]
+    assert time.monotonic() - begun < 30
+    assert (result.returncode, result.stderr.count("\n")) == (75, 1), result.stderr
+
+
 def test_who_is_left_alone_ends_soon_and_says_why(base: RunConfig, tmp_path: Path) -> None:
     """At the end JAX waits five minutes for the others, also for one that is no more."""
     run = tmp_path / "run"

@@ -274,6 +274,24 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
     return tally.closed(stage, pair.place)
 
 
+def alone(name: str, number: int, stage: Stage, rng: random.Random) -> Row:
+    """One process of two is struck while it waits for the other, which never comes."""
+    tally = Tally(name)
+    for _ in range(_PER_JOB):
+        pair = Pair(stage)
+        lives = pair.live()
+        lives.pop(rng.randrange(2)).strike(signal.SIGKILL)
+        lives[0].waits(lambda life=lives[0]: "meeting the others" in life.said)
+        time.sleep(delay := rng.uniform(0, 1))
+        lives[0].strike(number)
+        complaint = ended(lives[0], _CODES[signal.Signals(number)])
+        left = "a run folder was left behind" * pair.run_dir.exists()
+        message = lives[0].last_line if number != signal.SIGKILL else ""
+        tally.judge(f"after {delay:.3f} s", complaint, left, message=message, lost=0)
+        stage.remove(pair.place)
+    return tally.row()
+
+
 def faults() -> Iterator[Fault]:
     """All of them."""
     commands: dict[str, Command] = {"train-tokenizer": _train_tokenizer, "prepare": _prepare}
@@ -290,6 +308,9 @@ def faults() -> Iterator[Fault]:
             quick = int(number == signal.SIGKILL and moment == "save")
             jobs = _JOBS[moment] if number == signal.SIGKILL else 1
             yield Fault(name, partial(ended_at, name, moment, number), jobs, quick)
+        if number in _ENDING:
+            name = f"{what} while one of two waits for the other"
+            yield Fault(name, partial(alone, name, number), quick=0)
         for all_ in (False, True):
             name = f"{what} to {'both' if all_ else 'one'} of two processes"
             yield Fault(name, partial(one_of_two, name, number, all_), quick=0)
