@@ -45,6 +45,8 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "bert-jax" / "xla"))
 
 
+MEETING = 300  # seconds to wait for the other processes of a job
+
 # JAX takes a process for dead that says nothing for 100 seconds, which some compilations take.
 _SILENCE = 300
 
@@ -64,7 +66,8 @@ def join(silence: int = _SILENCE) -> list[jax.Device]:
 
     Raises:
         BadInputError: The three variables do not make sense.
-        DeviceUnavailableError: There is no device, or another process holds it.
+        DeviceUnavailableError: The others do not come; there is no device, or another process
+            holds it.
     """
     _initialize(silence)
     found = devices()
@@ -80,10 +83,18 @@ def _initialize(silence: int) -> None:
         say(f"process {numbers[1]} of {numbers[0]}: meeting the others at {address}")
     try:
         count, number = (None if text is None else int(text) for text in numbers)
+        meet = partial(
+            jax.distributed.initialize,
+            initialization_timeout=MEETING + 60,  # after which JAX would abort this process
+            heartbeat_timeout_seconds=silence,
+        )
         # In another thread: this one would not hear of a signal while it waits for the others.
-        with ThreadPoolExecutor(1) as waiting:
-            meet = partial(jax.distributed.initialize, heartbeat_timeout_seconds=silence)
-            waiting.submit(meet, address, count, number).result()
+        ThreadPoolExecutor(1).submit(meet, address, count, number).result(MEETING)
+    except TimeoutError:
+        raise DeviceUnavailableError(
+            f"the other processes of this job did not come within {MEETING} seconds; start all of"
+            " them at about the same time, where they can reach the first one's address"
+        ) from None
     except (ValueError, TypeError) as error:
         # JAX's own search for a cluster has no public answer but this message.
         if "coordinator_address should be defined" in str(error) and numbers == [None, None]:

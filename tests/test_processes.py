@@ -255,6 +255,23 @@ def test_who_waits_for_the_others_hears_of_a_signal(
     assert (result.returncode, result.stderr.count("\n")) == (75, 1), result.stderr
 
 
+def test_who_waits_for_others_in_vain_says_so(base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    script = (
+        "from bert_jax import parallel; from pipelines import cli; parallel.MEETING = 3; cli.main()"
+    )
+    command = [sys.executable, "-c", script, "pretrain", "--config", str(config)]
+    processes = both(command)
+    processes[1].kill()
+    begun = time.monotonic()
+    result, _ = ended(processes)
+    assert time.monotonic() - begun < 60
+    assert result.returncode == 69
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("bert-jax: the other processes of this job did not come within 3")
+    assert "Traceback" not in result.stderr
+
+
 def test_who_is_left_alone_ends_soon_and_says_why(base: RunConfig, tmp_path: Path) -> None:
     """At the end JAX waits five minutes for the others, also for one that is no more."""
     run = tmp_path / "run"
