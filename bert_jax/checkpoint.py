@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from bert_jax import orbax_repairs
 from bert_jax.console import say
-from bert_jax.errors import BadInputError, UserError
+from bert_jax.errors import BadInputError, UserError, tells_of_lost_process
 from bert_jax.fingerprints import checksums_if_finite, examined
 from bert_jax.meta import DamagedError, Meta, believed, signed
 from bert_jax.parallel import any_process
@@ -194,6 +194,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            if tells_of_lost_process(error):
+                raise
             where = f"step {self._saving} could not be saved in {self.folder}"
             if unreachable := explained(error, where):
                 raise unreachable from error

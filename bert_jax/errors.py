@@ -32,7 +32,7 @@ class BadArgumentsError(UserError):
 
 
 class DeviceUnavailableError(UserError):
-    """No accelerator could be opened, or another process holds it."""
+    """No accelerator could be opened, or another process holds it, or a folder."""
 
     exit_code = 69
 
@@ -57,6 +57,15 @@ class BadInputError(UserError):
     """The config or the data is wrong; starting again cannot help."""
 
     exit_code = 78
+
+
+# What collective operations between processors, and between GPUs, say of a process that is gone.
+_LOST = ("Gloo", "remote process exited")
+
+
+def tells_of_lost_process(error: BaseException) -> bool:
+    """Whether it came about because another process of the job ended or cannot be reached."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
 
 
 def printable(text: str) -> str:

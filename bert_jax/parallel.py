@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,8 +27,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bert_jax.batch import Arrays, Shape
 from bert_jax.config import ParallelConfig
 from bert_jax.console import say
-from bert_jax.errors import BadInputError, DeviceUnavailableError
-from bert_jax.signals import take_over
+from bert_jax.errors import BadInputError, DeviceUnavailableError, UnreachableError
+from bert_jax.signals import end_at_once, take_over
 from bert_jax.state import Params, TrainState
 from bert_jax.steps import DeviceBatch, Steps
 
@@ -55,7 +56,8 @@ def join(silence: int = _SILENCE) -> list[jax.Device]:
     """Joins the other processes of a job, where there are any; returns all devices, by process.
 
     Of several processes JAX notices SIGTERM from then on, and all hear of it after the same step
-    (`stop_agreed`). The other signals are passed on as that: who ends alone takes the rest along.
+    (`stop_agreed`). Another signal is passed on as that: who ends alone takes the rest along. The
+    next one ends this process.
 
     Cloud TPU VMs and clusters that JAX knows (Slurm, Open MPI, Kubernetes) are found by JAX.
     Elsewhere a job is described by ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
@@ -66,13 +68,15 @@ def join(silence: int = _SILENCE) -> list[jax.Device]:
 
     Raises:
         BadInputError: The three variables do not make sense.
-        DeviceUnavailableError: The others do not come; there is no device, or another process
-            holds it.
+        UnreachableError: The others do not come, or the address cannot be used.
+        DeviceUnavailableError: There is no device, or another process holds it.
     """
     _initialize(silence)
+    if jax.distributed.is_initialized():
+        take_over(_pass_on, but=(signal.SIGTERM,))
     found = devices()
-    if jax.process_count() > 1:
-        take_over(_terminate, but=(signal.SIGTERM,))
+    if jax.process_count() == 1:
+        take_over(end_at_once)  # JAX took SIGTERM, which nobody would ask it for
     return found
 
 
@@ -83,6 +87,8 @@ def _initialize(silence: int) -> None:
         say(f"process {numbers[1]} of {numbers[0]}: meeting the others at {address}")
     try:
         count, number = (None if text is None else int(text) for text in numbers)
+        if address and number == 0:
+            _check_free(address)
         meet = partial(
             jax.distributed.initialize,
             initialization_timeout=MEETING + 60,  # after which JAX would abort this process
@@ -91,11 +97,11 @@ def _initialize(silence: int) -> None:
         # In another thread: this one would not hear of a signal while it waits for the others.
         ThreadPoolExecutor(1).submit(meet, address, count, number).result(MEETING)
     except TimeoutError:
-        raise DeviceUnavailableError(
+        raise UnreachableError(
             f"the other processes of this job did not come within {MEETING} seconds; start all of"
             " them at about the same time, where they can reach the first one's address"
         ) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         # JAX's own search for a cluster has no public answer but this message.
         if "coordinator_address should be defined" in str(error) and numbers == [None, None]:
             return
@@ -103,8 +109,24 @@ def _initialize(silence: int) -> None:
         raise BadInputError(f"{given}: {error}") from None
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _check_free(address: str) -> None:
+    """Refuses a port that is taken, on which JAX 0.10 crashes."""
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2]))).close()
+    except OSError as error:
+        raise UnreachableError(
+            f"JAX_COORDINATOR_ADDRESS={address}: {os.strerror(error.errno or 0)}; end the process that"
+            " has the port, or choose another"
+        ) from None
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    say(
+        f"{signal.Signals(number).name}: all processes save and stop after their next step;"
+        " once more ends this one without saving"
+    )
     os.kill(os.getpid(), signal.SIGTERM)
+    take_over(end_at_once, but=(signal.SIGTERM,))
 
 
 def devices() -> list[jax.Device]:

@@ -27,8 +27,8 @@ class StopRequests:
     """Notices SIGTERM, Ctrl-C and a closed terminal while it is entered.
 
     With several processes JAX notices SIGTERM itself and lets all of them agree on a step, and the
-    other signals are passed on as that (`parallel.join`). With one process it would do so
-    only after `jax.distributed.initialize`, so there the handler is ours.
+    other signals are passed on as that (`parallel.join`). With one process it would do so only
+    after `jax.distributed.initialize`, so there the handler is ours.
     """
 
     def __enter__(self) -> StopRequests:

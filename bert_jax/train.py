@@ -98,10 +98,10 @@ class Trainer:
             self.state, metrics = train_step(self.state, self.learned)
         self.log.push(self.step, metrics, batch.tokens, batch.sequences)
 
-    def close(self) -> None:
-        """Ends the background threads and closes the files."""
+    def close(self, wait: bool = True) -> None:
+        """Closes the files and ends the threads, not those that `wait` for other processes."""
         self.profile.stop()
-        self.checkpoints.close()
+        self.checkpoints.close() if wait else None
         self.log.close()
 
     def _roll_back(self, error: NotFiniteError) -> None:

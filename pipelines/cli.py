@@ -12,7 +12,13 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bert_jax import __version__
-from bert_jax.errors import BadArgumentsError, BadInputError, UserError, one_line
+from bert_jax.errors import (
+    BadArgumentsError,
+    BadInputError,
+    UserError,
+    one_line,
+    tells_of_lost_process,
+)
 from bert_jax.paths import failures_explained
 from bert_jax.signals import disregard, end_at_once, take_over
 from pipelines.help import commands, example
@@ -51,8 +57,6 @@ _PERMANENT = {
     errno.ENAMETOOLONG: BadInputError.exit_code,
 }
 
-# What collective operations between processors, and between GPUs, say of a process that is gone.
-_LOST = ("Gloo", "remote process exited")
 _FAREWELL = 10.0  # seconds in which all processes of a job that fails together have ended
 
 Main = Callable[[Sequence[str]], None]
@@ -94,6 +98,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader of our output went away (`… | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_soon(1)
         sys.exit(1)
     except Exception as error:
         line, code = _last_words(error)
@@ -140,7 +145,7 @@ def _last_words(error: Exception) -> tuple[str, int]:
         why = one_line(words or "no memory")
         remedy = "give it more, or ask for less, and run the same command again"
         return f"{why}; {remedy}", UserError.exit_code
-    if isinstance(error, RuntimeError) and any(of in words for of in _LOST):
+    if tells_of_lost_process(error):
         why = "another process of this job has ended or cannot be reached; its log says why"
         remedy = "start all of them again, they go on from the newest checkpoint"
         return f"{why}; {remedy} ({one_line(words)})", UserError.exit_code

@@ -17,7 +17,7 @@ from typing import Any
 
 from bert_jax.console import say, summary
 from bert_jax.errors import BadArgumentsError, BadInputError
-from bert_jax.paths import at
+from bert_jax.paths import at, check_kind
 from pipelines import cli
 from pipelines.data.corpora import CORPUS_HELP, open_corpus
 from pipelines.data.tokenizer import WordPieceTokenizer, load
@@ -151,6 +151,7 @@ def read_list(tokenizer: WordPieceTokenizer, file: Path, room: int) -> list[str]
     Raises:
         BadInputError: A line is not one word, or there are none or more than `room`.
     """
+    check_kind(file)
     try:
         lines = file.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from bert_jax import metrics
-from bert_jax.errors import BadInputError
+from bert_jax.errors import BadInputError, tells_of_lost_process
 from bert_jax.parallel import Layout
 from bert_jax.paths import at, is_remote, remove
 from bert_jax.state import Params
@@ -71,13 +71,16 @@ def train(
         PreemptedError: The process was told to end; everything is saved.
     """
     run_dir = at(work.config.run_dir)
-    trainer = Trainer(work, layout, told)
+    trainer, lost = Trainer(work, layout, told), False
     try:
         if jax.process_index() == 0:
             _keep_at_hand(run_dir, work, tokenizer, files)
         trainer.run()
+    except RuntimeError as error:
+        lost = tells_of_lost_process(error)
+        raise
     finally:
-        trainer.close()
+        trainer.close(wait=not lost)
     return trainer.state.params
 
 

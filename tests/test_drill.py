@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drill import program, signals, soak
+from drill import damage, program, signals, soak
 from drill.report import Row, is_readable, show, table
 from drill.stage import STEPS, Fault, Stage, losses
 from drill.tally import Tally
@@ -118,6 +118,14 @@ def test_the_table_says_what_was_lost(capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_is_no_message(line: str) -> None:
     assert not is_readable(line)
     assert is_readable("bert-jax: run_dir x holds other things; choose another")
+
+
+def test_a_refusal_names_the_file_or_its_folder() -> None:
+    assert damage.unnamed(Path("ledger.json"), "x/train-00.npy is cut off; prepare it again")
+    assert not damage.unnamed(Path("ledger.json"), "x/train-00.npy is not what the ledger says")
+    assert damage.unnamed(Path("tokenizer/vocab.txt"), "the store is damaged; prepare it again")
+    assert not damage.unnamed(Path("tokenizer/vocab.txt"), "x/tokenizer is another; prepare again")
+    assert not damage.unnamed(Path("card.json"), "")
 
 
 def test_the_soak_measures_what_grows() -> None:

@@ -41,13 +41,14 @@ def test_a_bug_is_found_and_its_file_kept(tmp_path: Path, monkeypatch: pytest.Mo
     row = fuzz.fuzzed("a.txt", tmp_path / "a", 60, seed=1)
     assert not row.held
     assert "ValueError 'a bug'" in row.failures[0]
-    (kept,) = (tmp_path / "a").glob("crash-*")
-    assert kept.read_bytes()[1:2] == b"b"
+    kept = tmp_path / "a" / "try" / "files"
+    assert (kept / "a.txt").read_bytes()[:1] == b"b"
     assert str(kept) in row.failures[0]
     assert json.loads((tmp_path / "a" / "found.json").read_text("utf-8"))[0] == "a.txt"
 
 
-def test_a_reader_that_holds_has_many_tries(tmp_path: Path) -> None:
-    row = fuzz.fuzzed("metrics.jsonl", tmp_path / "a", 5, seed=1)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tagged sentences"])
+def test_a_reader_that_holds_has_many_tries(name: str, tmp_path: Path) -> None:
+    row = fuzz.fuzzed(name, tmp_path / "a", 5, seed=1)
     assert row.held, row.failures
     assert row.tries > 20

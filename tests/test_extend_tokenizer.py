@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ def test_a_list_that_does_not_fit_is_refused(
     assert isinstance(tokenizer, WordPieceTokenizer)
     with pytest.raises(BadInputError, match=words):
         read_list(tokenizer, file, 3)
+
+
+def test_a_list_that_is_a_pipe_is_refused(base: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "words.txt")
+    tokenizer = load(base)
+    assert isinstance(tokenizer, WordPieceTokenizer)
+    with pytest.raises(BadInputError, match="pipe"):
+        read_list(tokenizer, tmp_path / "words.txt", 3)
 
 
 def test_a_vocabulary_without_places_is_refused(tokenizer_dir: Path, tmp_path: Path) -> None:

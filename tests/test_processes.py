@@ -18,7 +18,7 @@ import pytest
 from bert_jax import metrics
 from bert_jax.batch import FIELDS
 from bert_jax.config import Phase, RunConfig
-from conftest import ROOT, bert_jax, command, environment, inspected, refused, write_config
+from conftest import ROOT, bert_jax, command, environment, inspected, refused, start, write_config
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 
@@ -57,18 +57,23 @@ print(json.dumps(found | {"rows": [rows.start, rows.stop], "tokens": tokens}))
 """
 
 
-def both(*commands: list[str], devices: int = 4) -> list[subprocess.Popen[str]]:
-    """Starts the same command as two processes of one job."""
+def address() -> str:
+    """Of a port that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def both(*commands: list[str], devices: int = 4) -> list[subprocess.Popen[str]]:
+    """Starts the same command as two processes of one job."""
+    first = address()
     return [
         subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment(
                 devices,
-                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+                JAX_COORDINATOR_ADDRESS=first,
                 JAX_NUM_PROCESSES="2",
                 JAX_PROCESS_ID=str(number),
             ),
@@ -236,6 +241,49 @@ def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
     assert (run / "checkpoints").is_dir()
 
 
+def test_ctrl_c_twice_ends_one_of_several_at_once(base: RunConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    processes = both(command("pretrain", "--config", config), devices=1)
+    while not (run / "tokenizer").exists() and processes[0].poll() is None:
+        time.sleep(0.01)
+    for _ in range(2):
+        processes[0].send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    results = ended(processes)
+    assert results[0].returncode == 75
+    told = results[0].stderr.splitlines()[-2:]
+    assert "once more ends this one without saving" in told[0]
+    assert told[1] == "bert-jax: SIGINT; the same command starts again"
+
+
+def test_sigterm_before_the_first_step_ends_a_job_of_one_process(
+    base: RunConfig, tmp_path: Path
+) -> None:
+    """As on a Cloud TPU VM: JAX takes the signal over there, too."""
+    run = tmp_path / "run"
+    config = write_config(replace(base, run_dir=str(run)), tmp_path)
+    alone = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+    process = start("pretrain", "--config", config, JAX_COORDINATOR_ADDRESS=address(), **alone)
+    while not run.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    (result,) = ended([process])
+    assert result.returncode == 75
+    assert not list((run / "checkpoints").glob("[0-9]*"))
+
+
+def test_an_address_that_is_taken_is_told_of(base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        known = f"127.0.0.1:{taken.getsockname()[1]}"
+        job = {"JAX_COORDINATOR_ADDRESS": known, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+        result = bert_jax("pretrain", "--config", config, **job)
+    refused(result, 1, known, "already in use; end the process that has the port")
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_who_waits_for_the_others_hears_of_a_signal(
     number: int, base: RunConfig, tmp_path: Path
@@ -260,23 +308,26 @@ def test_who_waits_for_others_in_vain_says_so(base: RunConfig, tmp_path: Path) -
     script = (
         "from bert_jax import parallel; from pipelines import cli; parallel.MEETING = 3; cli.main()"
     )
-    command = [sys.executable, "-c", script, "pretrain", "--config", str(config)]
-    processes = both(command)
+    processes = both([sys.executable, "-c", script, "pretrain", "--config", str(config)])
     processes[1].kill()
     begun = time.monotonic()
     result, _ = ended(processes)
     assert time.monotonic() - begun < 60
-    assert result.returncode == 69
+    assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("bert-jax: the other processes of this job did not come within 3")
     assert "Traceback" not in result.stderr
 
 
-def test_who_is_left_alone_ends_soon_and_says_why(base: RunConfig, tmp_path: Path) -> None:
-    """At the end JAX waits five minutes for the others, also for one that is no more."""
+@pytest.mark.parametrize("every", ["1", "1000"])
+def test_who_is_left_alone_ends_soon_and_says_why(
+    every: str, base: RunConfig, tmp_path: Path
+) -> None:
+    """JAX waits five minutes for the others at the end, Orbax twenty in a save."""
     run = tmp_path / "run"
     config = write_config(replace(base, run_dir=str(run)), tmp_path)
-    processes = both(command("pretrain", "--config", config, "--train.eval_every", "1"), devices=1)
+    options = ("--train.eval_every", "1", "--checkpoint.every", every)
+    processes = both(command("pretrain", "--config", config, *options), devices=1)
     while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
         time.sleep(0.01)
     processes[1].kill()

@@ -279,10 +279,13 @@ def _batch_bits(batches: list[Any]) -> str:
     return digest.hexdigest()
 
 
-def _unnamed(path: Path, message: str) -> str:
-    """What is wrong with a refusal that names neither the damaged file nor its folder."""
-    folder = path.parent.name if len(path.parts) > 1 else path.stem
-    named = not message or path.name in message or folder in message
+def unnamed(path: Path, message: str) -> str:
+    """What is wrong with a refusal that names neither the damaged file nor its folder.
+
+    Of one without a folder the stem is enough: what "the ledger says" is what is in ledger.json.
+    """
+    other = path.parent.name if len(path.parts) > 1 else path.stem
+    named = not message or path.name in message or other in message
     return "" if named else f"it does not name {path.name}: {message}"
 
 
@@ -300,7 +303,7 @@ def store_files(name: str, stage: Stage, rng: Random) -> Row:
         refused = answer["code"] == 78
         message = answer["bits"] if refused else ""
         complaint = "" if refused or answer == good else f"other batches: {answer}"
-        tally.judge(f"{file} {kind}", complaint, _unnamed(file, message), message=message)
+        tally.judge(f"{file} {kind}", complaint, unnamed(file, message), message=message)
     return tally.closed(stage, place)
 
 
@@ -315,7 +318,7 @@ def store_is_mended(name: str, stage: Stage, rng: Random) -> Row:
     refused = stage.pretrain(place, run_dir, "--data.store", store)
     complaints = [ended(refused, 78), "a run folder was left behind" * run_dir.exists()]
     message = refused.last_line
-    complaints.append(_unnamed(file, message))
+    complaints.append(unnamed(file, message))
     if "prepare it again" not in message and "run bert-jax prepare" not in message:
         complaints.append(f"no remedy: {message}")
     again = stage.prepare(place, store)
@@ -352,7 +355,7 @@ def tokenizer_files(name: str, stage: Stage, rng: Random) -> Row:
                 complaints.append(ended(stage.learn(place, folder), 0))
             complaints.append(unlike(folder, whole))
             message = life.last_line if life.end() else ""
-            complaints.append(_unnamed(Path(folder.name, file), message))
+            complaints.append(unnamed(Path(folder.name, file), message))
             tally.judge(f"{file} {kind}", *complaints, message=message)
     return tally.closed(stage, place)
 

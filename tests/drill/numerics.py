@@ -108,6 +108,7 @@ def gone_back(name: str, kind: str, stage: Stage, rng: random.Random) -> Row:
             wrong = f"it went back {len(said)} times"
         wrong = wrong or _went_back(stage, place / run, step, kind == "batch")
         lost = step + 1 - int(said[0].partition("back to step ")[2].split(",")[0]) if said else 0
+        # What comes of a step is known some steps later: they are on their way meanwhile.
         far = f"{lost} steps lost" if lost > EVERY + 4 else ""
         message = said[0] if said else ""
         tally.judge(f"update {step}, {value}", wrong, far, message=message, lost=lost)
@@ -159,8 +160,8 @@ def faults() -> Iterator[Fault]:
         ("overflow", "overflow in bfloat16"),
     ):
         name = f"{what}, rollback"
-        yield Fault(name, partial(gone_back, name, kind), jobs=2, quick=int(kind == "batch"))
+        yield Fault(name, partial(gone_back, name, kind), quick=int(kind == "batch"))
     name = "NaN in a batch, stop"
     yield Fault(name, partial(stopped, name), jobs=2, quick=0)
     name = "NaN again and again, rollback"
-    yield Fault(name, partial(hopeless, name), jobs=2, quick=0)
+    yield Fault(name, partial(hopeless, name), quick=0)

@@ -23,7 +23,7 @@ from drill import changes
 from drill.readers_report import REPORT_READERS
 from drill.readers_tpu import TPU_READERS
 from drill.watched import Reader
-from pipelines import features, model_card, train_tokenizer
+from pipelines import extend_tokenizer, features, model_card, train_tokenizer
 from pipelines.data import corpora, tokenizer, tokenizer_export, tokenizer_training
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import LEDGER, Store
@@ -108,6 +108,18 @@ def read_tokenizer(folder: Path) -> None:
     found.word_starts()
     [found.spelled(number) for number in range(found.vocab_size)]
     found.save(folder / "copy")
+
+
+def make_list(folder: Path) -> None:
+    pieces = [*_tokenizer("wordpiece").pieces, "[unused1]", "[unused2]"]
+    tokenizer.WordPieceTokenizer(pieces, uncased=True).save(folder)
+    _write(folder, words__list="stent\nartery\n")
+
+
+def read_words(folder: Path) -> None:
+    known = tokenizer.load(folder)
+    assert isinstance(known, tokenizer.WordPieceTokenizer)
+    extend_tokenizer.read_list(known, folder / "words.list", 2)
 
 
 def make_hugging_face(folder: Path) -> None:
@@ -321,6 +333,7 @@ READERS: Sequence[Reader] = (
         (changes.in_array,),
     ),
     Reader("tokenizer's record", make_record, read_record, ("tokenizer/*.json",)),
+    Reader("list of words", make_list, read_words, ("*.list",)),
     Reader("SQuAD file", make_squad, read_squad, ("*",)),
     Reader("tagged sentences", make_tagged, read_tagged, ("*",)),
     Reader("tables", make_tables, read_tables, ("*",)),

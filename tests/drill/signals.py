@@ -35,7 +35,7 @@ _MOMENTS = {"step": STEPS, "save": STEPS // EVERY, "evaluation": 4, "compile": 1
 # Of each moment so many runs are struck; those in which work is lost have the most.
 _JOBS = {"step": 2, "save": 4, "evaluation": 1, "compile": 1, "restore": 1}
 _PAUSE = (0.02, 0.3)  # seconds that a process is stopped
-_PER_JOB = 5  # tries
+_PER_JOB = 4  # tries
 _COMMANDS = 20  # tries of a command that takes a second
 _DOCUMENTS = 1500
 
@@ -231,21 +231,26 @@ def _digest_of_pair(stage: Stage) -> str:
     return stage.digest_of(pair.run_dir)
 
 
-def _left_alone(life: Life) -> str:
-    """What is wrong with how a process ended whose peer was killed."""
-    if life.end() in (-signal.SIGABRT, 70):  # by JAX in its own words, or by the watchdog
+def _left_alone(life: Life, first: bool) -> str:
+    """What is wrong with how a process ended whose peer, maybe the `first`, was killed."""
+    code = life.end()
+    if first and code == -signal.SIGABRT:  # by JAX, in its own words
+        return ""
+    if code == 70 and "train.hang_timeout" in life.last_line:  # where the connection did not break
         return ""
     said = "another process of this job has ended" in life.last_line
     return ended(life, 1) or ("" if said else f"it said: {life.last_line}")
 
 
 def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Random) -> Row:
-    """One process of two, or both, are struck at a random step; both start again."""
+    """One process of two, or both, are struck at a random moment; both start again."""
     expected = stage.kept("pair", partial(_digest_of_pair, stage))
     pair, tally, complaints, lost, message = Pair(stage), Tally(name), [], 0, ""
     lives = pair.live()
-    lives[0].reaches("step", step := rng.randint(2, STEPS - 10))
-    time.sleep(rng.uniform(0, stage.longest("step")))
+    moment = rng.choice(("step", "step", "save", "evaluation", "compile"))
+    occurrence = rng.randint(1, max(1, _MOMENTS[moment] * 3 // 4))
+    lives[0].reaches(moment, occurrence)
+    time.sleep(rng.uniform(0, stage.longest(moment)))
     struck = lives if all_ else [rng.choice(lives)]
     for life in struck:
         life.strike(number)
@@ -259,7 +264,8 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
         lost = max(0, reached - safe)
         complaints.append(_too_much(lost))
         if number == signal.SIGKILL:
-            complaints += [_left_alone(life) for life in lives if life not in struck]
+            first = lives[0] in struck
+            complaints += [_left_alone(life, first) for life in lives if life not in struck]
         else:
             message = lives[0].last_line
             complaints += [ended(life, 75) for life in lives]
@@ -270,7 +276,7 @@ def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Ran
         complaints.append(f"exit codes {codes}: {lives[0].last_line}")
     elif stage.digest_of(pair.run_dir) != expected:
         complaints.append("the parameters are not those of an undisturbed run")
-    tally.judge(f"at step {step}", *complaints, message=message, lost=lost)
+    tally.judge(f"at {moment} {occurrence}", *complaints, message=message, lost=lost)
     return tally.closed(stage, pair.place)
 
 
@@ -288,7 +294,8 @@ def alone(name: str, number: int, stage: Stage, rng: random.Random) -> Row:
         left = "a run folder was left behind" * pair.run_dir.exists()
         message = lives[0].last_line if number != signal.SIGKILL else ""
         tally.judge(f"after {delay:.3f} s", complaint, left, message=message, lost=0)
-        stage.remove(pair.place)
+        if not tally.failures:
+            stage.remove(pair.place)
     return tally.row()
 
 

@@ -21,6 +21,7 @@ from bert_jax.checkpoint import Checkpoints
 from drill.lives import Circumstances, Life
 from drill.report import Row
 from drill.stage import Fault, Stage
+from drill.tally import ended
 
 _STEPS, _EVERY = 2000, 100
 _PAUSE = 0.1  # seconds between looks
@@ -129,7 +130,9 @@ def soaked(name: str, stage: Stage, rng: random.Random) -> Row:
     while (found := look(life)) is not None and not life.ended:
         looks.append(found)
         time.sleep(_PAUSE)
-    failures = [] if life.end() == 0 else [life.last_line]
+    if complaint := ended(life, 0):
+        return Row(name, 1, 0, failures=(complaint,))
+    failures = []
     warm = [one for one in looks if one.step >= _WARM * _STEPS]
     memory, files = per_thousand(warm, "memory"), per_thousand(warm, "files")
     processor = slower((one.step, one.seconds) for one in looks)

@@ -26,7 +26,7 @@ MEMORY = 1 << 30  # bytes of address space more than reading the good files took
 START = 120.0  # seconds to import everything and to read the good files
 
 # Imported once, by the process that all others are copies of.
-_HEAVY = [
+HEAVY = [
     "pipelines.features",
     "pipelines.model_card",
     "pipelines.prepare",
@@ -34,10 +34,10 @@ _HEAVY = [
     "tpu.host",
     "tpu.status",
 ]
-_HEAVY += [
+HEAVY += [
     f"pipelines.tasks.{name}" for name in ("choice", "qa", "ranking", "regression", "tagging")
 ]
-_HEAVY += ["pipelines.tasks.summarization", "pipelines.data.tokenizer_export"]
+HEAVY += ["pipelines.tasks.summarization", "pipelines.data.tokenizer_export"]
 _PROGRAMS = ("subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "pty.")
 _FOREIGN = ("pickle.", "ctypes.dlopen")
 _CHANGING = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod")
@@ -90,7 +90,7 @@ class Child:
     def __init__(self, reader: Reader, folder: Path, limit: float) -> None:
         self._reader, self._folder, self._limit = reader, folder, limit
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_HEAVY)
+        self._context.set_forkserver_preload(HEAVY)
         self._process: Any = None
 
     def read(self, place: Path) -> Outcome:
@@ -156,7 +156,7 @@ def _serve(pipe: Connection, reader: Reader, log: Path) -> None:
             faults += guard.found()
             sys.stdout.flush()
             sys.stderr.flush()
-            faults += _unprintable(os.pread(said, 1 << 20, 0))
+            faults += unprintable(os.pread(said, 1 << 20, 0))
             pipe.send(Outcome(refusal, tuple(faults)))
             if not bound:
                 most = _address_space() + MEMORY
@@ -187,7 +187,7 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__} {str(error)!r:.200} at {places}"
 
 
-def _unprintable(said: bytes) -> list[str]:
+def unprintable(said: bytes) -> list[str]:
     text = said.decode("utf-8", "backslashreplace")
     wrong = sorted({c for c in text if not c.isprintable() and c not in "\n\t"})
     if wrong or "Traceback" in text:
