@@ -115,8 +115,8 @@ def _check_free(address: str) -> None:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
     except OSError as error:
         raise UnreachableError(
-            f"JAX_COORDINATOR_ADDRESS={address}: {os.strerror(error.errno or 0)}; end the process that"
-            " has the port, or choose another"
+            f"JAX_COORDINATOR_ADDRESS={address}: {os.strerror(error.errno or 0)}; end the process"
+            " that has the port, or choose another"
         ) from None
 
 
