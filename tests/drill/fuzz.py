@@ -58,15 +58,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = options.only or [""]
     names = [x.name for x in READERS if any(w.lower() in x.name.lower() for w in words)]
     if not names:
-        sys.exit(f"no reader has {words[0]!r} in its name; there are: {[x.name for x in READERS]}")
+        known = ", ".join(reader.name for reader in READERS)
+        sys.exit(f"no reader has {words[0]!r} in its name; there are: {known}")
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="bert-jax-fuzz-"))
+    print(f"seed {seed}: {len(names)} readers", flush=True)  # noqa: T201
     with ThreadPoolExecutor(_LANES) as lanes:
         jobs = [
             lanes.submit(fuzzed, name, folder / str(number), options.seconds, seed)
             for number, name in enumerate(names)
         ]
-        rows = [job.result() for job in jobs]
+        rows = []
+        for job in jobs:
+            rows.append(row := job.result())
+            state = "held" if row.held else "FAILED"
+            print(f"{row.tries:>9,} tries  {row.fault}: {state}", flush=True)  # noqa: T201
     held = show(rows, seed, began)
     if held:
         shutil.rmtree(folder)
