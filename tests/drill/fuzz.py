@@ -30,7 +30,6 @@ from drill.report import Row, show
 COMMAND = (sys.executable, "-m", "drill.fuzz")
 _LANES = 2
 _LIMIT = 10  # seconds for a file
-_MEMORY = 2048  # MiB for the process, of which its libraries take a part
 _FOUND, _TRY = "found.json", "try/files"
 
 
@@ -103,7 +102,7 @@ def _fuzz(name: str, folder: Path, seconds: int, seed: int) -> None:
 
     with atheris.instrument_imports(include=["bert_jax", "pipelines", "tpu"]):
         from drill.readers import READERS
-        from drill.watched import HEAVY, Guard, tried, unprintable
+        from drill.watched import HEAVY, Guard, bind_memory, tried, unprintable
 
         for module in HEAVY:
             importlib.import_module(module)
@@ -118,8 +117,11 @@ def _fuzz(name: str, folder: Path, seconds: int, seed: int) -> None:
         content = bytes([number]) + (good / file).read_bytes()
         (known / f"file{number}").write_bytes(content)
     largest = max(path.stat().st_size for path in known.iterdir())
+    copied(good, folder / _TRY)
+    tried(reader, folder / _TRY)  # what good files take, of memory as well, is given
     guard = Guard()
     sys.addaudithook(guard)
+    bind_memory()
 
     def attempt(data: bytes) -> None:
         place = folder / _TRY
@@ -135,7 +137,8 @@ def _fuzz(name: str, folder: Path, seconds: int, seed: int) -> None:
             (folder / _FOUND).write_text(json.dumps([str(file), *faults]), "utf-8")
             raise RuntimeError(f"{file}: {faults}")
 
-    limits = [f"-max_total_time={seconds}", f"-timeout={_LIMIT}", f"-rss_limit_mb={_MEMORY}"]
+    # Not of libFuzzer, which takes the largest size of the process that began this one for its own.
+    limits = [f"-max_total_time={seconds}", f"-timeout={_LIMIT}", "-rss_limit_mb=0"]
     sizes = [f"-max_len={2 * largest + 1000}", f"-seed={seed + 1}"]  # of 0 it makes a random one
     options = [*limits, *sizes, f"-artifact_prefix={folder}/", "-use_value_profile=1"]
     atheris.Setup([sys.argv[0], *options, str(known)], attempt, custom_mutator=_mutator(files))

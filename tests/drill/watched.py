@@ -159,8 +159,7 @@ def _serve(pipe: Connection, reader: Reader, log: Path) -> None:
             faults += unprintable(os.pread(said, 1 << 20, 0))
             pipe.send(Outcome(refusal, tuple(faults)))
             if not bound:
-                most = _address_space() + MEMORY
-                resource.setrlimit(resource.RLIMIT_AS, (most, most))
+                bind_memory()
                 bound = True
 
 
@@ -195,8 +194,11 @@ def unprintable(said: bytes) -> list[str]:
     return []
 
 
-def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+def bind_memory() -> None:
+    """From now on this process gets no more than `MEMORY` beside what it has."""
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 class Guard:
