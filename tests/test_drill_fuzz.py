@@ -47,8 +47,7 @@ def test_a_bug_is_found_and_its_file_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert json.loads((tmp_path / "a" / "found.json").read_text("utf-8"))[0] == "a.txt"
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "tagged sentences"])
-def test_a_reader_that_holds_has_many_tries(name: str, tmp_path: Path) -> None:
-    row = fuzz.fuzzed(name, tmp_path / "a", 5, seed=1)
+def test_a_reader_that_holds_has_many_tries(tmp_path: Path) -> None:
+    row = fuzz.fuzzed("tagged sentences", tmp_path / "a", 3, seed=1)
     assert row.held, row.failures
     assert row.tries > 20
