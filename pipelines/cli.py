@@ -139,7 +139,9 @@ def _last_words(error: Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
-        return line_of(error), _PERMANENT.get(error.errno or 0, UserError.exit_code)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; make room and run the same command again" if full else ""
+        return line_of(error) + remedy, _PERMANENT.get(error.errno or 0, UserError.exit_code)
     words = str(error)
     if isinstance(error, MemoryError) or "can't start new thread" in words:
         why = one_line(words or "no memory")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, refused
 from pipelines import cli
 
 
@@ -34,6 +34,17 @@ def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().err
     assert said.startswith(f"bert-jax: {error}; give it more")
     assert said.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_with_the_remedy() -> None:
+    script = """from pathlib import Path
+from pipelines import cli
+cli.run(lambda _: Path("/dev/full").write_text("x", "utf-8"), [])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    refused(result, 1, "No space left on device; make room and run the same command again")
 
 
 @pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-", "2>&-", ">&-"])
