@@ -47,6 +47,24 @@ cli.run(lambda _: Path("/dev/full").write_text("x", "utf-8"), [])
     refused(result, 1, "No space left on device; make room and run the same command again")
 
 
+def test_nothing_is_said_of_an_event_loop_that_got_no_files() -> None:
+    """It came after the line that told of too few files, with a traceback."""
+    script = """import asyncio, gc, os, resource
+from contextlib import suppress
+from bert_jax import orbax_repairs
+orbax_repairs.ignore_late_failures()
+most = max(map(int, os.listdir("/proc/self/fd"))) + 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+with suppress(OSError):
+    asyncio.new_event_loop()
+gc.collect()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-", "2>&-", ">&-"])
 @pytest.mark.parametrize(
     ("command", "code"),
