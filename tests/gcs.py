@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from ports import free_port
+
 REFUSED = "refused-"
 
 
@@ -38,9 +39,7 @@ def emulator() -> Iterator[tuple[str, dict[str, str]]]:
     Yields:
         Its address, and the environment variables by which programs find it.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__)), str(port)],
         stdout=subprocess.DEVNULL,

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ports import free_port
 
 import gcs
 import shown
@@ -81,9 +81,7 @@ class World:
     def __init__(self, folder: Path, storage: dict[str, str]) -> None:
         self.folder, self.storage = folder, storage
         self.beside: list[subprocess.Popen[str]] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def run(self, line: str) -> str:
         """A line of a page, made smaller, to its end; what it printed."""

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import random
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from drill import program
+from drill.options import chosen, parser_of, seed_of
 from drill.report import Row, show
-from drill.stage import Fault, Stage
+from drill.stage import Stage
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("make drill", description=__doc__)
-    parser.add_argument("--seed", type=int, help="of all random moments; a new one unless given")
-    parser.add_argument("--only", action="append", metavar="WORDS", default=[],
-                        help="faults whose name has these words; may be given again")  # fmt: skip
+    parser = parser_of("make drill", __doc__, "fault")
     parser.add_argument("--quick", action="store_true", help="as in make test: minutes less")
     parser.add_argument("--list", action="store_true", help="the names of the faults")
     parser.add_argument("--keep", action="store_true", help="keep the folder of what failed")
     return parser
 
 
-def _chosen(faults: list[Fault], words: list[str]) -> list[Fault]:
-    found = [f for f in faults if not words or any(w.lower() in f.name.lower() for w in words)]
-    if not found:
-        near = difflib.get_close_matches(words[0], [fault.name for fault in faults], 1, 0)
-        sys.exit(f"no fault has {words[0]!r} in its name; the nearest is {near[0]!r}")
-    return found
-
-
 def main() -> None:
     """Runs the drill; exit code 1 if something was lost."""
     options = _parser().parse_args()
-    faults = _chosen(program.all_faults(), options.only)
+    known = {fault.name: fault for fault in program.all_faults()}
+    names = chosen(list(known), options.only, "fault")
     if options.list:
-        print("\n".join(fault.name for fault in faults))  # noqa: T201
+        print("\n".join(names))  # noqa: T201
         return
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    faults, seed = [known[name] for name in names], seed_of(options)
     print(f"seed {seed}: {len(faults)} faults", flush=True)  # noqa: T201
     began = time.monotonic()
     os.environ["JAX_PLATFORMS"] = "cpu"

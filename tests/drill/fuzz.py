@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from drill.mutations import changed_value, copied
+from drill.options import chosen, parser_of, seed_of
 from drill.report import Row, show
 
 COMMAND = (sys.executable, "-m", "drill.fuzz")
@@ -34,11 +35,8 @@ _FOUND, _TRY = "found.json", "try/files"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("make fuzz", description=__doc__)
+    parser = parser_of("make fuzz", __doc__, "reader")
     parser.add_argument("--seconds", type=int, default=60, help="for every reader (default: 60)")
-    parser.add_argument("--seed", type=int, help="a new one unless given")
-    parser.add_argument("--only", action="append", metavar="WORDS", default=[],
-                        help="readers whose name has these words; may be given again")  # fmt: skip
     parser.add_argument("--alone", metavar="READER", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -54,12 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     from drill.readers import READERS
 
-    words = options.only or [""]
-    names = [x.name for x in READERS if any(w.lower() in x.name.lower() for w in words)]
-    if not names:
-        known = ", ".join(reader.name for reader in READERS)
-        sys.exit(f"no reader has {words[0]!r} in its name; there are: {known}")
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    names = chosen([reader.name for reader in READERS], options.only, "reader")
+    seed = seed_of(options)
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="bert-jax-fuzz-"))
     print(f"seed {seed}: {len(names)} readers", flush=True)  # noqa: T201
     with ThreadPoolExecutor(_LANES) as lanes:
@@ -111,8 +105,7 @@ def _fuzz(name: str, folder: Path, seconds: int, seed: int) -> None:
     for place in (good, known):
         place.mkdir()
     reader.make(good)
-    found = [p for pattern in reader.damaged for p in sorted(good.glob(pattern)) if p.is_file()]
-    files = sorted({path.relative_to(good) for path in found})[:256]
+    files = sorted({path.relative_to(good) for path in reader.files(good)})[:256]
     for number, file in enumerate(files):
         content = bytes([number]) + (good / file).read_bytes()
         (known / f"file{number}").write_bytes(content)

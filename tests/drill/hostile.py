@@ -87,8 +87,7 @@ def _trial(reader: Reader, stage: Stage, rng: Random) -> Row:
 def _prepared(reader: Reader, good: Path, place: Path, rng: Random) -> str:
     """Makes the files of a try; what was done to them."""
     copied(good, place)
-    files = [p for pattern in reader.damaged for p in sorted(place.glob(pattern)) if p.is_file()]
-    path = rng.choice(files)
+    path = rng.choice(reader.files(place))
     try:
         what = damage(path, rng, reader.special)
     except (ValueError, KeyError, IndexError, RecursionError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+from ports import free_port
 
 from drill.lives import Circumstances, Life
 from drill.report import Row
@@ -214,9 +215,7 @@ class Pair:
 
     def live(self) -> list[Life]:
         """Starts both."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         known = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
         each = [Circumstances(known | {"JAX_PROCESS_ID": str(number)}) for number in (0, 1)]
         limit = ("--train.hang_timeout", "30")  # of which a busy machine may take ten

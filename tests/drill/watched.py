@@ -70,6 +70,11 @@ class Reader:
     refusal: str = ""
     mend: Callable[[Path, Random], object] = _nothing
 
+    def files(self, folder: Path) -> list[Path]:
+        """Those in `folder` that are damaged; one that two patterns name comes twice."""
+        found = [path for pattern in self.damaged for path in sorted(folder.glob(pattern))]
+        return [path for path in found if path.is_file()]
+
 
 @dataclass(frozen=True)
 class Outcome:

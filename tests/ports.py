@@ -1,0 +1,12 @@
+"""Ports of this computer; a module of its own, because servers that it is for start as programs."""
+
+from __future__ import annotations
+
+import socket
+
+
+def free_port() -> int:
+    """One that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
