@@ -50,6 +50,7 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
         (400, "POST", path, b"[" * 400, kind),
         (400, "POST", path, b"[" * 100_000, kind),
         (413, "POST", path, b" " * (BODY_BYTES + 1), kind),
+        (413, "POST", path, b" " * (8 * BODY_BYTES), kind),
         (413, "POST", path, None, kind | {"Content_Length": str(10**12)}),
         (415, "POST", path, b'{"text": "a"}', {"Content_Type": "text/plain"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "http://evil.example"}),
