@@ -15,15 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from compiling import QUICKLY
+
 DEVICES = 8
 ROOT = Path(__file__).parents[1]
 
 # Before JAX is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time of the tests goes into compiling: half of it is what LLVM makes better.
-os.environ["XLA_FLAGS"] = (
-    f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={DEVICES}"
-)
+os.environ["XLA_FLAGS"] = f"{QUICKLY} --xla_force_host_platform_device_count={DEVICES}"
 # Programs compiled by one test or process are reused by the others, also small ones.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

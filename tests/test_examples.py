@@ -24,9 +24,6 @@ for script in scripts:
     runpy.run_path(script, run_name="__main__")
 """
 
-# Compiling takes longer than running here, and less so without optimisation.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
 # What an example says -> what shows that it worked.
 EXPECTED = {
     "pretrain_on_your_text": r"^\d+\.\d%  \w+$",
@@ -45,7 +42,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", ALL, str(out), *map(str, order)],
         cwd=ROOT,
-        env=environment(PYTHONPATH=str(ROOT), XLA_FLAGS=QUICK),
+        env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         check=False,

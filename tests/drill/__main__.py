@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from compiling import QUICKLY
+
 from drill import program
 from drill.options import chosen, parser_of, seed_of
 from drill.report import Row, show
@@ -35,8 +37,7 @@ def main() -> None:
     print(f"seed {seed}: {len(faults)} faults", flush=True)  # noqa: T201
     began = time.monotonic()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # Nothing runs for long but the soak; compiling would take longer than what it makes faster.
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = QUICKLY
     folder = Path(tempfile.mkdtemp(prefix="bert-jax-drill-"))
     # Programs that one process compiled are reused by the others, as in real life; also small ones.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from drill import moments
 from pipelines.cli import COMMANDS
 
-_POLL = 0.001  # seconds
+_POLL = 0.005  # seconds
 _PATIENCE = 240.0  # seconds after which a process is taken for stuck
 
 # A forked process has what was imported before.
@@ -90,15 +91,14 @@ class Life:
         Raises:
             TimeoutError: It does not end; it is killed.
         """
-        self.waits(lambda: False)
-        if not self.ended:
+        left = self._begun + _PATIENCE - time.monotonic()
+        if not connection.wait([self._process.sentinel], max(0, left)):
             self._process.kill()
-            while not self.ended:
-                time.sleep(_POLL)
             raise TimeoutError(
                 f"it did not end within {_PATIENCE:.0f} s; it said: {self.last_line}"
             )
-        return int(self._process.exitcode)
+        with _LOCK:
+            return int(self._process.exitcode)
 
     @property
     def said(self) -> str:
