@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import re
 import stat
@@ -18,6 +19,7 @@ from random import Random
 import pytest
 
 from bert_jax.errors import BadInputError
+from conftest import ROOT
 from drill import hostile, mutations
 from drill.readers import READERS
 from drill.watched import Reader
@@ -148,6 +150,19 @@ def test_a_try_can_be_seen_again(tmp_path: Path) -> None:
     number = int(re.search(r"try (\d+)", first.failures[-1])[1])
     again = hostile.drilled(reader, tmp_path / "again", SEED, 0, first=number)
     assert again.failures[0] == first.failures[-1]
+
+
+def test_what_makes_hashes_true_again_does_not_read_a_pipe_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    os.mkfifo(tmp_path / "store" / "ledger.json")
+    script = (
+        "from pathlib import Path; from random import Random; from drill import changes;"
+        f"[changes.with_true_hashes(Path({str(tmp_path)!r}), Random(n)) for n in range(9)]"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:tests"}, check=True, timeout=30,
+    )  # fmt: skip
 
 
 def test_the_same_chance_does_the_same_damage(tmp_path: Path) -> None:

@@ -131,9 +131,9 @@ _HEADERS = (
 
 
 def with_true_hashes(folder: Path, rng: Random) -> None:
-    """Puts the hashes and, half the time, the sizes of the files into the ledger."""
+    """Puts the hashes of the files into the ledger, most of the time, if it still is a file."""
     path = folder / "store" / LEDGER
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 or not path.is_file():
         return
     try:
         ledger = json.loads(path.read_text("utf-8"))
