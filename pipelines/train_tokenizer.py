@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,8 +136,7 @@ def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
         DeviceUnavailableError: Another process does so now.
     """
     draft = out.with_name(f"{out.name}.tmp")
-    draft.mkdir(parents=True, exist_ok=True)
-    with exclusive(draft):
+    with _made(draft):
         if is_there(out, record):  # by another process, while this one learned
             remove(draft)
             return
@@ -144,6 +144,18 @@ def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
         content = {**record, DIGEST: tokenizer.digest}
         (draft / RECORD).write_text(json.dumps(content) + "\n", "utf-8")
         draft.replace(out)
+
+
+@contextmanager
+def _made(draft: Path) -> Iterator[None]:
+    """A folder that this process holds; another one may rename it before this one can."""
+    with ExitStack() as held:
+        while True:
+            draft.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                held.enter_context(exclusive(draft))
+                break
+        yield
 
 
 @dataclass(frozen=True)

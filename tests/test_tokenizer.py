@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,19 @@ def test_two_processes_do_not_write_to_one_tokenizer(tokenizer_dir: Path, tmp_pa
         train_tokenizer.write(tokenizer, out, {"corpus": "text:a"})
     assert not draft.exists()
     assert tokenizers.load(out).digest == tokenizer.digest
+
+
+def test_another_process_may_finish_the_tokenizer_that_this_one_is_about_to_write(
+    tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, out, record = tokenizers.load(tokenizer_dir), tmp_path / "t", {"corpus": "text:a"}
+
+    def late(draft: Path) -> AbstractContextManager[None]:
+        monkeypatch.undo()
+        train_tokenizer.write(tokenizer, out, record)  # what the other one does
+        return exclusive(draft)
+
+    monkeypatch.setattr(train_tokenizer, "exclusive", late)
+    train_tokenizer.write(tokenizer, out, record)
+    assert tokenizers.load(out).digest == tokenizer.digest
+    assert list(tmp_path.iterdir()) == [out]

@@ -133,7 +133,7 @@ class Guard:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            part, more = message.get("body", b""), message.get("more_body")
+            part, more = message.get("body", b""), message.get("more_body", False)
             seen += len(part)
             body = body + part if seen <= self._most_bytes else b""
         if seen > self._most_bytes:

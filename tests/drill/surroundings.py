@@ -157,8 +157,8 @@ _LIMITS = {
     "RLIMIT_AS": (1 << 26, 3 << 29),
     "RLIMIT_FSIZE": (1 << 8, 1 << 20),
 }
-# What the C++ runtime does without memory: it ends the process itself.
-_ABORTS = (-6, -11)
+# What the runtimes of C++ and C (127) do without memory: they end the process themselves.
+_ABORTS = (-6, -11, 127)
 
 
 def limited(name: str, which: str, stage: Stage, rng: Random) -> Row:
