@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +136,7 @@ def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
         DeviceUnavailableError: Another process does so now.
     """
     draft = out.with_name(f"{out.name}.tmp")
-    with _made(draft):
+    with _held(draft):
         if is_there(out, record):  # by another process, while this one learned
             remove(draft)
             return
@@ -146,16 +146,14 @@ def write(tokenizer: Tokenizer, out: Path, record: Mapping[str, Any]) -> None:
         draft.replace(out)
 
 
-@contextmanager
-def _made(draft: Path) -> Iterator[None]:
-    """A folder that this process holds; another one may rename it before this one can."""
-    with ExitStack() as held:
-        while True:
-            draft.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                held.enter_context(exclusive(draft))
-                break
-        yield
+def _held(draft: Path) -> ExitStack:
+    """Makes `draft` and holds it, or what another process has just made of it: see `is_there`."""
+    held = ExitStack()
+    while True:
+        draft.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another process has renamed it in between
+            held.enter_context(exclusive(draft))
+            return held
 
 
 @dataclass(frozen=True)

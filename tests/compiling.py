@@ -1,4 +1,4 @@
-"""How XLA compiles for processors in the least time; to be imported before JAX is.
+"""Flags with which XLA compiles fastest for CPUs; to be set before JAX asks for a device.
 
 Most of the time of the tests and the drill goes into compiling programs that then run for a second.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-# Half of the time is what LLVM makes better.
+# LLVM's optimisations are half of the time.
 QUICKLY = "--xla_backend_optimization_level=0"
 # Of what is left a third is fusions written as MLIR; newer versions know no other way.
 if version("jaxlib").startswith("0.10."):

@@ -1,4 +1,4 @@
-"""Ports of this computer; a module of its own, because servers that it is for start as programs."""
+"""Free ports; apart from `conftest`, because `gcs` also runs as a program, without pytest."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def data_files(folder: Path, step: int) -> list[Path]:
     return sorted(path for path in files if path.is_file() and path.stat().st_size)
 
 
-def test_any_flipped_bit_of_the_arrays_is_found(
+def test_any_flipped_bit_of_a_checkpoint_is_found(
     folder: Path, make: partial[TrainState], all_devices: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -107,6 +107,7 @@ def test_any_flipped_bit_of_the_arrays_is_found(
         found = restored(folder, make, all_devices)
         assert found is not None
         if found[1].step == 2:
+            assert found[1] == good[1]
             for one, other in zip(*map(jax.tree.leaves, (found[0], good[0])), strict=True):
                 assert (np.array(one) == np.array(other)).all()
         else:
@@ -308,14 +309,15 @@ def test_after_a_failed_save_the_process_can_end(
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
         make_folder(path, *options)
 
+    before = set(threading.enumerate())
     checkpoints = Checkpoints(tmp_path)
     monkeypatch.setattr(os, "mkdir", mkdir)
     checkpoints.save(make(), Meta(step=1))
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.wait()
     checkpoints.close()
-    for thread in threading.enumerate():
-        if thread.name != "MainThread" and not thread.daemon:
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
             threading.Thread.join(thread, 10)  # that of Orbax raises
             assert not thread.is_alive()
     del checkpoints, thread

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from pipelines.serving.answers import MOST_MASKS
-from pipelines.serving.guards import Hosts
+from pipelines.serving.guards import Guard, Hosts
 from pipelines.serving.messages import BODY_BYTES, CHARACTERS
 from serving import Client, served
 
@@ -41,6 +43,7 @@ def test_what_cannot_be_answered_is_said_in_a_line(pretrained: Client) -> None:
 def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
     ask = pretrained.ask
     kind = {"Content_Type": "application/json"}
+    asking = kind | {"Expect": "100-continue"}  # and nothing is sent before the answer
     path = "/api/tokenize"
     for code, method, where, body, headers in (
         (400, "POST", path, b"{", kind),
@@ -52,6 +55,7 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
         (413, "POST", path, b" " * (BODY_BYTES + 1), kind),
         (413, "POST", path, b" " * (8 * BODY_BYTES), kind),
         (413, "POST", path, None, kind | {"Content_Length": str(10**12)}),
+        (413, "POST", path, None, asking | {"Content_Length": str(BODY_BYTES + 1)}),
         (415, "POST", path, b'{"text": "a"}', {"Content_Type": "text/plain"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "http://evil.example"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "null"}),
@@ -76,6 +80,27 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
     assert everywhere.allows("192.168.1.1:8000")
     assert everywhere.allows(socket.gethostname())
     assert not everywhere.allows("evil.example:8000")
+
+
+def test_a_request_without_end_is_not_read_for_long() -> None:
+    parts, said = 0, []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("it is too large for that")
+
+    async def receive() -> Message:
+        nonlocal parts
+        parts += 1
+        return {"type": "http.request", "body": b" " * 1000, "more_body": True}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    asyncio.run(Guard(application, Hosts("127.0.0.1"), 1000)(scope, receive, send))
+    assert said[0]["status"] == 413
+    assert parts < 20
 
 
 def test_the_document_names_what_can_go_wrong(pretrained: Client) -> None:

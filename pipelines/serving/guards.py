@@ -29,8 +29,8 @@ _HEADERS = {
 
 
 SLOWEST = 30.0  # seconds for the head of a request, and as many for its body
-# So many times what is allowed is read to its end before it is refused: who still sends when the
-# connection is closed never reads why.
+# So many times what is allowed is read to its end before it is refused as too large: who still
+# sends when the connection is closed never reads why. Who asks first, with Expect, does read it.
 _READ_ANYWAY = 16
 
 
@@ -96,7 +96,7 @@ class Guard:
         except ClientDisconnect:
             return
         except _RefusedError as error:
-            # What is left of the request is not read: the server closes the connection.
+            # What is left of the request now is not read: the server closes the connection.
             await _said(error.status, str(error))(scope, receive, answer)
             return
         await self._app(scope, _once(body, receive), answer)
@@ -116,7 +116,8 @@ class Guard:
                 why = "send JSON, with the header Content-Type: application/json"
                 raise _RefusedError(415, why)
         length = headers.get(b"content-length", "0")
-        if length.isdecimal() and int(length[:18]) > _READ_ANYWAY * self._most_bytes:
+        most = self._most_bytes * (1 if b"expect" in headers else _READ_ANYWAY)
+        if length.isdecimal() and int(length[:18]) > most:
             raise self._too_large()
 
     async def _in_time(self, receive: Receive) -> bytes:

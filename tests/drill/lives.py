@@ -94,6 +94,7 @@ class Life:
         left = self._begun + _PATIENCE - time.monotonic()
         if not connection.wait([self._process.sentinel], max(0, left)):
             self._process.kill()
+            connection.wait([self._process.sentinel])
             raise TimeoutError(
                 f"it did not end within {_PATIENCE:.0f} s; it said: {self.last_line}"
             )

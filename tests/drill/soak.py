@@ -23,7 +23,7 @@ from drill.report import Row
 from drill.stage import Fault, Stage
 from drill.tally import ended
 
-_STEPS, _EVERY, _LOGGED = 2000, 100, 20
+_STEPS, _EVERY, _LOG_EVERY = 2000, 100, 20
 _PAUSE = 0.1  # seconds between looks
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _THP_DISABLE = 41  # PR_SET_THP_DISABLE of prctl(2)
@@ -84,29 +84,33 @@ def per_thousand(looks: list[Look], name: str) -> float:
     return float(np.median(np.diff(least) / np.diff(steps)))
 
 
-def slower(times: Iterable[tuple[int, float]]) -> float:
+def slower(times: Iterable[tuple[int, float]], span: int = _LOG_EVERY) -> float:
     """Seconds of a step in the last fifth of them, by those in the first.
 
-    The least of some twenty steps: another program makes a few of them longer, what gets slower
+    The least of all spans there: another program makes some of them longer, what gets slower
     makes all.
 
     Args:
         times: Steps, and the seconds until then.
+        span: So many steps are timed together.
     """
     steps, seconds = zip(*times, strict=True)
-    # After a multiple of _EVERY there is an evaluation and a save; before the first, compiling.
-    begins = np.array([step for step in range(_LOGGED, _STEPS, _LOGGED) if step % _EVERY])
-    spans = np.interp(begins + _LOGGED, steps, seconds) - np.interp(begins, steps, seconds)
+    # At multiples of _EVERY there are an evaluation and a save: the log counts them to the steps
+    # after it, looks to those before.
+    last = _EVERY - _LOG_EVERY - span
+    begins = [n for n in range(0, _STEPS, _LOG_EVERY) if _LOG_EVERY <= n % _EVERY <= last]
+    ends = [begin + span for begin in begins]
+    spans = np.interp(ends, steps, seconds) - np.interp(begins, steps, seconds)
     fifth = len(spans) // 5
     return float(min(spans[-fifth:]) / min(spans[:fifth]))
 
 
 def show_what_is_held() -> None:
-    """Before every save the memory of this process is, for two looks, what something in it holds.
+    """Before every save the memory of this process is, for a look, what something in it holds.
 
     Neither cycles, which Python finds some minutes later, nor what the allocator keeps: for every
-    thread there was, and Orbax starts many, and at the end of the heap, where a copy of the state
-    was that is saved. Nor what the kernel adds where it makes large pages of small ones.
+    thread there was, and Orbax starts many, and at the end of the heap, where the copy of the state
+    had been that was saved. Nor what the kernel adds where it makes large pages of small ones.
 
     What is left grows by some 50 KB a save, in part because TensorStore 0.1.86 never frees the
     metrics that Orbax asks it for.
@@ -127,8 +131,8 @@ def show_what_is_held() -> None:
 
 
 @dataclass(frozen=True)
-class Slopes:
-    """Of a soak: what grows in a thousand steps, and a step of the last fifth by the first's."""
+class Drift:
+    """Of a soak: what is added in a thousand steps, and a step of the last fifth by the first's."""
 
     memory: float
     files: float
@@ -136,12 +140,12 @@ class Slopes:
     clock: float
 
     @property
-    def grow(self) -> bool:
+    def grows(self) -> bool:
         """Whether something does."""
         return self.memory > _GROWTH or self.files > _MORE_FILES
 
     @property
-    def slow_down(self) -> bool:
+    def slows_down(self) -> bool:
         """Other programs make a step slower by the clock, a slow-down of ours shows in both."""
         return min(self.processor, self.clock) > _SLOWER
 
@@ -154,12 +158,12 @@ class Slopes:
         )
 
 
-def measured(stage: Stage) -> Slopes | str:
+def measured(stage: Stage) -> Drift | str:
     """Trains for long and looks at the process all the time; what is wrong if it does not end."""
     place = stage.place()
     phase = f"[{{length: 32, steps: {_STEPS}}}]"
     every = (f"--{key}={_EVERY}" for key in ("train.eval_every", "checkpoint.every"))
-    options = ("--phases", phase, *every, f"--train.log_every={_LOGGED}")
+    options = ("--phases", phase, *every, f"--train.log_every={_LOG_EVERY}")
     under = Circumstances(before=show_what_is_held)
     life = stage.pretrain(place, place / "run", *options, under=under)
     looks: list[Look] = []
@@ -170,10 +174,11 @@ def measured(stage: Stage) -> Slopes | str:
         return complaint
     warm = [one for one in looks if one.step >= _WARM * _STEPS]
     lines = [line for line in metrics.read(place / "run") if "loss" in line]
-    return Slopes(
+    return Drift(
         per_thousand(warm, "memory"),
         per_thousand(warm, "files"),
-        slower((one.step, one.seconds) for one in looks),
+        # In spans that are long beside the clock of processors, which ticks every 10 ms.
+        slower([(one.step, one.seconds) for one in looks], 3 * _LOG_EVERY),
         slower((line["step"], line["seconds"]) for line in lines),
     )
 
@@ -184,12 +189,12 @@ def soaked(name: str, stage: Stage, rng: random.Random) -> Row:
         found = measured(stage)
         if isinstance(found, str):
             return Row(name, 1, 0, failures=(found,))
-        if found.grow or not found.slow_down:
+        if not found.slows_down:
             break
     failures = []
-    if found.grow:
+    if found.grows:
         failures.append(f"it grows: {found}")
-    if found.slow_down:
+    if found.slows_down:
         failures.append(f"it slows down, {_SOAKS} times: {found}")
     return Row(name, 1, int(not failures), 0, str(found), tuple(failures))
 

@@ -157,7 +157,7 @@ _LIMITS = {
     "RLIMIT_AS": (1 << 26, 3 << 29),
     "RLIMIT_FSIZE": (1 << 8, 1 << 20),
 }
-# What the runtimes of C++ and C (127) do without memory: they end the process themselves.
+# How a process ends whose libraries get no memory: abort, segmentation fault, glibc's loader.
 _ABORTS = (-6, -11, 127)
 
 
