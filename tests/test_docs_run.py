@@ -21,7 +21,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ports import free_port
 
 import gcs
 import shown
@@ -32,6 +31,7 @@ from conftest import ROOT, bert_jax, command, environment
 from pipelines.data import tokenizer_training
 from pipelines.prepare import prepare
 from pipelines.pretrain import pretrain
+from ports import free_port
 from stories import VOCABULARY, story, write_corpus
 from tpu.provider import ENDPOINT
 from tpu.testing import rest

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ports import free_port
 
 from bert_jax import metrics
 from bert_jax.batch import FIELDS
@@ -22,6 +21,7 @@ from bert_jax.config import Phase, RunConfig
 from conftest import ROOT, bert_jax, command, environment, inspected, refused, start, write_config
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
+from ports import free_address
 
 # Prints what this process holds after restoring, and every token of three global batches.
 WITNESS = """
@@ -60,7 +60,7 @@ print(json.dumps(found | {"rows": [rows.start, rows.stop], "tokens": tokens}))
 
 def both(*commands: list[str], devices: int = 4) -> list[subprocess.Popen[str]]:
     """Starts the same command as two processes of one job."""
-    first = f"127.0.0.1:{free_port()}"
+    first = free_address()
     return [
         subprocess.Popen(
             command,
@@ -258,8 +258,8 @@ def test_sigterm_before_the_first_step_ends_a_job_of_one_process(
     run = tmp_path / "run"
     config = write_config(replace(base, run_dir=str(run)), tmp_path)
     alone = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
-    first = f"127.0.0.1:{free_port()}"
-    process = start("pretrain", "--config", config, JAX_COORDINATOR_ADDRESS=first, **alone)
+    alone["JAX_COORDINATOR_ADDRESS"] = free_address()
+    process = start("pretrain", "--config", config, **alone)
     while not run.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from compiling import QUICKLY
-
 from drill import program
 from drill.options import chosen, parser_of, seed_of
 from drill.report import Row, show

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ports import free_port
-
 from drill.lives import Circumstances, Life
 from drill.report import Row
 from drill.stage import (
@@ -26,6 +24,7 @@ from drill.stage import (
     unlike,
 )
 from drill.tally import Tally, ended
+from ports import free_address
 from stories import write_corpus
 
 _ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -215,8 +214,7 @@ class Pair:
 
     def live(self) -> list[Life]:
         """Starts both."""
-        address = f"127.0.0.1:{free_port()}"
-        known = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+        known = {"JAX_COORDINATOR_ADDRESS": free_address(), "JAX_NUM_PROCESSES": "2"}
         each = [Circumstances(known | {"JAX_PROCESS_ID": str(number)}) for number in (0, 1)]
         limit = ("--train.hang_timeout", "30")  # of which a busy machine may take ten
         return [self.stage.pretrain(self.place, self.run_dir, *limit, under=one) for one in each]

@@ -132,7 +132,14 @@ def show_what_is_held() -> None:
 
 @dataclass(frozen=True)
 class Drift:
-    """Of a soak: what is added in a thousand steps, and a step of the last fifth by the first's."""
+    """What a soak showed.
+
+    Attributes:
+        memory: MiB that are added in a thousand steps.
+        files: Open ones, likewise.
+        processor: Its time for a step of the last fifth, by that of the first.
+        clock: The same of the clock's.
+    """
 
     memory: float
     files: float

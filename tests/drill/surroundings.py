@@ -18,6 +18,7 @@ from drill.lives import Circumstances, Life
 from drill.report import Row
 from drill.stage import EVERY, Fault, Stage, content_of, newest_checkpoint, unlike
 from drill.tally import Tally, ended
+from drill.watched import bind_memory
 
 _TOGETHER = 5  # tries of two processes, for each of three commands
 _HOUR, _TEN_YEARS = 3600, 10 * 365 * 24 * 3600
@@ -146,9 +147,9 @@ def two_commands(name: str, command: Command, stage: Stage, rng: Random) -> Row:
 def limit(what: int, most: int) -> None:
     """A limit of this process, as ``ulimit`` sets it."""
     if what == resource.RLIMIT_AS:
-        pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
-        most += pages * resource.getpagesize()
-    resource.setrlimit(what, (most, most))
+        bind_memory(most)
+    else:
+        resource.setrlimit(what, (most, most))
 
 
 # Limit -> from, to; of memory beyond what the process has when it begins.

@@ -199,10 +199,10 @@ def unprintable(said: bytes) -> list[str]:
     return []
 
 
-def bind_memory() -> None:
-    """From now on this process gets no more than `MEMORY` beside what it has."""
+def bind_memory(more: int = MEMORY) -> None:
+    """From now on this process gets so many bytes of address space beside what it has."""
     pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
-    most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
+    most = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
