@@ -1,31 +1,34 @@
 # Two commands do everything on a machine with Python >= 3.11, make and PyPI:
-#   make pretrain    the whole way from text to a trained model, on this computer
-#   make test        every check, on emulated devices
-# and a third one compares with PyTorch, which it installs:
-#   make test-parity
-# and a fourth one asks the TPU compiler, which needs no TPU:
-#   make test-tpu
-# and a fifth one does every fault to real runs and prints what came of it (DRILL=--help):
-#   make drill
-# and a sixth one looks for files that a reader cannot bear, a minute for each (FUZZ=--help):
-#   make fuzz
-# and two more:
-#   make tutorial    the commands of docs/tutorial, one after the other, on this computer
-#   make docs        the site, in docs/_build/html; a warning or a broken link fails
-# make lock pins what TPU VMs install. PYTHON picks the interpreter, as in: make test PYTHON=python3.12
+#   make pretrain     the whole way from text to a trained model, on this computer
+#   make test         lint, the in-process tests and the system tests of the main promises
+# The rest of the evidence:
+#   make test-all     make test, then every other test: test-rest (processes, buckets, pages of the
+#                     docs, drill, fuzz), test-tpu (TPU compiler) and test-parity (PyTorch)
+#   make test-lowest  the in-process tests with the lower bounds of setup.cfg
+#   make drill        inject every fault into real runs and print the results (DRILL=--help)
+#   make fuzz         fuzz the file parsers, one minute for each (FUZZ=--help)
+#   make mutants      insert faults into the product and report which tests detect them (MUTANTS=--help)
+# And:
+#   make tutorial     the commands of docs/tutorial, one after the other, on this computer
+#   make docs         the site, in docs/_build/html; a warning or a broken link fails
+#   make lock         pin what TPU VMs install
+# PYTHON selects the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA := data/python-docs
+# The requirement that the parity tests install first, to pick a build of PyTorch.
+TORCH ?= torch
 
 # A virtual environment of another Python than the one asked for is made anew.
 ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
 
-.PHONY: help venv parity tpu-compiler pretrain tutorial docs test test-parity test-tpu drill fuzz lint lock clean
+.PHONY: help venv parity tpu-compiler pretrain tutorial docs test test-all test-rest test-tpu test-parity \
+	test-lowest drill fuzz mutants lint lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -42,6 +45,7 @@ $(VENV)/test: setup.cfg $(BIN)/python
 	@touch $(VENV)/core $@
 
 $(VENV)/parity: setup.cfg $(BIN)/python
+	$(PIP) $(TORCH)
 	$(PIP) --editable '.[test,parity]'
 	@touch $(VENV)/core $(VENV)/test $@
 
@@ -71,7 +75,7 @@ pretrain: $(VENV)/core
 	@echo "To fine-tune it: . $(BIN)/activate, and on with README.md, To a fine-tuned model and its report."
 
 tutorial: $(VENV)/core
-	PYTHONPATH=tests $(BIN)/python -m shown docs/tutorial/index.md
+	PYTHONPATH=tests $(BIN)/python -m support.doc_blocks docs/tutorial/index.md
 
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
@@ -82,21 +86,42 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three on two cores: some tests wait for other processes.
+# Three workers on two cores: some tests wait for other processes.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist worksteal
+
 test: lint
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not full and not tpu_backend' tests/unit tests/system tests/docs
+
+test-rest: $(VENV)/test
+	$(PYTEST) -m 'full and not tpu_backend' tests/unit tests/system tests/docs
+
+# One process at a time may use libtpu.
+test-tpu: $(VENV)/tpu
+	$(BIN)/pytest -m tpu_backend tests/compiler tests/system
 
 test-parity: $(VENV)/parity
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/parity
 
-test-tpu: $(VENV)/tpu
-	$(BIN)/pytest -m tpu_backend tests/test_preflight.py tests/test_tpu_install.py
+test-all:
+	$(MAKE) test
+	$(MAKE) test-rest
+	$(MAKE) test-tpu
+	$(MAKE) test-parity
+
+# The oldest versions that setup.cfg admits, in an environment of their own.
+test-lowest: $(VENV)/test
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[test]'
+	.venv-lowest/bin/pytest --numprocesses 3 --dist worksteal -m 'not full' tests/unit
 
 drill: $(VENV)/test
-	PYTHONPATH=tests $(BIN)/python -m drill $(DRILL)
+	PYTHONPATH=tests $(BIN)/python -m tools.drill $(DRILL)
 
 fuzz: $(VENV)/test
-	PYTHONPATH=tests $(BIN)/python -m drill.fuzz $(FUZZ)
+	PYTHONPATH=tests $(BIN)/python -m tools.drill.fuzz $(FUZZ)
+
+mutants: $(VENV)/test
+	$(BIN)/python -m tools.mutants $(MUTANTS)
 
 # What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \
@@ -106,4 +131,4 @@ lock: $(VENV)/test
 	$(LOCK) --extra tpu --extra cloud --output-file tpu/lock/requirements.txt setup.cfg
 
 clean:
-	rm -rf $(VENV) data runs docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-lowest data runs docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,7 +1,7 @@
 """Makes the goldens of PyTorch: a tiny BERT of transformers, its stages, gradients and training.
 
     pip install -e '.[test,parity]'
-    PYTHONPATH=tests:tests/parity python tests/golden/make_hugging_face.py
+    PYTHONPATH=tests python tests/golden/make_hugging_face.py
 
 The committed files were made with transformers 5.23.0 and torch 2.13.0 (CPU), Python 3.11.
 
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.optim import learning_rate
-from reference import random_model, stages, tensors, training_curve
-from stages import LONGEST, RULE, V, synthetic
+from support.network import LONGEST, RULE, V, synthetic
+from support.torch_reference import random_model, stages, tensors, training_curve
 
 OUT = Path(__file__).parent / "hugging_face"
 STEPS = 100

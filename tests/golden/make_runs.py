@@ -7,7 +7,7 @@ Later versions must resume, evaluate and convert these folders as this version d
 them again when the program changes; a new format gets a folder of its own, beside them. Made again
 by the same version, the folders differ only in times and in the names of Orbax's files.
 
-    runs/stories.txt                       the corpus, of `stories.py`
+    runs/stories.txt                       the corpus, of `support.corpora`
     runs/tokenizer, runs/store             made of it by train-tokenizer and prepare
     runs/pretrained                        stopped by SIGTERM at step 10 of 20; its checkpoint
     runs/train.csv, validation.csv         sentences of the same grammar with a label
@@ -45,7 +45,7 @@ from bert_jax.parallel import Layout, join
 from pipelines import cli
 from pipelines.pretrain import pretrain
 from pipelines.settings import run_config
-from stories import story, write_corpus
+from support.corpora import story, write_corpus
 
 OUT = Path(__file__).resolve().parent / "runs"
 ROOT = OUT.parents[2]

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("transformers", reason="extra parity is not installed")
 
-from conftest import ROOT, environment
 from pipelines.data.store import Store
+from support.commands import ROOT, environment
 
 
 def ran(script: str, *options: str | Path) -> str:

@@ -19,13 +19,13 @@ from torchmetrics.functional import classification, pearson_corrcoef, spearman_c
 from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 from torchmetrics.functional.text import rouge_score, squad
 
-from conftest import ROOT
 from pipelines.tasks import bio, ranking, regression
 from pipelines.tasks.classification import Classification
 from pipelines.tasks.qa_score import score
 from pipelines.tasks.ranking import Candidate
 from pipelines.tasks.rouge import rouge
 from pipelines.tasks.tables import Example
+from support.commands import ROOT
 
 DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data")) / "squad"
 TYPES = ("PER", "LOC", "ORG")

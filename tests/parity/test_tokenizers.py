@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
 
-from conftest import ROOT
 from pipelines.data import tokenizer_training
 from pipelines.data.tokenizer import JSON_FILE, WordPieceTokenizer, load
 from pipelines.data.tokenizer_export import export
 from pipelines.data.tokenizer_training import Kind
+from support.commands import ROOT
 
 transformers = pytest.importorskip("transformers")
 

@@ -20,17 +20,17 @@ import bert_jax
 from bert_jax.config import DataConfig, Phase, RunConfig
 from bert_jax.optim import learning_rate
 from bert_jax.parallel import Layout, devices
-from conftest import ROOT
 from pipelines.convert import convert
 from pipelines.data.loader import PretrainingData
 from pipelines.data.python_docs import documents
 from pipelines.data.store import Store
 from pipelines.formats import hugging_face
 from pipelines.model import open_model
-from reference import random_model, stages, tensors
-from reference import training_curve as their_curve
-from stages import RULE, assert_equal, ours, synthetic, training_curve
-from stories import VOCABULARY
+from support.commands import ROOT
+from support.corpora import VOCABULARY
+from support.network import RULE, assert_equal, ours, synthetic, training_curve
+from support.torch_reference import random_model, stages, tensors
+from support.torch_reference import training_curve as their_curve
 
 # Primes where the architecture allows them, so that a wrong axis shows itself.
 SIZES = {

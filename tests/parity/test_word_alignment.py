@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT
 from pipelines.data.tokenizer import load
 from pipelines.tasks.tagging import TASK
 from pipelines.tasks.task import Columns
+from support.commands import ROOT
 
 transformers = pytest.importorskip("transformers")
 

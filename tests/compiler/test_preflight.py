@@ -1,0 +1,159 @@
+"""Preflight: what the TPU compiler says of real steps; skipped where libtpu is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bert_jax.config import ModelConfig
+from bert_jax.convert import abstract_params
+from bert_jax.state import parameter_count
+from support.commands import ROOT, environment, refused
+from tpu.programs import collectives
+
+backend = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed (extra tpu): there is no compiler for TPUs",
+)
+PARAMETERS = parameter_count(
+    abstract_params(ModelConfig(preset="bert-tiny", vocab_size=1024).resolved())
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "run_dir: run\n"
+        "model: {preset: bert-tiny, vocab_size: 1024}\n"
+        "phases:\n"
+        "  - {length: 128, steps: 900, batch_size: 256}\n",
+        "utf-8",
+    )
+    return path
+
+
+def preflight(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tpu", "preflight", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def planned(*arguments: str | Path) -> dict[str, Any]:
+    found = preflight(*arguments, "--json")
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_the_compiler_tells_time_memory_and_what_is_exchanged(config: Path) -> None:
+    plan = planned(config, "--accelerator", "v3-8")
+    (phase,) = plan["phases"]
+    assert phase["estimate"] == "compiler"
+    assert phase["hbm_gib"] == 16
+    # Goldens of libtpu 0.0.42; another version may differ a little.
+    assert phase["seconds_per_step"] == pytest.approx(0.00078, rel=0.15)
+    assert phase["temp_gib"] < 0.06
+    assert phase["flops_per_step"] == pytest.approx(phase["model_flops_per_step"], rel=0.15)
+    # One gradient, in float32, and some sums.
+    assert phase["collective_bytes"] == pytest.approx(4 * PARAMETERS, rel=0.05)
+    assert set(phase["collectives"]) == {"all-reduce"}
+    hours = 900 * phase["seconds_per_step"] / 3600
+    assert plan["hours"] == pytest.approx(hours, abs=0.01)
+    assert plan["chip_hours"] == pytest.approx(4 * hours, abs=0.1)
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_a_split_optimiser_is_gathered_once_and_moves_no_activations(config: Path) -> None:
+    whole = planned(config, "--accelerator", "v3-8")["phases"][0]
+    split = planned(config, "--accelerator", "v3-8", "--parallel.shard_state", "true")
+    (phase,) = split["phases"]
+    assert phase["argument_gib"] < 0.6 * whole["argument_gib"]
+    assert set(phase["collectives"]) <= {"all-reduce", "reduce-scatter", "all-gather"}
+    assert phase["collectives"]["all-gather"] <= 1.05 * 4 * PARAMETERS
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_bert_base_stays_as_fast_and_small_as_it_is(config: Path) -> None:
+    """Goldens of libtpu 0.0.42, for 4 Cloud TPUs (v2-32) and batches of 256 x 128."""
+    (phase,) = planned(
+        *(config, "--accelerator", "v2-32", "--quick", "--parallel.shard_state", "true"),
+        *("--model.preset", "bert-base", "--model.vocab_size", "30522"),
+    )["phases"]
+    assert phase["seconds_per_step"] < 0.036
+    assert phase["temp_gib"] < 0.75
+    assert phase["argument_gib"] < 0.1
+    # One gradient in float32, of parts or whole; parameters in half of that, but for embeddings.
+    assert phase["collectives"]["all-reduce"] < 4 * 110_106_428
+    assert phase["collectives"]["all-gather"] < 2 * 1.3 * 110_106_428
+    assert set(phase["collectives"]) == {"all-reduce", "all-gather", "reduce-scatter"}
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_long_rows_of_bert_base_and_bert_large_stay_as_fast_and_small_as_they_are(
+    config: Path,
+) -> None:
+    """Goldens of libtpu 0.0.42, for batches of 256 x 512: 4 Cloud TPUs, and 16 of v3."""
+    for preset, accelerator, seconds, temporary in (
+        ("bert-base", "v2-32", 0.130, 2.2),
+        ("bert-large", "v3-128", 0.062, 2.3),
+    ):
+        (phase,) = planned(
+            *(config, "--accelerator", accelerator, "--quick", "--parallel.shard_state", "true"),
+            *("--model.preset", preset, "--model.vocab_size", "30522"),
+            *("--phases", "[{length: 512, steps: 100, batch_size: 256}]"),
+        )["phases"]
+        assert phase["seconds_per_step"] < seconds
+        assert phase["temp_gib"] < temporary
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_other_chips_have_a_roofline_and_the_attention_kernel(config: Path) -> None:
+    (phase,) = planned("--config", config, "--accelerator", "v5litepod-16")["phases"]
+    assert phase["estimate"] == "roofline"
+    assert phase["hbm_gib"] == 15.75
+    (plain,) = planned(config, "--accelerator", "v5e-16", "--model.attention", "xla")["phases"]
+    assert phase["bytes_per_step"] < plain["bytes_per_step"]
+
+
+@pytest.mark.tpu_backend
+@backend
+def test_what_does_not_fit_is_refused_with_what_helps(config: Path) -> None:
+    found = preflight(
+        *(config, "--accelerator", "v5e-1", "--model.layers", "1", "--quick"),
+        *("--phases", "[{length: 128, steps: 5, batch_size: 65536}]"),
+    )
+    refused(found, 78, "does not fit", "15.75G", "--train.accumulate", "not enough alone")
+
+
+def test_bad_input_is_one_line(config: Path, tmp_path: Path) -> None:
+    refused(preflight(config), 64, "--accelerator")
+    refused(preflight(config, "--accelerator", "v9-8"), 64, "unknown accelerator 'v9-8'")
+    pmap = preflight(config, "--accelerator", "v3-8", "--parallel.mapping", "pmap")
+    refused(pmap, 78, "parallel.mapping: jit")
+    lstm = preflight(config, "--accelerator", "v3-8", "--model.encoder", "lstm")
+    refused(lstm, 78, "model.encoder: lstm")
+    refused(preflight(tmp_path / "no.yaml", "--accelerator", "v3-8"), 78, "no.yaml")
+
+
+def test_collectives_are_counted_with_their_shapes() -> None:
+    text = """
+  %all-reduce.1 = (f32[12,768]{1,0:T(8,128)}, /*index=1*/bf16[4]{0}) all-reduce(%a, %b)
+  ROOT %all-gather.2 = f32[2,3]{1,0:T(8,128)(2,1)} all-gather(%c), dimensions={0}
+  %x = f32[] get-tuple-element(%all-reduce.1), index=0
+  %all-reduce-start.3 = s32[5]{0} all-reduce-start(%d)
+  %all-gather-start.4 = (f32[1,3]{1,0}, f32[8,3]{1,0}) all-gather-start(%e), dimensions={0}
+"""
+    assert collectives(text) == {"all-reduce": 4 * 12 * 768 + 8 + 20, "all-gather": 24 + 96}

@@ -1,0 +1,200 @@
+"""README.md and docs/: every command that is shown is parsed, every link leads somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bert_jax import __version__
+from bert_jax.config import RunConfig
+from pipelines.api import Bert
+from pipelines.cli import COMMANDS
+from pipelines.settings import _keys, check_keys
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import TASKS
+from support import doc_blocks
+from support.commands import ROOT
+from support.doc_blocks import Block
+from support.doc_commands import MAKEFILE, accepted, rows_of, table, without_code
+from tpu.config import SubmittedConfig
+
+PAGES = doc_blocks.pages()
+BLOCKS = [block for page in PAGES for block in doc_blocks.blocks(page)]
+SHELL = [block for block in BLOCKS if block.language in doc_blocks.SHELL]
+TUTORIAL = ROOT / "docs" / "tutorial" / "index.md"
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.where)
+def test_a_command_that_is_shown_is_one_that_its_parser_accepts(
+    block: Block, parse_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in block.commands():
+        if words[:3] == ["srun", "--nodes", "4"]:
+            words = words[words.index("bert-jax") :]
+        accepted(words, monkeypatch)
+
+
+def test_a_wrong_option_in_the_docs_would_be_noticed(
+    parse_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in (
+        ["bert-jax", "fill-mask", "runs/tiny", "--topk", "3"],
+        ["bert-jax", "pretrain", "--optimizer.learning_rate", "fast"],
+        ["python", "-m", "tpu", "status", "RUN", "--jsn"],
+    ):
+        with pytest.raises(Exception, match="bert-jax"):
+            accepted(wrong, monkeypatch)
+    assert not accepted(["gcloud", "auth", "login"], monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_or_heading_that_is_there(page: Path) -> None:
+    text = without_code(page.read_text("utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and the site name them."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page.read_text("utf-8")), re.M)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in titles)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda block: block.where
+)
+def test_yaml_that_is_shown_can_be_read(block: Block) -> None:
+    given = yaml.safe_load(block.text)
+    if "phases" in given:
+        check_keys(given, RunConfig, block.where)
+
+
+# The flags of the scripts and arguments that are in use, so that none is forgotten.
+TPU = "iterations_per_loop use_tpu tpu_name tpu_zone gcp_project master num_tpu_cores"
+TRAINED = "bert_config_file vocab_file output_dir init_checkpoint do_lower_case max_seq_length"
+RATES = "learning_rate num_train_epochs warmup_proportion save_checkpoints_steps train_batch_size"
+FLAGS = {
+    "create_pretraining_data.py": "input_file output_file vocab_file do_lower_case"
+    " do_whole_word_mask max_seq_length max_predictions_per_seq random_seed dupe_factor"
+    " masked_lm_prob short_seq_prob",
+    "run_pretraining.py": "bert_config_file input_file output_dir init_checkpoint max_seq_length"
+    " max_predictions_per_seq do_train do_eval train_batch_size eval_batch_size learning_rate"
+    f" num_train_steps num_warmup_steps save_checkpoints_steps max_eval_steps {TPU}",
+    "run_classifier.py": f"{TRAINED} {RATES} {TPU} data_dir task_name do_train do_eval do_predict"
+    " eval_batch_size predict_batch_size",
+    "run_squad.py": f"{TRAINED} {RATES} {TPU} train_file predict_file doc_stride max_query_length"
+    " do_train do_predict predict_batch_size n_best_size max_answer_length verbose_logging"
+    " version_2_with_negative null_score_diff_threshold",
+    "extract_features.py": "input_file output_file layers bert_config_file max_seq_length"
+    " init_checkpoint vocab_file do_lower_case batch_size use_tpu master num_tpu_cores"
+    " use_one_hot_embeddings",
+}
+
+
+@pytest.mark.parametrize("script", FLAGS)
+def test_every_flag_of_google_research_bert_has_its_line(script: str) -> None:
+    rows = dict(table("google-research-bert.md", script))
+    assert sorted(rows) == sorted(f"`{flag}`" for flag in FLAGS[script].split())
+
+
+# Keys that have no dot and might be taken for other words.
+FIELDS = {"run_dir", "init", "seed", "phases", "profile", "task"}
+
+
+@pytest.mark.parametrize("page", ["google-research-bert.md", "transformers.md"])
+def test_what_is_named_on_our_side_of_a_table_exists(
+    page: str,
+) -> None:
+    files = {"vocab.txt", "tokenizer_config.json", "metrics.jsonl"}
+    keys = {*_keys(SubmittedConfig), *_keys(FinetuneConfig), *files}
+    text = (ROOT / "docs" / "coming-from" / page).read_text("utf-8")
+    options = {*re.findall(r"--[a-z][\w-]*", help_texts()), "--debug"}
+    named = [code for _, second in rows_of(text) for code in re.findall(r"`([^`]+)`", second)]
+    assert len(named) > 60
+    for code in named:
+        if re.fullmatch(r"[a-z]+(\.[a-z_0-9]+)+", code):
+            assert code in keys, code
+        for option in re.findall(r"(?<![\w-])--[\w.-]+", code):
+            assert option in options or option[2:] in keys, code
+        if command := re.match(r"bert-jax ([a-z-]+)", code):
+            assert command[1] in COMMANDS, code
+        if task := re.match(r"bert-jax finetune ([a-z-]+)", code):
+            assert task[1] in TASKS, code
+        if method := re.match(r"bert_jax\.load\(path\)\.(\w+)\(", code):
+            assert hasattr(Bert, method[1]), code
+        assert code not in FIELDS or code in keys, code
+
+
+def help_texts() -> str:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        return importlib.import_module("generated").commands()
+    finally:
+        sys.path.pop(0)
+
+
+def test_the_ablations_are_those_of_the_results() -> None:
+    concepts = (ROOT / "docs/concepts.md").read_text("utf-8")
+    given = concepts.partition("<!-- table: Ablations -->\n")[2].partition("\n\n")[0]
+    assert given.count("\n") == 5
+    assert given in (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
+
+
+def test_the_figures_are_what_their_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
+    found = runpy.run_path(str(ROOT / "docs/figures/make.py"))["figures"]()
+    for name, drawing in found.items():
+        assert (ROOT / f"docs/figures/{name}.svg").read_text("utf-8") == drawing.content(), name
+    lines = (ROOT / "docs/figures/run.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[-1])["step"] == 2300
+
+
+@pytest.mark.full
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    command = re.search(r"sphinx-build (.+?) docs docs/_build/html", MAKEFILE)
+    assert command is not None
+    result = subprocess.run(
+        [sys.executable, "-m", "sphinx", *command[1].split(), "docs", str(tmp_path / "html")],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "html/reference/commands.html").read_text("utf-8")
+    assert all(f"bert-jax {name}" in page for name in COMMANDS)
+    assert "float32 [texts, hidden size]" in (tmp_path / "html/reference/python.html").read_text()
+
+
+def test_what_a_public_host_reads_fits_the_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text("utf-8")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    listed = re.findall(r"Python :: (3\.\d+)$", (ROOT / "setup.cfg").read_text("utf-8"), re.M)
+    assert versions == listed
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    for target in re.findall(r"make (\w+)", " ".join(steps)):
+        assert re.search(rf"^{target}:", MAKEFILE, re.M)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]
+    for hook in hooks["hooks"]:
+        words = hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude")
+        assert words.split(" --")[0] in MAKEFILE, hook["id"]

@@ -1,0 +1,159 @@
+"""The rules that the code base keeps."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import COMMANDS
+from pipelines.settings import command_parser, read_config, run_config
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import open_task
+from support.commands import ROOT
+
+PACKAGES = ("bert_jax", "pipelines", "tpu")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+TOKENIZERS = {
+    "pipelines/data/tokenizer.py",
+    "pipelines/data/tokenizer_export.py",
+    "pipelines/data/tokenizer_training.py",
+}
+# Dependency -> the only files that may import it.
+OWNERS = {
+    "orbax": {"bert_jax/checkpoint.py", "bert_jax/orbax_repairs.py"},
+    "fastapi": {"pipelines/serving/app.py"},
+    "pydantic": {"pipelines/serving/messages.py"},
+    "etils": {"bert_jax/paths.py"},
+    "fsspec": {"bert_jax/paths.py"},
+    "gcsfs": {"bert_jax/paths.py"},
+    "sentencepiece": TOKENIZERS,
+    "tokenizers": TOKENIZERS,
+    "tensorboardX": {"bert_jax/tracking.py", "bert_jax/sittings.py"},
+    "wandb": {"bert_jax/tracking.py"},
+    "shtab": {"pipelines/completion.py"},
+    "packaging": {"pipelines/checks.py"},
+    "matplotlib": {"pipelines/reports/figures.py"},
+    "jinja2": {"pipelines/reports/page.py"},
+    "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
+    "grain": {"pipelines/data/loader.py"},
+    "jsonargparse": {"pipelines/settings.py"},
+    "seqeval": {"pipelines/tasks/bio.py"},
+    "pyarrow": {"pipelines/formats/feature_files.py"},
+    "rouge_score": {"pipelines/tasks/rouge.py"},
+    "safetensors": {"pipelines/formats/hugging_face.py"},
+    "scipy": {"pipelines/tasks/regression.py"},
+    "sklearn": {"pipelines/tasks/bio.py", "pipelines/tasks/classification.py"},
+    "tensorflow_datasets": {"pipelines/data/data_sets.py"},
+    "optax": {"bert_jax/optim.py", "bert_jax/state.py", "bert_jax/steps.py"},
+}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def test_files_import_in_one_direction() -> None:
+    wrong = []
+    for path in SOURCES:
+        name, found = str(path.relative_to(ROOT)), imports(path)
+        # Only `bert_jax.load` may import from the packages that build on bert_jax.
+        if name.startswith("bert_jax/") and name != "bert_jax/__init__.py":
+            wrong += [(name, package) for package in found & {"pipelines", "tpu"}]
+        wrong += [(name, one) for one in found & OWNERS.keys() if name not in OWNERS[one]]
+        wrong += [(name, "")] if path.name == "utils.py" else []
+    assert not wrong
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return listed.stdout.splitlines()
+
+
+def test_files_and_functions_are_short() -> None:
+    """Also those of tests, benchmarks, examples and docs."""
+    long = []
+    for name in tracked():
+        if name.endswith(".py"):
+            text = (ROOT / name).read_text("utf-8")
+            long += [name] if len(text.splitlines()) > 400 else []
+            for node in ast.walk(parsed(ROOT / name)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or 0) - node.lineno
+                    long += [f"{name}: {node.name}"] if lines >= 60 else []
+    assert not long
+
+
+def test_the_training_loop_fits_on_a_few_screens() -> None:
+    assert len((ROOT / "bert_jax/train.py").read_text("utf-8").splitlines()) <= 150
+
+
+def test_only_parallel_decides_how_programs_are_mapped() -> None:
+    for path in SOURCES:
+        text = path.read_text("utf-8")
+        if path.name != "parallel.py":
+            assert "pmap(" not in text
+            assert "NamedSharding(" not in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+def test_a_config_shows_its_command_and_parses(path: Path) -> None:
+    header = "".join(line for line in path.read_text("utf-8").splitlines(True) if line[0] == "#")
+    command = re.search(r"bert-jax (pretrain|finetune \S+) (.*)", header)
+    assert command, "the header comment names no command"
+    assert f"--config {path.relative_to(ROOT)}" in command[2]
+    assert "Hardware" in header
+    assert "xpected" in header
+    words = shlex.split(command[2].replace("configs/", f"{ROOT}/configs/"))
+    if command[1] == "pretrain":
+        assert run_config(words).steps > 0
+        return
+    open_task(command[1].split()[1])
+    config, _ = read_config(command_parser("finetune", ""), words, FinetuneConfig)
+    assert config.data.train
+    assert config.data.validation
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for command in re.findall(r"bert-jax ([a-z]+(?:-[a-z]+)*) ", text):
+        assert command in COMMANDS
+    make = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert re.search(rf"^{target}:", make, re.MULTILINE), target
+
+
+def test_nothing_large_is_committed() -> None:
+    for name in tracked():
+        assert (ROOT / name).stat().st_size < 200_000 or name.startswith("tpu/lock/"), name
+
+
+def test_no_file_can_run_a_program_or_write_elsewhere_by_being_read() -> None:
+    modules = {"pickle", "marshal", "shelve", "joblib", "torch", "tarfile"}
+    calls = ("yaml.load(", "unsafe_load", "full_load", "allow_pickle=True", "extractall")
+    for path in SOURCES:
+        text = path.read_text("utf-8")
+        assert imports(path).isdisjoint(modules), path
+        assert not [call for call in calls if call in text], path
+        assert text.count("np.load(") == text.count("allow_pickle=False"), path

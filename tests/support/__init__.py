@@ -1,0 +1,1 @@
+"""What the tests share: data, processes, servers and their peers."""

@@ -1,0 +1,76 @@
+"""Compiles each step once per test process instead of once per run.
+
+A run builds its step from functions made for it, which JAX cannot recognize: a second run with the
+same config traces, lowers and compiles everything again, two to five seconds for a step that takes
+milliseconds. Here the functions that only depend on a config are kept, so JAX's own caches hit.
+What is compiled stays the same. Commands in processes of their own always compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cache, partial
+from typing import Any
+
+import jax
+import pytest
+
+import pipelines.initial
+import pipelines.tasks.work
+from bert_jax import optim, steps, task_model
+from bert_jax.parallel import Layout
+from bert_jax.steps import Steps
+
+_kept: dict[Hashable, Any] = {}
+
+
+def _once(kind: str, layout: Layout, of: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
+    try:
+        key = (kind, layout.mesh, layout.mapping, layout.shard_state, *of)
+        if key not in _kept:
+            _kept[key] = make()
+    except TypeError:  # a part that cannot be compared
+        return make()
+    return _kept[key]
+
+
+def _parts(of: Steps) -> tuple[Hashable, ...]:
+    leaves, tree = jax.tree.flatten(of.rates)
+    factors = tuple((leaf.shape, leaf.tobytes()) for leaf in map(jax.device_get, leaves))
+    return (of.objectives, *of.optimizer, of.learning_rate, of.seed, tree, factors,
+            of.accumulate, of.products)  # fmt: skip
+
+
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Lets later runs of this process find the steps of earlier ones."""
+    optimizer, schedule, rate = cache(optim.optimizer), cache(optim.schedule), optim.learning_rate
+    patch.setattr(steps, "optimizer", optimizer)
+    patch.setattr(steps, "schedule", schedule)
+    patch.setattr(steps, "pretraining", cache(steps.pretraining))
+    patch.setattr(pipelines.initial, "optimizer", optimizer)
+    patch.setattr(pipelines.tasks.work, "optimizer", optimizer)
+    patch.setattr(pipelines.tasks.work, "learning_rate", cache(rate))
+    patch.setattr(pipelines.tasks.work, "objectives", cache(task_model.objectives))
+
+    train_step, eval_step, build = Layout.train_step, Layout.eval_step, Layout.build
+
+    def kept_train(layout: Layout, of: Steps) -> Any:
+        return _once("train", layout, _parts(of), partial(train_step, layout, of))
+
+    def kept_eval(layout: Layout, of: Steps) -> Any:
+        return _once("eval", layout, _parts(of), partial(eval_step, layout, of))
+
+    def kept_build(layout: Layout, make: Callable[..., Any], *arguments: Any) -> Any:
+        if not isinstance(make, partial) or make.keywords:
+            return build(layout, make, *arguments)
+        shapes = jax.eval_shape(make, *arguments)
+        places = partial(layout.shardings, shapes)
+        run = _once(
+            "build", layout, (make.func, *make.args),
+            lambda: jax.jit(make, out_shardings=places()),
+        )  # fmt: skip
+        return run(*arguments)
+
+    patch.setattr(Layout, "train_step", kept_train)
+    patch.setattr(Layout, "eval_step", kept_eval)
+    patch.setattr(Layout, "build", kept_build)

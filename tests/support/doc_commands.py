@@ -1,0 +1,89 @@
+"""What README.md and docs/ show: commands to parse, tables to read."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonargparse
+import pytest
+
+from pipelines.cli import COMMANDS
+from support.commands import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+
+class ParsedError(BaseException):
+    """A command was read to its end; not an error that a command would catch."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands end as soon as their own parser has accepted what they were given."""
+
+    def stopping(parse: Callable[..., Any], build: Callable[..., Any]) -> Callable[..., Any]:
+        def parse_args(self: Any, *arguments: Any, **options: Any) -> Any:
+            build(self, parse(self, *arguments, **options))
+            raise ParsedError
+
+        return parse_args
+
+    for kind, build in (
+        (argparse.ArgumentParser, lambda self, given: given),
+        (jsonargparse.ArgumentParser, lambda self, given: self.instantiate(given)),
+    ):
+        monkeypatch.setattr(kind, "parse_args", stopping(kind.parse_args, build))
+    monkeypatch.chdir(ROOT)
+
+
+def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a command of ours is right; False if it is somebody else's."""
+    if words[0] == "make":
+        targets = [word for word in words[1:] if "=" not in word]
+        assert all(re.search(rf"^{target}:", MAKEFILE, re.M) for target in targets), words
+    elif words[0] == "bert-jax":
+        assert words[1] in COMMANDS, words
+        module = f"pipelines.{words[1].replace('-', '_')}"
+        parsed(
+            importlib.import_module("tpu.__main__" if words[1] == "tpu" else module).main, words[2:]
+        )
+    elif words[:3] == ["python", "-m", "tpu"]:
+        parsed(importlib.import_module("tpu.__main__").main, words[3:])
+    elif words[0] == "python" and words[1].endswith(".py"):
+        monkeypatch.setattr(sys, "argv", words[1:])
+        monkeypatch.setattr(sys, "path", [str((ROOT / words[1]).parent), *sys.path])
+        parsed(lambda _: runpy.run_path(words[1], run_name="__main__"), [])
+    else:
+        return False
+    return True
+
+
+def parsed(main: Callable[[list[str]], object], words: list[str]) -> None:
+    try:
+        main(words)
+    except ParsedError:
+        return
+    except SystemExit:
+        assert "--help" in words, words
+    assert not words or "--help" in words, "a command of one page of help has no options"
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.M | re.S)
+
+
+def table(page: str, heading: str) -> Iterator[tuple[str, str]]:
+    text = (ROOT / "docs" / "coming-from" / page).read_text("utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    yield from rows_of(section)
+
+
+def rows_of(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^\| (`.+?) \| (.+) \|$", text, re.M)

@@ -1,0 +1,18 @@
+"""Runs that are followed by trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from bert_jax.config import RunConfig
+from bert_jax.metrics import MetricsLog
+from bert_jax.parallel import Layout, devices
+from bert_jax.work import pretraining
+
+
+def opened(config: RunConfig, step: int = 0) -> MetricsLog:
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(exist_ok=True)
+    work = pretraining(config, Layout(devices()[:1]), cast(Any, None))
+    return MetricsLog(run_dir, work, step, 0, 0.0)

@@ -1,0 +1,130 @@
+"""Servers of small models, and what asks them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from bert_jax.parallel import Layout, devices
+from pipelines import serve
+from pipelines.model import Model, open_model
+from pipelines.serving.answers import Answers
+from pipelines.serving.app import create_app
+from pipelines.serving.guards import Hosts
+from pipelines.serving.server import config
+from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from support.commands import ROOT
+
+GOLDEN = ROOT / "tests/golden/hugging_face"
+NEAR = 1e-5
+# Task -> classes of its head.
+HEADS = {
+    "classification": ("dry", "wet"),
+    "regression": ("score",),
+    "multiple-choice": ("score",),
+    "tagging": ("O", "B-THING", "I-THING", "B-PLACE", "I-PLACE"),
+    "qa": ("start", "end"),
+    "summarization": ("score",),
+}
+
+
+class Client:
+    """Asks a server, with the headers that a program would send."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.address = url.removeprefix("http://").rstrip("/")
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named)
+            answer = connection.getresponse()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, name: str, **request: Any) -> tuple[int, Any]:
+        body = json.dumps(request).encode()
+        status, _, said = self.ask("POST", f"/api/{name}", body, Content_Type="application/json")
+        return status, json.loads(said)
+
+    def found(self, name: str, **request: Any) -> Any:
+        status, said = self.post(name, **request)
+        assert status == 200, said
+        return said
+
+    def refused(self, code: int, name: str, **request: Any) -> str:
+        status, said = self.post(name, **request)
+        assert status == code, said
+        assert list(said) == ["error"]
+        assert "\n" not in said["error"]
+        assert len(said["error"]) < 500
+        return said["error"]
+
+
+def near(found: Any, expected: Any) -> None:
+    """Asserts that JSON values are equal, numbers to 1e-5; `found` may have more keys."""
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            near(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            near(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=NEAR, rel=NEAR)
+    else:
+        assert found == expected
+
+
+def with_head(task: str) -> Model:
+    """A small BERT with a head for a task that nobody trained."""
+    classes = HEADS[task]
+    model = open_model(GOLDEN, Layout(devices()[:1]))
+    data = TaskDataConfig(train="none", length=32)
+    config = FinetuneConfig(task=task, run_dir="none", model=model.network, data=data)
+    draw = np.random.default_rng(0).normal
+    head = {
+        "kernel": draw(size=(model.network.hidden_size, len(classes))),
+        "bias": [0] * len(classes),
+    }
+    head = {name: np.array(array, np.float32) for name, array in head.items()}
+    params = {"bert": model.weights.params["bert"], "head": head}
+    weights = replace(model.weights, params=params, architecture="", labels=classes)
+    return replace(model, weights=weights, finetune=config)
+
+
+def answers_of(model: Path | Model) -> Answers:
+    layout = Layout(devices()[:1])
+    return Answers(open_model(model, layout) if isinstance(model, Path) else model, layout)
+
+
+@contextmanager
+def served(model: Path | Model | Answers) -> Iterator[Client]:
+    """A server of a model, in a thread of this process."""
+    answers = model if isinstance(model, Answers) else answers_of(model)
+    with serve.listening("127.0.0.1", 0) as sock:
+        app = create_app(answers, Hosts("127.0.0.1"))
+        # Without the handlers of signals, which the main thread has.
+        server = uvicorn.Server(config(app))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            yield Client(serve.url(sock))
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,131 @@
+"""Training on batches with NaN in them, and what it must come to.
+
+`bert-jax` itself with NaN in the batches of these steps: python -m support.nan_batches 7,9 …
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import metrics
+from bert_jax.batch import Batch
+from bert_jax.checkpoint import newest_params
+from bert_jax.config import RunConfig
+from bert_jax.errors import NotFiniteError
+from bert_jax.fingerprints import digest
+from bert_jax.guard import Guard
+from bert_jax.parallel import Layout, devices
+from bert_jax.state import TrainState, init_state
+from bert_jax.steps import Steps
+from pipelines import cli, pretrain
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+
+
+class PoisonedData(PretrainingData):
+    """Training data with NaN in the weights of the batches of some steps."""
+
+    bad: frozenset[int] = frozenset()
+
+    def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of update number `step`, counted from 0 as there."""
+        batch = super().batch_at(step, rows)
+        if step + 1 in self.bad:
+            weights = np.full_like(batch.arrays["mlm_weights"], np.nan)
+            batch = replace(batch, arrays=batch.arrays | {"mlm_weights": weights})
+        return batch
+
+
+Poison = Callable[..., None]
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
+    """Puts NaN into the batches of these steps."""
+    monkeypatch.setattr(pretrain, "PretrainingData", PoisonedData)
+    return lambda *steps: monkeypatch.setattr(PoisonedData, "bad", frozenset(steps))
+
+
+@pytest.fixture
+def rolling(config: RunConfig) -> RunConfig:
+    """The run of conftest with rollback; a line of the log only every 7 steps."""
+    return replace(config, train=replace(config.train, on_nonfinite="rollback", log_every=7))
+
+
+def layout_of(config: RunConfig, count: int = 1) -> Layout:
+    return Layout.of(config.parallel, devices()[:count])
+
+
+@cache
+def update(config: RunConfig, count: int) -> Any:
+    """The compiled update, which many tests make use of."""
+    layout, steps = layout_of(config, count), Steps.of(config)
+    return layout.train_step(steps)
+
+
+def reference(config: RunConfig, store: Store, skipped: set[int], count: int = 1) -> str:
+    """The digest of a run made by hand that leaves out these steps."""
+    config = replace(config, run_dir="-")
+    layout, steps, step = layout_of(config, count), Steps.of(config), update(config, count)
+    data = PretrainingData(store, config)
+    state = layout.build(lambda: init_state(config.model, steps.optimizer, config.seed))
+    for number in range(1, config.steps + 1):
+        if number in skipped:
+            counted = jax.device_put(np.int32(number), layout.replicated)
+            state = TrainState(counted, state.params, state.opt_state)
+            continue
+        state, _ = step(state, layout.place(data.batch_at(number - 1).arrays))
+    return digest(state.params)
+
+
+def reached(config: RunConfig) -> str:
+    """The digest of the newest checkpoint, which is that of the last step."""
+    run, layout = Path(config.run_dir), layout_of(config)
+    steps = Steps.of(config)
+
+    def make() -> TrainState:
+        return init_state(config.model, steps.optimizer, config.seed)
+
+    params, meta = newest_params(run, lambda meta: layout.abstract_state(make).params)
+    assert meta.step == config.steps
+    return digest(params)
+
+
+def skipped_in(config: RunConfig) -> list[int]:
+    return [line["step"] for line in metrics.read(Path(config.run_dir)) if "skipped" in line]
+
+
+def told_to_end_going_back(this_process: bool) -> None:
+    """Sends SIGTERM as soon as it goes back, to one of the processes; both wait until JAX saw it.
+
+    JAX looks for signals once a second, in which a fast machine gets to the end of a short run.
+    """
+    roll_back = Guard.roll_back
+
+    def interrupted(guard: Guard, base: int, error: NotFiniteError) -> None:
+        if this_process:
+            os.kill(os.getpid(), signal.SIGTERM)
+        roll_back(guard, base, error)
+        time.sleep(3)
+
+    Guard.roll_back = interrupted  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if told := os.environ.get("TOLD_TO_END"):
+        told_to_end_going_back(told == os.environ.get("JAX_PROCESS_ID", "0"))
+    PoisonedData.bad = frozenset(map(int, sys.argv.pop(1).split(",")))
+    pretrain.PretrainingData = PoisonedData  # type: ignore[misc]
+    cli.main()

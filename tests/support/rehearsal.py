@@ -1,0 +1,34 @@
+"""``bert-jax tpu local``, with machines that compile as the tests do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from support.commands import ROOT
+from support.xla_flags import QUICKLY
+
+# The last bits of a run depend on the flags of XLA, and emulated machines inherit no variables.
+_COMMAND = f"""
+from pipelines import cli
+from tpu import local
+from tpu.testing.machines import DEVICES
+emulated = local.emulated
+flags = "{QUICKLY} --xla_force_host_platform_device_count=" + str(DEVICES)
+local.emulated = lambda folder, variables: emulated(folder, variables | {{"XLA_FLAGS": flags}})
+cli.main()
+"""
+
+
+def run(config: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Rehearses the run of a config to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", _COMMAND, "tpu", "local", "--config", str(config), *options],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

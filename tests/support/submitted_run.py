@@ -1,0 +1,105 @@
+"""A run that was submitted to the cloud in memory, over HTTP; what hosts would say, tests say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.commands import ROOT
+from tpu import markers
+from tpu.config import TpuConfig
+from tpu.markers import TRAINING, Beat
+from tpu.provider import ENDPOINT, connect
+from tpu.request import Launch, name_of
+from tpu.submit import submit
+from tpu.testing import rest
+from tpu.testing.cloud import Delays, FakeCloud
+from tpu.watch import Watcher
+
+ZONES = ("us-west4-a", "us-east5-b")
+PROJECT = "my-project"
+
+
+@pytest.fixture
+def cloud() -> Iterator[FakeCloud]:
+    """Grants nothing by itself; the rest takes no time."""
+    made = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def url(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with rest.serve(cloud) as served:
+        monkeypatch.setenv(ENDPOINT, served)
+        yield served
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    run = str(tmp_path / "run")
+    tpu = TpuConfig(accelerator="v4-16", zones=ZONES, project=PROJECT)
+    return Launch(name_of(run), run, PROJECT, tpu, "0" * 64)
+
+
+@pytest.fixture
+def watcher(launch: Launch, url: str) -> Watcher:
+    """Of a run that was submitted."""
+    provider = connect(PROJECT)
+    return Watcher(submit(launch, {}, provider), provider, back_off=(0.0, 0.0))
+
+
+def tick(watcher: Watcher) -> str:
+    """One look, and what follows from it; the status."""
+    seen, decision = watcher.look()
+    watcher.act(seen, decision)
+    return decision.status
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def granted(cloud: FakeCloud, watcher: Watcher) -> None:
+    cloud.advance(watcher.launch.name)
+    until(lambda: cloud.state(watcher.launch.name) == "ACTIVE")
+
+
+def hosts_say(watcher: Watcher, attempt: int, step: int, **values: Any) -> None:
+    for worker in range(2):
+        known = {"state": TRAINING, "step": step} | values
+        markers.beat(watcher.run, Beat(worker, attempt, **known))
+
+
+def gone(cloud: FakeCloud, watcher: Watcher) -> None:
+    until(lambda: cloud.state(watcher.launch.name) == "")
+
+
+def creations(cloud: FakeCloud) -> int:
+    return sum(rpc == "CreateQueuedResource" for rpc, _ in cloud.calls)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "tpu", *arguments]
+
+
+def tpu(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env={**os.environ, "GOOGLE_CLOUD_PROJECT": PROJECT, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

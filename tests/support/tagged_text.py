@@ -1,0 +1,15 @@
+"""Files of tagged sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.tasks.task import Columns
+
+DEFAULT = Columns()
+
+
+def written(folder: Path, text: str | bytes, name: str = "data.conll") -> str:
+    file = folder / name
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return str(file)

@@ -1,0 +1,290 @@
+"""Two real processes joined by JAX's coordination service."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax import metrics
+from bert_jax.batch import FIELDS
+from bert_jax.config import Phase, RunConfig
+from bert_jax.parallel import Layout, devices
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.pretrain import pretrain
+from support.commands import (
+    command,
+    inspected,
+    refused,
+    run_process,
+    start,
+    write_config,
+)
+from support.jobs import both, ended, same_curve
+from support.ports import free_address
+
+# Prints what this process holds after restoring, and every token of three global batches.
+WITNESS = """
+import json, sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+import jax
+from jax.experimental import multihost_utils
+from bert_jax import parallel
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.fingerprints import digest
+from bert_jax.state import init_state
+from bert_jax.steps import Steps
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.settings import run_config
+
+config = run_config(["--config", sys.argv[1]])
+layout = parallel.Layout(parallel.join())
+steps = Steps.of(config)
+make = partial(init_state, config.model, steps.optimizer, config.seed)
+checkpoints = Checkpoints(Path(config.run_dir))
+state, meta = checkpoints.restore(layout.abstract_state(make), lambda meta: None)
+data = PretrainingData(Store(Path(config.data.store)), config)
+rows = layout.rows(config.train.batch_size)
+tokens = []
+for batch in data.batches(0, 3, rows):
+    placed = layout.place(batch.arrays)
+    whole = multihost_utils.process_allgather(placed["token_ids"], tiled=True)
+    tokens.append(whole.tolist())
+found = {"step": meta.step, "digest": digest(state.params), "devices": jax.device_count()}
+print(json.dumps(found | {"rows": [rows.start, rows.stop], "tokens": tokens}))
+"""
+
+
+def test_two_processes_train_as_one_process_does(
+    config_base: RunConfig, trained: Path, two_processes: Path, tmp_path: Path
+) -> None:
+    same_curve(trained, two_processes)
+    pretrain(replace(config_base, run_dir=str(tmp_path / "run")), Layout(devices()))
+    same_curve(tmp_path / "run", two_processes)
+
+
+@pytest.mark.full
+def test_a_split_state_is_that_of_one_process_and_goes_on_elsewhere(
+    config_base: RunConfig, two_processes: Path, tmp_path: Path
+) -> None:
+    """All on two processes, then the last updates again on one that has the whole state."""
+    run = tmp_path / "run"
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    results = ended(both(command("pretrain", "--config", config, "--parallel.shard_state", "true")))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    same_curve(run, two_processes)
+    shutil.rmtree(run / "checkpoints" / "20")
+    result = run_process("pretrain", "--config", config, devices=2)
+    assert result.returncode == 0, result.stderr
+    assert "resuming at step 15" in result.stderr
+    same_curve(run, two_processes)
+
+
+@pytest.mark.full
+def test_a_checkpoint_of_eight_devices_and_the_batches_are_the_same_for_both(
+    config_base: RunConfig, tmp_path: Path, store: Store
+) -> None:
+    short = replace(config_base, run_dir=str(tmp_path / "run"), phases=(Phase(length=32, steps=3),))
+    config = write_config(short, tmp_path)
+    made = run_process("pretrain", "--config", config, devices=8)
+    assert made.returncode == 0, made.stderr
+    expected = inspected(tmp_path / "run")
+    results = ended(both([sys.executable, "-c", WITNESS, str(config)], devices=4))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    # The last line: Gloo prints before it.
+    witnesses = [json.loads(result.stdout.splitlines()[-1]) for result in results]
+    data = PretrainingData(store, short)
+    for witness in witnesses:
+        assert (witness["devices"], witness["step"]) == (8, 3)
+        assert witness["digest"] == expected["digest"]
+        for step, tokens in enumerate(witness["tokens"]):
+            assert np.array_equal(tokens, data.batch_at(step).arrays["token_ids"])
+    assert [witness["rows"] for witness in witnesses] == [[0, 4], [4, 8]]
+    assert set(data.batch_at(0).arrays) == set(FIELDS)
+
+
+def test_sigterm_to_one_stops_both_at_one_step_and_the_run_ends_with_the_same_bits(
+    config_base: RunConfig, two_processes: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # Long enough that the signal arrives in the middle; cut to 20 steps afterwards.
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    slow = ("--checkpoint.every", "1000", "--train.eval_every", "1")
+    processes = both(command("pretrain", "--config", config, *slow))
+    while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    results = ended(processes)
+    assert [result.returncode for result in results] == [75, 75], results[0].stderr
+    (saved,) = (int(path.name) for path in (run / "checkpoints").iterdir())
+    assert 0 < saved < 20
+    results = ended(both(command("pretrain", "--config", config)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert f"resuming at step {saved}" in results[0].stderr
+    assert inspected(run)["digest"] == inspected(two_processes)["digest"]
+
+
+@pytest.mark.full
+def test_two_processes_fall_back_to_the_same_checkpoint(
+    config_base: RunConfig, two_processes: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(two_processes, tmp_path / "run"))
+    newest = (run / "checkpoints" / "20" / "params").rglob("*")
+    largest = max(newest, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 16
+    largest.write_bytes(content)
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    results = ended(both(command("pretrain", "--config", config)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert "checkpoint 20 is damaged" in results[0].stderr
+    assert "resuming at step 15" in results[0].stderr
+    assert inspected(run)["digest"] == inspected(two_processes)["digest"]
+
+
+@pytest.mark.full
+def test_pmap_is_refused_on_two_processes(config_base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
+    for result in ended(
+        both(command("pretrain", "--config", config, "--parallel.mapping", "pmap"))
+    ):
+        refused(result, 78, "pmap", "one process", "parallel.mapping: jit")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_job_that_is_described_wrongly_is_refused(config_base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
+    wrong = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two"}
+    refused(run_process("pretrain", "--config", config, **wrong), 78, "JAX_NUM_PROCESSES=two")
+
+
+@pytest.mark.full
+def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
+    config_base: RunConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    processes = both(command("pretrain", "--config", config))
+    while not (run / "tokenizer").exists() and processes[0].poll() is None:
+        time.sleep(0.01)  # until both have joined, and begin to make or restore a state
+    processes[1].send_signal(signal.SIGINT)
+    results = ended(processes)
+    assert [result.returncode for result in results] == [75, 75], results[0].stderr
+    assert "is saved in" in results[0].stderr.splitlines()[-1]
+    assert (run / "checkpoints").is_dir()
+
+
+@pytest.mark.full
+def test_ctrl_c_twice_ends_one_of_several_at_once(config_base: RunConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    processes = both(command("pretrain", "--config", config), devices=1)
+    while not (run / "tokenizer").exists() and processes[0].poll() is None:
+        time.sleep(0.01)
+    for _ in range(2):
+        processes[0].send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    results = ended(processes)
+    assert results[0].returncode == 75
+    told = results[0].stderr.splitlines()[-2:]
+    assert "once more ends this one without saving" in told[0]
+    assert told[1] == "bert-jax: SIGINT; the same command starts again"
+
+
+@pytest.mark.full
+def test_sigterm_before_the_first_step_ends_a_job_of_one_process(
+    config_base: RunConfig, tmp_path: Path
+) -> None:
+    """As on a Cloud TPU VM: JAX takes the signal over there, too."""
+    run = tmp_path / "run"
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    alone = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+    alone["JAX_COORDINATOR_ADDRESS"] = free_address()
+    process = start("pretrain", "--config", config, **alone)
+    while not run.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    (result,) = ended([process])
+    assert result.returncode == 75
+    assert not list((run / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.full
+def test_an_address_that_is_taken_is_told_of(config_base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        known = f"127.0.0.1:{taken.getsockname()[1]}"
+        job = {"JAX_COORDINATOR_ADDRESS": known, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+        result = run_process("pretrain", "--config", config, **job)
+    refused(result, 1, known, "already in use; end the process that has the port")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [0, 1])
+def test_who_waits_for_the_others_hears_of_a_signal(
+    number: int, config_base: RunConfig, tmp_path: Path
+) -> None:
+    """JAX waits for five minutes, in which Python hears of none in the thread that waits."""
+    config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
+    processes = both(command("pretrain", "--config", config))
+    processes[1 - number].kill()
+    waiting = processes[number]
+    assert waiting.stderr is not None
+    assert "meeting the others" in waiting.stderr.readline()
+    time.sleep(1)
+    begun = time.monotonic()
+    waiting.send_signal(signal.SIGINT)
+    result = ended(processes)[number]
+    assert time.monotonic() - begun < 30
+    assert (result.returncode, result.stderr.count("\n")) == (75, 1), result.stderr
+
+
+def first_ends_soon(processes: list[subprocess.Popen[str]], words: str) -> None:
+    """Asserts that the first of two processes says so and ends, though nobody told it to."""
+    begun = time.monotonic()
+    left, _ = ended(processes)
+    assert time.monotonic() - begun < 60
+    refused(left, 1)
+    assert left.stderr.splitlines()[-1].startswith(f"bert-jax: {words}")
+
+
+@pytest.mark.full
+def test_who_waits_for_others_in_vain_says_so(config_base: RunConfig, tmp_path: Path) -> None:
+    config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
+    script = (
+        "from bert_jax import parallel; from pipelines import cli; parallel.MEETING = 3; cli.main()"
+    )
+    processes = both([sys.executable, "-c", script, "pretrain", "--config", str(config)])
+    processes[1].kill()
+    first_ends_soon(processes, "the other processes of this job did not come within 3")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("every", ["1", "1000"])
+def test_who_is_left_alone_ends_soon_and_says_why(
+    every: str, config_base: RunConfig, tmp_path: Path
+) -> None:
+    """JAX waits five minutes for the others at the end, Orbax twenty in a save."""
+    run = tmp_path / "run"
+    config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
+    options = ("--train.eval_every", "1", "--checkpoint.every", every)
+    processes = both(command("pretrain", "--config", config, *options), devices=1)
+    while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].kill()
+    first_ends_soon(processes, "another process of this job has ended")

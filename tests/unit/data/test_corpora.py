@@ -1,0 +1,243 @@
+"""Where text comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert_jax.errors import BadArgumentsError, BadInputError
+from pipelines.data import corpora, files, python_docs
+from pipelines.data.corpora import open_corpus
+from pipelines.data.files import FileCutter, FilePiece, Format, zstd
+from pipelines.data.shards import split_document
+from support.commands import ROOT
+from support.corpora import compressed
+
+
+def test_text_files_are_read_in_order_and_cut_at_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("Third.\n", "utf-8")
+    (tmp_path / "a.txt").write_bytes(
+        b"\xef\xbb\xbfOne. And two, e.g. this.\r\nThree.\r\n\r\n\r\nSecond document."
+    )
+    documents = list(open_corpus(f"text:{tmp_path}/*.txt").documents())
+    assert documents == [["One. And two, e.g. this.", "Three."], ["Second document."], ["Third."]]
+    assert split_document(documents[0], "en") == ["One.", "And two, e.g. this.", "Three."]
+
+
+def test_json_lines_are_documents(tmp_path: Path) -> None:
+    lines = [{"text": "One.\n\nTwo."}, {"text": ""}, {"text": "Three."}]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n", "utf-8")
+    assert list(open_corpus(f"jsonl:{file}").documents()) == [["One.", "Two."], ["Three."]]
+    file.write_text('{"body": "Zwei"}\n', "utf-8")
+    assert list(open_corpus(f"jsonl:{file}#body").documents()) == [["Zwei"]]
+    with pytest.raises(BadInputError, match="offset 0 has no field 'text'"):
+        list(open_corpus(f"jsonl:{file}").documents())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": "bad \\ud800 here"}', '{"text": "a\\u0000b"}', "[" * 200_000, "{", '{"text": 1}'],
+)
+def test_json_that_holds_no_text_is_located(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"text": "Good."}}\n{line}\n', "utf-8")
+    with pytest.raises(BadInputError, match=rf"{file}.* offset 18"):
+        list(open_corpus(f"jsonl:{file}").documents())
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("wanted", [1, 50, 700, 10**6])
+def test_compressed_files_are_cut_like_plain_ones(
+    corpus: Path, tmp_path: Path, form: Format, suffix: str, wanted: int
+) -> None:
+    text = corpus.read_text("utf-8")
+    if form == "jsonl":
+        text = "".join(json.dumps({"text": one}) + "\n" for one in text.split("\n\n"))
+    plain = tmp_path / "a.txt"
+    plain.write_text(text, "utf-8")
+    packed = compressed(plain, suffix)
+    expected, found = (pieces(path, form, wanted) for path in (plain, packed))
+    assert [(p.start, p.end) for p in found] == [(p.start, p.end) for p in expected]
+    whole = [document for piece in pieces(plain, form, 10**9) for document in piece.documents()]
+    for some in (expected, found):
+        assert [document for piece in some for document in piece.documents()] == whole
+    if wanted == 700:
+        assert len(found) > 5
+
+
+def pieces(path: Path, form: Format, wanted: int) -> list[FilePiece]:
+    cutter = FileCutter(path, form, "text")
+    found = list(iter(lambda: cutter.take(wanted), None))
+    cutter.close()
+    return [piece for piece in found if piece is not None]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "other"])
+def test_a_damaged_file_is_named(corpus: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+    plain = tmp_path / "a.txt"
+    plain.write_bytes(corpus.read_bytes())
+    packed = compressed(plain, suffix)
+    content = bytearray(packed.read_bytes())
+    if damage == "cut":
+        del content[-40:]
+    elif damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+    else:
+        content = bytearray(b"no such format")
+    packed.write_bytes(content)
+    with pytest.raises(BadInputError, match=packed.name):
+        list(open_corpus(f"text:{packed}").documents())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a\n" * 5 + b"b\0c\n", ["NUL", "offset 11"]),
+        ("Ein Tag.\n".encode("utf-16"), ["UTF-8", "offset 0"]),
+        ("Caf\u00e9.\n\n".encode() + "Caf\u00e9.\n".encode("latin-1"), ["0xe9", "offset 11"]),
+    ],
+)
+def test_what_is_no_text_is_located(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(content)
+    with pytest.raises(BadInputError) as error:
+        list(open_corpus(f"text:{file}").documents())
+    for word in [*words, str(file)]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_document_without_end_is_refused(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_DOCUMENT", 2000)
+    file = tmp_path / "a.txt"
+    file.write_text("A line.\n" * 1000)
+    source = compressed(file, suffix) if suffix else file
+    for block_bytes in (100, 10**6):
+        monkeypatch.setattr(corpora, "_BLOCK_BYTES", (block_bytes, block_bytes))
+        with pytest.raises(BadInputError, match="blank line between documents"):
+            list(open_corpus(f"text:{source}").documents())
+
+
+def test_a_vanished_file_is_named(corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(corpus.read_bytes())
+    opened = open_corpus(f"text:{file}")
+    (block,) = opened.blocks(0)
+    file.unlink()
+    with pytest.raises(BadInputError, match=str(file)):
+        list(block.documents())
+    with pytest.raises(BadInputError, match=str(file)):
+        list(opened.documents())
+
+
+def test_wrong_specifications(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(BadInputError, match=r"no file matches .*; to read a folder"):
+        open_corpus(f"text:{tmp_path}")
+    with pytest.raises(BadArgumentsError, match=f"try 'text:{corpus}'"):
+        open_corpus(str(corpus))
+    with pytest.raises(BadArgumentsError, match="given twice"):
+        open_corpus("python-docs", "python-docs")
+
+
+def test_prose_is_told_from_code_and_markup() -> None:
+    text = """frobnicate(a, b=None) -> int
+
+    Return the *best* of two :class:`Frob` values, or ``None`` if there is none.
+
+    Parameters
+    ----------
+    a : int
+        The first value to compare with the other one.
+    b (int, optional): The second value may be left out here.
+
+    It can be used like this::
+
+        >>> This Looks like a sentence but stands in code.
+        It returns a value of some kind here.
+
+    .. note:: Directives are not prose at all, whatever they say.
+
+    >>> frobnicate(1, 2)
+    Some output that could be taken for a sentence.
+
+    - List items are kept as sentences of their own.
+    Short one. The value x = y + 1 is no prose at all, is it.
+    """
+    assert list(python_docs.prose(text)) == [
+        "Return the best of two Frob values, or None if there is none.",
+        "The first value to compare with the other one.",
+        "The second value may be left out here.",
+        "List items are kept as sentences of their own.",
+    ]
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[list[str]]:
+    return list(python_docs.documents())
+
+
+@pytest.mark.full
+def test_the_built_in_corpus_is_two_megabytes_of_prose(documents: list[list[str]]) -> None:
+    sentences = [sentence for document in documents for sentence in document]
+    assert sum(len(sentence.encode()) + 1 for sentence in sentences) > 2_000_000
+    assert len(set(sentences)) == len(sentences)
+    assert all(len(document) > 1 for document in documents)
+    words = " ".join(sentences).split()
+    assert sum(word.strip(".,;:()\"'").isalpha() for word in words) / len(words) > 0.9
+
+
+def test_the_built_in_corpus_is_always_the_same(documents: list[list[str]]) -> None:
+    """Also in another process, where sets and dicts of strings have another order."""
+    script = (
+        "import json; from itertools import islice; from pipelines.data import python_docs;"
+        "print(json.dumps(list(islice(python_docs.documents(), 1000))))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert json.loads(found.stdout) == documents[:1000]
+
+
+def test_a_few_bytes_that_unpack_to_very_many_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """A line and a document without end, in .zst files of some kilobytes that hold a gigabyte."""
+    program = (
+        "import resource, sys\n"
+        "from bert_jax.errors import BadInputError\n"
+        "from pipelines.data.corpora import open_corpus\n"
+        "space = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (space + (600 << 20),) * 2)\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        list(open_corpus('text:' + name).documents())\n"
+        "    except BadInputError as error:\n"
+        "        print(error)\n"
+    )
+    line, lines = zstd.compress(b"a" * (1 << 26)) * 16, zstd.compress(b"ab\n" * (1 << 24))
+    packed = {"a.zst": line, "b.zst": lines}
+    for name, data in packed.items():
+        (tmp_path / name).write_bytes(data)
+        assert len(data) < 1 << 18
+    done = subprocess.run(
+        [sys.executable, "-c", program, *(str(tmp_path / name) for name in packed)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("put a blank line between documents") == 2
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(BadInputError, match="pipe or device"), files.readable(tmp_path / "a.txt"):
+        pass

@@ -1,0 +1,91 @@
+"""What a command says, and its exit code, where there is no memory or no stream to say it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from pipelines import cli
+from support.commands import ROOT, refused
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate output buffer."), RuntimeError("can't start new thread")],
+)
+def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """As far as Python hears of it: the runtime of XLA often ends the process itself."""
+
+    def hungry(_: Sequence[str]) -> None:
+        raise error
+
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(hungry, [])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert said.startswith(f"bert-jax: {error}; give it more")
+    assert said.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_with_the_remedy() -> None:
+    script = """from pathlib import Path
+from pipelines import cli
+cli.run(lambda _: Path("/dev/full").write_text("x", "utf-8"), [])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    refused(result, 1, "No space left on device; make room and run the same command again")
+
+
+def test_nothing_is_said_of_an_event_loop_that_got_no_files() -> None:
+    """It came after the line that told of too few files, with a traceback."""
+    script = """import asyncio, gc, os, resource
+from contextlib import suppress
+from bert_jax import orbax_repairs
+orbax_repairs.ignore_late_failures()
+most = max(map(int, os.listdir("/proc/self/fd"))) + 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+with suppress(OSError):
+    asyncio.new_event_loop()
+gc.collect()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-", "2>&-", ">&-"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("raise BadInputError('why')", 78),
+        ("raise OSError(5, 'why')", 1),
+        ("say('a line')", 0),
+        # A file that had the number of a stream would get what is said.
+        ("sys.exit(open('/dev/null').fileno() > 2)", 1),
+    ],
+)
+def test_the_exit_code_holds_where_nothing_can_be_said(
+    streams: str, command: str, code: int
+) -> None:
+    script = f"""import sys
+from bert_jax.console import say
+from bert_jax.errors import BadInputError
+from pipelines import cli
+def run(_):
+    {command}
+cli.run(run, [])
+"""
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script]
+    assert subprocess.run(shell, cwd=ROOT, check=False).returncode == code

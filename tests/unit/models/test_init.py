@@ -1,0 +1,175 @@
+"""Runs that begin with the weights of another model."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import metrics
+from bert_jax.config import Phase, RunConfig
+from bert_jax.convert import Pretrained, only
+from bert_jax.parallel import Layout, devices
+from bert_jax.state import define
+from bert_jax.steps import forward, means, pretraining_sums
+from pipelines.data import tokenizer as tokenizers
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.formats import hugging_face
+from pipelines.model import open_model
+from pipelines.prepare import prepare
+from support.commands import ROOT, invoke, refused
+
+THEIRS = ROOT / "tests/golden/hugging_face"
+WORDS = ["the", "man", "and", "the", "milk", "in", "a", "store", "on", "cab", "bad", "fad", "dad"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text of the few words and letters that the vocabulary of the golden knows."""
+    rng = random.Random(0)  # noqa: S311
+    documents = [
+        "\n".join(" ".join(rng.choices(WORDS, k=rng.randint(3, 9))) + "." for _ in range(8))
+        for _ in range(40)
+    ]
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(documents) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def their_store(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store made with the tokenizer of the model, named by the model."""
+    folder = tmp_path_factory.mktemp("their_store")
+    prepare([f"text:{text}"], THEIRS, folder, 0.1)
+    return folder
+
+
+def options(store: Path, run: Path, steps: int = 6, **more: Any) -> list[str]:
+    given = {
+        "data.store": store,
+        "run_dir": run,
+        "model.dtype": "float32",
+        "model.hidden_dropout": 0.0,
+        "model.attention_dropout": 0.0,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.warmup_steps": 1,
+        "train.log_every": 1,
+        "train.eval_every": 0,
+        "checkpoint.every": 2,
+        "phases": f"[{{length: 24, steps: {steps}, batch_size: 4}}]",
+    } | {key.replace("__", "."): value for key, value in more.items()}
+    return [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+
+
+def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
+    tmp_path: Path, their_store: Path
+) -> None:
+    whole, cut, model = tmp_path / "whole", tmp_path / "cut", tmp_path / "model"
+    shutil.copytree(THEIRS, model)
+    init = ("--init", str(model))
+    straight = invoke("pretrain", *options(their_store, whole), *init)
+    assert straight.returncode == 0, straight.stderr
+    assert f"weights from {model} (BertForPreTraining); the run begins at step 0" in straight.stderr
+    # The loss before the first update is that of the weights on the first batch.
+    read = hugging_face.read(THEIRS)
+    config = RunConfig(run_dir="-", model=read.config, phases=(Phase(24, 6, 4),))
+    arrays = PretrainingData(Store(their_store), config).batch_at(0).arrays
+    batch = {name: jnp.array(array) for name, array in arrays.items()}
+    logits = forward(define(read.config), read.params, batch, None)
+    expected = means(pretraining_sums(logits, batch))["loss"]
+    first = metrics.read(whole)[0]
+    assert first["step"] == 1
+    assert first["loss"] == pytest.approx(float(expected), rel=1e-5)
+    # Cut off half-way and gone on with when the model is no longer there.
+    plan = ("--phases", "[{length: 24, steps: 6, batch_size: 4}]", "--train.steps")
+    started = invoke("pretrain", *options(their_store, cut), *init, *plan, "3")
+    assert started.returncode == 0, started.stderr
+    shutil.rmtree(model)
+    resumed = invoke("pretrain", *options(their_store, cut), *init, *plan, "6")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at step 3" in resumed.stderr
+    again = invoke("pretrain", *options(their_store, cut), "--init", f"{model}/")
+    assert again.returncode == 0, again.stderr  # the same model, written in another way
+    refused(invoke("pretrain", *options(their_store, cut)), 78, f"began with --init {model}")
+    refused(invoke("pretrain", *options(their_store, tmp_path / "new"), *init), 78, "not exist")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_began_without_a_model_is_not_given_one(
+    their_store: Path, store: Store, trained: Path
+) -> None:
+    given = options(Path(store.folder), trained)
+    refused(invoke("pretrain", *given, "--init", THEIRS), 78, "began without --init")
+
+
+def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path) -> None:
+    folder = tmp_path / "encoder"
+    read = hugging_face.read(THEIRS)
+    bare = only(read.params, frozenset({"encoder"}))
+    folder.mkdir()
+    hugging_face.write(folder, Pretrained(bare, read.config, "BertModel"), 0)
+    shutil.copy(THEIRS / "vocab.txt", folder)
+    run = tmp_path / "run"
+    made = invoke(
+        "pretrain", *options(their_store, run, 1, optimizer__learning_rate=0.0), "--init", folder
+    )
+    assert made.returncode == 0, made.stderr
+    assert "fresh weights for what it lacks: mlm, nsp, pooler" in made.stderr
+    params = open_model(run, Layout(devices()[:1])).weights.params
+    jax.tree.map(np.testing.assert_array_equal, only(params, frozenset({"encoder"})), bare)
+    assert np.std(params["nsp"]["classifier"]["kernel"]) > 0
+
+
+def test_what_does_not_fit_is_one_line(tmp_path: Path, their_store: Path, store_dir: Path) -> None:
+    run, init = tmp_path / "run", ("--init", THEIRS)
+
+    def asked(store: Path = their_store, **more: Any) -> Any:
+        return invoke("pretrain", *options(store, run, **more), *init)
+
+    refused(asked(model__hidden_size=64), 78, "model.hidden_size 64", "32")
+    refused(asked(model__preset="bert-tiny"), 78, "model.hidden_size 128")
+    refused(asked(model__vocab_size=99), 78, "model.vocab_size 99", "70")
+    refused(asked(model__max_positions=30), 78, "model.max_positions 30", "40")
+    refused(asked(model__encoder="lstm"), 78, "model.encoder lstm", "transformer")
+    refused(asked(phases="[{length: 64, steps: 2}]"), 78, "max_positions 40")
+    refused(asked(store_dir), 78, "another tokenizer", f"--tokenizer {THEIRS}", "extend-tokenizer")
+    assert not run.exists()
+
+
+def test_new_words_begin_as_the_mean_of_their_pieces(tmp_path: Path, text: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(THEIRS, model)
+    # The vocabulary of the golden has no free places; its last tokens become such.
+    pieces = (model / "vocab.txt").read_text("utf-8").split()
+    pieces[-3:] = ["[unused1]", "[unused2]", "[unused3]"]
+    (model / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+    (tmp_path / "words.txt").write_text("cab\nfad\n", "utf-8")
+    extended = invoke(
+        "extend-tokenizer", model, "--list", tmp_path / "words.txt", "--out", tmp_path / "tok"
+    )
+    assert extended.returncode == 0, extended.stderr
+    new = tokenizers.load(tmp_path / "tok")
+    assert new.pieces[67:] == ["cab", "fad", "[unused3]"]
+    store, run = tmp_path / "store", tmp_path / "run"
+    prepare([f"text:{text}"], tmp_path / "tok", store, 0.0)
+    made = invoke(
+        "pretrain", *options(store, run, 1, optimizer__learning_rate=0.0), "--init", model
+    )
+    assert made.returncode == 0, made.stderr
+    assert "2 tokens are new" in made.stderr
+    before = hugging_face.read(model).params["bert"]["embeddings"]["token"]
+    after = np.array(
+        open_model(run, Layout(devices()[:1])).weights.params["bert"]["embeddings"]["token"]
+    )
+    for number, word in ((67, ["c", "##a", "##b"]), (68, ["f", "##a", "##d"])):
+        rows = [pieces.index(piece) for piece in word]
+        assert np.allclose(after[number], before[rows].mean(axis=0), atol=1e-7)
+    untouched = np.delete(np.arange(70), [67, 68])
+    assert np.array_equal(after[untouched], before[untouched])

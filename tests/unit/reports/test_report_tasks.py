@@ -1,0 +1,308 @@
+"""What the report shows of fine-tuned runs: what they learned from and what they say of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+import pytest
+
+from pipelines.data.tokenizer import Tokenizer, load
+from pipelines.report import write
+from pipelines.tasks import bio
+from pipelines.tasks.registry import open_task
+from pipelines.tasks.shown import around, facts
+from pipelines.tasks.task import Columns
+from support.commands import invoke, refused
+from support.finetuned import FILES, MODEL, json_lines, options, run
+from support.report_page import EVIL, read, shown, table, tables
+
+
+def page(folder: Path) -> Element:
+    write([folder], folder / "report.html")
+    return read(folder / "report.html")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def looked_at(root: Element) -> list[dict[str, str]]:
+    """The rows of the table of first predictions, by column."""
+    head, *rows = table(root, "id")
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load(MODEL)
+
+
+# Task -> of an example of its file: what was given, what is right, and its label.
+def _of_row(line: str) -> tuple[str, str, str]:
+    text, label = line.split(",")
+    return text, label, label
+
+
+def _of_tags(block: str) -> tuple[str, str, str]:
+    pairs = [line.split() for line in block.splitlines()]
+    found = ["THING milk" for _, tag in pairs if tag == "B-THING"]
+    return " ".join(word for word, _ in pairs), ", ".join(found) or "(no entity)", "THING"
+
+
+def _of_choice(line: str) -> tuple[str, str, str]:
+    one = json.loads(line)
+    right = one["label"]
+    choices = " · ".join(f"{n}: {text}" for n, text in enumerate(one["choices"]))
+    return choices, f"{right}: {one['choices'][right]}", str(right)
+
+
+def _of_summary(line: str) -> tuple[str, str, str]:
+    one = json.loads(line)
+    return " ".join(one["document"]), one["summary"], ""
+
+
+def _of_question(paragraph: dict[str, Any]) -> tuple[str, str, str]:
+    return paragraph["context"], "milk", "an answer"
+
+
+def wanted(task: str, path: Path) -> list[tuple[str, str, str]]:
+    content = path.read_text("utf-8")
+    if task == "qa":
+        return [_of_question(one) for one in json.loads(content)["data"][0]["paragraphs"]]
+    if task == "tagging":
+        return [_of_tags(block) for block in content.strip().split("\n\n")]
+    if task in ("multiple-choice", "summarization"):
+        of = _of_choice if task == "multiple-choice" else _of_summary
+        return [of(line) for line in content.splitlines()]
+    return [_of_row(line) for line in content.splitlines()[1:]]
+
+
+# Where the report shows what was given and what the record of the prediction says.
+GIVEN = {
+    "classification": ("text", lambda record: record["label"]),
+    "regression": ("text", lambda record: f"{record['value']:.4g}"),
+    "multiple-choice": ("choices", lambda record: f"{record['label']}: {record['choice']}"),
+    "tagging": ("words", lambda record: f"{len(record['entities'])}"),
+    "qa": ("passage", lambda record: record["answer"]),
+    "summarization": ("document", lambda record: record["summary"]),
+}
+CHANCES = {
+    "classification": lambda record: record["probabilities"][record["label"]],
+    "multiple-choice": lambda record: record["probabilities"][record["label"]],
+    "qa": lambda record: record["probability"],
+    "summarization": lambda record: float(np.mean(record["scores"])),
+}
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_what_a_run_learned_from_and_says(
+    task: str, finetuned: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made, ending = finetuned(task), FILES[task][1]
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    root = page(folder)
+    truths = wanted(task, made / f"validation.{ending}")
+    records = lines(folder / "validation_predictions.jsonl")
+    rows = looked_at(root)
+    assert len(rows) == 12
+    column, said = GIVEN[task]
+    marked = [row.get("class") == "marked" for row in _body(root, "id")]
+    for row, record, (given, true, _), mark in zip(rows, records, truths, marked, strict=False):
+        assert row["id"] == record["id"]
+        assert row[column] == given
+        assert row["true"] == true
+        if task == "tagging":
+            assert row["predicted"].count("THING") == len(record["entities"])
+        else:
+            assert row["predicted"] == said(record)
+        if task in CHANCES:
+            assert row["probability"] == f"{CHANCES[task](record):.1%}"
+        if task in ("regression", "summarization"):
+            assert "right?" not in row
+        elif task != "tagging":
+            assert row["right?"] == ("✓ right" if row["predicted"] == true else "✗ wrong")
+            assert mark == (row["right?"] == "✗ wrong")
+    _check_data(task, root, made, truths)
+
+
+def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, str, str]]) -> None:
+    numbers = {row[0]: row[1:] for row in table(root, "of the examples")[1:]}
+    assert table(root, "of the examples")[0] == ["of the examples", "training", "validation"]
+    assert numbers["examples"] == ["64", "33"]
+    assert any(name.startswith("longer than a row") for name in numbers)
+    histograms = [f for f in root.iter("figure") if shown(f[0]).startswith("Tokens of an example")]
+    assert len(histograms) == 2
+    assert str(folder) in shown(root), "the names of the files"
+    name = {"multiple-choice": "right choice", "tagging": "type", "qa": "the passage holds"}
+    first = name.get(task, "label")
+    if task in ("regression", "summarization"):
+        assert not any(rows[0][0] == first for rows in tables(root))
+        return
+    counted = next(rows for rows in tables(root) if rows[0] == [first, "training", "validation"])
+    if task == "tagging":
+        count = sum(true.count("THING") for _, true, _ in truths)
+        assert counted[1][0] == "THING"
+        assert counted[1][2] == f"{count} (100.0%)"
+        results = json.loads((folder / "run/eval_results.json").read_text("utf-8"))
+        one = results["types"]["THING"]
+        # With a single type these are those of all entities.
+        assert {key: one[key] for key in ("precision", "recall", "f1")} == {
+            key: pytest.approx(results[key]) for key in ("precision", "recall", "f1")
+        }
+        assert [table(root, "type")[0][-1], table(root, "type")[1][-1]] == ["there are", str(count)]
+        return
+    held = Counter(label for *_, label in truths)
+    assert {row[0]: row[2] for row in counted[1:]} == {
+        label: f"{count} ({count / 33:.1%})" for label, count in held.items()
+    }
+
+
+def _body(root: Element, first: str) -> list[Element]:
+    found = next(t for t in root.iter("table") if shown(next(t.iter("th"))) == first)
+    return list(found.iter("tr"))[1:]
+
+
+def test_lengths_are_those_before_anything_is_cut(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Of 16 texts four have more words than a row of 16 has room for, one of them by far."""
+    counts = [3] * 12 + [15, 20, 30, 400]
+    rows = [f"{' '.join(['milk'] * n)},{'ab'[n % 2]}" for n in counts]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    task = open_task("classification")
+    examples = task.read(str(tmp_path / "a.csv"), Columns(), labelled=True)
+    found = facts(task, examples, task.features(examples, tokenizer, 16, ["a", "b"]), 16)
+    tokens = found["tokens"]
+    assert found["examples"] == found["rows"] == 16
+    assert tokens["median"] == 5
+    assert tokens["longest"] == 402
+    assert tokens["longer"] == 4 / 16
+    assert tokens["edges"][-1] == 34, "two rows, in bins of two tokens"
+    assert sum(tokens["counts"]) == 16
+    assert tokens["counts"][-1] == 2, "32 and all that are longer"
+    assert found["labels"] == {"b": 13, "a": 3}
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "whole", "rows"),
+    [
+        ("tagging", "\n".join(f"milk {tag}" for tag in ("O", "B-X") * 15) + "\n", [32], 5),
+        ("summarization", {"document": ["the man"] * 9, "summary": "the man"}, [36], 3),
+        ("multiple-choice", {"text": "the", "choices": ["man", "in a"], "label": 0}, [5, 6], 1),
+        ("qa", [("the", "milk " * 40)], [44], 4),
+    ],
+)
+def test_every_task_knows_its_lengths(
+    task: str, content: Any, whole: list[int], rows: int, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = tmp_path / f"a.{FILES[task][1]}"
+    if task == "qa":
+        asked = [
+            {
+                "context": context,
+                "qas": [
+                    {
+                        "id": "0",
+                        "question": question,
+                        "answers": [{"text": "milk", "answer_start": 0}],
+                    }
+                ],
+            }
+            for question, context in content
+        ]
+        path.write_text(json.dumps({"version": "1.1", "data": [{"paragraphs": asked}]}), "utf-8")
+    elif isinstance(content, dict):
+        json_lines(path, [content])
+    else:
+        path.write_text(content, "utf-8")
+    reader = open_task(task)
+    examples = reader.read(str(path), Columns(), labelled=True)
+    features = reader.features(examples, tokenizer, 16, reader.classes(examples))
+    assert features.lengths.tolist() == whole
+    assert len(features.examples) == rows
+
+
+def test_types_of_entities_are_scored_one_by_one() -> None:
+    gold = [["B-A", "I-A", "O", "B-B"], ["B-A", "O", "O", "B-C"]]
+    found = [["B-A", "I-A", "O", "B-A"], ["B-A", "O", "B-B", "O"]]
+    scored = bio.by_type(gold, found)
+    assert scored["A"] == {"precision": 2 / 3, "recall": 1.0, "f1": pytest.approx(0.8)} | {
+        "examples": 2
+    }
+    assert scored["B"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "examples": 1}
+    assert scored["C"]["examples"] == 1
+    plain = bio.by_type([["N", "V", "N"]], [["N", "N", "N"]])
+    assert plain["N"]["precision"] == pytest.approx(2 / 3)
+    assert plain["V"]["recall"] == 0
+
+
+def test_the_part_of_a_passage_around_its_answer() -> None:
+    text = "x" * 1000 + " milk " + "y" * 1000
+    part = around(text, [(1001, 1005)])
+    assert "milk" in part
+    assert part.startswith("… x")
+    assert part.endswith("y …")
+    assert len(part) <= 300
+    assert around(text, [(1001, 1005), (0, 3)]).count("milk") == 1, "the first, if both are too far"
+    assert around("milk", [(0, 4)]) == around("milk", []) == "milk"
+
+
+def test_hostile_and_endless_texts(tmp_path: Path) -> None:
+    """They are shown as text, and what is written down stays small."""
+    folder = tmp_path / "run"
+    words = options("classification", tmp_path, folder, train__epochs=1)
+    for name in ("train", "validation"):
+        rows = (tmp_path / f"{name}.csv").read_text("utf-8").splitlines()[1:]
+        parts = [row.split(",") for row in rows]
+        given = [
+            {"id": f"{n}{EVIL}", "text": f"{text} {EVIL} {'milk ' * 50_000 * (n == 1)}"}
+            | {"label": label if label == "dry" else f"{EVIL}{'d' * 5000}"}
+            for n, (text, label) in enumerate(parts)
+        ]
+        json_lines(tmp_path / f"{name}.jsonl", given)
+    words = [word.replace(".csv", ".jsonl") for word in words]
+    run(words)
+    assert (folder / "validation_samples.jsonl").stat().st_size < 40_000
+    assert (folder / "data.json").stat().st_size < 40_000
+    root = page(folder)
+    rows = looked_at(root)
+    assert rows[0]["id"] == f"0{EVIL}"
+    assert EVIL in rows[0]["text"]
+    assert rows[1]["text"].endswith(" …")
+    assert rows[1]["true"].startswith(EVIL)
+    assert (folder / "report.html").stat().st_size < 500_000
+    # Another file of examples is refused; what is known of the first one stays.
+    known = (folder / "data.json").read_bytes()
+    json_lines(tmp_path / "train.jsonl", [{"text": "the", "label": c} for c in "ab" * 40])
+    refused(invoke(*words), 78)
+    assert (folder / "data.json").read_bytes() == known
+    _check_damaged(folder)
+
+
+def _check_damaged(folder: Path) -> None:
+    """Whatever the files hold, there is a page."""
+    known = json.loads((folder / "data.json").read_text("utf-8"))
+    tokens = known["train"]["tokens"]
+    for key, value in (
+        ("median", float("nan")),
+        ("edges", [1.0]),
+        ("edges", ["x"] * len(tokens["edges"])),
+        ("counts", [-1] * len(tokens["counts"])),
+        ("counts", [[1]]),
+        ("longest", 10**400),
+    ):
+        broken = {**known, "train": {**known["train"], "tokens": {**tokens, key: value}}}
+        (folder / "data.json").write_text(json.dumps(broken), "utf-8")
+        assert "Trained on" in shown(page(folder)), key
+    odd = [[], {"given": 3, "right": "x", "probability": True, "id": {"a": EVIL}}, {"given": {}}]
+    content = "".join(json.dumps(one) + "\n" for one in odd) + '{"id": '
+    (folder / "validation_samples.jsonl").write_text(content, "utf-8")
+    (folder / "eval_results.json").write_text('{"types": {"A": {"f1": NaN}, "B": 3}}', "utf-8")
+    for text in ("", "[]", '{"train": 3, "length": 1}', '{"length": {}}', "[" * 100_000):
+        (folder / "data.json").write_text(text, "utf-8")
+        assert "Trained on" in shown(page(folder))

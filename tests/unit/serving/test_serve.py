@@ -1,0 +1,176 @@
+"""`bert-jax serve`: the API answers as the commands do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bert_jax as bert_jax_package
+from bert_jax.parallel import Layout, devices
+from bert_jax.state import define
+from bert_jax.steps import forward
+from pipelines.model import open_model
+from pipelines.predict import predict, task_of
+from pipelines.tasks.registry import open_task
+from pipelines.tasks.task import Columns
+from support.finetuned import FILES
+from support.model_server import Client, near, served, with_head
+
+
+@pytest.fixture(scope="module")
+def pretrained(trained: Path) -> Iterator[Client]:
+    with served(trained) as client:
+        yield client
+
+
+def test_a_pre_trained_model_answers_as_its_object_does(pretrained: Client, trained: Path) -> None:
+    model = bert_jax_package.load(trained)
+    for text, count in (
+        ("The captain finds [MASK] boat.", 3),
+        ("[MASK] sells [MASK]", 100),
+        ("x" * 20 + " [MASK].", 1),
+    ):
+        near(
+            pretrained.found("fill-mask", text=text, top_k=count)["masks"],
+            model.fill_mask(text, count),
+        )
+    texts = ["A sailor.", "The old cook sells some bread.", "in the harbour " * 40]
+    vectors = model.encode(texts)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = pretrained.found("similarity", texts=texts)
+    near(found, {"cosines": (units @ units.T).tolist(), "truncated": [False, False, True]})
+    description = pretrained.ask("GET", "/api/model")[2]
+    assert json.loads(description)["abilities"] == [
+        *("fill-mask", "next-sentence", "similarity", "attention", "tokenize")
+    ]
+
+
+def test_the_next_sentence_is_judged_as_in_training(pretrained: Client, trained: Path) -> None:
+    layout = Layout(devices()[:1])
+    model = open_model(trained, layout)
+    tokenizer = model.tokenizer()
+    a, b = tokenizer.encode(["The captain finds the lamp.", "A child paints it."])
+    ids = np.array([[tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]])
+    segments = (np.arange(ids.shape[1]) > len(a) + 1).astype(np.int32)[None]
+    batch: Any = {
+        "token_ids": ids,
+        "segment_ids": segments,
+        "sequence_ids": np.ones_like(ids),
+        "mlm_positions": np.zeros((1, 1), np.int32),
+    }
+    logits = np.asarray(forward(define(model.network), model.weights.params, batch, None).nsp)[0, 0]
+    # Class 1 is "B is from elsewhere".
+    follows = 1 / (1 + np.exp(logits[1] - logits[0]))
+    asked = {"text": "The captain finds the lamp.", "pair": "A child paints it."}
+    near(
+        pretrained.found("next-sentence", **asked), {"follows": float(follows), "truncated": False}
+    )
+
+
+def test_tokens_are_those_of_the_row(pretrained: Client, trained: Path) -> None:
+    tokenizer = bert_jax_package.load(trained).tokenizer
+    found = pretrained.found("tokenize", text="A [MASK] ☂", pair="the lamp")
+    ids = [token["id"] for token in found["tokens"]]
+    a, (b,) = tokenizer.encode_masked("A [MASK] ☂"), tokenizer.encode(["the lamp"])
+    assert ids == [tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]
+    assert [token["position"] for token in found["tokens"]] == list(range(len(ids)))
+    assert [token["segment"] for token in found["tokens"]] == [0] * (len(a) + 2) + [1] * (
+        len(b) + 1
+    )
+    assert [token["piece"] for token in found["tokens"]] == [tokenizer.pieces[i] for i in ids]
+    assert found["unknown"] == ids.count(tokenizer.unk_id) > 0
+
+
+def test_attention_is_a_share_of_every_token(pretrained: Client) -> None:
+    asked = {"text": "The captain finds the lamp.", "pair": "A child."}
+    tokens = pretrained.found("tokenize", **asked)["tokens"]
+    layers = [pretrained.found("attention", **asked, layer=layer) for layer in (1, 2)]
+    for found in layers:
+        heads = np.array(found["heads"])
+        assert found["tokens"] == tokens
+        assert heads.shape[1:] == (len(tokens), len(tokens))
+        np.testing.assert_allclose(heads.sum(axis=-1), 1.0, atol=1e-3)
+    assert layers[0]["heads"] != layers[1]["heads"]
+    assert "layers 1 to 2" in pretrained.refused(422, "attention", **asked, layer=3)
+    assert "tokens" in pretrained.refused(422, "attention", text="lamp " * 100)
+
+
+def asked_of(task: str, source: Path) -> Iterator[dict[str, Any]]:
+    """The inputs of a file of examples, as requests."""
+    text = source.read_text("utf-8")
+    if task in ("classification", "regression"):
+        yield from ({"text": line.rpartition(",")[0]} for line in text.splitlines()[1:])
+    elif task == "tagging":
+        for block in text.strip().split("\n\n"):
+            yield {"text": " ".join(line.split()[0] for line in block.splitlines())}
+    elif task == "qa":
+        for paragraph in json.loads(text)["data"][0]["paragraphs"]:
+            question = paragraph["qas"][0]["question"]
+            yield {"question": question, "context": paragraph["context"]}
+    else:
+        for record in map(json.loads, text.splitlines()):
+            if task == "multiple-choice":
+                yield {"text": record["text"], "choices": record["choices"]}
+            else:
+                # Sentences of a text are found by its lines.
+                yield {"text": "\n".join(record["document"])}
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging", "qa"])
+def test_a_fine_tuned_model_answers_as_predict_does(
+    task: str, finetuned: Callable[[str], Path]
+) -> None:
+    folder = finetuned(task)
+    source = folder / f"validation.{FILES[task][1]}"
+    expected = bert_jax_package.load(folder / "run").predict(source)
+    with served(folder / "run") as client:
+        described = json.loads(client.ask("GET", "/api/model")[2])
+        assert described["abilities"][0] == task
+        assert "fill-mask" not in described["abilities"]
+        same_answers(client, task, source, expected)
+        if task == "classification":
+            _ranks(client)
+        if task == "qa":
+            found = client.found("qa", question="the man in?", context="the man " * 200 + "milk")
+            assert found["answer"] in "the man " * 200 + "milk"
+            assert "rows" in client.refused(422, "qa", question="a", context="b " * 4999)
+
+
+@pytest.mark.parametrize("task", ["regression", "multiple-choice", "summarization"])
+def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
+    model = with_head(task)
+    make, ending, *_ = FILES[task]
+    source = make(tmp_path / f"examples.{ending}", 8, 0)
+    name, head, given = task_of(model)
+    opened = open_task(name, given)
+    examples = opened.read(str(source), Columns(), labelled=False)
+    expected = predict(model, opened, head, examples, Layout(devices()[:1]))
+    with served(model) as client:
+        same_answers(client, task, source, expected)
+
+
+def same_answers(client: Client, task: str, source: Path, expected: list[Any]) -> None:
+    asked = list(zip(expected, asked_of(task, source), strict=True))[:8]
+    for record, request in asked:
+        near(client.found(task, **request), {k: v for k, v in record.items() if k != "id"})
+    # Not the same of all.
+    assert len({json.dumps(record | {"id": ""}) for record, _ in asked}) > 1
+
+
+def _ranks(client: Client) -> None:
+    passages = ["the man in a store", "the milk in a store", "the store"]
+    found = client.found("ranking", query="the man", passages=passages)["ranking"]
+    # The last class, "dry", stands for relevant.
+    single = [
+        client.found("classification", text="the man", pair=passage)["probabilities"]["dry"]
+        for passage in passages
+    ]
+    near([one["score"] for one in found], sorted(single, reverse=True))
+    assert [one["rank"] for one in found] == [1, 2, 3]
+    assert sorted(one["index"] for one in found) == [0, 1, 2]
+    assert client.found("classification", text="the man " * 50)["truncated"]

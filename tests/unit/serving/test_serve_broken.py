@@ -1,0 +1,118 @@
+"""`bert-jax serve`: what a client hears when the server cannot answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.parallel import Layout, devices
+from pipelines.model import open_model
+from pipelines.serving import answers as answers_module
+from pipelines.serving.answers import Answers
+from support.model_server import GOLDEN, Client, answers_of, served
+
+NOT_FOR_ALL = "Traceback (most recent call last):\n  File /home/somebody/secret.py"
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return answers_of(GOLDEN)
+
+
+def health(client: Client) -> tuple[int, str]:
+    code, _, said = client.ask("GET", "/health")
+    (what,) = json.loads(said).values()
+    assert "\n" not in what
+    return code, what
+
+
+def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
+    answers: Answers, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = answers.batcher._run
+
+    def failing(name: str, rows: Any) -> Any:
+        raise RuntimeError(NOT_FOR_ALL)
+
+    with served(answers) as client:
+        assert health(client) == (200, "ok")
+        answers.batcher._run = failing
+        why = client.refused(500, "next-sentence", text="the man", pair="milk")
+        assert why == "the server failed; its terminal says why"
+        until(lambda: NOT_FOR_ALL in caplog.text)  # which the terminal shows
+        code, why = health(client)
+        assert code == 503
+        assert why.startswith("RuntimeError: ")
+        # It is not remembered: the next one is answered if it can be.
+        answers.batcher._run = whole
+        client.found("next-sentence", text="the man", pair="milk")
+        assert health(client) == (200, "ok")
+
+
+def test_a_page_is_there_for_a_model_that_is_broken() -> None:
+    model = open_model(GOLDEN, Layout(devices()[:1]))
+    params = jax.tree.map(lambda array: np.full_like(array, np.nan), model.weights.params)
+    with served(replace(model, weights=replace(model.weights, params=params))) as client:
+        why = client.refused(500, "similarity", texts=["the man", "milk"])
+        assert why == "the model answers with infinite or NaN values: it is broken"
+        assert health(client) == (503, why)
+        assert client.ask("GET", "/")[0] == client.ask("GET", "/api/model")[0] == 200
+
+
+def test_a_program_that_answers_too_little_fails_and_holds_nobody(answers: Answers) -> None:
+    answers.batcher._run = lambda name, rows: []
+    with served(answers) as client:
+        for _ in range(2):
+            client.refused(500, "next-sentence", text="the man", pair="milk")
+
+
+def test_a_full_queue_and_a_device_that_hangs(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "_PATIENCE", 0.3)
+    whole, over = answers.batcher._run, threading.Event()
+
+    def hanging(name: str, rows: Any) -> Any:
+        over.wait(30)
+        return whole(name, rows)
+
+    answers.batcher._run, answers.batcher._most_waiting = hanging, 2
+    with served(answers) as client:
+        told: list[str] = []
+
+        def ask() -> None:
+            found = client.found("next-sentence", text="the man", pair="milk")
+            told.append("yes" if found["follows"] > 0 else "no")
+
+        asked = [threading.Thread(target=ask) for _ in range(3)]
+        try:
+            asked[0].start()  # is being computed
+            until(lambda: answers.batcher._worker is not None and not answers.batcher._waiting)
+            assert health(client) == (503, "the device has not answered for 0.3 seconds")
+            for thread in asked[1:]:  # wait
+                thread.start()
+            until(lambda: sum(not one.answer.done() for one in answers.batcher._waiting) == 2)
+            why = client.refused(503, "similarity", texts=["a", "b"])
+            assert why == "too many requests are waiting; try again in a moment"
+            assert health(client) == (503, why)
+        finally:
+            over.set()
+        for thread in asked:
+            thread.join()
+        assert told == ["yes"] * 3
+        until(lambda: health(client) == (200, "ok"))
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

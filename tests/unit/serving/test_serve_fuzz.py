@@ -1,0 +1,73 @@
+"""`bert-jax serve`: requests made at random, after the API's own document and against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from pipelines.serving.app import _ABILITIES
+from support.model_server import GOLDEN, HEADS, served, with_head
+
+pytestmark = pytest.mark.full
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = 20  # of an operation, after the document and as many against it
+# What is asked -> task of the model that is asked; a pre-trained one without.
+ASKED = {
+    **dict.fromkeys(("fill-mask", "next-sentence", "similarity", "attention", "tokenize")),
+    **{task: task for task in HEADS},
+    "ranking": "classification",
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_answer_is_as_the_document_says(name: str) -> None:
+    task = ASKED[name]
+    with served(with_head(task) if task else GOLDEN) as client:
+        schema = schemathesis.openapi.from_url(f"{client.url}openapi.json")
+        operation = schema[f"/api/{name}"]["POST"]
+        assert 200 in fuzzed(operation, GenerationMode.POSITIVE)
+        assert 422 in fuzzed(operation, GenerationMode.NEGATIVE)
+        for path in ("/health", "/api/model"):
+            schema[path]["GET"].Case().call_and_validate(checks=CHECKS)
+
+
+def test_everything_that_can_be_asked_is() -> None:
+    assert ASKED.keys() == _ABILITIES.keys()
+
+
+def fuzzed(operation: Any, mode: GenerationMode) -> set[int]:
+    """The codes of answers to many requests."""
+    codes = set()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def fuzz(case: Any) -> None:
+        if operation.path == "/api/fill-mask" and mode == GenerationMode.POSITIVE:
+            case.body["text"] = f"{case.body['text'][:50]} [MASK]"
+        codes.add(case.call_and_validate(checks=CHECKS).status_code)
+
+    fuzz()
+    return codes

@@ -1,0 +1,264 @@
+"""Sentences with tags from files and data sets, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert_jax.errors import BadInputError
+from pipelines.tasks.conll import split_words
+from pipelines.tasks.tagging import TASK
+from pipelines.tasks.task import Columns
+from support.commands import ROOT
+from support.tagged_text import DEFAULT, written
+
+CONLL = """\
+-DOCSTART- -X- O O
+
+Ann NNP B-NP B-PER
+Lee NNP I-NP I-PER
+met VBD B-VP O
+Bob NNP B-NP B-PER
+
+in IN B-PP O
+Rome NNP B-NP B-LOC
+
+-DOCSTART- -X- O O
+
+Bob NNP B-NP B-PER
+ran VBD B-VP O
+"""
+
+
+def test_conll_columns_become_sentences_and_documents(tmp_path: Path) -> None:
+    for text in (CONLL, CONLL.replace(" ", "\t"), CONLL.replace("\n", "\r\n"), "\ufeff" + CONLL):
+        found = TASK.read(written(tmp_path, text), DEFAULT, labelled=True)
+        assert [s.tokens for s in found] == [
+            ["Ann", "Lee", "met", "Bob"],
+            ["in", "Rome"],
+            ["Bob", "ran"],
+        ]
+        assert [s.tags for s in found] == [
+            ["B-PER", "I-PER", "O", "B-PER"],
+            ["O", "B-LOC"],
+            ["B-PER", "O"],
+        ]
+        assert [s.id for s in found] == ["0", "1", "2"]
+        assert [s.document for s in found] == [1, 1, 2]
+        assert found[1].place(1).endswith("data.conll, line 9, 'Rome'")
+
+
+def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
+    file = written(tmp_path, CONLL)
+    first = TASK.read(file, Columns(label="3"), labelled=True)[0]
+    assert first.tags == ["B-NP", "I-NP", "B-VP", "B-NP"]
+    first = TASK.read(file, Columns(text="2", label="1"), labelled=True)[0]
+    assert (first.tokens, first.tags) == (
+        ["NNP", "NNP", "VBD", "NNP"],
+        ["Ann", "Lee", "met", "Bob"],
+    )
+
+
+def test_without_labels_a_column_of_tokens_is_enough(tmp_path: Path) -> None:
+    (found,) = TASK.read(written(tmp_path, "Ann\nran\n"), DEFAULT, labelled=False)
+    assert (found.tokens, found.tags) == (["Ann", "ran"], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "bio_tags", "changed"),
+    [
+        ("I-PER I-PER O I-LOC I-ORG", "B-PER I-PER O B-LOC B-ORG", 3),  # IOB1
+        ("I-PER B-PER I-PER O O", "B-PER B-PER I-PER O O", 1),  # IOB1, neighbours of one type
+        ("S-PER O B-LOC I-LOC E-LOC", "B-PER O B-LOC I-LOC I-LOC", 2),  # IOBES
+        ("B-PER I-LOC O O O", "B-PER B-LOC O O O", 1),
+        ("B-PER I-PER O B-LOC O", "B-PER I-PER O B-LOC O", 0),
+    ],
+)
+def test_other_ways_to_write_entities_become_bio(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
+    bio_tags: str,
+    changed: int,
+) -> None:
+    text = "".join(f"w {tag}\n" for tag in given.split())
+    (found,) = TASK.read(written(tmp_path, text), DEFAULT, labelled=True)
+    assert found.tags == bio_tags.split()
+    said = capsys.readouterr().err
+    assert (f"rewritten as BIO: {changed}," in said) if changed else not said
+
+
+def test_json_lines_hold_tokens_and_tags(tmp_path: Path) -> None:
+    line = {"tokens": ["Ann", "ran"], "tags": ["B-PER", "O"], "key": 7, "words": ["x"], "y": ["O"]}
+    file = written(tmp_path, json.dumps(line) + "\n\n", "data.jsonl")
+    (found,) = TASK.read(file, Columns(id="key"), labelled=True)
+    assert (found.id, found.tokens, found.tags) == ("7", ["Ann", "ran"], ["B-PER", "O"])
+    (found,) = TASK.read(file, Columns(text="words", label="y"), labelled=True)
+    assert (found.id, found.tokens, found.tags) == ("0", ["x"], ["O"])
+    (found,) = TASK.read(file, DEFAULT, labelled=False)
+    assert (found.tokens, found.tags) == (["Ann", "ran"], None)
+
+
+def test_text_is_cut_into_words_whose_places_are_known(tmp_path: Path) -> None:
+    line = "  Ann's dog (Rex) — naïve हिन्दी é"
+    file = written(tmp_path, f"{line}\n\nBob.\n", "data.txt")
+    first, second = TASK.read(file, DEFAULT, labelled=False)
+    assert first.tokens == ["Ann", "'", "s", "dog", "(", "Rex", ")", "—", "naïve", "हिन्दी", "é"]
+    assert [
+        first.text[a : a + len(t)] for a, t in zip(first.starts, first.tokens, strict=True)
+    ] == (first.tokens)
+    assert first.text == line
+    assert first.document != second.document
+    file = written(tmp_path, json.dumps({"text": line}), "data.jsonl")
+    (same,) = TASK.read(file, DEFAULT, labelled=False)
+    assert (same.tokens, same.starts) == (first.tokens, first.starts)
+    assert split_words("e\u0301a b") == (["e\u0301a", "b"], [0, 4])
+
+
+BUILDER = """
+import json, sys
+import tensorflow_datasets as tfds
+from tensorflow_datasets import features as kinds
+
+class Tagged(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        ner = kinds.Sequence(kinds.ClassLabel(names=["O", "B-PER", "I-PER"]))
+        text = kinds.Sequence(kinds.Text())
+        features = kinds.FeaturesDict({"tokens": text, "ner": ner, "pos": text})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        tags = {"train": [1, 2, 0], "test": [-1, -1, -1]}
+        return {split: self._generate_examples(ner) for split, ner in tags.items()}
+
+    def _generate_examples(self, ner):
+        yield 0, {"tokens": ["Ann", "Lée", "ran"], "ner": ner, "pos": ["N", "N", "V"]}
+
+if __name__ == "__main__":
+    Tagged(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
+    from bert_jax.errors import BadInputError
+    from pipelines.tasks.tagging import TASK
+    from pipelines.tasks.task import Columns
+    for spec, columns, labelled in json.loads(sys.argv[2]):
+        try:
+            found = [[s.tokens, s.tags] for s in TASK.read(spec, Columns(**columns), labelled)]
+        except BadInputError as error:
+            found = str(error)
+        print(json.dumps(found))
+"""
+
+
+def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Path) -> None:
+    (tmp_path / "tagged.py").write_text(BUILDER)
+    wanted = [
+        ("tfds:tagged:train", {}, True),
+        ("tfds:tagged:train", {"label": "pos"}, True),
+        ("tfds:tagged:test", {}, False),
+        ("tfds:tagged:test", {}, True),
+        ("tfds:tagged:dev", {}, True),
+        ("tfds:tagged", {}, True),
+        ("tfds:tagged:train", {"label": "tag"}, True),
+    ]
+    found = subprocess.run(
+        [sys.executable, "tagged.py", tmp_path / "data", json.dumps(wanted)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "TFDS_DATA_DIR": str(tmp_path / "data"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    answers = found.stdout.splitlines()[-len(wanted) :]
+    ner, pos, unlabelled, without, split, none, field = map(json.loads, answers)
+    tokens = ["Ann", "Lée", "ran"]
+    assert ner == [[tokens, ["B-PER", "I-PER", "O"]]]
+    assert pos == [[tokens, ["N", "N", "V"]]]
+    assert unlabelled == [[tokens, None]]
+    assert "tfds:tagged:test, line 0" in without
+    assert "empty tag" in without
+    assert "no split 'dev' but train, test" in split
+    assert "tfds:tagged:train" in none
+    assert "no field 'tag'" in field
+    assert "'pos'" in field
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Ann B-PER\nran\n", ["line 2", "1 columns", "before it 2", "'ran'"]),
+        ("Ann\tB-PER\nNew York\tB-LOC\tx\n", ["line 2", "3 columns"]),
+        ("Ann\nran\n", ["line 1", "no tag", "'Ann'"]),
+        ("Ann\tO\nran\t\n", ["line 2", "no tag"]),
+        ("Ann\tO\n\tO\n", ["line 2", "no token"]),
+        ("\nAnn B-PER\nran PER\n", ["line 3, 'ran'", "neither O", "PER"]),
+        ("", ["holds no word"]),
+        ("\n\n-DOCSTART- O\n\n", ["holds no word"]),
+        (b"Ann O\ncaf\xe9 O\n", ["line 2", "not UTF-8", "0xe9", "iconv"]),
+        (b"A\0n\0 O\n", ["line 1", "NUL"]),
+    ],
+)
+def test_what_is_wrong_with_a_conll_file_is_said_in_one_line(
+    tmp_path: Path, text: str | bytes, words: list[str]
+) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(BadInputError) as caught:
+        TASK.read(file, DEFAULT, labelled=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in [file, *words]:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", ["line 2", "not a JSON object"]),
+        ("[1]", ["line 2", "not a JSON object"]),
+        ("[" * 100_000, ["line 2", "not a JSON object"]),
+        ('{"words": ["a"]}', ["no field 'tokens'", "'words'"]),
+        ('{"tokens": ["a", "b"], "tags": ["O"]}', ["2 tokens", "1 tags"]),
+        ('{"tokens": "a b", "tags": ["O"]}', ["'tokens'", "not a list"]),
+        ('{"tokens": ["a"], "tags": [3]}', ["'tags'", "3"]),
+        ('{"tokens": ["a"], "tags": [""]}', ["'tags'", "empty"]),
+        ('{"tokens": ["\\ud83d"], "tags": ["O"]}', ["'tokens'", "half of a character"]),
+        ('{"tokens": ["a"], "tags": ["O"], "id": "x"}', ["'x'", "line 1"]),
+        ('{"tokens": ["a"], "tags": ["O"], "id": [1]}', ["'id'", "whole number"]),
+    ],
+)
+def test_what_is_wrong_with_json_lines_is_said_in_one_line(
+    tmp_path: Path, line: str, words: list[str]
+) -> None:
+    good = '{"tokens": ["a"], "tags": ["O"], "id": "x"}\n'
+    file = written(tmp_path, good + line + "\n", "data.jsonl")
+    with pytest.raises(BadInputError) as caught:
+        TASK.read(file, Columns(id="id"), labelled=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in [file, "line 2", *words]:
+        assert word in message
+
+
+def test_columns_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, CONLL)
+    for number in ("0", "5", "-1", "ner", "9" * 5000):
+        with pytest.raises(BadInputError, match="has 4 columns"):
+            TASK.read(file, Columns(label=number), labelled=True)
+    with pytest.raises(BadInputError, match="no ids"):
+        TASK.read(file, Columns(id="1"), labelled=True)
+    with pytest.raises(BadInputError, match="no pairs"):
+        TASK.read(file, Columns(pair="2"), labelled=True)
+    with pytest.raises(BadInputError, match="No such file"):
+        TASK.read(str(tmp_path / "none"), DEFAULT, labelled=True)
+    with pytest.raises(BadInputError, match=r"rename it to \.conll"):
+        TASK.read(written(tmp_path, CONLL, "train.txt"), DEFAULT, labelled=False)

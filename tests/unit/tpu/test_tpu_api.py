@@ -1,0 +1,322 @@
+"""Google's own client against the cloud in memory, over both protocols, and our provider on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed")
+
+from google.api_core import exceptions
+from google.cloud import tpu_v2
+
+from support.slice_requests import NAME, PLACE, ZONE, active, hurry, reached, resource
+from tpu import provider
+from tpu.explain import CloudError, explain
+from tpu.provider import ABSENT, Node, QueuedResources
+from tpu.testing import cloud as fake
+from tpu.testing.cloud import STILL, FakeCloud
+
+
+@pytest.fixture
+def cloud() -> Iterator[FakeCloud]:
+    """One in which time stands still."""
+    made = FakeCloud(STILL)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def client(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
+    with reached(cloud, protocol) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+def slices(client: tpu_v2.TpuClient) -> QueuedResources:
+    return QueuedResources("p", client)
+
+
+def test_states_and_nodes_of_a_life(cloud: FakeCloud, slices: QueuedResources) -> None:
+    assert slices.describe(ZONE, "run") is None
+    assert slices.create(ZONE, "run", resource())
+    seen = []
+    for _ in range(4):
+        found = slices.describe(ZONE, "run")
+        assert found
+        seen.append((found.state, tuple(node.state for node in found.nodes)))
+        if found.state != "ACTIVE":
+            cloud.advance("run")
+    assert seen == [
+        ("CREATING", ()),
+        ("WAITING_FOR_RESOURCES", ()),
+        ("PROVISIONING", ("CREATING",)),
+        ("ACTIVE", ("READY",)),
+    ]
+    assert found.name == "run"
+    assert found.zone == ZONE
+    assert found.accelerator == "v5litepod-16"
+    assert found.metadata == {"attempt": "1"}
+    assert found.labels == {"managed-by": "bert-jax"}
+    assert found.initiator == found.error == found.error_code == ""
+    ips = tuple(f"127.16.0.{last}" for last in range(2, 6))
+    assert found.nodes == (Node("run", "READY", "HEALTHY", ips),)
+    assert slices.endpoints(ZONE, "run") == ips
+    (listed,) = slices.list(ZONE)
+    assert (listed.name, listed.state, listed.nodes) == ("run", "ACTIVE", ())
+    assert abs(listed.created - found.created) < 1e-3
+    assert slices.list("europe-west4-a") == []
+
+
+def test_many_are_listed_page_by_page(
+    cloud: FakeCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "_PAGE", 2)
+    for name in "abcde":
+        wanted = resource()
+        wanted.tpu.node_spec[0].node_id = name
+        assert slices.create(ZONE, name, wanted)
+    assert [one.name for one in slices.list(ZONE)] == list("abcde")
+    assert [name for name, _ in cloud.calls].count("ListQueuedResources") == 3
+
+
+def test_slices_that_train_together_are_nodes_of_one(
+    cloud: FakeCloud, slices: QueuedResources
+) -> None:
+    active(cloud, slices, 2)
+    found = slices.describe(ZONE, "run")
+    assert found
+    assert [node.name for node in found.nodes] == ["run-0", "run-1"]
+    assert len(slices.endpoints(ZONE, "run")) == 8
+    cloud.node_gone("run", "run-1")
+    found = slices.describe(ZONE, "run")
+    assert found
+    assert [node.state for node in found.nodes] == ["READY", ABSENT]
+    assert len(slices.endpoints(ZONE, "run")) == 4
+
+
+def test_a_name_that_is_taken_is_no_error(cloud: FakeCloud, slices: QueuedResources) -> None:
+    assert slices.create(ZONE, "run", resource())
+    assert not slices.create(ZONE, "run", resource())
+
+
+def test_a_name_that_another_ones_node_has_is_an_error(
+    cloud: FakeCloud, slices: QueuedResources
+) -> None:
+    assert slices.create(ZONE, "run", resource())
+    with pytest.raises(CloudError, match="the name is taken") as error:
+        slices.create(ZONE, "other", resource())
+    assert (error.value.kind, error.value.exit_code) == ("name", 64)
+
+
+def test_a_client_that_dies_before_its_request_is_admitted_is_taken_over_from(
+    cloud: FakeCloud, client: tpu_v2.TpuClient, slices: QueuedResources
+) -> None:
+    client.create_queued_resource(
+        parent=PLACE, queued_resource_id="run", queued_resource=resource()
+    )  # and no look at the operation
+    assert not slices.create(ZONE, "run", resource())
+    found = slices.describe(ZONE, "run")
+    assert found
+    assert found.state == "CREATING"
+
+
+def test_a_name_is_free_only_when_the_deletion_is_over(
+    cloud: FakeCloud, slices: QueuedResources
+) -> None:
+    active(cloud, slices)
+    slices.delete(ZONE, "run")
+    assert not slices.create(ZONE, "run", resource())
+    found = slices.describe(ZONE, "run")
+    assert found
+    assert found.state == "DELETING"
+    slices.delete(ZONE, "run")  # of what is being deleted: fine
+    cloud.advance("run")
+    slices.delete(ZONE, "run")  # of what is not there: fine
+    assert slices.create(ZONE, "run", resource())
+
+
+def test_one_with_nodes_is_deleted_by_force_only(
+    cloud: FakeCloud, client: tpu_v2.TpuClient, slices: QueuedResources, protocol: str
+) -> None:
+    active(cloud, slices)
+    with pytest.raises(exceptions.GoogleAPICallError) as refused:
+        client.delete_queued_resource(name=NAME)
+    # REST knows only that it was a bad request; the body of its answer tells the rest.
+    kind = {"grpc": exceptions.FailedPrecondition, "rest": exceptions.BadRequest}[protocol]
+    assert type(refused.value) is kind
+    assert explain(refused.value).status == "FAILED_PRECONDITION"
+    assert cloud.state("run") == "ACTIVE"
+    slices.delete(ZONE, "run")
+    assert cloud.state("run") == "DELETING"
+
+
+def test_the_resource_stays_active_when_its_node_is_lost(
+    cloud: FakeCloud, slices: QueuedResources
+) -> None:
+    active(cloud, slices)
+    for happen, state, health in [
+        (lambda: cloud.maintenance("run"), "READY", "UNHEALTHY_MAINTENANCE"),
+        (lambda: cloud.maintenance("run", over=True), "READY", "HEALTHY"),
+        (lambda: cloud.node_preempted("run"), "PREEMPTED", "HEALTHY"),
+        (lambda: cloud.node_gone("run"), ABSENT, ""),
+    ]:
+        happen()
+        found = slices.describe(ZONE, "run")
+        assert found
+        assert found.state == "ACTIVE"
+        assert [(node.state, node.health) for node in found.nodes] == [(state, health)]
+
+
+@pytest.mark.parametrize("by", ["USER", "SERVICE"])
+def test_who_took_a_slice_away_is_told(cloud: FakeCloud, slices: QueuedResources, by: str) -> None:
+    active(cloud, slices)
+    cloud.preempt("run", by)
+    for state in ("SUSPENDING", "SUSPENDED"):
+        found = slices.describe(ZONE, "run")
+        assert found
+        assert (found.state, found.initiator) == (state, by)
+        if state == "SUSPENDING":
+            cloud.advance("run")
+    assert found.nodes == ()
+
+
+def test_deleting_its_last_node_suspends_a_resource_by_the_user(
+    cloud: FakeCloud, client: tpu_v2.TpuClient, slices: QueuedResources
+) -> None:
+    active(cloud, slices)
+    client.delete_node(name=f"{PLACE}/nodes/run").result(timeout=10)
+    found = slices.describe(ZONE, "run")
+    assert found
+    assert (found.state, found.initiator) == ("SUSPENDING", "USER")
+
+
+def test_a_failure_is_told_with_code_and_message(cloud: FakeCloud, slices: QueuedResources) -> None:
+    slices.create(ZONE, "run", resource())
+    cloud.advance("run")
+    cloud.fail("run", 8, f'There is no more capacity in the zone "{ZONE}"')
+    found = slices.describe(ZONE, "run")
+    assert found
+    assert (found.state, found.error_code) == ("FAILED", "RESOURCE_EXHAUSTED")
+    error = explain((found.error_code, found.error), ZONE, found.accelerator)
+    assert (error.kind, error.retry_elsewhere) == ("capacity", True)
+
+
+def test_a_request_that_is_refused_after_a_while_is_explained(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = FakeCloud(STILL)
+    monkeypatch.setattr(provider, "_ADMISSION", 5.0)
+    with reached(made, protocol) as client:
+        message = 'There is no more capacity in the zone "us-west4-a"'
+        timer = threading.Timer(0.1, lambda: made.fail("run", 8, message))
+        timer.start()
+        with pytest.raises(CloudError, match="has no v5litepod-16 to give now"):
+            QueuedResources("p", client).create(ZONE, "run", resource())
+        timer.join()
+    made.close()
+
+
+def test_passing_failures_are_passed_over(cloud: FakeCloud, slices: QueuedResources) -> None:
+    for status, message in [
+        ("UNAVAILABLE", "The service is currently unavailable."),
+        ("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Create requests' and limit"
+         " 'Create requests per minute' of service 'tpu.googleapis.com'"),
+        ("INTERNAL", "Internal error encountered."),
+    ]:  # fmt: skip
+        cloud.calls.clear()
+        cloud.refuse(status, message, times=2)
+        assert slices.describe(ZONE, "run") is None
+        assert len(cloud.calls) == 3
+
+
+def test_failures_that_last_are_told_once(
+    cloud: FakeCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "_PATIENCE", 0.3)
+    cloud.refuse("UNAVAILABLE", "The service is currently unavailable.", times=1000)
+    with pytest.raises(CloudError, match="run the command again") as error:
+        slices.list(ZONE)
+    assert (error.value.kind, error.value.exit_code) == ("transient", 69)
+    assert 1 < len(cloud.calls) < 1000
+
+
+def test_a_lost_answer_to_a_request_that_was_heard_is_no_second_request(
+    cloud: FakeCloud, slices: QueuedResources
+) -> None:
+    slices.create(ZONE, "run", resource())
+    cloud.refuse("UNAVAILABLE", "connection reset")
+    assert not slices.create(ZONE, "run", resource())
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "kind", "code"),
+    [
+        ("Run_1", {}, "name", 64),
+        ("run", {"accelerator_type": "v5litepod-3"}, "zone", 78),
+        ("run", {"runtime_version": "v2-beta"}, "runtime", 78),
+        ("run", {"labels": {"Managed By": "x"}}, "unknown", 1),
+        ("run", {"metadata": {"startup-script": "#" * 262_145}}, "unknown", 1),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    cloud: FakeCloud,
+    slices: QueuedResources,
+    name: str,
+    wanted: dict[str, Any],
+    kind: str,
+    code: int,
+) -> None:
+    with pytest.raises(CloudError) as error:
+        slices.create(ZONE, name, resource(**wanted))
+    assert (error.value.kind, error.value.exit_code) == (kind, code)
+    assert "\n" not in str(error.value)
+    assert len(cloud.calls) == 1  # and not tried again
+
+
+def test_suspended_ones_count_and_zones_differ(protocol: str) -> None:
+    made = FakeCloud(STILL, zones={ZONE: ["v5litepod-16"], "us-east1-d": ["v6e-8"]}, quota=1)
+    with reached(made, protocol) as client:
+        slices = QueuedResources("p", client)
+        active(made, slices)
+        made.preempt("run")
+        made.advance("run")
+        second = resource()
+        second.tpu.node_spec[0].node_id = "second"
+        with pytest.raises(CloudError, match=f"--zone={ZONE} --project=p") as error:
+            slices.create(ZONE, "second", second)
+        assert (error.value.kind, error.value.retry_elsewhere) == ("quota", True)
+        for zone in ("us-east1-d", "nowhere-a"):
+            second.tpu.node_spec[0].parent = f"projects/p/locations/{zone}"
+            with pytest.raises(CloudError) as error:
+                slices.create(zone, "second", second)
+            assert (error.value.kind, error.value.exit_code) == ("zone", 78)
+        with pytest.raises(CloudError, match="gcloud compute tpus locations list"):
+            slices.describe("nowhere-a", "run")
+    made.close()
+
+
+def test_of_many_at_once_one_makes_it(cloud: FakeCloud, slices: QueuedResources) -> None:
+    made: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(slices.create(ZONE, "run", resource())))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == [False] * 7 + [True]

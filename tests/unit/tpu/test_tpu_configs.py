@@ -1,0 +1,118 @@
+"""The configs for TPU slices: that they read, fit their slices, and that their headers add up.
+
+The figures themselves are the TPU compiler's (benchmarks/tpu_headers.py); none is made here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings import command_parser, run_config
+from support.commands import ROOT
+from tpu.config import SubmittedConfig, complete, read
+
+FILES = sorted((ROOT / "configs" / "tpu").glob("*.yaml"))
+PAGE = (ROOT / "docs" / "tpu.md").read_text("utf-8")
+PHASE = re.compile(
+    r"#   length (?P<length>\d+): (?P<used>[\d.]+) of (?P<hbm>[\d.]+) GiB per device,"
+    r" (?P<step>[\d.]+) ms a step, (?P<hours>[\d.]+) hours; a checkpoint every (?P<every>[\d.]+) minutes"  # noqa: E501
+)
+TOTAL = re.compile(
+    r"#   in all: (?P<hours>[\d.]+) hours \((?P<days>[\d.]+) days\), (?P<chips>[\d.]+) chip-hours,"
+    r" some (?P<dear>\d+) USD on demand or (?P<cheap>\d+) spot"
+)
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def submitted(path: Path, *options: str) -> SubmittedConfig:
+    return read(command_parser("tpu submit", ""), [str(path), *options])[0]
+
+
+def header(path: Path) -> str:
+    lines = path.read_text("utf-8").splitlines()
+    return "\n".join(line for line in lines if line.startswith("#"))
+
+
+def test_there_are_the_papers_two_and_one_of_each_size_for_each_later_generation() -> None:
+    found = {path.stem: submitted(path).tpu.slice for path in FILES}
+    assert found["base_4_cloud_tpus"].chips == 16
+    assert found["large_16_cloud_tpus"].chips == 64
+    for size in ("base", "large"):
+        generations = [on.generation.name for name, on in found.items() if name.startswith(size)]
+        assert sorted(generations) == ["v3", "v4", "v5e", "v5p", "v6e"]
+
+
+@every_file
+def test_a_config_reads_and_is_the_papers_run(path: Path) -> None:
+    config, name = submitted(path), path.stem
+    assert config.run == run_config(["--config", str(path)])
+    base = run_config(["--config", str(ROOT / "configs" / f"bert_{name.split('_')[0]}.yaml")])
+    assert (config.model, config.optimizer, config.phases) == (
+        base.model,
+        base.optimizer,
+        base.phases,
+    )
+    assert config.run_dir == f"gs://YOUR-BUCKET/runs/{name.replace('_', '-')}"
+    assert config.data.store == "gs://YOUR-BUCKET/stores/wiki-books"
+    assert config.train.hang_timeout == 1200
+    assert config.tpu.capacity == "spot"
+    bucket = ("--run_dir", "gs://bucket/run", "--data.store", "gs://bucket/store")
+    complete(submitted(path, *bucket))
+
+
+@every_file
+def test_a_config_fits_its_slice(path: Path) -> None:
+    config = submitted(path)
+    on = config.tpu.slice
+    for phase in config.phases:
+        assert phase.batch_size % (on.devices * config.train.accumulate) == 0
+    for zone in config.tpu.zones:
+        row = re.search(rf"^\| {on.generation.name} \|.*$", zones_of_the_page(), re.MULTILINE)
+        assert row, on.generation.name
+        assert f"`{zone}`" in row[0]
+
+
+@every_file
+def test_a_header_names_the_slice_the_commands_and_figures_that_add_up(path: Path) -> None:
+    text, config = header(path), submitted(path)
+    on = config.tpu.slice
+    hosts = f"{on.hosts} host{'s' if on.hosts > 1 else ''}"
+    assert f"# Hardware: {on.name}, {on.chips} chips on {hosts}, {on.devices} JAX devices" in text
+    assert "never measured on hardware" in text
+    assert re.search(r"compiled with (--quick|full effort), libtpu [\d.]+, 20\d\d-\d\d-\d\d", text)
+    for command in ("preflight --config {}", "submit --config {} --watch"):
+        assert f"python -m tpu {command.format(path.relative_to(ROOT))}\n" in text
+    phases = list(PHASE.finditer(text))
+    assert [int(phase["length"]) for phase in phases] == [phase.length for phase in config.phases]
+    for said, phase in zip(phases, config.phases, strict=True):
+        assert float(said["hbm"]) == on.hbm > float(said["used"])
+        step = float(said["step"]) / 1000
+        assert float(said["hours"]) == pytest.approx(phase.steps * step / 3600, abs=0.02)
+        assert float(said["every"]) == pytest.approx(config.checkpoint.every * step / 60, abs=0.1)
+    # The slower steps are those with the longer way back to a checkpoint.
+    assert 7 < max(float(said["every"]) for said in phases) <= 10
+
+
+@every_file
+def test_what_a_header_says_of_the_cost_adds_up_and_stands_in_the_page(path: Path) -> None:
+    text, on = header(path), submitted(path).tpu.slice
+    said = TOTAL.search(text)
+    assert said
+    hours, chip_hours = float(said["hours"]), float(said["chips"])
+    assert hours == pytest.approx(sum(float(p["hours"]) for p in PHASE.finditer(text)), abs=0.011)
+    assert float(said["days"]) == pytest.approx(hours / 24, abs=0.006)
+    assert chip_hours == pytest.approx(hours * on.chips, abs=0.006 * on.chips + 0.05)
+    assert on.generation.prices
+    for price, name in zip(on.generation.prices, ("dear", "cheap"), strict=True):
+        assert int(said[name]) == pytest.approx(price * chip_hours, abs=0.6)
+    row = re.search(rf"^\| `{path.stem}` \|.*$", PAGE, re.MULTILINE)
+    assert row
+    for name in ("hours", "chips", "dear", "cheap"):
+        assert f" {said[name]} |" in row[0]
+
+
+def zones_of_the_page() -> str:
+    return PAGE.partition("## Zones")[2].partition("\n## ")[0]

@@ -1,0 +1,217 @@
+"""A TPU VM: the real startup script, supervisord and host process, with training that is scripted.
+
+In place of `tpu.trainer` stands a program that does what the test says, so that every way of ending
+can be had at will.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.scripted_vm import Vm, files
+from tpu import markers
+from tpu.bundle import SUMS
+from tpu.markers import ENDED, Beat
+from tpu.testing.reaper import processes
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Iterator[Vm]:
+    found = Vm(tmp_path)
+    yield found
+    found.machine.close()
+    assert processes(found.machine.home) == []
+
+
+def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
+    vm.does("step 1, step 2, step 3, exit 0")
+    vm.booted()
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert (beat.worker, beat.attempt, beat.step, beat.exit_code) == (0, 1, 3, 0)
+    done = markers.ended(vm.run, "DONE")
+    assert done is not None
+    assert (done.spec, done.attempt, done.step) == ("s", 1, 3)
+    assert "step 2\nstep 3\n" in vm.log()
+    time.sleep(1.5)
+    assert (beat := vm.beat()) is not None
+    assert beat.restarts == 0, "a run that is done is not started again"
+
+
+@pytest.mark.parametrize("code", [1, 69, 70, 75])
+def test_it_is_started_again_after(vm: Vm, code: int) -> None:
+    vm.does(f"step 5, exit {code}", "step 9, exit 0")
+    vm.booted()
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert (beat.step, beat.restarts) == (9, 1)
+    assert markers.ended(vm.run, "FAILED") is None
+
+
+def test_it_is_started_again_after_a_kill(vm: Vm) -> None:
+    vm.does("step 5, kill", "step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.state == ENDED)
+    assert "the training process was ended by SIGKILL" in vm.log()
+
+
+def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's own part, whose heartbeats are looked at as they are sent."""
+    sent: list[tuple[str, bool]] = []
+    beat = markers.beat
+
+    def looked_at(run: Path, found: Beat) -> None:
+        beat(run, found)
+        sent.append((found.state, markers.ended(run, "DONE") is not None))
+
+    monkeypatch.setattr("tpu.markers.beat", looked_at)
+    vm.does("step 1, exit 0")
+    assert vm.here(monkeypatch).run() == 0
+    assert sent[-1] == (ENDED, True)
+
+
+@pytest.mark.parametrize("code", [64, 78])
+def test_it_is_never_started_again_after(vm: Vm, code: int) -> None:
+    vm.does(f"say data.store is damaged, exit {code}", "step 9, exit 0")
+    vm.booted()
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert (beat.exit_code, beat.note) == (code, f"exit {code}")
+    failed = markers.ended(vm.run, "FAILED")
+    assert failed is not None
+    time.sleep(1.5)
+    assert vm.acts.read_text("utf-8") == "step 9, exit 0", "another life"
+
+
+def test_a_crash_loop_without_a_new_step_is_given_up(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's own part, in the place of which supervisord would start it again."""
+    monkeypatch.setattr("tpu.host._PAUSES", (0.0, 0.0))
+    vm.does(*["step 4, exit 1"] * 20)
+    vm.machine.home.mkdir(exist_ok=True)
+    (vm.machine.home / "host.log").write_text("bert-jax: the disk is full\n", "utf-8")
+    codes = []
+    while not codes or codes[-1] == 1:
+        codes.append(vm.here(monkeypatch).run())
+    assert codes == [1] * 10 + [78]  # the first got on, ten did not
+    failed = markers.ended(vm.run, "FAILED")
+    assert failed is not None
+    assert failed.step == 4
+    assert failed.note == "given up after 10 starts without a new step: the disk is full"
+
+
+def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
+    vm.does("exit 69", "exit 69", "sleep")
+    vm.booted()
+    beat = vm.until(lambda beat: beat.busy == 2 and beat.restarts == 2)
+    assert beat.state == "busy"
+
+
+def test_one_that_hangs_is_killed(vm: Vm) -> None:
+    vm.sent(files(hang_timeout=1))
+    vm.does("step 5, hang", "step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.step == 9 and beat.state == ENDED, 40)
+    assert "does not answer; it is killed" in vm.log()
+
+
+def test_stop_saves_and_ends(vm: Vm) -> None:
+    vm.does("step 5, sleep", "step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.step == 5)
+    markers.ask_to_stop(vm.run)
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert (beat.exit_code, beat.note) == (75, "told to stop")
+    stopped = markers.ended(vm.run, "STOPPED")
+    assert stopped is not None
+    assert stopped.step == 5
+    assert vm.acts.read_text("utf-8") == "step 9, exit 0"
+
+
+def test_stop_before_it_begins_and_while_it_begins(vm: Vm) -> None:
+    """What ends before it can save has nothing to save; it must not be started again."""
+    markers.ask_to_stop(vm.run)
+    vm.does("step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.state == ENDED)
+    assert vm.acts.read_text("utf-8") == "step 9, exit 0"
+    assert markers.ended(vm.run, "STOPPED") is not None
+
+
+def test_a_stop_that_comes_before_the_handler_is_a_stop_all_the_same(vm: Vm) -> None:
+    vm.does("deaf", "step 9, exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.state == "starting")
+    markers.ask_to_stop(vm.run)
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert beat.exit_code == 128 + signal.SIGTERM
+    assert markers.ended(vm.run, "STOPPED") is not None
+    assert markers.ended(vm.run, "FAILED") is None
+
+
+def test_a_machine_that_goes_down_lets_the_training_process_save(vm: Vm) -> None:
+    vm.does("step 5, sleep", "exit 0")
+    vm.booted()
+    vm.until(lambda beat: beat.step == 5)
+    (supervisor,) = vm.supervisors()
+    os.kill(supervisor, signal.SIGTERM)
+    end = time.monotonic() + 15
+    while processes(vm.machine.home) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert processes(vm.machine.home) == []
+    text = (vm.machine.home / "host.log").read_text("utf-8")
+    assert "bert-jax: told to stop" in text
+
+
+def test_the_script_twice_at_once_and_after_a_reboot(vm: Vm) -> None:
+    vm.does("step 5, sleep", "step 7, exit 0")
+    vm.booted()
+    first = vm.until(lambda beat: beat.step == 5)
+    supervisors = vm.supervisors()
+    vm.booted()
+    time.sleep(2)
+    assert vm.supervisors() == supervisors
+    assert len(supervisors) == 1
+    assert (now := vm.beat()) is not None
+    assert now.pid == first.pid
+    vm.machine.off()
+    # The same disk, and the run folder that is fetched from is not needed any more.
+    (vm.run / "launch" / "host.json").unlink()
+    vm.booted()
+    beat = vm.until(lambda beat: beat.state == ENDED)
+    assert (beat.step, beat.restarts) == (7, 1)
+
+
+def test_another_attempt_on_the_same_disk_forgets_what_was(vm: Vm) -> None:
+    vm.does("exit 69", "exit 69", "sleep")
+    vm.booted()
+    vm.until(lambda beat: beat.busy == 2)
+    vm.machine.off()
+    vm.sent(files(), attempt=2)
+    vm.does("step 1, sleep")
+    vm.booted()
+    beat = vm.until(lambda beat: beat.attempt == 2 and beat.step == 1)
+    assert (beat.restarts, beat.busy) == (0, 0)
+
+
+@pytest.mark.parametrize("name", [SUMS, "host.json"])
+def test_what_is_not_what_was_submitted_is_not_run(vm: Vm, name: str) -> None:
+    vm.does("exit 0")
+    with (vm.run / "launch" / name).open("ab") as file:
+        file.write(b" ")
+    vm.booted()
+    log = vm.run / "logs" / "attempt-0001" / "startup-0.log"
+    end = time.monotonic() + 20
+    while not log.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    text = log.read_text("utf-8")
+    assert ("submit again" in text) if name == SUMS else ("host.json: FAILED" in text)
+    assert not vm.supervisors()
+    assert vm.acts.read_text("utf-8") == "exit 0"

@@ -1,0 +1,91 @@
+"""The try of the real cloud, and gcloud's ssh, against the cloud in memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from bert_jax.errors import DeviceUnavailableError, UserError
+from support.commands import ROOT
+from tpu.provider import ENDPOINT, connect
+from tpu.selftest import selftest, unknown
+from tpu.ssh import arguments
+from tpu.testing import rest
+from tpu.testing.cloud import Delays, FakeCloud
+
+PROJECT, ZONE = "my-project", "us-west4-a"
+
+
+def served(delays: Delays) -> Iterator[tuple[FakeCloud, str]]:
+    cloud = FakeCloud(delays)
+    with rest.serve(cloud) as url:
+        yield cloud, url
+    cloud.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
+    for cloud, url in served(Delays(0.1, 0.1, 0.1, 0.1, 0.1)):
+        monkeypatch.setenv(ENDPOINT, url)
+        yield cloud
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
+    """There is no capacity."""
+    for cloud, url in served(Delays(0.0, None, 0.0, 0.0, 0.0)):
+        monkeypatch.setenv(ENDPOINT, url)
+        yield cloud
+
+
+def test_it_asks_for_one_chip_tells_its_states_and_leaves_nothing(quick: FakeCloud) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tpu", "selftest", "--project", PROJECT],
+        cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "one v5litepod-1 spot chip: some 0.24 USD an hour" in result.stderr
+    for state in ("ACTIVE", "DELETING", "gone", "as the tests believe it"):
+        assert state in result.stderr
+    (created,) = (request for rpc, request in quick.calls if rpc == "CreateQueuedResource")
+    assert "spot" in created.queued_resource
+    assert quick.state(created.queued_resource_id) == ""
+
+
+def test_without_capacity_it_gives_up_and_leaves_nothing(full: FakeCloud) -> None:
+    with pytest.raises(DeviceUnavailableError, match="no capacity in us-west4-a"):
+        selftest(connect(PROJECT), PROJECT, ZONE, patience=0.3, pause=0.05)
+    (created,) = (request for rpc, request in full.calls if rpc == "CreateQueuedResource")
+    assert full.state(created.queued_resource_id) == ""
+
+
+def test_a_slice_that_fails_is_deleted_too(full: FakeCloud) -> None:
+    def fail(seconds: float) -> None:
+        (name,) = {r.queued_resource_id for rpc, r in full.calls if rpc == "CreateQueuedResource"}
+        if full.state(name) == "WAITING_FOR_RESOURCES":
+            full.fail(name, 8, "no more capacity")
+
+    with pytest.raises(UserError, match="became FAILED"):
+        selftest(connect(PROJECT), PROJECT, ZONE, patience=9, pause=0.05, sleep=fail)
+
+
+def test_what_the_tests_do_not_know_of_is_told() -> None:
+    known = ["CREATING", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "DELETING", ""]
+    assert unknown([(state, 0.0) for state in known]) == []
+    # Between two looks states may pass.
+    assert unknown([("CREATING", 0.0), ("ACTIVE", 0.0), ("", 0.0)]) == []
+    assert unknown([("SUSPENDED", 0.0), ("ACTIVE", 0.0)]) == ["SUSPENDED -> ACTIVE"]
+    assert unknown([("ACTIVE", 0.0), ("RESETTING", 0.0)]) == ["ACTIVE -> RESETTING"]
+
+
+def test_ssh_is_gclouds() -> None:
+    assert arguments("bert-a", ZONE, PROJECT, 3, False, []) == [
+        *("gcloud", "compute", "tpus", "tpu-vm", "ssh", "bert-a"),
+        *("--zone=us-west4-a", "--project=my-project", "--worker=3"),
+    ]
+    line = arguments("bert-a", ZONE, PROJECT, 0, True, ["tail", "-n", "5", "/var/log/syslog"])
+    assert line[-2:] == ["--tunnel-through-iap", "--command=tail -n 5 /var/log/syslog"]

@@ -1,0 +1,318 @@
+"""A loss, gradient or state that is not finite: the run stops, or goes back and on without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import metrics, train
+from bert_jax.checkpoint import Checkpoints, Meta, newest_meta, save_params
+from bert_jax.config import RunConfig
+from bert_jax.errors import BadInputError, NotFiniteError
+from bert_jax.guard import Guard
+from bert_jax.parallel import Layout, devices
+from bert_jax.state import TrainState
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import Store
+from pipelines.pretrain import pretrain
+from support.nan_batches import Poison, layout_of, reached, reference, skipped_in
+
+STEPS = 20  # a checkpoint every 5, an evaluation every 10
+
+# What is decided.
+
+
+def test_first_the_batch_then_all_since_the_checkpoint_then_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    guard = Guard()
+    guard.roll_back(5, NotFiniteError("loss became nan", 7))
+    assert guard.skipped == {7}
+    said = capsys.readouterr().err
+    assert said == "loss became nan at step 7: back to step 5, batch 7 is skipped\n"
+    guard.roll_back(5, NotFiniteError("loss became inf", 9))
+    assert guard.skipped == {6, 7, 8, 9}
+    assert "back to step 5, batches 6 to 9 are skipped" in capsys.readouterr().err
+    with pytest.raises(NotFiniteError, match=r"became inf at step 10.*did not help") as error:
+        guard.roll_back(5, NotFiniteError("loss became inf", 10))
+    assert error.value.exit_code == 78
+    assert "optimizer.learning_rate" in str(error.value)
+
+
+def test_a_checkpoint_in_between_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    guard = Guard()
+    for base in (0, 5, 10, 15):
+        guard.roll_back(base, NotFiniteError("loss became nan", base + 2))
+    assert guard.skipped == {2, 7, 12, 17}
+    # Those of a stretch that is trained again, because newer checkpoints are damaged, stay.
+    guard.roll_back(10, NotFiniteError("loss became nan", 13))
+    assert guard.skipped == {2, 7, 12, 13, 17}
+
+
+# Batches that are not finite.
+
+
+def test_by_default_the_run_stops_and_nothing_of_it_is_saved(
+    config: RunConfig, poison: Poison
+) -> None:
+    poison(7)
+    with pytest.raises(
+        NotFiniteError,
+        match=r"loss and grad_norm became nan between step 6 and step 7; nothing of it was saved\."
+        r" Lower optimizer\.learning_rate or lengthen optimizer\.warmup_steps; the run goes on from"
+        r" its last checkpoint",
+    ) as error:
+        pretrain(config, layout_of(config))
+    assert isinstance(error.value, BadInputError)
+    meta = newest_meta(Path(config.run_dir))
+    assert meta is not None
+    assert meta.step == 5
+    assert max(line["step"] for line in metrics.read(Path(config.run_dir))) == 6
+
+
+def test_stopping_looks_only_at_what_is_logged_and_saved(config: RunConfig, poison: Poison) -> None:
+    config = replace(config, train=replace(config.train, log_every=100))
+    poison(2)
+    with pytest.raises(NotFiniteError, match="between step 0 and step 5"):
+        pretrain(config, layout_of(config))
+    assert newest_meta(Path(config.run_dir)) is None
+
+
+@pytest.mark.parametrize(
+    ("mapping", "shard_state", "count"), [("jit", False, 1), ("jit", True, 2), ("pmap", False, 2)]
+)
+def test_rolled_back_it_is_the_run_without_the_batch(
+    rolling: RunConfig,
+    store: Store,
+    poison: Poison,
+    capsys: pytest.CaptureFixture[str],
+    mapping: Any,
+    shard_state: bool,
+    count: int,
+) -> None:
+    parallel = replace(rolling.parallel, mapping=mapping, shard_state=shard_state)
+    rolling = replace(rolling, parallel=parallel)
+    poison(8)
+    pretrain(rolling, layout_of(rolling, count))
+    said = capsys.readouterr().err
+    assert "loss and grad_norm became nan at step 8: back to step 5, batch 8 is skipped" in said
+    assert f"{STEPS} of {STEPS} steps" in said
+    assert said.count("phase:") == 1  # nothing is compiled again
+    assert reached(rolling) == reference(rolling, store, {8}, count)
+    assert skipped_in(rolling) == [8]
+
+
+def test_the_log_has_every_step_once_and_what_was_learned_from(
+    rolling: RunConfig, poison: Poison, store: Store
+) -> None:
+    rolling = replace(rolling, train=replace(rolling.train, log_every=1))
+    poison(8)
+    pretrain(rolling, layout_of(rolling))
+    lines = metrics.read(Path(rolling.run_dir))
+    assert [line["step"] for line in lines if "eval_loss" not in line] == list(range(1, STEPS + 1))
+    assert [line for line in lines if "loss" not in line and "eval_loss" not in line] == [
+        {"step": 8, "skipped": 1}
+    ]
+    data = PretrainingData(store, rolling)
+    counts = [data.batch_at(step - 1).tokens * (step != 8) for step in range(1, STEPS + 1)]
+    tokens = np.cumsum(counts)
+    trained = [line for line in lines if "loss" in line]
+    assert [line["tokens"] for line in trained] == [t for s, t in enumerate(tokens, 1) if s != 8]
+    assert [line["seconds"] for line in trained] == sorted(line["seconds"] for line in trained)
+    meta = newest_meta(Path(rolling.run_dir))
+    assert meta is not None
+    assert meta.tokens == tokens[-1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "skipped"),
+    [
+        ({1}, {1}),  # before any checkpoint
+        ({5}, {5}),  # it would be saved next
+        ({10}, {10}),  # and evaluated
+        ({STEPS}, {STEPS}),
+        ({7, 9}, {6, 7, 8, 9}),
+        ({2, 4}, {1, 2, 3, 4}),
+        ({7, 12, 17}, {7, 12, 17}),
+        ({6, 10}, {6, 7, 8, 9, 10}),
+    ],
+    ids=str,
+)
+def test_wherever_the_bad_batches_are(
+    rolling: RunConfig, store: Store, poison: Poison, bad: set[int], skipped: set[int]
+) -> None:
+    poison(*bad)
+    pretrain(rolling, layout_of(rolling))
+    assert reached(rolling) == reference(rolling, store, skipped)
+    assert skipped_in(rolling) == sorted(skipped)
+
+
+def test_three_bad_batches_after_one_checkpoint_are_too_many(
+    rolling: RunConfig, poison: Poison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rolling = replace(rolling, checkpoint=replace(rolling.checkpoint, every=10))
+    poison(12, 14, 16)
+    with pytest.raises(NotFiniteError, match=r"at step 16.* step 10 .*did not help") as error:
+        pretrain(rolling, layout_of(rolling))
+    assert error.value.exit_code == 78
+    assert capsys.readouterr().err.count("back to step 10") == 2
+    meta = newest_meta(Path(rolling.run_dir))
+    assert meta is not None
+    assert meta.step == 10
+
+
+# A state that is not finite.
+
+
+@dataclass
+class Strike:
+    """Spoils the state after an update, so often."""
+
+    step: int
+    times: int
+    spoil: Callable[[TrainState], TrainState]
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        compiled = train.compiled
+
+        def spoiled(*arguments: Any) -> Any:
+            program = compiled(*arguments)
+            done = 0
+
+            def run(state: TrainState, batch: Any) -> Any:
+                nonlocal done
+                with jax.transfer_guard("allow"):
+                    now = int(state.step) + 1
+                state, found = program(state, batch)
+                if now == self.step and done < self.times:
+                    done += 1
+                    with jax.transfer_guard("allow"):
+                        state = self.spoil(state)
+                return state, found
+
+            return run
+
+        monkeypatch.setattr(train, "compiled", spoiled)
+
+
+def with_parts(state: TrainState, **parts: dict[str, Any]) -> TrainState:
+    """The state with other arrays in these parts of the encoder."""
+    bert = state.params["bert"]
+    changed = {name: bert[name] | arrays for name, arrays in parts.items()}
+    return replace(state, params=state.params | {"bert": bert | changed})
+
+
+def in_params(state: TrainState) -> TrainState:
+    kernel = state.params["bert"]["pooler"]["kernel"].at[3, 4].set(jnp.inf)
+    return with_parts(state, pooler={"kernel": kernel})
+
+
+def in_an_untouched_position(state: TrainState) -> TrainState:
+    """Sequences have 32 tokens, the network 64 positions."""
+    position = state.params["bert"]["embeddings"]["position"].at[63].set(jnp.nan)
+    return with_parts(state, embeddings={"position": position})
+
+
+@pytest.mark.parametrize("step", [7, 9, 10])
+def test_a_state_that_is_lost_once_is_trained_again(
+    rolling: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """It shows in the update after it, in an evaluation, or when it would be saved."""
+    Strike(step, 1, in_params).install(monkeypatch)
+    pretrain(rolling, layout_of(rolling))
+    found = min(step + 1, 10)
+    assert reached(rolling) == reference(rolling, store, {found})
+    assert skipped_in(rolling) == [found]
+
+
+def test_an_update_that_always_ruins_the_state_is_skipped_with_those_before_it(
+    rolling: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Strike(7, 1000, in_params).install(monkeypatch)
+    pretrain(rolling, layout_of(rolling))
+    assert reached(rolling) == reference(rolling, store, {6, 7, 8, 9})
+
+
+@pytest.mark.parametrize("mode", ["stop", "rollback"])
+def test_an_embedding_that_no_batch_looks_up_is_looked_at_before_it_is_saved(
+    config: RunConfig,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: Any,
+) -> None:
+    config = replace(config, train=replace(config.train, on_nonfinite=mode))
+    Strike(7, 1, in_an_untouched_position).install(monkeypatch)
+    found = "params/bert/embeddings/position is not finite at step 10"
+    if mode == "stop":
+        with pytest.raises(NotFiniteError, match=f"{found}; nothing of it was saved"):
+            pretrain(config, layout_of(config))
+        meta = newest_meta(Path(config.run_dir))
+        assert meta is not None
+        assert meta.step == 5
+        return
+    pretrain(config, layout_of(config))
+    assert f"{found}: back to step 5, batch 10 is skipped" in capsys.readouterr().err
+    assert reached(config) == reference(config, store, {10})
+
+
+def test_a_learning_rate_that_is_too_high_stops_the_run_after_two_rollbacks(
+    rolling: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optimizer = replace(rolling.optimizer, learning_rate=1e38, warmup_steps=0)
+    rolling = replace(rolling, optimizer=optimizer)
+    with pytest.raises(NotFiniteError, match=r"Going back to step 0 .*did not help"):
+        pretrain(rolling, layout_of(rolling))
+    assert capsys.readouterr().err.count("back to step 0") == 2
+    assert newest_meta(Path(rolling.run_dir)) is None
+
+
+def test_overflow_of_bfloat16_products(
+    rolling: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite parameters that are too large for what is computed with them."""
+
+    def huge(state: TrainState) -> TrainState:
+        embeddings = jax.tree.map(lambda x: x * 1e30, state.params["bert"]["embeddings"])
+        return with_parts(state, embeddings=embeddings)
+
+    rolling = replace(rolling, model=replace(rolling.model, dtype="bfloat16"))
+    Strike(12, 1, huge).install(monkeypatch)
+    pretrain(rolling, layout_of(rolling))
+    assert reached(rolling) == reference(rolling, store, {13})
+
+
+@pytest.mark.parametrize("place", ["params", "opt_state"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("shard_state", [False, True])
+def test_a_checkpoint_of_any_mesh_takes_no_value_that_is_not_finite(
+    tmp_path: Path, place: str, value: float, shard_state: bool
+) -> None:
+    layout = Layout(devices(), shard_state=shard_state)
+
+    def make() -> TrainState:
+        table = jnp.ones((64, 8)).at[37, 3].set(value)
+        good = {"a": jnp.ones((16, 4)), "b": jnp.zeros(3, jnp.bfloat16), "n": jnp.int32(7)}
+        trees = {"params": dict(good), "opt_state": dict(good)}
+        trees[place]["table"] = table
+        return TrainState(step=jnp.int32(3), **trees)
+
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(NotFiniteError, match=f"{place}/table is not finite at step 3"):
+        checkpoints.save(layout.build(make), Meta(step=3))
+    checkpoints.wait()
+    checkpoints.close()
+    assert newest_meta(tmp_path) is None
+
+
+def test_parameters_alone_are_looked_at_too(tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match="params/x is not finite"):
+        save_params(tmp_path, {"a": jnp.ones(3), "x": jnp.array([1.0, -jnp.inf])}, Meta())
+    assert newest_meta(tmp_path) is None

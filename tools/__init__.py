@@ -1,0 +1,1 @@
+"""Programs that test the product from outside; see CONTRIBUTING.md."""

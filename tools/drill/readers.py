@@ -1,0 +1,350 @@
+"""The readers of the project, each with good files and the damage that only these can suffer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import chdir
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax import checkpoint, metrics
+from bert_jax.config import ModelConfig, Phase, RunConfig, as_dict
+from bert_jax.parallel import Layout
+from bert_jax.state import init_params
+from pipelines import extend_tokenizer, features, model_card, train_tokenizer
+from pipelines.data import corpora, tokenizer, tokenizer_export, tokenizer_training
+from pipelines.data.loader import PretrainingData
+from pipelines.data.store import LEDGER, Store
+from pipelines.formats import google_research, hugging_face
+from pipelines.formats.config_json import read_json
+from pipelines.model import network_of, open_model
+from pipelines.prepare import prepare
+from pipelines.settings import command_parser, config_from_dict, read_config, run_config, to_yaml
+from pipelines.tasks import qa_score, ranking
+from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from pipelines.tasks.registry import open_task
+from pipelines.tasks.task import Columns
+from support.corpora import VOCABULARY, write_corpus
+from tools.drill import changes
+from tools.drill.readers_report import REPORT_READERS
+from tools.drill.readers_tpu import TPU_READERS
+from tools.drill.watched import Reader
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+GOLDEN = Path(__file__).parents[2] / "tests/golden"
+_NETWORK = ModelConfig(
+    vocab_size=72, hidden_size=16, layers=1, heads=2, feed_forward_size=32, max_positions=32
+)
+_PHASES = (Phase(length=32, steps=2, batch_size=4),)
+_TEXT = "A story of \u201cwords\u201d, the 3rd.\nIt has two lines.\n\nAnother one, h\u00e9las.\n"
+
+
+def _write(folder: Path, **files: str | bytes) -> None:
+    """Writes files; "__" stands for the dot of a name."""
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name.replace("__", ".")).write_bytes(data)
+
+
+def _json(*records: Any) -> str:
+    return "".join(f"{json.dumps(record)}\n" for record in records)
+
+
+def make_configs(folder: Path) -> None:
+    config = as_dict(RunConfig(run_dir="run", phases=_PHASES))
+    tuned = as_dict(FinetuneConfig(run_dir="run", data=TaskDataConfig("train.tsv")))
+    _write(
+        folder,
+        config__yaml=_json(config | {"base": "base.yaml"}),
+        base__yaml=_json({"seed": 3, "model": {"preset": "bert-tiny"}}),
+        finetune__yaml=_json(tuned),
+    )
+
+
+def read_configs(folder: Path) -> None:
+    to_yaml(run_config(["--config", str(folder / "config.yaml")]))
+    parser = command_parser("finetune", "")
+    to_yaml(read_config(parser, ["--config", str(folder / "finetune.yaml")], FinetuneConfig)[0])
+
+
+def _tokenizer(kind: tokenizer_training.Kind) -> tokenizer.Tokenizer:
+    lines = [*_TEXT.splitlines(), "so many words as there are letters in a small vocabulary"]
+    return tokenizer_training.train(kind, lines, 48, uncased=True)
+
+
+def make_vocabulary(folder: Path) -> None:
+    _tokenizer("wordpiece").save(folder)
+
+
+def make_tokenizer_json(folder: Path) -> None:
+    tokenizer_export.export(_tokenizer("wordpiece"), folder, 32)
+    for path in folder.iterdir():
+        if path.name != tokenizer.JSON_FILE:
+            path.unlink()
+
+
+def make_sentencepiece(folder: Path) -> None:
+    _tokenizer("unigram").save(folder)
+
+
+def read_tokenizer(folder: Path) -> None:
+    found = tokenizer.load(folder)
+    ids = found.encode([_TEXT, "", "\0\ufeff \U0001f600"])
+    found.encode_with_offsets([_TEXT])
+    found.encode_masked("A [MASK] of words")
+    found.decode(ids[0])
+    found.word_starts()
+    [found.spelled(number) for number in range(found.vocab_size)]
+    found.save(folder / "copy")
+
+
+def make_list(folder: Path) -> None:
+    pieces = [*_tokenizer("wordpiece").pieces, "[unused1]", "[unused2]"]
+    tokenizer.WordPieceTokenizer(pieces, uncased=True).save(folder)
+    _write(folder, words__list="stent\nartery\n")
+
+
+def read_words(folder: Path) -> None:
+    known = tokenizer.load(folder)
+    assert isinstance(known, tokenizer.WordPieceTokenizer)
+    extend_tokenizer.read_list(known, folder / "words.list", 2)
+
+
+def make_hugging_face(folder: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(GOLDEN / "hugging_face" / name, folder)
+
+
+def make_shards(folder: Path) -> None:
+    make_hugging_face(folder)
+    changes.split_weights(folder)
+
+
+def make_tf1(folder: Path) -> None:
+    for path in (GOLDEN / "tf1").glob("bert_*"):
+        shutil.copy(path, folder)
+
+
+def make_store(folder: Path) -> None:
+    corpus = write_corpus(folder / "corpus.txt", 40)
+    lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
+    words = tokenizer_training.train("wordpiece", lines, VOCABULARY, uncased=True)
+    words.save(folder / "words")
+    prepare([f"text:{corpus}"], folder / "words", folder / "store", 0.2)
+    # As if made there, so that nothing else has to be read.
+    ledger = folder / "store" / LEDGER
+    ledger.write_text(ledger.read_text("utf-8").replace(f"{folder}/", ""), "utf-8")
+
+
+def read_store(folder: Path, verify: bool) -> None:
+    found = Store(folder / "store")
+    if verify:
+        found.verify_all()
+    config = RunConfig(run_dir="run", phases=_PHASES)
+    data = PretrainingData(found, config)
+    data.batch_at(0)
+    list(data.heldout(32, 4, limit=1))
+
+
+def prepare_again(folder: Path) -> None:
+    """As by the same command; what it reads of its own earlier work may be damaged."""
+    with chdir(folder):
+        prepare(["text:corpus.txt"], Path("words"), Path("store"), 0.2)
+
+
+def make_squad(folder: Path) -> None:
+    answers = [{"text": "two lines", "answer_start": 9}]
+    asked = {"id": "a", "question": "What has it?", "answers": answers, "is_impossible": False}
+    none = {"id": "b", "question": "Why?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "It has a two lines rule.", "qas": [asked, none]}
+    squad = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [paragraph]}]}
+    _write(folder, squad__json=_json(squad))
+
+
+def read_squad(folder: Path) -> None:
+    path = folder / "squad.json"
+    for labelled in (True, False):
+        open_task("qa").read(str(path), Columns(), labelled)
+    qa_score.score(read_json(path), {"a": "two lines", "b": ""})
+
+
+def make_tagged(folder: Path) -> None:
+    lines = "-DOCSTART- -X- O\n\nAnn NNP B-PER\nLee NNP I-PER\nmet VBD O\n\nRome NNP B-LOC\n"
+    record = {"tokens": ["Ann", "met"], "tags": ["B-PER", "O"]}
+    _write(folder, train__conll=lines, train__jsonl=_json(record, record), plain__txt=_TEXT)
+
+
+def read_tagged(folder: Path) -> None:
+    task = open_task("tagging")
+    for name in ("train.conll", "train.jsonl"):
+        task.classes(task.read(str(folder / name), Columns(), labelled=True))
+    task.read(str(folder / "plain.txt"), Columns(), labelled=False)
+
+
+def make_tables(folder: Path) -> None:
+    pairs = [{"query": "q", "passage": f"p{n}", "label": n % 2, "query_id": "1"} for n in range(4)]
+    choice = {"context": "c", "ending0": "a", "ending1": "b", "label": 1}
+    _write(
+        folder,
+        a__csv='text,label\n"one, two",x\nthree,y\n',
+        b__tsv="sentence1\tsentence2\tlabel\na\tb\t1.5\nc\td\t2\n",
+        c__jsonl=_json(*pairs),
+        d__jsonl=_json(choice, choice),
+        e__jsonl=_json(choice | {"choices": ["a", "b"]}),
+    )
+
+
+def read_tables(folder: Path) -> None:
+    tasks: list[tuple[str, Any]] = [
+        ("a.csv", open_task("classification")),
+        ("b.tsv", open_task("regression")),
+        ("c.jsonl", ranking.TASK),
+        ("d.jsonl", open_task("multiple-choice")),
+        ("e.jsonl", open_task("multiple-choice")),
+    ]
+    for name, task in tasks:
+        for labelled in (True, False):
+            examples = task.read(str(folder / name), Columns(), labelled=labelled)
+        task.classes(task.read(str(folder / name), Columns(), labelled=True))
+        assert examples
+
+
+def make_texts(folder: Path) -> None:
+    document = {"document": _TEXT, "summary": "Two lines.", "id": "x"}
+    _write(
+        folder,
+        a__jsonl=_json(document, {"document": ["One.", "Two."], "summary": "One."}),
+        b__jsonl=_json({"text": _TEXT}),
+        c__txt="a text\na ||| b\n",
+    )
+
+
+def read_texts(folder: Path) -> None:
+    for labelled in (True, False):
+        open_task("summarization").read(str(folder / "a.jsonl"), Columns(), labelled)
+    for name in ("b.jsonl", "c.txt"):
+        list(features.read(folder / name))
+
+
+def make_corpora(folder: Path) -> None:
+    text, lines = (_TEXT * 20).encode(), (_json({"text": _TEXT}) * 20).encode()
+    _write(
+        folder,
+        a__txt=text,
+        b__txt__gz=gzip.compress(text),
+        c__txt__xz=lzma.compress(text),
+        d__txt__zst=zstd.compress(text),
+        e__jsonl=lines,
+        f__jsonl__zst=zstd.compress(lines),
+    )
+
+
+def read_corpora(folder: Path) -> None:
+    for pattern in ("text:{}/*.txt*", "jsonl:{}/*.jsonl*#text"):
+        corpus = corpora.open_corpus(pattern.format(folder))
+        for block in corpus.blocks(0):
+            for _ in block.documents():
+                pass
+
+
+def make_metrics(folder: Path) -> None:
+    line = {"step": 1, "loss": 2.5, "tokens": 100, "mfu": None, "seconds": 1.5}
+    _write(
+        folder, metrics__jsonl=_json(line, line | {"step": 2}, {"step": 2, "eval_mlm_loss": 2.0})
+    )
+
+
+def read_metrics(folder: Path) -> None:
+    metrics.read(folder)
+    model_card.results(folder, 2)
+    metrics._without_lines_after(folder / metrics.FILE, 1).close()
+
+
+def make_checkpoint(folder: Path) -> None:
+    config = as_dict(RunConfig(run_dir="run", phases=_PHASES, model=_NETWORK))
+    meta = checkpoint.Meta(step=3, config=config, data={"tokenizer": "x"})
+    checkpoint.save_params(folder, init_params(_NETWORK, 0), meta)
+
+
+def read_checkpoint(folder: Path) -> None:
+    found = open_model(folder, Layout(jax.local_devices()[:1]))
+    json.dumps(as_dict(found.run or found.network))
+
+
+def read_meta(folder: Path) -> None:
+    meta = checkpoint.newest_meta(folder)
+    if meta is not None:
+        network_of(meta, folder)
+        config_from_dict(meta.config, str(folder), RunConfig)
+
+
+def make_record(folder: Path) -> None:
+    train_tokenizer.write(_tokenizer("unigram"), folder / "tokenizer", _RECORD)
+
+
+def read_record(folder: Path) -> None:
+    train_tokenizer.is_there(folder / "tokenizer", _RECORD)
+
+
+_RECORD = {"corpus": "text:x", "files": [["x", 3]], "vocab_size": 60, "kind": "unigram"}
+_SHARDS = ("store/ledger.json", "store/*.npy", "store/*.npy")
+
+READERS: Sequence[Reader] = (
+    Reader("config.yaml", make_configs, read_configs, ("*.yaml",)),
+    Reader("vocab.txt", make_vocabulary, read_tokenizer, ("*.*",)),
+    Reader("tokenizer.json", make_tokenizer_json, read_tokenizer, ("*.*",)),
+    Reader("sentencepiece.model", make_sentencepiece, read_tokenizer, ("*.*",)),
+    Reader(
+        "model.safetensors",
+        make_hugging_face,
+        hugging_face.read,
+        ("*",),
+        (changes.in_safetensors,),
+    ),
+    Reader(
+        "safetensors in parts", make_shards, hugging_face.read, ("*",), (changes.in_safetensors,)
+    ),
+    Reader("TensorFlow checkpoint", make_tf1, google_research.read, ("*",), (changes.in_bundle,)),
+    Reader(
+        "store, verified",
+        make_store,
+        partial(read_store, verify=True),
+        _SHARDS,
+        (changes.in_array,),
+        mend=changes.with_true_hashes,
+    ),
+    Reader(
+        "store, not verified",
+        make_store,
+        partial(read_store, verify=False),
+        _SHARDS,
+        (changes.in_array,),
+    ),
+    Reader("tokenizer's record", make_record, read_record, ("tokenizer/*.json",)),
+    Reader("list of words", make_list, read_words, ("*.list",)),
+    Reader("SQuAD file", make_squad, read_squad, ("*",)),
+    Reader("tagged sentences", make_tagged, read_tagged, ("*",)),
+    Reader("tables", make_tables, read_tables, ("*",)),
+    Reader("JSON Lines of texts", make_texts, read_texts, ("*",)),
+    Reader("corpora", make_corpora, read_corpora, ("*",), (changes.bomb,)),
+    Reader("metrics.jsonl", make_metrics, read_metrics, ("*",)),
+    Reader("checkpoint's meta", make_checkpoint, read_meta, ("**/metadata",), (changes.in_meta,)),
+    Reader(
+        "checkpoint", make_checkpoint, read_checkpoint, ("checkpoints/**/*",), (changes.in_meta,)
+    ),
+    Reader("finished store", make_store, prepare_again, ("words/*", "store/*.json")),
+    *REPORT_READERS,
+    *TPU_READERS,
+)

@@ -1,0 +1,174 @@
+"""The readers of what machines, their watcher and the cloud say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tools.drill.watched import Reader
+from tpu import logs, markers, place, provider
+from tpu.config import TpuConfig
+from tpu.host import Memory
+from tpu.request import FILE, Launch, read_launch
+from tpu.status import report, table
+from tpu.testing.serving import Quiet, serving
+from tpu.watch import Watcher
+
+_ZONE = "us-west4-a"
+_PLACE = f"projects/project/locations/{_ZONE}"
+_TPU = TpuConfig(accelerator="v5litepod-16", zones=(_ZONE,), project="project")
+_LAUNCH = Launch("bert-run", "run", "project", _TPU, "0" * 64)
+
+
+def make_markers(folder: Path) -> None:
+    markers.put(folder / "launch" / FILE, _LAUNCH.text().encode())
+    for worker in range(2):
+        markers.beat(folder, markers.Beat(worker, 1, "training", 5, note="a word"))
+    markers.end(folder, "STOPPED", markers.Ending(_LAUNCH.spec, 1, 5, "asked"))
+    markers.record(folder, markers.Attempt(1, _LAUNCH.spec, _ZONE, -1, 1.0, ended="preempted"))
+    markers.set_endpoint(folder, "http://127.0.0.1:1/")
+    log = markers.log_file(folder, 1, 0)
+    log.parent.mkdir(parents=True)
+    log.write_text("one\ntwo\n", "utf-8")
+
+
+def read_markers(folder: Path) -> None:
+    markers.endpoint(folder)
+    _status(read_launch(folder), folder, _Nowhere())
+    for name, path in logs.files(folder, None).items():
+        print("\n".join(logs.Tail(name, path, 20).new()))  # noqa: T201
+
+
+_REFUSAL = "us-west4-a has no TPU to give now: name more zones in tpu.zones, or wait"
+
+
+class _Nowhere(provider.Provider):
+    """A cloud without slices."""
+
+    def describe(self, zone: str, name: str) -> None:
+        pass
+
+
+def _status(launch: Launch, folder: Path, cloud: provider.Provider) -> None:
+    """What tpu status does."""
+    watcher = Watcher(replace(launch, run=str(folder)), cloud)
+    seen, decision = watcher.look()
+    json.dumps(report(watcher.launch, seen, decision))
+    print(table(watcher.launch, seen, decision))  # noqa: T201
+
+
+def make_machine(folder: Path) -> None:
+    (folder / "attributes").mkdir()
+    attributes = {
+        "worker-network-endpoints": "unknown:unknown:10.0.0.1,unknown:unknown:10.0.0.2",
+        "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\nMEGASCALE_NUM_SLICES: '2'\n",
+        "bert-jax-run": "run",
+        "bert-jax-spec": "0" * 64,
+        "bert-jax-attempt": "1",
+        "agent-worker-number": "1",
+    }
+    for name, text in attributes.items():
+        (folder / "attributes" / name).write_text(text, "utf-8")
+    (folder / place.SETTINGS).write_text(place.Settings(16, 1200).text(), "utf-8")
+    Memory(1).write(folder / "memory.json")
+
+
+def read_machine(folder: Path) -> None:
+    place.Place.read(folder)
+    place.Settings.read(folder)
+    Memory.read(folder / "memory.json", 1)
+
+
+def make_answers(folder: Path) -> None:
+    node = {
+        "name": f"{_PLACE}/nodes/run-1",
+        "acceleratorType": "v5litepod-16",
+        "state": "READY",
+        "health": "HEALTHY",
+        "networkEndpoints": [{"ipAddress": "10.0.0.1"}],
+        "labels": {"managed-by": "bert-jax"},
+        "metadata": {"bert-jax-attempt": "1"},
+    }
+    resource = {
+        "name": f"{_PLACE}/queuedResources/run",
+        "createTime": "2026-01-01T00:00:00Z",
+        "tpu": {"nodeSpec": [{"parent": _PLACE, "nodeId": "run-1", "node": node}]},
+        "state": {"state": "ACTIVE", "stateInitiator": "USER"},
+    }
+    error = {"code": 8, "message": "no more capacity", "status": "RESOURCE_EXHAUSTED"}
+    answers = {
+        "describe": resource,
+        "node": node,
+        "list": {"queuedResources": [resource], "nextPageToken": ""},
+        "refused": {"error": error | {"code": 429}},
+        "failed": {"name": "projects/p/locations/z/operations/o", "done": True, "error": error},
+    }
+    for name, answer in answers.items():
+        (folder / f"{name}.json").write_text(json.dumps(answer), "utf-8")
+
+
+class _Cloud(Quiet):
+    """Answers with the files of `folder`."""
+
+    folder: Path
+
+    def do_GET(self) -> None:
+        if "/nodes/" in self.path:
+            self._answer("node", 200)
+        elif "/operations/" in self.path:
+            self._answer("failed", 200)
+        elif "/queuedResources/refused" in self.path:
+            self._answer("refused", 429)
+        elif "/queuedResources/" in self.path:
+            self._answer("describe", 200)
+        else:
+            self._answer("list", 200)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self._answer("failed", 200)
+
+    def do_DELETE(self) -> None:
+        self._answer("refused", 400)
+
+    def _answer(self, name: str, code: int) -> None:
+        path = self.folder / f"{name}.json"
+        self.answer(path.read_bytes() if path.is_file() else b"", code)
+
+
+def read_answers(folder: Path) -> None:
+    """Every verb; each may refuse, and the last refusal is raised."""
+    provider._PATIENCE, provider._BACK_OFF = 0.05, 0.01
+    refusal: Exception | None = None
+    with serving(type("Handler", (_Cloud,), {"folder": folder})) as address:
+        cloud = provider.connect("project", f"http://{address}/")
+        verbs = (
+            lambda: json.dumps([asdict(one) for one in cloud.list(_ZONE)]),
+            lambda: _status(_LAUNCH, folder / "run", cloud),
+            lambda: cloud.describe(_ZONE, "refused"),
+            lambda: cloud.endpoints(_ZONE, "run"),
+            lambda: cloud.delete(_ZONE, "run"),
+            lambda: cloud.create(_ZONE, "run", provider.tpu_v2.QueuedResource()),
+        )
+        for verb in verbs:
+            try:
+                verb()
+            except provider.CloudError as error:
+                refusal = error
+                str(error)
+    assert refusal is not None
+    raise refusal
+
+
+TPU_READERS: Sequence[Reader] = (
+    Reader(
+        "status of a run",
+        make_markers,
+        read_markers,
+        ("launch/*.json", "status/**/*.json", "control/*", "logs/**/*.log"),
+    ),
+    Reader("attributes of a machine", make_machine, read_machine, ("**/*.*", "attributes/*")),
+    Reader("answers of the cloud", make_answers, read_answers, ("*.json",), refusal=_REFUSAL),
+)
