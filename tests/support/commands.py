@@ -36,13 +36,14 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def invoke(
-    *arguments: str | Path, devices: int = 1, folder: Path = ROOT
+    *arguments: str | Path, devices: int = 1, folder: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in this process, which has imported and compiled what it needs.
 
-    For tests of what a command does; `run_process` is for tests of processes.
+    For tests of what a command does; `run_process` is for tests of processes. Variables are those
+    that are read when a command runs.
     """
-    return in_process.run(arguments, devices, folder)
+    return in_process.run(arguments, devices, folder, variables)
 
 
 def run_process(

@@ -23,12 +23,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(
-    arguments: tuple[str | Path, ...], devices: int, folder: Path
+    arguments: tuple[str | Path, ...], devices: int, folder: Path, variables: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Runs ``bert-jax ARGUMENTS`` on the first of the emulated devices; see `commands.invoke`."""
     with ExitStack() as stack:
         out, err = (stack.enter_context(TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
         stack.enter_context(chdir(folder))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in variables.items():
+            patch.setenv(name, value)
         stack.enter_context(_restored(devices, list(map(str, arguments))))
         stack.enter_context(_redirected(out, err))
         code = _exit_code()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import ROOT
+from support.commands import invoke
 from tpu import markers
 from tpu.config import TpuConfig
 from tpu.markers import TRAINING, Beat
@@ -93,13 +92,5 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "tpu", *arguments]
 
 
-def tpu(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env={**os.environ, "GOOGLE_CLOUD_PROJECT": PROJECT, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def tpu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return invoke("tpu", *arguments, GOOGLE_CLOUD_PROJECT=PROJECT)

@@ -7,9 +7,11 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import islice, permutations
 from pathlib import Path
 
@@ -26,8 +28,7 @@ from pipelines.help import EXAMPLES, GROUPS, example
 from pipelines.prepare import prepare
 from pipelines.settings import parse, parser_of
 from pipelines.tasks.registry import TASKS
-from support.commands import ROOT, refused, run_process, write_config
-from support.finetuned import options
+from support.commands import ROOT, invoke, refused, write_config
 from tpu.__main__ import COMMANDS as TPU_COMMANDS
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -123,12 +124,12 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
 ) -> None:
     """From text to a model, each step being what the one before proposes."""
     tokenizer, store, run = tmp_path / "tokenizer", tmp_path / "store", Path(config.run_dir)
-    said = run_process(
+    said = invoke(
         *("train-tokenizer", "--corpus", f"text:{corpus}", "--vocab-size", "70"),
         *("--out", tokenizer),
     ).stderr
     assert _next(said) == f"prepare --corpus text:{corpus} --tokenizer {tokenizer} --out {store}"
-    said = run_process(*_next(said).split(), "--heldout", "0.1").stderr
+    said = invoke(*_next(said).split(), "--heldout", "0.1").stderr
     assert _next(said) == f"pretrain --config configs/tiny.yaml --data.store {store} " + (
         "--run_dir runs/tiny"
     )
@@ -138,12 +139,12 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
         "[{length: 32, steps: 2}, {length: 32, steps: 2}]",
     )
     trained = ("pretrain", "--config", file, "--data.store", store, "--phases", phases)
-    said = run_process(*trained, "--train.eval_every", "2", "--checkpoint.every", "4").stderr
+    said = invoke(*trained, "--train.eval_every", "2", "--checkpoint.every", "4").stderr
     assert re.search(r"^step 4/4, .* loss [\d.]+  [\d,]+ tokens/s  phase 2/2$", said, re.MULTILINE)
     assert re.search(r"^  held out mlm accuracy +[\d.]+$", said, re.MULTILINE)
     assert re.search(rf"^  curves +tensorboard --logdir {run}$", said, re.MULTILINE)
     assert _next(said) == f"evaluate {run}"
-    measured = run_process(*_next(said).split())
+    measured = invoke(*_next(said).split())
     *command, text = shlex.split(_next(measured.stderr))
     assert command == ["fill-mask", str(run)]
     lines = [line.casefold().rstrip(".").split() for line in corpus.read_text("utf-8").splitlines()]
@@ -151,34 +152,33 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
     place, end = len(before), len(before) + 1 + len(after)
     same = [line for line in lines if len(line) == end and line[:place] == before]
     assert any(line[place + 1 :] == after for line in same), "no sentence of the corpus"
-    assert run_process("fill-mask", run, text).returncode == 0
+    assert invoke("fill-mask", run, text).returncode == 0
     assert measured.stdout.startswith("loss ")
-    parsed = run_process("evaluate", run, "--json")
+    parsed = invoke("evaluate", run, "--json")
     assert json.loads(parsed.stdout)["step"] == 4
     assert "next" not in parsed.stderr
-    converted = run_process("convert", run, tmp_path / "hf", "--to", "hf").stderr
+    converted = invoke("convert", run, tmp_path / "hf", "--to", "hf").stderr
     assert _next(converted) == f"inspect {tmp_path / 'hf'}"
 
 
-def test_what_uses_a_model_ends_so_too(tmp_path: Path) -> None:
+def test_what_uses_a_model_ends_so_too(finetuned: Callable[[str], Path], tmp_path: Path) -> None:
     """On standard error; what a program reads from standard output is not disturbed."""
-    run, out = tmp_path / "run", tmp_path / "out.jsonl"
-    assert run_process(*options("classification", tmp_path, run, train__epochs=1)).returncode == 0
-    given = tmp_path / "validation.csv"
-    told = run_process("predict", run, "--input", given, "--output", out, "--score")
+    given = finetuned("classification") / "validation.csv"
+    run, out = Path(shutil.copytree(given.parent / "run", tmp_path / "run")), tmp_path / "out.jsonl"
+    told = invoke("predict", run, "--input", given, "--output", out, "--score")
     assert set(json.loads(told.stdout)) == {"accuracy", "f1", "mcc"}
     assert f"{out}: 33 predictions\n  task  classification\n" in told.stderr
     assert _next(told.stderr) == f"serve {run}"
     texts, vectors = tmp_path / "texts.txt", tmp_path / "vectors.npz"
     texts.write_text("the man\na store\n")
-    told = run_process("extract-features", run, "--input", texts, "--output", vectors)
+    told = invoke("extract-features", run, "--input", texts, "--output", vectors)
     assert told.stdout == ""
     (opened,) = re.findall(r"^  opened by  (.*)$", told.stderr, re.MULTILINE)
     assert len(eval(opened, {"numpy": np})) > 0  # noqa: S307
     assert _next(told.stderr) == f"serve {run}"
-    told = run_process("report", run)
+    told = invoke("report", run)
     assert told.stdout == ""
-    assert "  of    run (complete, step 6)\n" in told.stderr
+    assert "  of    run (complete, step 48)\n" in told.stderr
     assert _next(told.stderr) == f"serve {run}"
 
 
@@ -188,11 +188,11 @@ def test_a_tokenizer_with_more_words_is_next_to_prepare_with(tmp_path: Path) -> 
     WordPieceTokenizer(pieces, uncased=True).save(base)
     (tmp_path / "text.txt").write_text("cab cab cab cab cab cab\n\ncab\n")
     corpus = ("--corpus", f"text:{tmp_path / 'text.txt'}")
-    told = run_process("extend-tokenizer", base, *corpus, "--words", "1", "--out", new)
+    told = invoke("extend-tokenizer", base, *corpus, "--words", "1", "--out", new)
     assert "  words  cab\n" in told.stderr
     then = f"prepare {' '.join(corpus)} --tokenizer {new} --out {tmp_path / 'store'}"
     assert _next(told.stderr) == then
-    assert run_process(*then.split()).returncode == 0
+    assert invoke(*then.split()).returncode == 0
 
 
 @pytest.mark.parametrize("words", ["кот пёс дом лес идёт спит видит и", "猫 狗 家 林 走 睡 看 和"])
@@ -225,8 +225,8 @@ def _next(said: str) -> str:
 def test_the_help_lists_every_command_once_by_what_it_is_for() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(COMMANDS)
-    said = run_process("--help").stdout
-    assert said == run_process("help").stdout
+    said = invoke("--help").stdout
+    assert said == invoke("help").stdout
     assert said.rstrip().endswith(example("pretrain"))
     assert said.index("Data:") < said.index("Pre-train:") < said.index("Words:")
     for name, text in COMMANDS.items():
@@ -243,14 +243,14 @@ def test_every_command_has_an_example_that_can_be_typed() -> None:
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune qa", "fill-mask", "show-batch", "tpu"])
 def test_the_help_of_a_command_ends_with_its_example(name: str) -> None:
-    said = run_process(*name.split(), "--help").stdout
+    said = invoke(*name.split(), "--help").stdout
     assert said.rstrip().endswith(example(name)), said[-300:]
     assert "default: )" not in said
     assert "default: null" not in said
 
 
 def test_the_help_of_pretrain_begins_with_what_is_needed() -> None:
-    lines = run_process("pretrain", "--help").stdout.splitlines()
+    lines = invoke("pretrain", "--help").stdout.splitlines()
     first = "\n".join(lines[:16])
     for option in ("--config FILE", "--data.store STORE", "--run_dir RUN", "--train.steps N"):
         assert f"  {option} " in first
@@ -272,6 +272,6 @@ def test_what_the_help_proposes_are_options() -> None:
 
 
 def test_a_mistyped_command_names_the_nearest() -> None:
-    refused(run_process("pretrian"), 64, "did you mean 'pretrain'")
-    refused(run_process("finetune", "taging"), 64, "did you mean 'tagging'")
-    refused(run_process("evaluate", "runs/x", "--jsno"), 64, "did you mean '--json'")
+    refused(invoke("pretrian"), 64, "did you mean 'pretrain'")
+    refused(invoke("finetune", "taging"), 64, "did you mean 'tagging'")
+    refused(invoke("evaluate", "runs/x", "--jsno"), 64, "did you mean '--json'")

@@ -196,6 +196,7 @@ def test_the_built_in_corpus_is_two_megabytes_of_prose(documents: list[list[str]
     assert sum(word.strip(".,;:()\"'").isalpha() for word in words) / len(words) > 0.9
 
 
+@pytest.mark.full
 def test_the_built_in_corpus_is_always_the_same(documents: list[list[str]]) -> None:
     """Also in another process, where sets and dicts of strings have another order."""
     script = (

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from bert_jax.errors import DeviceUnavailableError, UserError
-from support.commands import ROOT
+from support.commands import invoke
 from tpu.provider import ENDPOINT, connect
 from tpu.selftest import selftest, unknown
 from tpu.ssh import arguments
@@ -43,10 +40,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
 
 
 def test_it_asks_for_one_chip_tells_its_states_and_leaves_nothing(quick: FakeCloud) -> None:
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tpu", "selftest", "--project", PROJECT],
-        cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    result = invoke("tpu", "selftest", "--project", PROJECT)
     assert result.returncode == 0, result.stderr
     assert "one v5litepod-1 spot chip: some 0.24 USD an hour" in result.stderr
     for state in ("ACTIVE", "DELETING", "gone", "as the tests believe it"):

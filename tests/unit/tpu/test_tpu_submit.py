@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import socket
 import stat
@@ -20,7 +19,7 @@ import yaml
 
 from bert_jax.errors import BadInputError
 from pipelines.settings import command_parser
-from support.commands import ROOT, refused
+from support.commands import ROOT, invoke, refused, run_process
 from tpu.bundle import SUMS, upload
 from tpu.config import SubmittedConfig, read
 from tpu.request import Launch, name_of, prepared, queued_resource, redacted
@@ -42,15 +41,10 @@ DIGEST = re.compile(r"\b[0-9a-f]{64}\b|(?<=whl  )[\d,]+(?= bytes)|(?<=yaml  )[\d
 
 
 def submit(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tpu", "submit", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "GOOGLE_CLOUD_PROJECT": "my-project", **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    project = {"GOOGLE_CLOUD_PROJECT": "my-project", **variables}
+    if "PYTHONPATH" not in variables:
+        return invoke("tpu", "submit", *arguments, **project)
+    return run_process("tpu", "submit", *arguments, **project)
 
 
 def config(*options: str, file: Path = CONFIG) -> SubmittedConfig:

@@ -43,7 +43,9 @@ def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
     assert beat.restarts == 0, "a run that is done is not started again"
 
 
-@pytest.mark.parametrize("code", [1, 69, 70, 75])
+@pytest.mark.parametrize(
+    "code", [75, *(pytest.param(code, marks=pytest.mark.full) for code in (1, 69, 70))]
+)
 def test_it_is_started_again_after(vm: Vm, code: int) -> None:
     vm.does(f"step 5, exit {code}", "step 9, exit 0")
     vm.booted()
@@ -76,7 +78,7 @@ def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
     assert sent[-1] == (ENDED, True)
 
 
-@pytest.mark.parametrize("code", [64, 78])
+@pytest.mark.parametrize("code", [78, pytest.param(64, marks=pytest.mark.full)])
 def test_it_is_never_started_again_after(vm: Vm, code: int) -> None:
     vm.does(f"say data.store is damaged, exit {code}", "step 9, exit 0")
     vm.booted()
@@ -106,6 +108,7 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
     assert failed.note == "given up after 10 starts without a new step: the disk is full"
 
 
+@pytest.mark.full
 def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
     vm.does("exit 69", "exit 69", "sleep")
     vm.booted()
@@ -113,6 +116,7 @@ def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
     assert beat.state == "busy"
 
 
+@pytest.mark.full
 def test_one_that_hangs_is_killed(vm: Vm) -> None:
     vm.sent(files(hang_timeout=1))
     vm.does("step 5, hang", "step 9, exit 0")
@@ -169,6 +173,7 @@ def test_a_machine_that_goes_down_lets_the_training_process_save(vm: Vm) -> None
     assert "bert-jax: told to stop" in text
 
 
+@pytest.mark.full
 def test_the_script_twice_at_once_and_after_a_reboot(vm: Vm) -> None:
     vm.does("step 5, sleep", "step 7, exit 0")
     vm.booted()
