@@ -56,6 +56,7 @@ def train(home: Path, launch: Path) -> None:
     beats = _Beats(home / BEAT)
     try:
         pretrain(config, layout, beats.done)
+        beats.done(config.steps)  # a run that was complete already reports no step
     finally:
         beats.write()
 
