@@ -148,6 +148,7 @@ def test_everything_is_installed_from_lock_files_and_once(vm: Vm) -> None:
 
 
 @pytest.mark.tpu_backend
+@pytest.mark.timeout(900)
 def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_path: Path) -> None:
     """Everything of the lock file, which takes a minute and 1.8 GB."""
     pytest.importorskip("libtpu", reason="part of make test-tpu")

@@ -1,0 +1,13 @@
+"""The faults of tools/mutants fit the product as it stands."""
+
+from __future__ import annotations
+
+from support.commands import ROOT
+from tools.mutants.catalog import FAULTS
+from tools.mutants.fault import problems
+
+
+def test_the_mutants_are_many_and_each_changes_one_place() -> None:
+    assert problems(FAULTS, ROOT) == []
+    assert len(FAULTS) >= 40
+    assert len({fault.file for fault in FAULTS}) >= 20

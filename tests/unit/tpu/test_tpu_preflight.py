@@ -1,0 +1,50 @@
+"""What preflight refuses before it compiles, and what it reads of a compiled program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.commands import invoke, refused
+from tpu.programs import collectives
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "run_dir: run\n"
+        "model: {preset: bert-tiny, vocab_size: 1024}\n"
+        "phases:\n"
+        "  - {length: 128, steps: 900, batch_size: 256}\n",
+        "utf-8",
+    )
+    return path
+
+
+def test_bad_input_is_one_line(config: Path, tmp_path: Path) -> None:
+    refused(invoke("tpu", "preflight", config), 64, "--accelerator")
+    refused(
+        invoke("tpu", "preflight", config, "--accelerator", "v9-8"),
+        64,
+        "unknown accelerator 'v9-8'",
+    )
+    pmap = invoke("tpu", "preflight", config, "--accelerator", "v3-8", "--parallel.mapping", "pmap")
+    refused(pmap, 78, "parallel.mapping: jit")
+    lstm = invoke("tpu", "preflight", config, "--accelerator", "v3-8", "--model.encoder", "lstm")
+    refused(lstm, 78, "model.encoder: lstm")
+    refused(
+        invoke("tpu", "preflight", tmp_path / "no.yaml", "--accelerator", "v3-8"), 78, "no.yaml"
+    )
+
+
+def test_collectives_are_counted_with_their_shapes() -> None:
+    text = """
+  %all-reduce.1 = (f32[12,768]{1,0:T(8,128)}, /*index=1*/bf16[4]{0}) all-reduce(%a, %b)
+  ROOT %all-gather.2 = f32[2,3]{1,0:T(8,128)(2,1)} all-gather(%c), dimensions={0}
+  %x = f32[] get-tuple-element(%all-reduce.1), index=0
+  %all-reduce-start.3 = s32[5]{0} all-reduce-start(%d)
+  %all-gather-start.4 = (f32[1,3]{1,0}, f32[8,3]{1,0}) all-gather-start(%e), dimensions={0}
+"""
+    assert collectives(text) == {"all-reduce": 4 * 12 * 768 + 8 + 20, "all-gather": 24 + 96}

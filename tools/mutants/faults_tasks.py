@@ -1,0 +1,94 @@
+"""Faults of tasks, of converted models, of reports and of the server."""
+
+from __future__ import annotations
+
+from tools.mutants.fault import Fault
+
+FAULTS = [
+    Fault(
+        name="f1-on-word-pieces",
+        file="pipelines/tasks/tagging.py",
+        old="heads[offsets[:-1]] = True",
+        new="heads[:] = True",
+        description="tags are learned and scored for pieces of words, not for words",
+    ),
+    Fault(
+        name="adjacent-entities-merged",
+        file="pipelines/tasks/bio.py",
+        old='written[first] = f"B-{label}"',
+        new='written[first] = f"I-{label}"',
+        description="two entities of one type side by side become one",
+    ),
+    Fault(
+        name="answer-from-a-margin-of-a-window",
+        file="pipelines/tasks/qa_decode.py",
+        old="allowed = owned[each, starts]",
+        new="allowed = inside[each, starts]",
+        description="an answer is taken from a window that shows too little around it",
+    ),
+    Fault(
+        name="best-answer-overwritten",
+        file="pipelines/tasks/qa_decode.py",
+        old="if text and text not in found:",
+        new="if text:",
+        description="the n best answers have the scores of their worst places",
+    ),
+    Fault(
+        name="predictions-in-wrong-order",
+        file="pipelines/tasks/batches.py",
+        old="chosen = np.arange(first, min(first + batch_size, count))",
+        new="chosen = np.arange(first, min(first + batch_size, count))[::-1]",
+        description="predictions belong to other inputs than they stand beside",
+        hint=("test_finetune", "test_pair_tasks"),
+    ),
+    Fault(
+        name="pooling-includes-padding",
+        file="pipelines/api.py",
+        old='jnp.einsum("KBTD,BT->KBD", states, there.astype(jnp.float32)) / count',
+        new="jnp.mean(states, axis=2)",
+        description="the vector of a text depends on the texts beside it",
+        hint=("test_features",),
+    ),
+    Fault(
+        name="gelu-of-hugging-face",
+        file="pipelines/formats/hugging_face.py",
+        old='{"gelu": "erf",',
+        new='{"gelu": "tanh",',
+        description="models of Hugging Face give slightly other results",
+    ),
+    Fault(
+        name="untied-decoder-accepted",
+        file="pipelines/formats/hugging_face.py",
+        old="not np.array_equal(tensors.pop(copy), tensors[of], equal_nan=True)",
+        new="tensors.pop(copy) is None",
+        description="a decoder of its own is silently replaced by the embedding",
+    ),
+    Fault(
+        name="report-not-escaped",
+        file="pipelines/reports/page.py",
+        old="autoescape=True",
+        new="autoescape=False",
+        description="text of a corpus runs as a program in the page of a report",
+    ),
+    Fault(
+        name="server-open-to-the-network",
+        file="pipelines/serve.py",
+        old='"--host", default="127.0.0.1"',
+        new='"--host", default="0.0.0.0"',
+        description="everybody on the network can use the model",
+    ),
+    Fault(
+        name="host-header-not-checked",
+        file="pipelines/serving/guards.py",
+        old="if not self._hosts.allows(host):",
+        new="if not host:",
+        description="a page of a stranger reaches the server on this computer",
+    ),
+    Fault(
+        name="waiting-rows-not-limited",
+        file="pipelines/serving/batching.py",
+        old="if len(self._waiting) + len(rows) > self._most_waiting:",
+        new="if len(rows) > self._most_waiting:",
+        description="requests wait without end when there are too many",
+    ),
+]

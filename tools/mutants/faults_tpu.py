@@ -1,0 +1,81 @@
+"""Faults of everything about Cloud TPU slices."""
+
+from __future__ import annotations
+
+from tools.mutants.fault import Fault
+
+FAULTS = [
+    Fault(
+        name="stale-heartbeat-counts",
+        file="tpu/decide.py",
+        old="fresh = [beat for beat in beats if beat.age < FRESH]",
+        new="fresh = list(beats)",
+        description="a slice whose hosts are silent is paid for without end",
+    ),
+    Fault(
+        name="preempted-slice-not-replaced",
+        file="tpu/decide.py",
+        old='if resource.initiator == "USER":',
+        new='if resource.initiator != "USER":',
+        description="the watch ends when a slice is preempted",
+    ),
+    Fault(
+        name="preemption-counts-as-failure",
+        file="tpu/decide.py",
+        old='attempt.ended not in ("preempted", "capacity")',
+        new='attempt.ended not in ("capacity",)',
+        description="a run on spot slices is given up after some preemptions",
+    ),
+    Fault(
+        name="preemption-counts-as-fruitless-start",
+        file="tpu/host.py",
+        old="(DeviceUnavailableError.exit_code, PreemptedError.exit_code)",
+        new="(DeviceUnavailableError.exit_code,)",
+        description="a host gives up a run that was only told to stop some times",
+    ),
+    Fault(
+        name="reserved-slice-asked-for-as-spot",
+        file="tpu/request.py",
+        old='if tpu.capacity == "spot":',
+        new='if tpu.capacity != "on-demand":',
+        description="a reserved slice may be taken away at any time",
+    ),
+    Fault(
+        name="secrets-shown",
+        file="tpu/request.py",
+        old='return _SECRETS.sub("[redacted]", text)',
+        new="return text",
+        description="a dry run prints tokens and private keys",
+    ),
+    Fault(
+        name="manifest-not-compared",
+        file="tpu/startup.sh",
+        old='if ! sha256sum --check --status <<<"$manifest  SHA256SUMS"; then',
+        new="if [[ ! -s SHA256SUMS ]]; then",
+        description="machines install whatever somebody put into the run folder",
+        hint=("test_tpu_host", "test_tpu_install", "test_tpu_submit"),
+    ),
+    Fault(
+        name="slices-of-others-deleted",
+        file="tpu/collect.py",
+        old="if r.labels.get(key) == value and r.state in DEAD",
+        new="if key and value and r.state in DEAD",
+        description="gc deletes slices that this tool did not make",
+    ),
+    Fault(
+        name="preflight-memory-without-arguments",
+        file="tpu/programs.py",
+        old="return self.argument_gib + self.temp_gib",
+        new="return self.temp_gib",
+        description="preflight tells too little memory",
+        core=True,
+    ),
+    Fault(
+        name="preflight-last-collective-counts",
+        file="tpu/programs.py",
+        old='found[match["kind"]] += _SIZES',
+        new='found[match["kind"]] = _SIZES',
+        description="preflight tells too little of what devices exchange",
+        core=True,
+    ),
+]

@@ -1,0 +1,102 @@
+"""In which order the tests of a tree look for a fault: four stages, the nearest tests first."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tools.mutants.fault import Fault
+from tools.mutants.imports import Imports
+
+TIERS = ("test", "test-all")
+
+_BACKEND = "not tpu_backend"
+# A test with "mutants" in its name looks at the catalog, which does not fit a tree with a fault.
+_OTHERS = "not mutants"
+_NEAR = 12  # test files of the first stage, at most; the others wait for two processes
+_EXTRAS = {"tests/parity": "torch", "tests/compiler": "libtpu"}  # folder -> package it needs
+_PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A call of pytest.
+
+    Attributes:
+        name: Of the stage.
+        tier: The command that runs these tests: test or test-all.
+        files: To be run, nearest first.
+        options: Of pytest.
+    """
+
+    name: str
+    tier: str
+    files: tuple[str, ...]
+    options: tuple[str, ...] = field(default=())
+
+
+class Plan:
+    """The stages of a tree."""
+
+    def __init__(self, tree: Path, python: str) -> None:
+        """Read the tree; `python` has the packages of the tests."""
+        self._tree, self._python = tree, python
+        self._imports = Imports(tree)
+
+    def stages(self, fault: Fault) -> list[Stage]:
+        """Return the stages for a fault, without those that have no files."""
+        tests = self._tests
+        near = self._imports.tests_near(fault, tests)[:_NEAR]
+        far = self._ordered(fault, [file for file in tests if file not in near])
+        everything = (*near, *far)
+        quick = _selected(f"not full and {_BACKEND}" if self._has_tiers else _BACKEND)
+        stages = [
+            Stage("near", "test", tuple(near), quick),
+            Stage("rest", "test", tuple(far), (*_PARALLEL, *quick)),
+        ]
+        if self._has_tiers:
+            rest = (*_PARALLEL, *_selected(f"full and {_BACKEND}"))
+            stages.append(Stage("full", "test-all", everything, rest))
+        stages += [
+            Stage(Path(folder).name, "test-all", tuple(files), ("-k", _OTHERS))
+            for folder, files in self._extras.items()
+        ]
+        return [stage for stage in stages if stage.files]
+
+    def _ordered(self, fault: Fault, files: Sequence[str]) -> list[str]:
+        near = self._imports.tests_near(fault, files)
+        return near + [file for file in files if file not in near]
+
+    @cached_property
+    def _all_tests(self) -> list[str]:
+        found = (self._tree / "tests").rglob("test_*.py")
+        return sorted(str(path.relative_to(self._tree)) for path in found)
+
+    @cached_property
+    def _tests(self) -> list[str]:
+        return [file for file in self._all_tests if not file.startswith(tuple(_EXTRAS))]
+
+    @cached_property
+    def _extras(self) -> dict[str, list[str]]:
+        """Folder -> test files of the extras that are installed."""
+        return {
+            folder: [file for file in self._all_tests if file.startswith(f"{folder}/")]
+            for folder, package in _EXTRAS.items()
+            if self._has(package)
+        }
+
+    @cached_property
+    def _has_tiers(self) -> bool:
+        """Whether the tests have the marker ``full``."""
+        return "    full:" in (self._tree / "setup.cfg").read_text("utf-8")
+
+    def _has(self, package: str) -> bool:
+        code = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+        return not subprocess.run([self._python, "-c", code, package], check=False).returncode
+
+
+def _selected(marks: str) -> tuple[str, ...]:
+    return ("-m", marks, "-k", _OTHERS)
