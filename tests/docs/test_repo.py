@@ -82,6 +82,12 @@ def test_files_import_in_one_direction() -> None:
     assert not wrong
 
 
+def test_tests_share_code_through_support_alone() -> None:
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        shared = {name for name in imports(path) if name.startswith(("test_", "conftest"))}
+        assert not shared, path
+
+
 def tracked() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False

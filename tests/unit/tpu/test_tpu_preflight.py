@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import invoke, refused
-from tpu.programs import collectives
+from tpu.programs import Program, collectives
 
 
 @pytest.fixture
@@ -48,3 +48,8 @@ def test_collectives_are_counted_with_their_shapes() -> None:
   %all-gather-start.4 = (f32[1,3]{1,0}, f32[8,3]{1,0}) all-gather-start(%e), dimensions={0}
 """
     assert collectives(text) == {"all-reduce": 4 * 12 * 768 + 8 + 20, "all-gather": 24 + 96}
+
+
+def test_a_step_needs_its_arguments_and_what_it_computes() -> None:
+    found = Program(1.0, "compiler", 2.0, 3.5, 1e9, 1e6, {}, 9e8)
+    assert found.gib == pytest.approx(5.5)

@@ -218,6 +218,24 @@ def test_what_is_dropped_does_not_depend_on_the_mapping(config: RunConfig, store
     assert by_pmap[0]["loss"] != pytest.approx(undropped[0]["loss"], rel=1e-6)
 
 
+def test_every_step_drops_something_else(config: RunConfig, store: Store) -> None:
+    """The same parameters and batch at another step; without dropout the step has no effect."""
+    batch = {
+        name: jnp.array(array)
+        for name, array in PretrainingData(store, config).batch_at(0).arrays.items()
+    }
+    still = replace(config.model, hidden_dropout=0.0, attention_dropout=0.0)
+    for model, same in ((config.model, False), (still, True)):
+        steps = Steps.of(replace(config, model=model))
+        state = jax.jit(partial(init_state, model, steps.optimizer, config.seed))()
+        train = jax.jit(steps.train)
+        losses = [
+            float(train(replace(state, step=jnp.int32(step)), batch)[1]["loss"])
+            for step in (0, 1, 2)
+        ]
+        assert (len(set(losses)) == 1) == same, losses
+
+
 def test_the_donated_state_is_gone(still: RunConfig, store: Store, all_devices: Layout) -> None:
     steps = Steps.of(still)
     state = all_devices.build(partial(init_state, still.model, steps.optimizer, 0))
