@@ -48,16 +48,6 @@ def bucket(url: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def on_disk(config_base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run on a disk."""
-    folder = tmp_path_factory.mktemp("disk")
-    config = write_config(replace(config_base, run_dir=str(folder / "run")), folder)
-    result = run_process("pretrain", "--config", config)
-    assert result.returncode == 0, result.stderr
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
 def remote(url: str, config_base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same run in a bucket, to be read only."""
     run = f"{gcs_emulator.make_bucket(url, 'finished')}/some where/run"
@@ -94,15 +84,15 @@ def steps_saved(url: str, run: str) -> list[int]:
 
 
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(
-    url: str, on_disk: Path, remote: str, tmp_path: Path
+    url: str, trained: Path, remote: str, tmp_path: Path
 ) -> None:
-    assert inspected(cast(Path, remote))["digest"] == inspected(on_disk)["digest"]
+    assert inspected(remote)["digest"] == inspected(trained)["digest"]
     copy = gcs_emulator.download(url, remote, tmp_path / "copy")
-    assert plain(metrics.read(copy)) == plain(metrics.read(on_disk))
+    assert plain(metrics.read(copy)) == plain(metrics.read(trained))
     for name in ("data.md", "tokenizer/sentencepiece.model"):
-        assert (copy / name).read_bytes() == (on_disk / name).read_bytes()
+        assert (copy / name).read_bytes() == (trained / name).read_bytes()
     there = {path.name for path in copy.iterdir()}
-    assert there == {path.name for path in on_disk.iterdir()} | {"profile"}
+    assert there == {path.name for path in trained.iterdir()} | {"profile"}
     assert list(copy.glob("profile/**/*.xplane.pb"))
     ours, theirs = (
         [
@@ -112,7 +102,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(
             for value in event.summary.value
             if value.tag not in ("seconds", "tokens_per_second")
         ]
-        for run in (copy, on_disk)
+        for run in (copy, trained)
     )
     assert ours == theirs
     assert len(ours) > STEPS
@@ -121,11 +111,11 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["", "/checkpoints/15"])
 def test_a_model_in_a_bucket_is_used_as_any_other(
-    on_disk: Path, remote: str, name: str, tmp_path: Path
+    trained: Path, remote: str, name: str, tmp_path: Path
 ) -> None:
     text = "The captain finds a [MASK]."
     ours, theirs = (
-        run_process("fill-mask", f"{run}{name}", text, "--json") for run in (remote, on_disk)
+        run_process("fill-mask", f"{run}{name}", text, "--json") for run in (remote, trained)
     )
     assert ours.returncode == 0, ours.stderr
     assert ours.stdout == theirs.stdout
@@ -136,9 +126,9 @@ def test_a_model_in_a_bucket_is_used_as_any_other(
 
 @pytest.mark.full
 def test_evaluation_and_a_run_that_begins_with_it(
-    on_disk: Path, remote: str, config: RunConfig, tmp_path: Path
+    trained: Path, remote: str, config: RunConfig, tmp_path: Path
 ) -> None:
-    ours, theirs = (run_process("evaluate", run, "--json") for run in (remote, on_disk))
+    ours, theirs = (run_process("evaluate", run, "--json") for run in (remote, trained))
     assert ours.returncode == 0, ours.stderr
     assert ours.stdout == theirs.stdout
     begun = run_process(*arguments(config, config.run_dir, tmp_path), "--init", remote)
@@ -148,7 +138,7 @@ def test_evaluation_and_a_run_that_begins_with_it(
 
 @pytest.mark.full
 def test_a_run_that_is_killed_goes_on_with_the_same_bits(
-    url: str, on_disk: Path, bucket: str, config: RunConfig, tmp_path: Path
+    url: str, trained: Path, bucket: str, config: RunConfig, tmp_path: Path
 ) -> None:
     run = f"{bucket}/run"
     words = arguments(config, run, tmp_path)
@@ -172,11 +162,11 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bits(
     result = run_process(*words)
     assert result.returncode == 0, result.stderr
     assert f"resuming at step {newest}" in result.stderr
-    assert inspected(cast(Path, run))["digest"] == inspected(on_disk)["digest"]
+    assert inspected(run)["digest"] == inspected(trained)["digest"]
     lines = metrics.read(gcs_emulator.download(url, run, tmp_path / "copy"))
-    trained = [line for line in plain(lines) if "loss" in line]
-    assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
-    assert trained == [line for line in plain(metrics.read(on_disk)) if "loss" in line]
+    losses = [line for line in plain(lines) if "loss" in line]
+    assert [line["step"] for line in losses] == list(range(1, STEPS + 1))
+    assert losses == [line for line in plain(metrics.read(trained)) if "loss" in line]
 
 
 @pytest.mark.full
@@ -198,13 +188,13 @@ def test_sigterm_saves_there(url: str, bucket: str, config: RunConfig, tmp_path:
 
 @pytest.mark.full
 def test_two_processes_and_then_one(
-    url: str, on_disk: Path, bucket: str, config: RunConfig, tmp_path: Path
+    url: str, trained: Path, bucket: str, config: RunConfig, tmp_path: Path
 ) -> None:
     run = f"{bucket}/run"
     words = arguments(config, run, tmp_path)
     results = ended(both(command(*words, "--parallel.shard_state", "true")))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
-    same_curve(gcs_emulator.download(url, run, tmp_path / "copy"), on_disk)
+    same_curve(gcs_emulator.download(url, run, tmp_path / "copy"), trained)
     assert steps_saved(url, run) == [10, 15, 20]
     result = run_process(*words, "--train.steps", "21")
     assert result.returncode == 0, result.stderr
@@ -213,7 +203,7 @@ def test_two_processes_and_then_one(
 
 @pytest.mark.full
 def test_a_damaged_checkpoint_is_set_aside(
-    url: str, on_disk: Path, bucket: str, remote: str, config: RunConfig, tmp_path: Path
+    url: str, trained: Path, bucket: str, remote: str, config: RunConfig, tmp_path: Path
 ) -> None:
     run = f"{bucket}/run"
     copy = gcs_emulator.download(url, remote, tmp_path / "copy")
@@ -234,7 +224,7 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert "checkpoint 20 is damaged" in result.stderr
     assert "checkpoint 20 is kept as 20.damaged" in result.stderr
     assert "resuming at step 15" in result.stderr
-    assert inspected(cast(Path, run))["digest"] == inspected(on_disk)["digest"]
+    assert inspected(run)["digest"] == inspected(trained)["digest"]
     kept = f"checkpoints/20.damaged/{largest.relative_to(copy / 'checkpoints/20')}"
     assert gcs_emulator.read(url, f"{run}/{kept}") == content
 

@@ -13,18 +13,8 @@ import pytest
 import yaml
 
 from bert_jax import metrics
-from bert_jax.config import (
-    RunConfig,
-)
-from support.commands import (
-    ROOT,
-    inspected,
-    refused,
-    run_process,
-    small_disk,
-    start,
-    write_config,
-)
+from bert_jax.config import RunConfig
+from support.commands import ROOT, inspected, refused, run_process, small_disk, start, write_config
 
 STEPS = 40
 

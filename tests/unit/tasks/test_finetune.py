@@ -12,13 +12,7 @@ import pytest
 import bert_jax as bert_jax_package
 from bert_jax.fingerprints import digest
 from support.commands import invoke, refused
-from support.finetuned import (
-    FILES,
-    MODEL,
-    options,
-    run,
-    texts,
-)
+from support.finetuned import FILES, MODEL, options, run, texts
 
 
 @pytest.mark.parametrize("task", FILES)

@@ -19,13 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bert_jax.checkpoint import (
-    Checkpoints,
-    DamagedError,
-    Meta,
-    newest_params,
-    read_meta,
-)
+from bert_jax.checkpoint import Checkpoints, DamagedError, Meta, newest_params, read_meta
 from bert_jax.config import RunConfig
 from bert_jax.errors import BadInputError, UserError
 from bert_jax.fingerprints import checksums, digest

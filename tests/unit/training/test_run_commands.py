@@ -10,19 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import (
-    RunConfig,
-)
+from bert_jax.config import RunConfig
 from pipelines.data.loader import PretrainingData
 from pipelines.data.store import Store
 from pipelines.folders import exclusive
 from pipelines.settings import run_config
-from support.commands import (
-    inspected,
-    invoke,
-    refused,
-    write_config,
-)
+from support.commands import inspected, invoke, refused, write_config
 
 STEPS = 40
 
