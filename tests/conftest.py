@@ -50,9 +50,14 @@ from support.shared import Shared, shared_folders
 pytest_plugins = ["support.compilations"]
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What a shell starts in the background ignores SIGINT, and so would the processes of the tests.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a shell starts in the background ignores SIGINT, and what nohup starts SIGHUP; so would the
+# processes of the tests.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

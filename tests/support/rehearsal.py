@@ -9,15 +9,16 @@ from pathlib import Path
 
 from support.commands import ROOT
 from support.xla_flags import QUICKLY
+from tpu.testing.machines import DEVICES
 
 # The last bits of a run depend on the flags of XLA, and emulated machines inherit no variables.
+FLAGS = f"{QUICKLY} --xla_force_host_platform_device_count={DEVICES}"
+
 _COMMAND = f"""
 from pipelines import cli
 from tpu import local
-from tpu.testing.machines import DEVICES
-emulated = local.emulated
-flags = "{QUICKLY} --xla_force_host_platform_device_count=" + str(DEVICES)
-local.emulated = lambda folder, variables: emulated(folder, variables | {{"XLA_FLAGS": flags}})
+emulated, flags = local.emulated, {{"XLA_FLAGS": "{FLAGS}"}}
+local.emulated = lambda folder, variables: emulated(folder, variables | flags)
 cli.main()
 """
 

@@ -158,7 +158,7 @@ def test_what_makes_hashes_true_again_does_not_read_a_pipe_to_its_end(tmp_path: 
     (tmp_path / "store").mkdir()
     os.mkfifo(tmp_path / "store" / "ledger.json")
     script = (
-        "from pathlib import Path; from random import Random; from drill import changes;"
+        "from pathlib import Path; from random import Random; from tools.drill import changes;"
         f"[changes.with_true_hashes(Path({str(tmp_path)!r}), Random(n)) for n in range(9)]"
     )
     subprocess.run(

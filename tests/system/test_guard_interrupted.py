@@ -22,7 +22,7 @@ from bert_jax.stop import StopRequests
 from pipelines.data.store import Store
 from pipelines.pretrain import pretrain
 from pipelines.tasks.batches import TaskBatches
-from support.commands import command, refused, write_config
+from support.commands import ROOT, command, refused, write_config
 from support.finetuned import options
 from support.finetuned import run as finetuned
 from support.jobs import both, ended, same_curve
@@ -184,7 +184,7 @@ def on_two(config: RunConfig, bad: str, folder: Path, **variables: str) -> list[
     """The run on two processes of two devices, with NaN in these batches."""
     script = [*command()[:3], "-m", "support.nan_batches", bad, "pretrain", "--config"]
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in variables.items():
+        for name, value in {"PYTHONPATH": str(ROOT / "tests"), **variables}.items():
             patched.setenv(name, value)
         return ended(both([*script, str(write_config(config, folder))]))
 

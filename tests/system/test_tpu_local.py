@@ -98,8 +98,8 @@ def undisturbed(base: RunConfig, shared: Shared) -> Path:
 @pytest.fixture
 def emulation(tmp_path: Path) -> Iterator[Emulation]:
     # What was compiled before a fault is not compiled again, however quickly that went.
-    cached = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    with emulated(tmp_path / "machines", cached) as found:
+    variables = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": rehearsal.FLAGS}
+    with emulated(tmp_path / "machines", variables) as found:
         yield found
     assert processes(tmp_path / "machines") == []
 
