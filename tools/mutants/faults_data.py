@@ -74,7 +74,7 @@ FAULTS = [
         " self._rows)",
         description="a resumed run leaves out a batch, and ends otherwise than an unbroken one",
         core=True,
-        hint=("test_loader", "test_checkpoint", "test_run"),
+        hint=("test_loader", "test_checkpoint", "test_run_commands", "test_run"),
     ),
     Fault(
         name="held-out-batch-dropped",

@@ -45,7 +45,10 @@ FAULTS = [
         new="if not self._due(self.config.checkpoint.every):",
         description="a preempted run loses all steps since its last checkpoint",
         core=True,
-        hint=("test_run",),
+        hint=(
+            "test_run_commands",
+            "test_run",
+        ),
     ),
     Fault(
         name="metrics-doubled-after-resume",
@@ -86,7 +89,7 @@ FAULTS = [
         new="",
         description="a run that is resumed with another seed trains on other data unnoticed",
         core=True,
-        hint=("test_checkpoint", "test_resume", "test_run"),
+        hint=("test_checkpoint", "test_resume", "test_run_commands", "test_run"),
     ),
     Fault(
         name="resume-with-other-data",
@@ -95,7 +98,7 @@ FAULTS = [
         new="if name not in old_data",
         description="a run that is resumed with another store or tokenizer goes on unnoticed",
         core=True,
-        hint=("test_checkpoint", "test_resume", "test_run"),
+        hint=("test_checkpoint", "test_resume", "test_run_commands", "test_run"),
     ),
     Fault(
         name="preempted-exit-code",
@@ -104,7 +107,7 @@ FAULTS = [
         new="exit_code = 1",
         description="a scheduler takes a preemption for a failure and gives up",
         core=True,
-        hint=("test_run", "test_guard_interrupted"),
+        hint=("test_run_commands", "test_run", "test_guard_interrupted"),
     ),
     Fault(
         name="wrong-exit-code",
@@ -112,7 +115,7 @@ FAULTS = [
         old="exit_code = 78",
         new="exit_code = 1",
         description="a scheduler repeats a run whose config is wrong",
-        hint=("test_config", "test_run"),
+        hint=("test_config", "test_run_commands", "test_run"),
     ),
     Fault(
         name="watchdog-beats-ignored",
@@ -136,6 +139,6 @@ FAULTS = [
         old="fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         new="fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
         description="two commands write to the same folder at once",
-        hint=("test_run", "test_prepare", "test_placed"),
+        hint=("test_run_commands", "test_run", "test_prepare", "test_placed"),
     ),
 ]
