@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +28,7 @@ from bert_jax.paths import at, explained, is_remote
 from bert_jax.sittings import sittings
 from pipelines.tasks.work import PREDICTIONS
 from support import gcs_emulator
-from support.commands import command, inspected, refused, run_process, start, write_config
+from support.commands import ROOT, command, inspected, refused, run_process, start, write_config
 from support.finetuned import MODEL, texts
 from support.jobs import both, ended, same_curve
 
@@ -340,3 +343,27 @@ def test_local_paths_are_those_of_pathlib(tmp_path: Path) -> None:
     for name in ("", "runs/tiny", "/a/b", "s3://bucket/x", tmp_path):
         assert at(name) == Path(name)
         assert not is_remote(at(name))
+
+
+# Lists a folder, in which another program then writes.
+LISTING = """
+import sys
+from bert_jax.paths import at
+from support import gcs_emulator
+url, folder = sys.argv[1:]
+for name in ("one", "two"):
+    gcs_emulator.write(url, f"{folder}/{name}", b"content")
+    print(sorted(path.name for path in at(folder).iterdir()))
+"""
+
+
+def test_what_others_write_is_seen_at_once(url: str, bucket: str) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", LISTING, url, f"{bucket}/folder"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert listed.stdout.splitlines() == ["['one']", "['one', 'two']"]
