@@ -108,6 +108,16 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
     assert failed.note == "given up after 10 starts without a new step: the disk is full"
 
 
+def test_preemptions_without_a_new_step_are_not_given_up(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are nobody's fault, however many follow each other."""
+    monkeypatch.setattr("tpu.host._PAUSES", (0.0, 0.0))
+    vm.does(*["step 4, exit 75"] * 13)
+    assert {vm.here(monkeypatch).run() for _ in range(13)} == {75}
+    assert markers.ended(vm.run, "FAILED") is None
+
+
 @pytest.mark.full
 def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
     vm.does("exit 69", "exit 69", "sleep")

@@ -99,6 +99,13 @@ def test_a_pass_meets_every_pair_and_the_next_pass_masks_anew(
     assert set(over.key[3:].tolist()).isdisjoint(found.key.tolist())
 
 
+def test_what_is_held_out_is_not_trained_on(data: PretrainingData, store: Store) -> None:
+    """So few tokens are those of the held-out documents; a random B repeats some of them."""
+    tokens = sum(batch.tokens for batch in data.heldout(32, 8))
+    held_out, train = (store.ledger.total(split, "tokens") for split in ("heldout", "train"))
+    assert held_out / 2 < tokens < 3 * held_out < train / 2
+
+
 def test_phases_of_one_length_go_on_through_the_text(store: Store, config: RunConfig) -> None:
     whole = PretrainingData(store, replace(config, phases=(Phase(length=32, steps=9),)))
     parts = (Phase(length=32, steps=4), Phase(length=16, steps=2), Phase(length=32, steps=3))

@@ -171,6 +171,15 @@ def test_an_answer_is_in_the_context_and_neither_backward_nor_too_long(tiny: Tok
     assert answer(short, tiny, question, forward, length=16)["answer"] == "c"
 
 
+def test_a_text_that_stands_twice_is_answered_once_from_its_best_place(tiny: Tokenizer) -> None:
+    # Positions: 3 and 5 are both a; the second is the likelier.
+    places = {(0, 3, 0): 5.0, (0, 3, 1): 5.0, (0, 5, 0): 9.0, (0, 5, 1): 9.0}
+    found = answer(TASK, tiny, about("a b a c", "a"), places, length=16)
+    (best,) = (one for one in found["n_best"] if one["answer"] == "a")
+    assert (found["answer"], found["start"], found["score"]) == ("a", 4, 18)
+    assert best["probability"] == max(one["probability"] for one in found["n_best"])
+
+
 def test_there_is_an_answer_even_if_the_likeliest_places_are_none(tiny: Tokenizer) -> None:
     task = QuestionAnswering(QaOptions(n_best=1))
     outside = {(0, 0, 0): 9.0, (0, 0, 1): 9.0, (0, 6, 0): 2.0}
