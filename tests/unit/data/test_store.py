@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +127,15 @@ def test_a_store_that_lost_its_ledger_says_what_helps(copy: Path) -> None:
         Store(copy)
 
 
-def test_a_ledger_that_is_too_deep_is_refused(copy: Path) -> None:
-    """JSON reads some hundreds of levels that are too many for its digest."""
+# Up to Python 3.12 JSON reads some hundreds of levels that it cannot write, for the digest.
+written = pytest.mark.skipif(sys.version_info >= (3, 13), reason="Python 3.13 writes 600 levels")
+
+
+@pytest.mark.parametrize("depth", [pytest.param(600, marks=written), 100_000])
+def test_a_ledger_that_is_too_deep_is_refused(copy: Path, depth: int) -> None:
     ledger = json.loads((copy / stores.LEDGER).read_text("utf-8"))
     text = json.dumps(ledger | {"files": 0})
-    deep = text.replace('"files": 0', f'"files": {"[" * 600}{"]" * 600}')
+    deep = text.replace('"files": 0', f'"files": {"[" * depth}{"]" * depth}')
     (copy / stores.LEDGER).write_text(deep, "utf-8")
     with pytest.raises(BadInputError, match=r"ledger\.json is damaged .*; remove the store"):
         stores.read_ledger(copy)
