@@ -64,12 +64,10 @@ def install(patch: pytest.MonkeyPatch) -> None:
         if not isinstance(make, partial) or make.keywords:
             return build(layout, make, *arguments)
         shapes = jax.eval_shape(make, *arguments)
-        places = partial(layout.shardings, shapes)
-        run = _once(
-            "build", layout, (make.func, *make.args),
-            lambda: jax.jit(make, out_shardings=places()),
-        )  # fmt: skip
-        return run(*arguments)
+        leaves, tree = jax.tree.flatten(shapes)
+        of = (make.func, *make.args, tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        place = partial(jax.jit, make, out_shardings=layout.shardings(shapes))
+        return _once("build", layout, of, place)(*arguments)
 
     patch.setattr(Layout, "train_step", kept_train)
     patch.setattr(Layout, "eval_step", kept_eval)

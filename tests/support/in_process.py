@@ -49,7 +49,9 @@ def _exit_code() -> int:
             print(end.code, file=sys.stderr)  # noqa: T201
             return 1
         return end.code or 0
-    except BaseException:
+    except (pytest.fail.Exception, pytest.exit.Exception):  # such as the time limit of a test
+        raise
+    except Exception:
         traceback.print_exc()
         return 1
     return 0
@@ -71,7 +73,8 @@ def _restored(devices: int, arguments: list[str]) -> Iterator[None]:
             yield
         finally:
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                if handler is not None:  # None: not set from Python
+                    signal.signal(number, handler)
 
 
 @contextmanager

@@ -31,5 +31,6 @@ def run(config: Path, *options: str, **variables: str) -> subprocess.CompletedPr
         env=os.environ | variables,
         capture_output=True,
         text=True,
+        timeout=280,
         check=False,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def shared_folders(factory: pytest.TempPathFactory) -> Shared:
         with (root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not finished.exists():
-                # If an earlier worker failed to build it, this fails as well and says why.
+                # After a failure of another worker it is built anew, which shows the reason again.
+                shutil.rmtree(path, ignore_errors=True)
                 path.mkdir()
                 build(path)
                 finished.touch()

@@ -11,8 +11,6 @@ from pathlib import Path
 from tools.mutants.fault import Fault
 from tools.mutants.imports import Imports
 
-TIERS = ("test", "test-all")
-
 _BACKEND = "not tpu_backend"
 # A test with "mutants" in its name looks at the catalog, which does not fit a tree with a fault.
 _OTHERS = "not mutants"
