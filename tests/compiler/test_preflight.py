@@ -15,6 +15,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.convert import abstract_params
 from bert_jax.state import parameter_count
 from support.commands import ROOT, environment, refused
+from support.preflight import write_small
 
 pytestmark = [
     pytest.mark.tpu_backend,
@@ -31,15 +32,7 @@ PARAMETERS = parameter_count(
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        "run_dir: run\n"
-        "model: {preset: bert-tiny, vocab_size: 1024}\n"
-        "phases:\n"
-        "  - {length: 128, steps: 900, batch_size: 256}\n",
-        "utf-8",
-    )
-    return path
+    return write_small(tmp_path)
 
 
 def preflight(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

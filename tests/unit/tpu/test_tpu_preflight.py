@@ -6,21 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from support import preflight
 from support.commands import invoke, refused
 from tpu.programs import Program, collectives
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        "run_dir: run\n"
-        "model: {preset: bert-tiny, vocab_size: 1024}\n"
-        "phases:\n"
-        "  - {length: 128, steps: 900, batch_size: 256}\n",
-        "utf-8",
-    )
-    return path
+    return preflight.write_small(tmp_path)
 
 
 def test_bad_input_is_one_line(config: Path, tmp_path: Path) -> None:
