@@ -95,11 +95,14 @@ test: lint
 test-rest: $(VENV)/test
 	$(PYTEST) -m 'full and not tpu_backend' tests/unit tests/system tests/docs
 
-# One process at a time may use libtpu.
+# One process at a time may use libtpu. The tests skip where a package is missing; these two targets
+# fail there.
 test-tpu: $(VENV)/tpu
+	$(BIN)/python -c "import libtpu"
 	$(BIN)/pytest -m tpu_backend tests/compiler tests/system
 
 test-parity: $(VENV)/parity
+	$(BIN)/python -c "import conlleval, torch, torchmetrics, transformers"
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/parity
 
 test-all:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,13 +27,15 @@ class Stage:
         name: Of the stage.
         tier: The command that runs these tests: test or test-all.
         files: To be run, nearest first.
-        options: Of pytest.
+        selection: Options of pytest that select tests by marker and name.
+        parallel: Options of pytest-xdist.
     """
 
     name: str
     tier: str
     files: tuple[str, ...]
-    options: tuple[str, ...] = field(default=())
+    selection: tuple[str, ...]
+    parallel: tuple[str, ...] = ()
 
 
 class Plan:
@@ -53,11 +55,11 @@ class Plan:
         quick = _selected(f"not full and {_BACKEND}" if self._has_tiers else _BACKEND)
         stages = [
             Stage("near", "test", tuple(near), quick),
-            Stage("rest", "test", tuple(far), (*_PARALLEL, *quick)),
+            Stage("rest", "test", tuple(far), quick, _PARALLEL),
         ]
         if self._has_tiers:
-            rest = (*_PARALLEL, *_selected(f"full and {_BACKEND}"))
-            stages.append(Stage("full", "test-all", everything, rest))
+            full = _selected(f"full and {_BACKEND}")
+            stages.append(Stage("full", "test-all", everything, full, _PARALLEL))
         stages += [
             Stage(Path(folder).name, "test-all", tuple(files), ("-k", _OTHERS))
             for folder, files in self._extras.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tools.mutants.fault import Fault
@@ -101,25 +101,25 @@ class Trials:
                 return None
             deselected = [f"--deselect={test}" for test in left_out]
             with self._place.mutated(fault):
-                run = self._place.pytest(files, (*stage.options, *deselected))
+                run = self._place.pytest(files, (*stage.selection, *stage.parallel, *deselected))
                 if run.passed:
                     return None
                 if not run.test:
                     raise ValueError(f"pytest ended without a test: {run.said[-400:]}")
-                failing = self._failing_alone(run)
+                failing = self._failing_alone(run, stage.selection)
             if not failing:
                 self._told(f"{fault.name}: {run.test} failed once, and then passed; left out here")
                 skipped.append(run.test)
                 continue
-            clean = self._place.pytest([failing])
+            clean = self._place.pytest([failing], stage.selection)
             if clean.passed:
                 return run
             self._told(f"{run.test} {clean.ending} without any fault; left out from now on")
             self._unreliable.add(run.test)
 
-    def _failing_alone(self, run: Run) -> str:
+    def _failing_alone(self, run: Run, selection: Sequence[str]) -> str:
         """Return what of a failed test fails again where nothing else runs: it or its file."""
         if run.ending == "hung":
             return run.test
         targets = (run.test, run.test.partition("::")[0])
-        return next((target for target in targets if not self._place.pytest([target]).passed), "")
+        return next((one for one in targets if not self._place.pytest([one], selection).passed), "")
