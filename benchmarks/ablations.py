@@ -23,13 +23,13 @@ from pathlib import Path
 import jax
 from pretraining import begun
 
-from bert_jax import parallel
-from bert_jax.config import RunConfig
-from bert_jax.state import parameter_count
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.evaluate import measure
-from pipelines.model import open_model
+from bert_jax.config.run import RunConfig
+from bert_jax.training import partitioner
+from bert_jax.training.state import parameter_count
+from pipelines.commands.evaluate import measure
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
+from pipelines.models.open import open_model
 from pipelines.settings import run_config
 
 CONFIGS = Path(__file__).parents[1] / "configs/ablations"
@@ -39,7 +39,7 @@ ROUNDS, UPDATES = 7, 20
 
 def main(store: Path, runs: Path) -> None:
     """Prints the table."""
-    layout = parallel.Layout(parallel.devices())
+    layout = partitioner.Layout(partitioner.devices())
     rows, configs, found = {}, {}, {}
     for name in NAMES:
         command = ["--config", str(CONFIGS / f"{name}.yaml"), "--data.store", str(store)]
@@ -64,7 +64,9 @@ def main(store: Path, runs: Path) -> None:
     print(f"entropy of the token frequencies: {found['unigram_entropy']:.3f}")
 
 
-def timed(configs: dict[str, RunConfig], store: Store, layout: parallel.Layout) -> dict[str, float]:
+def timed(
+    configs: dict[str, RunConfig], store: Store, layout: partitioner.Layout
+) -> dict[str, float]:
     """Median seconds of UPDATES updates."""
     programs = {name: program(config, store, layout) for name, config in configs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in configs}
@@ -76,7 +78,7 @@ def timed(configs: dict[str, RunConfig], store: Store, layout: parallel.Layout) 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def program(config: RunConfig, store: Store, layout: parallel.Layout) -> Callable[[], None]:
+def program(config: RunConfig, store: Store, layout: partitioner.Layout) -> Callable[[], None]:
     """Does UPDATES updates on one batch; compiled already."""
     state, update = begun(config, layout)
     batch = layout.place(PretrainingData(store, config).batch_at(config.steps - 1).arrays)

@@ -26,17 +26,15 @@ import finetune_torch
 import numpy as np
 import transformers
 
-from bert_jax.parallel import Layout, devices
-from bert_jax.task_model import HeadConfig
-from pipelines.data.keyed import key, shuffled
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.model import Model, open_model
+from bert_jax.nn.task_heads import HeadConfig
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.data.batches.keyed import key, shuffled
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models.open import Model, open_model
 from pipelines.run_folder import taken, train
 from pipelines.tasks import ranking
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig, TaskOptions
-from pipelines.tasks.registry import open_task, task_network
-from pipelines.tasks.task import Columns, Task
-from pipelines.tasks.work import (
+from pipelines.tasks.experiment import (
     Examples,
     Validation,
     all_logits,
@@ -44,6 +42,8 @@ from pipelines.tasks.work import (
     logits_step,
     planned,
 )
+from pipelines.tasks.registry import open_task, task_network
+from pipelines.tasks.task import Columns, Task
 
 # Folder -> task and length.
 TASKS = {

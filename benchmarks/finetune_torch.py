@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from bert_jax.optim import learning_rate
+from bert_jax.training.optimizers import learning_rate
 from pipelines.tasks.batches import TaskBatches
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.task import Arrays, Features

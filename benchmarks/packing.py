@@ -17,10 +17,10 @@ from typing import Any
 import jax
 from pretraining import begun
 
-from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig
-from bert_jax.parallel import Layout, devices
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 
 WARM, STRETCHES = 2, 6
 

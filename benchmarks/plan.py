@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipelines.data.packing import most_per_row, pack
-from pipelines.data.pairs import plan
+from pipelines.data.batches.packing import most_per_row, pack
+from pipelines.data.batches.pairs import plan
 
 
 def main() -> None:

@@ -31,12 +31,13 @@ found = tokenizer.load(Path(sys.argv[2]))
 for start in range(0, len(lines), 256):
     found.encode(lines[start : start + 256])
 """
+PREPARE = (sys.executable, "-m", "pipelines.commands.cli", "prepare")
 IDLE = "from pipelines.data import tokenizer, shards"
 SPLIT = """
 import sys
 from pathlib import Path
-from pipelines.data.corpora import open_corpus
-from pipelines.data.shards import split_document
+from pipelines.data.sources.corpora import open_corpus
+from pipelines.data.store.shards import split_document
 documents = open_corpus(f"text:{sys.argv[1]}").documents()
 texts = ["\\n".join(split_document(document, "en")) for document in documents]
 Path(sys.argv[2]).write_text("\\n\\n".join(texts) + "\\n", "utf-8")
@@ -74,14 +75,16 @@ def main() -> None:
     rows: list[tuple[str, float, float]] = []
     try:
         idle, _ = measured(sys.executable, "-c", IDLE, cwd=root)
-        begin, _ = measured(sys.executable, "-m", "pipelines.prepare", "--help", cwd=root)
+        begin, _ = measured(
+            sys.executable, "-m", "pipelines.commands.cli", "prepare", "--help", cwd=root
+        )
         text, tokenizer = options.text.absolute(), options.tokenizer.absolute()
         cpu, wall = measured(sys.executable, "-c", BARE, text, tokenizer, cwd=root)
         rows.append(("bare tokenizer, without its start", cpu - idle, wall))
         for workers in options.workers:
             store = folder / f"store{workers}"
             cpu, wall = measured(
-                sys.executable, "-m", "pipelines.prepare", "--corpus", f"text:{text}",
+                *PREPARE, "--corpus", f"text:{text}",
                 "--tokenizer", tokenizer, "--out", store, "--workers", str(workers), cwd=root,
             )  # fmt: skip
             rows.append((f"bert-jax prepare, {workers} worker(s), all", cpu, wall))

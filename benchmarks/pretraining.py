@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from bert_jax.config import RunConfig
-from bert_jax.parallel import Layout
-from bert_jax.state import init_state
-from bert_jax.steps import Steps
+from bert_jax.config.run import RunConfig
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import init_state
+from bert_jax.training.step import Steps
 
 
 def begun(config: RunConfig, layout: Layout) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from bert_jax.presets import PRESETS
+from bert_jax.config.presets import PRESETS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

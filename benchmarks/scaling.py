@@ -51,9 +51,15 @@ def main() -> None:
 
 def by_compiler(chips: list[int]) -> None:
     """Weak scaling on v3."""
-    from bert_jax.config import ModelConfig, OptimizerConfig, ParallelConfig, Phase, RunConfig
-    from tpu.programs import compiled
-    from tpu.types import find
+    from bert_jax.config.run import (
+        ModelConfig,
+        OptimizerConfig,
+        ParallelConfig,
+        Phase,
+        RunConfig,
+    )
+    from tpu.preflight.hlo_analysis import compiled
+    from tpu.slices import find
 
     print("| v3 chips | batch | ms a step | ratio | exchanged MB per device |")
     print("|---:|---:|---:|---:|---:|", flush=True)
@@ -84,8 +90,8 @@ def emulated(count: int) -> float:
     from pretraining import begun
     from step import arrays
 
-    from bert_jax.config import ModelConfig, Phase, RunConfig
-    from bert_jax.parallel import Layout, devices
+    from bert_jax.config.run import ModelConfig, Phase, RunConfig
+    from bert_jax.training.partitioner import Layout, devices
 
     model = ModelConfig(preset="bert-tiny", vocab_size=30_522, dtype="float32")
     config = RunConfig(run_dir="-", model=model, phases=(Phase(LENGTH, 1000, 16),))

@@ -109,8 +109,8 @@ def here(who: str, dtype: Any, size: str, length: int, batch: int) -> Callable[[
     import jax
     from pretraining import begun
 
-    from bert_jax.config import ModelConfig, Phase, RunConfig
-    from bert_jax.parallel import Layout, devices
+    from bert_jax.config.run import ModelConfig, Phase, RunConfig
+    from bert_jax.training.partitioner import Layout, devices
 
     del who
     model = ModelConfig(preset=f"bert-{size}", vocab_size=VOCABULARY, dtype=dtype)

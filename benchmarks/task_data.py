@@ -47,7 +47,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.shards import split_document
+from pipelines.data.store.shards import split_document
 
 Rows = list[dict[str, Any]]
 Splits = dict[str, Rows]

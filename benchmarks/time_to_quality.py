@@ -29,14 +29,14 @@ from finetune_torch import groups
 from pretraining import begun
 from pretraining_torch import DEVICE, losses, network
 
-from bert_jax.config import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
-from bert_jax.convert import Pretrained
-from bert_jax.optim import learning_rate
-from bert_jax.parallel import Layout, devices
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.data.tokenizer_export import export
-from pipelines.formats.hugging_face import write
+from bert_jax.config.run import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
+from bert_jax.nn.tensor_names import Pretrained
+from bert_jax.training.optimizers import learning_rate
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers.export import export
+from pipelines.models.formats.hugging_face import write
 
 WARM, TIMED = 3, 10  # updates before the clock and while it runs
 WARMUP = 0.06  # of all updates

@@ -13,9 +13,15 @@ import argparse
 import time
 from dataclasses import replace
 
-from bert_jax.config import ModelConfig, OptimizerConfig, ParallelConfig, Phase, RunConfig
-from tpu.programs import compiled
-from tpu.types import find
+from bert_jax.config.run import (
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    Phase,
+    RunConfig,
+)
+from tpu.preflight.hlo_analysis import compiled
+from tpu.slices import find
 
 ACCELERATORS = {
     "base": ("v2-32", "v3-32", "v4-16", "v5litepod-16", "v5p-16", "v6e-8"),

@@ -18,8 +18,8 @@ import jax
 
 from pipelines.settings import command_parser
 from tpu.config import read
-from tpu.preflight import Plan, preflight
-from tpu.types import PRICES_AS_OF
+from tpu.preflight.preflight import Plan, preflight
+from tpu.slices import PRICES_AS_OF
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tpu"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.api import Bert
+    from pipelines.models.api import Bert
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,6 @@ def load(model: str | Path) -> Bert:
     google-research/bert (``bert_config.json``, ``bert_model.ckpt``).
     """
     # The package knows arrays only; what knows files and text stands on it, so it is named late.
-    from pipelines.api import Bert
+    from pipelines.models.api import Bert
 
     return Bert(model)

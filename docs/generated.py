@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
-from bert_jax.config import RunConfig
-from bert_jax.phases import Phase
-from pipelines import cli
+from bert_jax.config.phases import Phase
+from bert_jax.config.run import RunConfig
+from pipelines.commands import cli
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS
 from tpu.__main__ import COMMANDS as TPU_COMMANDS
@@ -72,12 +71,9 @@ def invocations() -> Iterator[tuple[str, list[str]]]:
 def help_of(words: list[str]) -> str:
     """What a command prints when it is asked for help."""
     os.environ["COLUMNS"] = _COLUMNS
-    main = importlib.import_module(
-        "tpu.__main__" if words[0] == "tpu" else f"pipelines.{words[0].replace('-', '_')}"
-    ).main
     text = StringIO()
     with redirect_stdout(text), redirect_stderr(StringIO()), suppress(SystemExit):
-        main([*words[1:], "--help"])
+        cli.command(words[0])([*words[1:], "--help"])
     return text.getvalue()
 
 

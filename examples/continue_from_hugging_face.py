@@ -14,15 +14,21 @@ from pathlib import Path
 import made_up
 from pretrain_on_your_text import pretrained
 
-from bert_jax.config import CheckpointConfig, DataConfig, OptimizerConfig, RunConfig, TrainConfig
-from bert_jax.parallel import Layout, devices
-from bert_jax.phases import Phase
-from pipelines.convert import convert
-from pipelines.data.store import Store
-from pipelines.evaluate import measure
-from pipelines.model import open_model
-from pipelines.prepare import prepare
-from pipelines.pretrain import pretrain
+from bert_jax.config.phases import Phase
+from bert_jax.config.run import (
+    CheckpointConfig,
+    DataConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.convert import convert
+from pipelines.commands.evaluate import measure
+from pipelines.commands.prepare import prepare
+from pipelines.commands.pretrain import pretrain
+from pipelines.data.store.token_store import Store
+from pipelines.models.open import open_model
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import made_up
 from pretrain_on_your_text import pretrained
 
 import bert_jax
-from bert_jax.config import ModelConfig, OptimizerConfig
-from bert_jax.parallel import Layout, devices
-from pipelines.finetune import finetune
+from bert_jax.config.run import ModelConfig, OptimizerConfig
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.finetune import finetune
 from pipelines.tasks.config import FinetuneConfig, FinetuneTrainConfig, TaskDataConfig
 
 NEW = ["Emma bought a splendid coat in Lima .", "The meal that Hugo found was dreadful ."]

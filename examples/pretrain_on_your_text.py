@@ -13,12 +13,19 @@ from pathlib import Path
 import made_up
 
 import bert_jax
-from bert_jax.config import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig, TrainConfig
-from bert_jax.parallel import Layout, devices
-from pipelines.data.corpora import open_corpus
-from pipelines.prepare import prepare
-from pipelines.pretrain import pretrain
-from pipelines.train_tokenizer import train
+from bert_jax.config.run import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Phase,
+    RunConfig,
+    TrainConfig,
+)
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.prepare import prepare
+from pipelines.commands.pretrain import pretrain
+from pipelines.commands.train_tokenizer import train
+from pipelines.data.sources.corpora import open_corpus
 
 
 def main() -> None:

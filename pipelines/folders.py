@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bert_jax.console import say
-from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
-from bert_jax.paths import is_remote
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
+from bert_jax.runtime.paths import is_remote
 
 # In a run folder.
 RUN_CONFIG = "config.yaml"

@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 
-from bert_jax import metrics
-from bert_jax.errors import BadInputError, tells_of_lost_process
-from bert_jax.parallel import Layout
-from bert_jax.paths import at, is_remote, remove
-from bert_jax.state import Params
-from bert_jax.train import Trainer
-from bert_jax.work import Work
-from pipelines.data.tokenizer import Tokenizer, load
+from bert_jax.runtime.errors import BadInputError, tells_of_lost_process
+from bert_jax.runtime.paths import at, is_remote, remove
+from bert_jax.training import metrics
+from bert_jax.training.experiment import Work
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import Params
+from bert_jax.training.trainer import Trainer
+from pipelines.data.tokenizers.tokenizer import Tokenizer, load
 from pipelines.folders import RUN_CONFIG, RUN_MARKS, RUN_TOKENIZER, exclusive, own
 from pipelines.settings import to_yaml
 

@@ -16,9 +16,9 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
-from bert_jax.config import Phase, RunConfig, as_dict
-from bert_jax.errors import BadArgumentsError, BadInputError
-from bert_jax.paths import check_kind
+from bert_jax.config.run import Phase, RunConfig, as_dict
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from bert_jax.runtime.paths import check_kind
 from pipelines.help import essentials, example
 
 C = TypeVar("C")

@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 
-from bert_jax.config import (
+from bert_jax.config.run import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
@@ -34,11 +34,11 @@ from bert_jax.config import (
     RunConfig,
     TrainConfig,
 )
-from bert_jax.parallel import Layout, devices
-from pipelines.data import tokenizer_training
-from pipelines.data.store import Store
-from pipelines.prepare import prepare
-from pipelines.pretrain import pretrain
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.prepare import prepare
+from pipelines.commands.pretrain import pretrain
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers import training
 from support import compilations, compiled_once
 from support.commands import command, run_process, write_config
 from support.corpora import VOCABULARY, write_corpus
@@ -82,7 +82,7 @@ def corpus(shared: Shared) -> Path:
 def tokenizer_dir(corpus: Path, shared: Shared) -> Path:
     def build(folder: Path) -> None:
         sentences = [line for line in corpus.read_text("utf-8").splitlines() if line]
-        tokenizer_training.train("unigram", sentences, VOCABULARY, uncased=True).save(folder)
+        training.train("unigram", sentences, VOCABULARY, uncased=True).save(folder)
 
     return shared("tokenizer", build)
 

@@ -6,8 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bert_jax.errors import BadArgumentsError, BadInputError
-from pipelines import cli
+from bert_jax.runtime.entry_point import run
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.help import example
 from pipelines.settings import nearest
 
@@ -25,7 +25,7 @@ COMMANDS = {
     "local": "rehearse a submission on this computer, with emulated machines",
     "selftest": "try the real cloud with the smallest slice; costs some cents",
 }
-_MODULES = {"types": "list_types", "gc": "collect"}
+_FOLDERS = {"preflight": "preflight.preflight", "local": "rehearsal.local"}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         raise BadArgumentsError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
-    module = _MODULES.get(argv[0], argv[0])
+    module = _FOLDERS.get(argv[0], f"launch.{argv[0]}")
     try:
         command = importlib.import_module(f"tpu.{module}").main
     except ModuleNotFoundError as error:
@@ -53,4 +53,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, sys.argv[1:])
+    run(main, sys.argv[1:])

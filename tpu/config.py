@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, at_least
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import BadInputError, at_least
 from pipelines.settings import read_config
-from tpu.types import Slice, find
+from tpu.slices import Slice, find
 
 _ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
 # What a path of a run may consist of; it becomes part of scripts' arguments and of object names.
@@ -64,7 +64,7 @@ class TpuConfig:
 
     @property
     def slice(self) -> Slice:
-        """One of its slices; `tpu.types.find` tells the errors."""
+        """One of its slices; `tpu.slices.find` tells the errors."""
         return find(self.accelerator)
 
     @property

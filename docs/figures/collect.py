@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import RunConfig
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.data.tokenizer import Tokenizer
+from bert_jax.config.run import RunConfig
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import RUN_CONFIG
 from pipelines.settings import config_from_dict, read_yaml
 

@@ -12,7 +12,7 @@ import random
 from importlib import metadata
 from pathlib import Path
 
-from pipelines.data.python_docs import prose
+from pipelines.data.sources.python_docs import prose
 
 LIBRARIES = ("jax", "numpy", "scipy", "scikit-learn")
 

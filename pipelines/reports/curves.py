@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.reports.figures import Chart, Curve, Kind, Mark, wide
+from pipelines.reports.report_tables import phase_ends
 from pipelines.reports.run import Run
-from pipelines.reports.tables import phase_ends
 
 # Title, unit, key of the lines about updates (held out it begins with eval_), and whether the scale
 # may be logarithmic.

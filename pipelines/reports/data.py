@@ -8,19 +8,19 @@ from itertools import pairwise
 import numpy as np
 from markupsafe import Markup
 
-from bert_jax.batch import Arrays
-from bert_jax.config import Phase, RunConfig
-from bert_jax.errors import BadInputError
-from bert_jax.paths import CLOUD
-from pipelines.data.card import CARD
-from pipelines.data.loader import PretrainingData
-from pipelines.data.placed import place_of
-from pipelines.data.store import LEDGER, Store
-from pipelines.data.tokenizer import Tokenizer
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.paths import CLOUD
+from bert_jax.training.batch import Arrays
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.card import CARD
+from pipelines.data.store.store_cache import place_of
+from pipelines.data.store.token_store import LEDGER, Store
+from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import DATA_CARD
 from pipelines.reports.figures import bars
+from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run, text
-from pipelines.reports.tables import NONE, Table
 
 # Of every phase, from its beginning: an epoch is shuffled as a whole, and a plan takes time.
 _ROWS = 2048

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from bert_jax.errors import BadArgumentsError
+from bert_jax.runtime import status_files
+from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.folders import RUN_LAUNCH
+from pipelines.reports.report_tables import NONE, Table, moment, number, span
 from pipelines.reports.run import Run, text
-from pipelines.reports.tables import NONE, Table, moment, number, span
-from tpu import markers
-from tpu.types import PRICES_AS_OF, Slice, find
+from tpu.slices import PRICES_AS_OF, Slice, find
 
 _MOST = 200  # events that are listed
 _LATEST = 4e9  # seconds since 1970
@@ -80,7 +80,7 @@ def cost(run: Run) -> Cost | None:
     if not run.attempts or launched is None:
         return _device_hours(run)
     kind, count, capacity, rehearsed = launched
-    heard, hours, rows = markers.newest_beat(run.path), 0.0, []
+    heard, hours, rows = status_files.newest_beat(run.path), 0.0, []
     for a in run.attempts:
         # One that is still there costs at least until its hosts were heard of last.
         until = a.ended_at if a.ended else max(heard, a.active)

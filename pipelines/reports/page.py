@@ -12,17 +12,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bert_jax import __version__
-from bert_jax.config import RunConfig
-from bert_jax.console import say
-from bert_jax.errors import UserError
-from pipelines.data.store import Store
-from pipelines.reports import data, history, samples, tables, task_data, traces
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import UserError
+from pipelines.data.store.token_store import Store
+from pipelines.reports import data, history, report_tables, samples, task_data, traces
 from pipelines.reports.curves import charts
 from pipelines.reports.figures import SIGNS, drawn
 from pipelines.reports.history import Cost
+from pipelines.reports.report_tables import Confusion, Table
 from pipelines.reports.run import Run, explained
 from pipelines.reports.samples import Sample
-from pipelines.reports.tables import Confusion, Table
 from pipelines.tasks.config import FinetuneConfig
 
 # In the first lines of every report, by which one of ours is told from other files.
@@ -88,33 +88,33 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
         mark=Markup(MARK),  # noqa: S704
         version=__version__,
         style=Markup((folder / "page.css").read_text("utf-8")),  # noqa: S704
-        made=tables.moment(time.time()),
+        made=report_tables.moment(time.time()),
         title=" · ".join(run.name for run in runs),
         runs=runs,
         signs=SIGNS,
         sections=sections,
-        overview=tables.overview(runs),
+        overview=report_tables.overview(runs),
         figures=figures,
         marks={kind for chart, _ in figures for kind in chart.marks},
         held_out=any(curve.kind == "held-out" for chart, _ in figures for curve in chart.curves),
-        evaluations=tables.evaluations(runs),
-        perplexities=tables.perplexities(runs),
-        config=tables.config_table(runs),
+        evaluations=report_tables.evaluations(runs),
+        perplexities=report_tables.perplexities(runs),
+        config=report_tables.config_table(runs),
     )
 
 
 def _section(run: Run, output: Path) -> Section:
     return Section(
         run=run,
-        facts=tables.facts(run),
+        facts=report_tables.facts(run),
         events=history.events(run),
         cost=history.cost(run),
-        checkpoints=tables.checkpoints(run),
-        results=tables.results(run),
-        confusion=tables.confusion(run),
-        types=tables.types(run),
+        checkpoints=report_tables.checkpoints(run),
+        results=report_tables.results(run),
+        confusion=report_tables.confusion(run),
+        types=report_tables.types(run),
         records=samples.records(run),
-        yaml=tables.config_yaml(run),
+        yaml=report_tables.config_yaml(run),
         traces=traces.table(run),
         traces_link=traces.link(run, output),
         traces_command=traces.command(run),

@@ -11,19 +11,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from bert_jax import metrics
-from bert_jax.checkpoint import FOLDER, newest_meta
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, UserError, one_line
-from bert_jax.meta import Meta
-from bert_jax.paths import absolute, check_kind, failures_explained, is_remote
-from bert_jax.sittings import Sitting, sittings
-from pipelines.finetune import RESULTS
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime import status_files
+from bert_jax.runtime.errors import BadInputError, UserError, one_line
+from bert_jax.runtime.paths import absolute, check_kind, failures_explained, is_remote
+from bert_jax.runtime.sessions import Sitting, sittings
+from bert_jax.training import metrics
+from bert_jax.training.checkpoint import FOLDER, newest_meta
+from bert_jax.training.metadata import Meta
+from pipelines.commands.finetune import RESULTS
 from pipelines.folders import RUN_CONFIG, RUN_LAUNCH, absent
-from pipelines.formats import google_research, hugging_face
+from pipelines.models.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict, yaml_values
 from pipelines.tasks.config import FinetuneConfig
-from tpu import markers
 
 _LARGEST = 1 << 53  # of whole numbers: beyond it a float is none
 _MOST = 3.5e38  # of float32, and so of what is measured
@@ -53,7 +53,7 @@ class Run:
     config: RunConfig | FinetuneConfig
     lines: list[dict[str, float]]
     sittings: list[Sitting]
-    attempts: tuple[markers.Attempt, ...]
+    attempts: tuple[status_files.Attempt, ...]
     checkpoints: list[int]
     damaged: list[str]
 
@@ -116,7 +116,7 @@ class Run:
     @cached_property
     def state(self) -> tuple[State, str]:
         """What has become of it, and why."""
-        failed = markers.ended(self.path, "FAILED")
+        failed = status_files.ended(self.path, "FAILED")
         if failed is not None:
             return "failed", one_line(failed.note)
         # Without the folder of checkpoints, as in a copy of the log, that alone tells.
@@ -125,7 +125,7 @@ class Run:
             return "complete", ""
         if not self.lines and not self.checkpoints:
             return "not begun", ""
-        if markers.ended(self.path, "STOPPED") is not None:
+        if status_files.ended(self.path, "STOPPED") is not None:
             return "stopped", "it was asked to stop"
         if self.sittings and (stopped := self.sittings[-1].stopped) is not None:
             return "stopped", f"it was told to, at step {stopped:,}"
@@ -149,7 +149,7 @@ def open_run(path: Path, name: str) -> Run:
             config=_config(path),
             lines=_lines(path),
             sittings=sittings(path),
-            attempts=markers.attempts(path),
+            attempts=status_files.attempts(path),
             checkpoints=checkpoints,
             damaged=damaged,
         )
@@ -159,7 +159,7 @@ def text(path: Path) -> str:
     """The text of a file that may be absent; bytes that are not UTF-8 are replaced."""
     check_kind(path)
     with failures_explained(str(path)):
-        return markers.text_of(path) if path.is_file() else ""
+        return status_files.text_of(path) if path.is_file() else ""
 
 
 def _check(path: Path) -> None:

@@ -10,19 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import parallel
-from bert_jax.batch import Arrays
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, printable
-from bert_jax.state import define
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.fill_mask import compiled_forward
-from pipelines.model import open_model
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import BadInputError, printable
+from bert_jax.training import partitioner
+from bert_jax.training.batch import Arrays
+from bert_jax.training.state import define
+from pipelines.commands.fill_mask import compiled_forward
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models.open import open_model
+from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run, text
-from pipelines.reports.tables import NONE, Table
-from pipelines.tasks.shown import SAMPLES, cut
+from pipelines.tasks.reporting import SAMPLES, cut
 
 _SEQUENCES = 12
 _TOP = 5
@@ -71,8 +71,8 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
         BadInputError: Nothing is held out, or no checkpoint can be read.
         DeviceUnavailableError: There is no device.
     """
-    parallel.devices()
-    layout = parallel.Layout(jax.local_devices()[:1])
+    partitioner.devices()
+    layout = partitioner.Layout(jax.local_devices()[:1])
     model = open_model(run.path, layout)
     model.require_masked_language_head()
     data = PretrainingData(store, config)

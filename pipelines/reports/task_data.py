@@ -1,4 +1,4 @@
-"""What a fine-tuning was fed, as the run wrote it down; see `pipelines.tasks.shown`."""
+"""What a fine-tuning was fed, as the run wrote it down; see `pipelines.tasks.reporting`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from bert_jax.errors import printable
+from bert_jax.runtime.errors import printable
 from pipelines.reports.figures import bars
+from pipelines.reports.report_tables import NONE, Table, number
 from pipelines.reports.run import Run, text
-from pipelines.reports.tables import NONE, Table, number
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.shown import DATA, cut
+from pipelines.tasks.reporting import DATA, cut
 
 _SETS = {"train": "training", "validation": "validation"}
 _MOST_LABELS = 20

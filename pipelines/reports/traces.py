@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 from urllib.parse import quote
 
-from bert_jax import profile
-from bert_jax.paths import absolute, failures_explained, is_remote
+from bert_jax.runtime.paths import absolute, failures_explained, is_remote
+from bert_jax.training import profiler
+from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run
-from pipelines.reports.tables import NONE, Table
 
 _MOST = 40
 
@@ -21,7 +21,7 @@ def table(run: Run) -> Table | None:
     Raises:
         UserError: The bucket cannot be reached.
     """
-    folder = run.path / profile.FOLDER / profile.PLUGIN
+    folder = run.path / profiler.FOLDER / profiler.PLUGIN
     with failures_explained(str(folder)):
         names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
     rows = [[name, _updates(name)] for name in names[:_MOST]]
@@ -29,13 +29,13 @@ def table(run: Run) -> Table | None:
 
 
 def _updates(name: str) -> str:
-    found = re.fullmatch(profile.NAME.format(r"(\d+)", r"(\d+)"), name)
+    found = re.fullmatch(profiler.NAME.format(r"(\d+)", r"(\d+)"), name)
     return f"{int(found[1]):,} to {int(found[2]):,}" if found else NONE
 
 
 def link(run: Run, output: Path) -> str:
     """Where the traces lie, seen from the page in `output`; empty if one of them is in a bucket."""
-    folder = run.path / profile.FOLDER
+    folder = run.path / profiler.FOLDER
     if is_remote(folder) or is_remote(output):
         return ""
     try:
@@ -47,4 +47,4 @@ def link(run: Run, output: Path) -> str:
 
 def command(run: Run) -> str:
     """What opens all of them, for a shell; xprof reads buckets too."""
-    return f"xprof --logdir {shlex.quote(str(absolute(run.path) / profile.FOLDER))}"
+    return f"xprof --logdir {shlex.quote(str(absolute(run.path) / profiler.FOLDER))}"

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.convert import HEAD, MLM, NSP, parts
-from bert_jax.errors import BadArgumentsError, UserError
-from bert_jax.parallel import Layout
-from bert_jax.paths import absolute
-from bert_jax.state import parameter_count
-from pipelines.data.tokenizer import SentencePieceTokenizer, Tokenizer
-from pipelines.fill_mask import answers, read_masked
-from pipelines.model import Model
+from bert_jax.nn.tensor_names import HEAD, MLM, NSP, parts
+from bert_jax.runtime.errors import BadArgumentsError, UserError
+from bert_jax.runtime.paths import absolute
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import parameter_count
+from pipelines.commands.fill_mask import answers, read_masked
+from pipelines.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer
+from pipelines.models.open import Model
 from pipelines.serving import tasks
 from pipelines.serving.batching import Batcher, Row
 from pipelines.serving.programs import Programs
@@ -88,7 +88,7 @@ class Answers:
         return ""
 
     async def fill_mask(self, text: str, top_k: int) -> dict[str, Any]:
-        """See `pipelines.fill_mask`.
+        """See `pipelines.commands.fill_mask`.
 
         Raises:
             BadArgumentsError: There is no mask, there are too many, or the text is too long.

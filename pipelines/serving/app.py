@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bert_jax import __version__
-from bert_jax.errors import UserError, one_line
+from bert_jax.runtime.errors import UserError, one_line
 from pipelines.serving import messages, tasks
 from pipelines.serving.answers import Answers
 from pipelines.serving.batching import OverloadedError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.runtime.errors import UserError
 
 # Name of an array -> int32 [n]; what is a token long has n tokens, other arrays may be shorter.
 Row = dict[str, np.ndarray]

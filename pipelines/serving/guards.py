@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bert_jax.errors import one_line
+from bert_jax.runtime.errors import one_line
 
 _HEADERS = {
     # Everything is ours and comes from here; no string of a text can become markup or a program.

@@ -12,17 +12,17 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from bert_jax.convert import MLM, NSP, parts
-from bert_jax.errors import UserError
-from bert_jax.model import Bert
-from bert_jax.parallel import Layout
-from bert_jax.state import Params, define
-from bert_jax.steps import DeviceBatch, forward
-from bert_jax.task_model import TaskNetwork
-from pipelines.api import hidden_states
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.model import Model
-from pipelines.padding import padded, padded_length
+from bert_jax.nn.encoder import Bert
+from bert_jax.nn.task_heads import TaskNetwork
+from bert_jax.nn.tensor_names import MLM, NSP, parts
+from bert_jax.runtime.errors import UserError
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import Params, define
+from bert_jax.training.step import DeviceBatch, forward
+from pipelines.data.batches.padding import padded, padded_length
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models.api import hidden_states
+from pipelines.models.open import Model
 from pipelines.serving.batching import Row
 
 MOST_ANSWERS = 100  # for a mask

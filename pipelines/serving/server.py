@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bert_jax.signals import take_over
+from bert_jax.runtime.signals import take_over
 from pipelines.serving import guards
 
 _CONNECTIONS = 256  # a process may have 1,024 files on most systems

@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import BadArgumentsError
-from bert_jax.task_model import TaskNetwork
-from pipelines.data.files import paragraphs
-from pipelines.data.shards import split_document
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.model import Model
-from pipelines.predict import longest_row, network_of, ranked, task_of
+from bert_jax.nn.task_heads import TaskNetwork
+from bert_jax.runtime.errors import BadArgumentsError
+from pipelines.commands.predict import longest_row, network_of, ranked, task_of
+from pipelines.data.sources.files import paragraphs
+from pipelines.data.store.shards import split_document
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models.open import Model
 from pipelines.serving.batching import Row
-from pipelines.tasks import choice, conll, qa_read, summarization, tables
+from pipelines.tasks import multiple_choice, table_reader
+from pipelines.tasks.qa import read
 from pipelines.tasks.ranking import Candidate
 from pipelines.tasks.registry import open_task
+from pipelines.tasks.summarization import task as summarization
+from pipelines.tasks.tagging import conll
 from pipelines.tasks.task import Features, Record, Task
 
 MOST_ROWS = 128  # of a request: a long passage has several
@@ -115,9 +118,9 @@ class ServedTask:
         return any(count > self.length for count in needed)
 
 
-def texts_of(text: str, pair: str | None) -> list[tables.Example]:
+def texts_of(text: str, pair: str | None) -> list[table_reader.Example]:
     """An example of classification and regression."""
-    return [tables.Example(_ID, text, pair or "")]
+    return [table_reader.Example(_ID, text, pair or "")]
 
 
 def passages_of(query: str, passages: Sequence[str]) -> list[Any]:
@@ -150,14 +153,14 @@ def words_of(text: str) -> list[conll.Sentence]:
     return [conll.Sentence(_ID, words, None, text, starts, 0, "the request", 1)]
 
 
-def question_of(question: str, context: str) -> list[qa_read.Question]:
+def question_of(question: str, context: str) -> list[read.Question]:
     """An example of question answering."""
-    return [qa_read.Question(_ID, question, context)]
+    return [read.Question(_ID, question, context)]
 
 
-def choices_of(text: str, choices: Sequence[str]) -> list[choice.Question]:
+def choices_of(text: str, choices: Sequence[str]) -> list[multiple_choice.Question]:
     """An example of multiple choice."""
-    return [choice.Question(_ID, text, tuple(choices))]
+    return [multiple_choice.Question(_ID, text, tuple(choices))]
 
 
 def document_of(text: str, language: str) -> list[summarization.Example]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.batch import Batch
-from pipelines.data.keyed import key, shuffled
+from bert_jax.training.batch import Batch
+from pipelines.data.batches.keyed import key, shuffled
 from pipelines.tasks.task import Arrays, Features
 
 _ORDER = 1  # of a pass, among what is drawn from the seed

@@ -10,12 +10,12 @@ import numpy as np
 from jax import Array
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef
 
-from bert_jax.console import say
-from bert_jax.errors import BadInputError
-from bert_jax.losses import Tally, cross_entropy
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks import sequences, tables
-from pipelines.tasks.tables import Example
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.losses import Tally, cross_entropy
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks import sequences, table_reader
+from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Columns, Features, Record, Sample
 
 _LISTED = 10  # classes that a message names
@@ -29,7 +29,7 @@ class Classification:
 
     def read(self, source: str, columns: Columns, labelled: bool) -> list[Example]:
         """See `Task.read`."""
-        return tables.examples(tables.read(source), columns, labelled)
+        return table_reader.examples(table_reader.read(source), columns, labelled)
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
         """The labels, sorted, or as a data set orders them; says how often each occurs.
@@ -121,7 +121,9 @@ class Classification:
         """See `Task.sample`."""
         found = prediction["label"]
         share = prediction["probabilities"][found]
-        return Sample(tables.texts(example), example.label, found, share, found == example.label)
+        return Sample(
+            table_reader.texts(example), example.label, found, share, found == example.label
+        )
 
 
 def confusion(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bert_jax.config import (
+from bert_jax.config.run import (
     CheckpointConfig,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
     Phase,
 )
-from bert_jax.errors import BadInputError, at_least, share
-from bert_jax.task_model import HeadConfig
+from bert_jax.nn.task_heads import HeadConfig
+from bert_jax.runtime.errors import BadInputError, at_least, share
 from pipelines.tasks.task import Columns
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bert_jax.console import say
-from bert_jax.errors import BadInputError
-from pipelines.tasks import tables
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks import table_reader
 from pipelines.tasks.classification import Classification
-from pipelines.tasks.tables import Example
+from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Columns, Record
 
 _QUERY_ID = "query_id"
@@ -40,10 +40,10 @@ class Ranking(Classification):
 
     def read(self, source: str, columns: Columns, labelled: bool) -> list[Any]:
         """See `Task.read`; returns `Candidate`."""
-        table = tables.read(source)
-        if not tables.text_columns(table, columns)[1]:
-            table.column("", tuple(tables.PAIRS.values()), "pair")
-        examples = tables.examples(table, columns, labelled)
+        table = table_reader.read(source)
+        if not table_reader.text_columns(table, columns)[1]:
+            table.column("", tuple(table_reader.PAIRS.values()), "pair")
+        examples = table_reader.examples(table, columns, labelled)
         queries = [example.text for example in examples]
         if _QUERY_ID in table.columns:
             queries = table.names(_QUERY_ID)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from bert_jax.errors import BadArgumentsError
-from bert_jax.task_model import TaskNetwork
+from bert_jax.nn.task_heads import TaskNetwork
+from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.settings import nearest
 from pipelines.tasks.config import FinetuneConfig, TaskOptions
 from pipelines.tasks.task import Task
@@ -15,10 +15,10 @@ from pipelines.tasks.task import Task
 TASKS = {
     "classification": "classification",
     "regression": "regression",
-    "multiple-choice": "choice",
-    "tagging": "tagging",
-    "qa": "qa",
-    "summarization": "summarization",
+    "multiple-choice": "multiple_choice",
+    "tagging": "tagging.task",
+    "qa": "qa.task",
+    "summarization": "summarization.task",
 }
 
 

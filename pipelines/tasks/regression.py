@@ -12,11 +12,11 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from bert_jax.errors import BadInputError
-from bert_jax.losses import Tally
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks import sequences, tables
-from pipelines.tasks.tables import Example
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.losses import Tally
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks import sequences, table_reader
+from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Columns, Features, Record, Sample
 
 LABELS = ("label", "score", "similarity", "value")
@@ -30,7 +30,7 @@ class Regression:
 
     def read(self, source: str, columns: Columns, labelled: bool) -> list[Example]:
         """See `Task.read`; labels are numbers."""
-        examples = tables.examples(tables.read(source), columns, labelled, LABELS)
+        examples = table_reader.examples(table_reader.read(source), columns, labelled, LABELS)
         for example in examples if labelled else ():
             if not _is_number(example.label):
                 raise BadInputError(
@@ -98,7 +98,7 @@ class Regression:
 
     def sample(self, example: Example, prediction: Record) -> Sample:
         """See `Task.sample`."""
-        return Sample(tables.texts(example), example.label, f"{prediction['value']:.4g}")
+        return Sample(table_reader.texts(example), example.label, f"{prediction['value']:.4g}")
 
 
 def _is_number(label: str) -> bool:

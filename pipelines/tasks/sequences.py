@@ -7,9 +7,9 @@ from itertools import chain
 
 import numpy as np
 
-from bert_jax.console import say
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks.tables import Example
+from bert_jax.runtime.console import say
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Arrays
 
 _MULTIPLE = 8  # of T: few different lengths, as each compiles a program

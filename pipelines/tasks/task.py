@@ -1,4 +1,4 @@
-"""What a fine-tuning task consists of; `pipelines.finetune` and `predict` do the rest."""
+"""What a fine-tuning task consists of; `pipelines.commands.finetune` and `predict` do the rest."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from jax import Array
 
-from bert_jax.losses import Tally
-from pipelines.data.tokenizer import Tokenizer
+from bert_jax.training.losses import Tally
+from pipelines.data.tokenizers.tokenizer import Tokenizer
 
 Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bert_jax.config import ModelConfig
-from bert_jax.convert import abstract_params
-from bert_jax.state import parameter_count
+from bert_jax.config.run import ModelConfig
+from bert_jax.nn.tensor_names import abstract_params
+from bert_jax.training.state import parameter_count
 from support.commands import ROOT, environment, refused
 from support.preflight import write_small
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from bert_jax import __version__
-from bert_jax.config import RunConfig
-from pipelines.api import Bert
-from pipelines.cli import COMMANDS
+from bert_jax.config.run import RunConfig
+from pipelines.commands.cli import COMMANDS
+from pipelines.models.api import Bert
 from pipelines.settings import _keys, check_keys
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS

@@ -14,7 +14,7 @@ from typing import Any
 import docstring_parser
 import pytest
 
-from bert_jax import errors
+from bert_jax.runtime import errors
 from support import doc_blocks
 from support.commands import ROOT, invoke
 from support.doc_blocks import Block
@@ -111,7 +111,7 @@ def raised_by(function: Callable[..., Any]) -> set[str]:
 
 
 def test_errors_that_are_raised_are_found() -> None:
-    assert raised_by(functions()["pipelines.convert.convert"]) == {
+    assert raised_by(functions()["pipelines.commands.convert.convert"]) == {
         "BadArgumentsError",
         "BadInputError",
         "UserError",

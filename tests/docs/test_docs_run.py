@@ -24,19 +24,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert_jax.config import DataConfig, RunConfig
-from bert_jax.parallel import Layout, devices
-from pipelines.data import tokenizer_training
-from pipelines.prepare import prepare
-from pipelines.pretrain import pretrain
+from bert_jax.config.run import DataConfig, RunConfig
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.prepare import prepare
+from pipelines.commands.pretrain import pretrain
+from pipelines.data.tokenizers import training
 from support import doc_blocks, gcs_emulator, submitted_run
 from support.commands import ROOT, command, environment, invoke
 from support.corpora import VOCABULARY, story, write_corpus
 from support.ports import free_port
 from support.shared import Shared
-from tpu.provider import ENDPOINT
-from tpu.testing import rest
-from tpu.testing.cloud import Delays, FakeCloud
+from tpu.launch.provider import ENDPOINT
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import Delays, FakeCloud
 
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial/index.md"
 PRETRAIN = ROOT / "docs/how-to/pretrain.md"
@@ -92,7 +92,7 @@ class World:
         gcs_emulator.make_bucket(url, "my-bucket")
         fake = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
         self.cloud.callback(fake.close)
-        return {**variables, ENDPOINT: self.cloud.enter_context(rest.serve(fake))}
+        return {**variables, ENDPOINT: self.cloud.enter_context(fake_rest.serve(fake))}
 
     def run(self, line: str) -> str:
         """A line of a page, made smaller, to its end; what it printed."""
@@ -182,7 +182,7 @@ def stored(config_base: RunConfig, corpus: Path, shared: Shared) -> tuple[Path, 
     def build(folder: Path) -> None:
         words, store = folder / "tokenizer", folder / "store"
         lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
-        tokenizer_training.train("wordpiece", lines, VOCABULARY, uncased=True).save(words)
+        training.train("wordpiece", lines, VOCABULARY, uncased=True).save(words)
         with (words / "vocab.txt").open("a", encoding="utf-8") as file:
             file.writelines(f"[unused{n}]\n" for n in range(8))
         prepare([f"text:{corpus}"], words, store, 0.1)

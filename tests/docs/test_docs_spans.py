@@ -8,7 +8,6 @@ the command has to have these options, and its parser may complain of nothing bu
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import re
 import runpy
@@ -19,8 +18,9 @@ from types import ModuleType
 
 import pytest
 
-from bert_jax.errors import BadArgumentsError
-from pipelines.cli import COMMANDS
+from bert_jax.runtime.errors import BadArgumentsError
+from pipelines.commands.cli import COMMANDS
+from pipelines.commands.cli import command as main_of
 from pipelines.tasks.registry import TASKS
 from support import doc_blocks
 from support.commands import ROOT
@@ -116,12 +116,10 @@ def help_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         if words[0] == "bert-jax":
-            name = "tpu.__main__" if words[1] == "tpu" else f"pipelines.{words[1]}"
             given = words[2:3] if words[1] in ("tpu", "finetune") else []
-            main = importlib.import_module(name.replace("-", "_")).main
-            main([*(given or ["classification"] * (words[1] == "finetune")), "--help"])
+            main_of(words[1])([*(given or ["classification"] * (words[1] == "finetune")), "--help"])
         elif words[1] == "-m":
-            importlib.import_module("tpu.__main__").main([words[3], "--help"])
+            main_of("tpu")([words[3], "--help"])
         else:
             monkeypatch.setattr(sys, "argv", [words[1], "--help"])
             monkeypatch.syspath_prepend(str((ROOT / words[1]).parent))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS
+from pipelines.commands.cli import COMMANDS
 from pipelines.settings import command_parser, read_config, run_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import open_task
@@ -20,37 +20,41 @@ from support.commands import ROOT
 PACKAGES = ("bert_jax", "pipelines", "tpu")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 TOKENIZERS = {
-    "pipelines/data/tokenizer.py",
-    "pipelines/data/tokenizer_export.py",
-    "pipelines/data/tokenizer_training.py",
+    "pipelines/data/tokenizers/tokenizer.py",
+    "pipelines/data/tokenizers/export.py",
+    "pipelines/data/tokenizers/training.py",
 }
 # Dependency -> the only files that may import it.
 OWNERS = {
-    "orbax": {"bert_jax/checkpoint.py", "bert_jax/orbax_repairs.py"},
+    "orbax": {"bert_jax/training/checkpoint.py", "bert_jax/training/orbax_repairs.py"},
     "fastapi": {"pipelines/serving/app.py"},
     "pydantic": {"pipelines/serving/messages.py"},
-    "etils": {"bert_jax/paths.py"},
-    "fsspec": {"bert_jax/paths.py"},
-    "gcsfs": {"bert_jax/paths.py"},
+    "etils": {"bert_jax/runtime/paths.py"},
+    "fsspec": {"bert_jax/runtime/paths.py"},
+    "gcsfs": {"bert_jax/runtime/paths.py"},
     "sentencepiece": TOKENIZERS,
     "tokenizers": TOKENIZERS,
-    "tensorboardX": {"bert_jax/tracking.py", "bert_jax/sittings.py"},
-    "wandb": {"bert_jax/tracking.py"},
-    "shtab": {"pipelines/completion.py"},
-    "packaging": {"pipelines/checks.py"},
+    "tensorboardX": {"bert_jax/runtime/trackers.py", "bert_jax/runtime/sessions.py"},
+    "wandb": {"bert_jax/runtime/trackers.py"},
+    "shtab": {"pipelines/commands/completion.py"},
+    "packaging": {"pipelines/commands/checks.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "jinja2": {"pipelines/reports/page.py"},
-    "google_crc32c": {"pipelines/formats/tensor_bundle.py"},
-    "grain": {"pipelines/data/loader.py"},
+    "google_crc32c": {"pipelines/models/formats/tensor_bundle.py"},
+    "grain": {"pipelines/data/batches/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
-    "seqeval": {"pipelines/tasks/bio.py"},
-    "pyarrow": {"pipelines/formats/feature_files.py"},
-    "rouge_score": {"pipelines/tasks/rouge.py"},
-    "safetensors": {"pipelines/formats/hugging_face.py"},
+    "seqeval": {"pipelines/tasks/tagging/bio_tags.py"},
+    "pyarrow": {"pipelines/models/formats/feature_files.py"},
+    "rouge_score": {"pipelines/tasks/summarization/rouge.py"},
+    "safetensors": {"pipelines/models/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
-    "sklearn": {"pipelines/tasks/bio.py", "pipelines/tasks/classification.py"},
-    "tensorflow_datasets": {"pipelines/data/data_sets.py"},
-    "optax": {"bert_jax/optim.py", "bert_jax/state.py", "bert_jax/steps.py"},
+    "sklearn": {"pipelines/tasks/tagging/bio_tags.py", "pipelines/tasks/classification.py"},
+    "tensorflow_datasets": {"pipelines/data/sources/data_sets.py"},
+    "optax": {
+        "bert_jax/training/optimizers.py",
+        "bert_jax/training/state.py",
+        "bert_jax/training/step.py",
+    },
 }
 
 
@@ -116,13 +120,13 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_the_training_loop_fits_on_a_few_screens() -> None:
-    assert len((ROOT / "bert_jax/train.py").read_text("utf-8").splitlines()) <= 150
+    assert len((ROOT / "bert_jax/training/trainer.py").read_text("utf-8").splitlines()) <= 150
 
 
-def test_only_parallel_decides_how_programs_are_mapped() -> None:
+def test_only_the_partitioner_decides_how_programs_are_mapped() -> None:
     for path in SOURCES:
         text = path.read_text("utf-8")
-        if path.name != "parallel.py":
+        if path.name != "partitioner.py":
             assert "pmap(" not in text
             assert "NamedSharding(" not in text
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.optim import learning_rate
+from bert_jax.training.optimizers import learning_rate
 from support.network import LONGEST, RULE, V, synthetic
 from support.torch_reference import random_model, stages, tensors, training_curve
 

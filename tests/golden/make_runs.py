@@ -40,10 +40,10 @@ from typing import Any
 from safetensors.numpy import load_file
 
 import bert_jax
-from bert_jax.errors import PreemptedError
-from bert_jax.parallel import Layout, join
-from pipelines import cli
-from pipelines.pretrain import pretrain
+from bert_jax.runtime import entry_point
+from bert_jax.runtime.errors import PreemptedError
+from bert_jax.training.partitioner import Layout, join
+from pipelines.commands.pretrain import pretrain
 from pipelines.settings import run_config
 from support.corpora import story, write_corpus
 
@@ -102,7 +102,7 @@ def words(options: dict[str, Any]) -> list[str]:
 
 def command(folder: Path, *arguments: str) -> str:
     """Runs `bert-jax ARGUMENTS` in `folder`; returns its standard output."""
-    line = [sys.executable, "-m", "pipelines.cli", *arguments]
+    line = [sys.executable, "-m", "pipelines.commands.cli", *arguments]
     return subprocess.run(line, cwd=folder, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
@@ -118,7 +118,7 @@ def interrupted(argv: list[str]) -> None:
         pretrain(config, Layout.of(config.parallel, join()), told)
 
     os.chdir(OUT)
-    cli.run(main, argv)
+    entry_point.run(main, argv)
 
 
 def examples(path: Path, count: int, seed: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="extra parity is not installed")
 
-from pipelines.data.store import Store
+from pipelines.data.store.token_store import Store
 from support.commands import ROOT, environment
 
 

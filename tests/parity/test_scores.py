@@ -19,12 +19,13 @@ from torchmetrics.functional import classification, pearson_corrcoef, spearman_c
 from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 from torchmetrics.functional.text import rouge_score, squad
 
-from pipelines.tasks import bio, ranking, regression
+from pipelines.tasks import ranking, regression
 from pipelines.tasks.classification import Classification
-from pipelines.tasks.qa_score import score
+from pipelines.tasks.qa.score import score
 from pipelines.tasks.ranking import Candidate
-from pipelines.tasks.rouge import rouge
-from pipelines.tasks.tables import Example
+from pipelines.tasks.summarization.rouge import rouge
+from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tagging import bio_tags
 from support.commands import ROOT
 
 DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data")) / "squad"
@@ -101,13 +102,14 @@ def test_entities() -> None:
     gold = [tagged(rng) for _ in range(100)]
     # Some entities lost, cut short, of another type; always valid BIO, as ours are.
     found = [
-        bio.to_bio([rng.choice((tag, tag, tag, "O", "I-PER")) for tag in tags]) for tags in gold
+        bio_tags.to_bio([rng.choice((tag, tag, tag, "O", "I-PER")) for tag in tags])
+        for tags in gold
     ]
     lines = []
     for truth, tags in zip(gold, found, strict=True):
         lines += [f"word {a} {b}" for a, b in zip(truth, tags, strict=True)] + [""]
     theirs = conlleval.evaluate(lines)["overall"]["chunks"]["evals"]
-    ours = bio.scores(gold, found)
+    ours = bio_tags.scores(gold, found)
     assert 0.2 < ours["f1"] < 0.8
     assert [ours[n] for n in ("f1", "precision", "recall")] == pytest.approx(
         [theirs[n] for n in ("f1", "prec", "rec")], abs=1e-9

@@ -17,15 +17,15 @@ import torch
 from safetensors.numpy import load_file
 
 import bert_jax
-from bert_jax.config import DataConfig, Phase, RunConfig
-from bert_jax.optim import learning_rate
-from bert_jax.parallel import Layout, devices
-from pipelines.convert import convert
-from pipelines.data.loader import PretrainingData
-from pipelines.data.python_docs import documents
-from pipelines.data.store import Store
-from pipelines.formats import hugging_face
-from pipelines.model import open_model
+from bert_jax.config.run import DataConfig, Phase, RunConfig
+from bert_jax.training.optimizers import learning_rate
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.convert import convert
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.sources.python_docs import documents
+from pipelines.data.store.token_store import Store
+from pipelines.models.formats import hugging_face
+from pipelines.models.open import open_model
 from support.commands import ROOT
 from support.corpora import VOCABULARY
 from support.network import RULE, assert_equal, ours, synthetic, training_curve

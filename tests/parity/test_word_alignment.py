@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.data.tokenizer import load
-from pipelines.tasks.tagging import TASK
+from pipelines.data.tokenizers.tokenizer import load
+from pipelines.tasks.tagging.task import TASK
 from pipelines.tasks.task import Columns
 from support.commands import ROOT
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bert_jax.config import RunConfig
+from bert_jax.config.run import RunConfig
 from pipelines.settings import to_yaml
 from support import in_process, process_harness
 from support.process_harness import Circumstances
@@ -30,7 +30,7 @@ def environment(devices: int = 1, **variables: str) -> dict[str, str]:
 
 def command(*arguments: str | Path) -> list[str]:
     """`bert-jax ARGUMENTS` in this interpreter, warnings being errors."""
-    return [sys.executable, "-W", "error", "-m", "pipelines.cli", *map(str, arguments)]
+    return [sys.executable, "-W", "error", "-m", "pipelines.commands.cli", *map(str, arguments)]
 
 
 def invoke(

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import pytest
 
-import pipelines.initial
-import pipelines.tasks.work
-from bert_jax import optim, steps, task_model
-from bert_jax.parallel import Layout
-from bert_jax.steps import Steps
+import pipelines.models.initial
+import pipelines.tasks.experiment
+from bert_jax.nn import task_heads
+from bert_jax.training import optimizers, step
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.step import Steps
 
 _kept: dict[Hashable, Any] = {}
 
@@ -43,14 +44,18 @@ def _parts(of: Steps) -> tuple[Hashable, ...]:
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Lets later runs of this process find the steps of earlier ones."""
-    optimizer, schedule, rate = cache(optim.optimizer), cache(optim.schedule), optim.learning_rate
-    patch.setattr(steps, "optimizer", optimizer)
-    patch.setattr(steps, "schedule", schedule)
-    patch.setattr(steps, "pretraining", cache(steps.pretraining))
-    patch.setattr(pipelines.initial, "optimizer", optimizer)
-    patch.setattr(pipelines.tasks.work, "optimizer", optimizer)
-    patch.setattr(pipelines.tasks.work, "learning_rate", cache(rate))
-    patch.setattr(pipelines.tasks.work, "objectives", cache(task_model.objectives))
+    optimizer, schedule, rate = (
+        cache(optimizers.optimizer),
+        cache(optimizers.schedule),
+        optimizers.learning_rate,
+    )
+    patch.setattr(step, "optimizer", optimizer)
+    patch.setattr(step, "schedule", schedule)
+    patch.setattr(step, "pretraining", cache(step.pretraining))
+    patch.setattr(pipelines.models.initial, "optimizer", optimizer)
+    patch.setattr(pipelines.tasks.experiment, "optimizer", optimizer)
+    patch.setattr(pipelines.tasks.experiment, "learning_rate", cache(rate))
+    patch.setattr(pipelines.tasks.experiment, "objectives", cache(task_heads.objectives))
 
     train_step, eval_step, build = Layout.train_step, Layout.eval_step, Layout.build
 

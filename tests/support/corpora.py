@@ -7,7 +7,7 @@ import lzma
 import random
 from pathlib import Path
 
-from pipelines.data.files import zstd
+from pipelines.data.sources.files import zstd
 
 VOCABULARY = 70  # tokens; about as many as the grammar supports
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import re
 import runpy
 import sys
@@ -14,7 +12,7 @@ from typing import Any
 import jsonargparse
 import pytest
 
-from pipelines.cli import COMMANDS
+from pipelines.commands.cli import COMMANDS, command
 from support.commands import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
@@ -50,12 +48,9 @@ def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
         assert all(re.search(rf"^{target}:", MAKEFILE, re.M) for target in targets), words
     elif words[0] == "bert-jax":
         assert words[1] in COMMANDS, words
-        module = f"pipelines.{words[1].replace('-', '_')}"
-        parsed(
-            importlib.import_module("tpu.__main__" if words[1] == "tpu" else module).main, words[2:]
-        )
+        parsed(command(words[1]), words[2:])
     elif words[:3] == ["python", "-m", "tpu"]:
-        parsed(importlib.import_module("tpu.__main__").main, words[3:])
+        parsed(command("tpu"), words[3:])
     elif words[0] == "python" and words[1].endswith(".py"):
         monkeypatch.setattr(sys, "argv", words[1:])
         monkeypatch.setattr(sys, "path", [str((ROOT / words[1]).parent), *sys.path])

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bert_jax.parallel import Layout, devices
-from pipelines.finetune import finetune
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.finetune import finetune
 from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from support.commands import ROOT

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from bert_jax.config import RunConfig
-from bert_jax.metrics import MetricsLog
-from bert_jax.parallel import Layout, devices
-from bert_jax.work import pretraining
+from bert_jax.config.run import RunConfig
+from bert_jax.training.experiment import pretraining
+from bert_jax.training.metrics import MetricsLog
+from bert_jax.training.partitioner import Layout, devices
 
 
 def opened(config: RunConfig, step: int = 0) -> MetricsLog:

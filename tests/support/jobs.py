@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import metrics
+from bert_jax.training import metrics
 from support.commands import ROOT, environment
 from support.ports import free_address
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import uvicorn
 
-from bert_jax.parallel import Layout, devices
-from pipelines import serve
-from pipelines.model import Model, open_model
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands import serve
+from pipelines.models.open import Model, open_model
 from pipelines.serving.answers import Answers
 from pipelines.serving.app import create_app
 from pipelines.serving.guards import Hosts

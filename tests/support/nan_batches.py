@@ -19,19 +19,19 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import metrics
-from bert_jax.batch import Batch
-from bert_jax.checkpoint import newest_params
-from bert_jax.config import RunConfig
-from bert_jax.errors import NotFiniteError
-from bert_jax.fingerprints import digest
-from bert_jax.guard import Guard
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import TrainState, init_state
-from bert_jax.steps import Steps
-from pipelines import cli, pretrain
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import NotFiniteError
+from bert_jax.training import metrics
+from bert_jax.training.batch import Batch
+from bert_jax.training.checkpoint import newest_params
+from bert_jax.training.checksums import digest
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.rollback import Guard
+from bert_jax.training.state import TrainState, init_state
+from bert_jax.training.step import Steps
+from pipelines.commands import cli, pretrain
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 
 
 class PoisonedData(PretrainingData):

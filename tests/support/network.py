@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.attention import Visible
-from bert_jax.config import ModelConfig, OptimizerConfig
-from bert_jax.convert import from_tensors
-from bert_jax.fingerprints import named_leaves
-from bert_jax.model import BertForPreTraining
-from bert_jax.optim import learning_rate, optimizer
-from bert_jax.state import Params, define, new_state
-from bert_jax.steps import Steps, forward, means, pretraining_sums
+from bert_jax.config.run import ModelConfig, OptimizerConfig
+from bert_jax.nn.attention import Visible
+from bert_jax.nn.encoder import BertForPreTraining
+from bert_jax.nn.tensor_names import from_tensors
+from bert_jax.training.checksums import named_leaves
+from bert_jax.training.optimizers import learning_rate, optimizer
+from bert_jax.training.state import Params, define, new_state
+from bert_jax.training.step import Steps, forward, means, pretraining_sums
 
 Arrays = Mapping[str, np.ndarray]
 

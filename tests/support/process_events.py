@@ -17,13 +17,13 @@ BEGIN, END = "begin", "end"
 
 # Moment -> module, and the function in it.
 _FUNCTIONS = {
-    "listening": ("pipelines.cli", "take_over"),  # at its end signals are heeded
-    "restore": ("bert_jax.checkpoint", "Checkpoints.restore"),
-    "compile": ("bert_jax.train", "Trainer._compile"),
-    "evaluation": ("bert_jax.work", "evaluate"),
-    "save": ("bert_jax.checkpoint", "Checkpoints.save"),
-    "saved": ("bert_jax.checkpoint", "Checkpoints.wait"),
-    "step": ("bert_jax.metrics", "MetricsLog.push"),
+    "listening": ("bert_jax.runtime.entry_point", "take_over"),  # at its end signals are heeded
+    "restore": ("bert_jax.training.checkpoint", "Checkpoints.restore"),
+    "compile": ("bert_jax.training.trainer", "Trainer._compile"),
+    "evaluation": ("bert_jax.training.experiment", "evaluate"),
+    "save": ("bert_jax.training.checkpoint", "Checkpoints.save"),
+    "saved": ("bert_jax.training.checkpoint", "Checkpoints.wait"),
+    "step": ("bert_jax.training.metrics", "MetricsLog.push"),
 }
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from pipelines.cli import COMMANDS
+from pipelines.commands.cli import COMMANDS
 from support import compilations, process_events
 
 _POLL = 0.005  # seconds
@@ -177,7 +177,7 @@ def _live(arguments: list[str], files: list[Path], under: Circumstances) -> None
     if under.before is not None:
         under.before()
     sys.argv = ["bert-jax", *arguments]
-    from pipelines import cli
+    from pipelines.commands import cli
 
     try:
         cli.main()

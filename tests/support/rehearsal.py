@@ -9,13 +9,13 @@ from pathlib import Path
 
 from support.commands import ROOT
 from support.xla_flags import QUICKLY
-from tpu.testing.machines import DEVICES
+from tpu.rehearsal.fake_vm import DEVICES
 
 # The last bits of a run depend on the flags of XLA, and emulated machines inherit no variables.
 FLAGS = f"{QUICKLY} --xla_force_host_platform_device_count={DEVICES}"
 
 _COMMAND = f"""
-from pipelines import cli
+from pipelines.commands import cli
 from tpu import local
 emulated, flags = local.emulated, {{"XLA_FLAGS": "{FLAGS}"}}
 local.emulated = lambda folder, variables: emulated(folder, variables | flags)

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 import html5lib
 import numpy as np
 
-from bert_jax.config import RunConfig
+from bert_jax.config.run import RunConfig
 from pipelines.settings import to_yaml
 
 EVIL = "<script>alert('x')</script>\"&"

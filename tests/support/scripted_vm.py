@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from bert_jax.runtime import status_files
+from bert_jax.runtime.status_files import Beat
 from support.commands import ROOT
-from tpu import markers
-from tpu.bundle import SUMS, upload
-from tpu.host import Host
-from tpu.markers import Beat
-from tpu.place import Settings
-from tpu.testing.machines import Machine
-from tpu.testing.reaper import processes
+from tpu.host.host_info import Settings
+from tpu.host.supervise import Host
+from tpu.launch.bundle import SUMS, upload
+from tpu.rehearsal.fake_vm import Machine
+from tpu.rehearsal.reaper import processes
 
 ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
 # Does what stands in ACTS, a word per life: "step N" does a step, "exit N" ends, "hang" does not,
@@ -51,14 +51,14 @@ for act in lives[0].split(", ") if lives else ["exit 0"]:
     else:
         time.sleep(60)
 """
-# `python -m tpu.trainer` becomes the program above; everything else is as it is.
+# `python -m tpu.host.trainer` becomes the program above; everything else is as it is.
 INSTEAD = """
 import sys
 from importlib.util import spec_from_file_location
 from pathlib import Path
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "tpu.trainer":
+        if name == "tpu.host.trainer":
             return spec_from_file_location(name, Path(__file__).parent / "scripted.py")
 sys.meta_path.insert(0, Finder())
 """
@@ -97,7 +97,7 @@ class Vm:
         """Puts a launch into the run folder and its hash into the metadata."""
         upload(bundle, self.run)
         attributes = {
-            "startup-script": (ROOT / "tpu" / "startup.sh").read_text("utf-8"),
+            "startup-script": (ROOT / "tpu/host/startup.sh").read_text("utf-8"),
             "bert-jax-run": str(self.run),
             "bert-jax-spec": "s",
             "bert-jax-attempt": str(attempt),
@@ -128,7 +128,7 @@ class Vm:
         return Host(self.machine.home, self.run / "launch")
 
     def beat(self) -> Beat | None:
-        beats = markers.look(self.run)[0].beats
+        beats = status_files.look(self.run)[0].beats
         return beats[0] if beats else None
 
     def until(self, condition: Callable[[Beat], Any], seconds: float = 20.0) -> Beat:
@@ -143,7 +143,7 @@ class Vm:
         raise AssertionError(f"{self.beat()}\n{''.join(texts)}")
 
     def log(self) -> str:
-        return markers.log_file(self.run, 1, 0).read_text("utf-8")
+        return status_files.log_file(self.run, 1, 0).read_text("utf-8")
 
     def supervisors(self) -> list[int]:
         def line(pid: int) -> bytes:

@@ -13,10 +13,10 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tpu_v2
 from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport, TpuRestTransport
 
-from tpu import provider
-from tpu.provider import QueuedResources
-from tpu.testing import grpc_server, rest
-from tpu.testing.cloud import FakeCloud
+from tpu.launch import provider
+from tpu.launch.provider import QueuedResources
+from tpu.rehearsal import fake_grpc, fake_rest
+from tpu.rehearsal.fake_cloud import FakeCloud
 
 ZONE = "us-west4-a"
 PLACE = f"projects/p/locations/{ZONE}"
@@ -41,7 +41,7 @@ def resource(slices: int = 1, **node: Any) -> tpu_v2.QueuedResource:
 @contextmanager
 def reached(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
     if protocol == "rest":
-        with rest.serve(cloud) as url:
+        with fake_rest.serve(cloud) as url:
             host = url.removeprefix("http://").rstrip("/")
             transport = TpuRestTransport(
                 host=host, url_scheme="http", credentials=AnonymousCredentials()
@@ -49,7 +49,7 @@ def reached(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
             with tpu_v2.TpuClient(transport=transport) as client:
                 yield client
     else:
-        with grpc_server.serve(cloud) as address, grpc.insecure_channel(address) as channel:
+        with fake_grpc.serve(cloud) as address, grpc.insecure_channel(address) as channel:
             yield tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from bert_jax.runtime import status_files
+from bert_jax.runtime.status_files import TRAINING, Beat
 from support.commands import invoke
-from tpu import markers
 from tpu.config import TpuConfig
-from tpu.markers import TRAINING, Beat
-from tpu.provider import ENDPOINT, connect
-from tpu.request import Launch, name_of
-from tpu.submit import submit
-from tpu.testing import rest
-from tpu.testing.cloud import Delays, FakeCloud
-from tpu.watch import Watcher
+from tpu.launch.provider import ENDPOINT, connect
+from tpu.launch.request import Launch, name_of
+from tpu.launch.submit import submit
+from tpu.launch.watch import Watcher
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import Delays, FakeCloud
 
 ZONES = ("us-west4-a", "us-east5-b")
 PROJECT = "my-project"
@@ -36,7 +36,7 @@ def cloud() -> Iterator[FakeCloud]:
 
 @pytest.fixture
 def url(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with rest.serve(cloud) as served:
+    with fake_rest.serve(cloud) as served:
         monkeypatch.setenv(ENDPOINT, served)
         yield served
 
@@ -77,7 +77,7 @@ def granted(cloud: FakeCloud, watcher: Watcher) -> None:
 def hosts_say(watcher: Watcher, attempt: int, step: int, **values: Any) -> None:
     for worker in range(2):
         known = {"state": TRAINING, "step": step} | values
-        markers.beat(watcher.run, Beat(worker, attempt, **known))
+        status_files.beat(watcher.run, Beat(worker, attempt, **known))
 
 
 def gone(cloud: FakeCloud, watcher: Watcher) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS
+from pipelines.commands.cli import COMMANDS
 from support.commands import refused, run_process
 
 # Asks the function that the script registers, as bash does when Tab is pressed.

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import pytest
 
-from bert_jax.errors import BadInputError, DeviceUnavailableError, UserError
-from pipelines import checks
-from pipelines.doctor import examined
+from bert_jax.runtime.errors import BadInputError, DeviceUnavailableError, UserError
+from pipelines.commands import checks
+from pipelines.commands.doctor import examined
 from support import gcs_emulator
 from support.commands import refused, run_process, small_disk
 

@@ -19,7 +19,7 @@ BAD = """
 import json, sys
 from pathlib import Path
 import atheris
-from bert_jax.errors import BadInputError
+from bert_jax.runtime.errors import BadInputError
 from tools.drill import fuzz, readers
 from tools.drill.watched import Reader
 

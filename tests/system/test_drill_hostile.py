@@ -18,7 +18,7 @@ from random import Random
 
 import pytest
 
-from bert_jax.errors import BadInputError
+from bert_jax.runtime.errors import BadInputError
 from support.commands import ROOT
 from tools.drill import hostile, mutations
 from tools.drill.readers import READERS

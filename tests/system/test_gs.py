@@ -20,13 +20,14 @@ from google.api_core.exceptions import Forbidden, ServiceUnavailable
 from google.auth.exceptions import DefaultCredentialsError
 from tensorboardX.proto.event_pb2 import Event
 
-from bert_jax import appended, metrics
-from bert_jax.appended import AppendedObject
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, UserError
-from bert_jax.paths import at, explained, is_remote
-from bert_jax.sittings import sittings
-from pipelines.tasks.work import PREDICTIONS
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime import bucket_append
+from bert_jax.runtime.bucket_append import AppendedObject
+from bert_jax.runtime.errors import BadInputError, UserError
+from bert_jax.runtime.paths import at, explained, is_remote
+from bert_jax.runtime.sessions import sittings
+from bert_jax.training import metrics
+from pipelines.tasks.experiment import PREDICTIONS
 from support import gcs_emulator
 from support.commands import ROOT, command, inspected, refused, run_process, start, write_config
 from support.finetuned import MODEL, texts
@@ -297,7 +298,7 @@ class Object:
 def test_what_is_appended_waits_until_the_bucket_is_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(appended, "PERIOD", 0.01)
+    monkeypatch.setattr(bucket_append, "PERIOD", 0.01)
     there = Object()
     file = AppendedObject(cast(Path, there), b"one\n")
     file.write(b"two\n")
@@ -348,7 +349,7 @@ def test_local_paths_are_those_of_pathlib(tmp_path: Path) -> None:
 # Lists a folder, in which another program then writes.
 LISTING = """
 import sys
-from bert_jax.paths import at
+from bert_jax.runtime.paths import at
 from support import gcs_emulator
 url, folder = sys.argv[1:]
 for name in ("one", "two"):

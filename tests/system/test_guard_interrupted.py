@@ -13,14 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import metrics, stop
-from bert_jax.checkpoint import Checkpoints, newest_meta
-from bert_jax.config import RunConfig
-from bert_jax.errors import NotFiniteError, PreemptedError
-from bert_jax.guard import Guard
-from bert_jax.stop import StopRequests
-from pipelines.data.store import Store
-from pipelines.pretrain import pretrain
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import NotFiniteError, PreemptedError
+from bert_jax.training import metrics, preemption
+from bert_jax.training.checkpoint import Checkpoints, newest_meta
+from bert_jax.training.preemption import StopRequests
+from bert_jax.training.rollback import Guard
+from pipelines.commands.pretrain import pretrain
+from pipelines.data.store.token_store import Store
 from pipelines.tasks.batches import TaskBatches
 from support.commands import ROOT, command, refused, write_config
 from support.finetuned import options
@@ -97,7 +97,7 @@ def test_told_to_end_at_a_step_that_is_not_finite_it_saves_another(
 def test_a_request_that_jax_tells_once_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several processes: the step after which it tells may be one that is rolled back."""
     told = iter([False, True, False, False])
-    monkeypatch.setattr(stop, "stop_agreed", lambda times: next(told))
+    monkeypatch.setattr(preemption, "stop_agreed", lambda times: next(told))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with StopRequests() as requests:
         assert [requests.agreed() for _ in range(4)] == [False, True, True, True]

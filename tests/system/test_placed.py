@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, UserError
-from pipelines.data.placed import STORES, local, placed
-from pipelines.data.store import LEDGER, Store
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import BadInputError, UserError
+from pipelines.data.store.store_cache import STORES, local, placed
+from pipelines.data.store.token_store import LEDGER, Store
 from support import gcs_emulator
 from support.commands import ROOT, command, refused, run_process, small_disk, write_config
 from support.jobs import both, ended
 
-PLACE = "import sys; from pathlib import Path; from pipelines.data.placed import placed;"
+PLACE = "import sys; from pathlib import Path; from pipelines.data.store.store_cache import placed;"
 PLACE += "placed(sys.argv[1], Path(sys.argv[2]))"
 
 

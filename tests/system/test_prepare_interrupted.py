@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import UserError
-from pipelines.data import assemble, corpora, shards
-from pipelines.data.store import WORK
-from pipelines.prepare import prepare
+from bert_jax.runtime.errors import UserError
+from pipelines.commands.prepare import prepare
+from pipelines.data.sources import corpora
+from pipelines.data.store import assemble, shards
+from pipelines.data.store.token_store import WORK
 from support.commands import refused, run_process, small_disk
 from support.corpora import content
 
@@ -51,7 +52,7 @@ def test_what_an_interruption_at_the_very_end_leaves_is_mended(
 
     for place in ("card.write", "shutil.rmtree"):  # before and after the ledger
         with monkeypatch.context() as patch:
-            patch.setattr(f"pipelines.data.assemble.{place}", interrupted)
+            patch.setattr(f"pipelines.data.store.assemble.{place}", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 prepare([f"text:{corpus}"], tokenizer_dir, out, 0.2)
         assert (out / WORK).is_dir()
@@ -80,7 +81,7 @@ def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
 
     out = tmp_path / "store"
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.data.assemble.card.write", interrupted)
+        patch.setattr("pipelines.data.store.assemble.card.write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     damaged = min(out.glob(file))
@@ -110,10 +111,10 @@ def test_a_lost_block_or_document_is_noticed(
     def loses_one(job: shards.Job, block: corpora.Block) -> object:
         return real(job, block) if block.name != "00-00001" else {}
 
-    monkeypatch.setattr("pipelines.data.runners.make_shard", loses_one)
+    monkeypatch.setattr("pipelines.data.store.runners.make_shard", loses_one)
     with pytest.raises(UserError, match=r"blocks were lost by the runner \(00-00001"):
         prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "store", 0.2)
-    monkeypatch.setattr("pipelines.data.runners.make_shard", real)
+    monkeypatch.setattr("pipelines.data.store.runners.make_shard", real)
     record = next((tmp_path / "store" / WORK).glob(f"*/{shards.RECORD}"))
     given = json.loads(record.read_text())
     record.write_text(json.dumps(given | {"read": given["read"] + 1}))

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax import metrics
-from bert_jax.batch import FIELDS
-from bert_jax.config import Phase, RunConfig
-from bert_jax.parallel import Layout, devices
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.pretrain import pretrain
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.training import metrics
+from bert_jax.training.batch import FIELDS
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.pretrain import pretrain
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 from support.commands import command, inspected, refused, run_process, start, write_config
 from support.jobs import both, ended, same_curve
 from support.ports import free_address
@@ -35,12 +35,12 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 from bert_jax import parallel
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.fingerprints import digest
-from bert_jax.state import init_state
-from bert_jax.steps import Steps
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.checksums import digest
+from bert_jax.training.state import init_state
+from bert_jax.training.step import Steps
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 from pipelines.settings import run_config
 
 config = run_config(["--config", sys.argv[1]])
@@ -260,7 +260,8 @@ def first_ends_soon(processes: list[subprocess.Popen[str]], words: str) -> None:
 def test_who_waits_for_others_in_vain_says_so(config_base: RunConfig, tmp_path: Path) -> None:
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     script = (
-        "from bert_jax import parallel; from pipelines import cli; parallel.MEETING = 3; cli.main()"
+        "from bert_jax.training import partitioner; from pipelines.commands import cli;"
+        " partitioner.MEETING = 3; cli.main()"
     )
     processes = both([sys.executable, "-c", script, "pretrain", "--config", str(config)])
     processes[1].kill()

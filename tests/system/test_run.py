@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert_jax import metrics
-from bert_jax.config import RunConfig
+from bert_jax.config.run import RunConfig
+from bert_jax.training import metrics
 from support.commands import ROOT, inspected, refused, run_process, small_disk, start, write_config
 
 STEPS = 40
@@ -144,7 +144,7 @@ def test_a_read_only_folder_is_said_in_one_line(arguments: tuple[str, ...], tmp_
 
 
 @pytest.mark.parametrize(
-    "code", ["import pipelines.cli as c; c.usage()", "import pipelines.settings"]
+    "code", ["import pipelines.commands.cli as c; c.usage()", "import pipelines.settings"]
 )
 def test_help_and_configs_need_no_jax(code: str) -> None:
     script = f"import sys; {code}; print({{'jax', 'numpy', 'flax'}} & set(sys.modules))"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from pipelines import serve
+from pipelines.commands import serve
 from support.commands import ROOT, environment, refused, run_process, start
 from support.finetuned import MODEL
 from support.model_server import Client
@@ -50,7 +50,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
 def test_without_the_extra_it_is_said_what_to_install() -> None:
     program = (
         "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['serve', 'x'];"
-        "from pipelines.cli import main; main()"
+        "from pipelines.commands.cli import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax import console
-from bert_jax.config import RunConfig
-from pipelines.cli import COMMANDS
-from pipelines.data.store import Store
-from pipelines.data.tokenizer import SPECIALS, WordPieceTokenizer
-from pipelines.evaluate import riddle
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime import console
+from pipelines.commands.cli import COMMANDS
+from pipelines.commands.evaluate import riddle
+from pipelines.commands.prepare import prepare
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer
 from pipelines.help import EXAMPLES, GROUPS, example
-from pipelines.prepare import prepare
 from pipelines.settings import parse, parser_of
 from pipelines.tasks.registry import TASKS
 from support.commands import ROOT, invoke, refused, write_config
@@ -37,7 +37,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # A progress that has something to show, and a summary.
 _SCRIPT = """
 import time
-from bert_jax.console import progress, summary
+from bert_jax.runtime.console import progress, summary
 with progress("step", 4) as show:
     for step in range(1, 5):
         time.sleep(0.15)
@@ -258,7 +258,7 @@ def test_the_help_of_pretrain_begins_with_what_is_needed() -> None:
 
 def test_what_the_help_proposes_are_options() -> None:
     """Those of the short list are among all."""
-    from pipelines import finetune, pretrain
+    from pipelines.commands import finetune, pretrain
     from pipelines.help import ESSENTIALS
 
     parsers = {

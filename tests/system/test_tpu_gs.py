@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.config import Phase, RunConfig
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime import status_files
 from support import gcs_emulator, rehearsal
 from support.commands import ROOT, inspected, run_process, write_config
-from tpu import markers
 
 STEPS = 20
 OPTIONS = ("--workers", "2", "--preempt-at", "12")
@@ -77,6 +77,9 @@ def test_a_preempted_run_in_a_bucket_ends_with_the_same_bits(
 
 
 def _check_copy(copy: Path, expected: Path) -> None:
-    assert [attempt.ended for attempt in markers.look(copy)[0].attempts] == ["preempted", "done"]
+    assert [attempt.ended for attempt in status_files.look(copy)[0].attempts] == [
+        "preempted",
+        "done",
+    ]
     assert json.loads((copy / "status/DONE.json").read_text("utf-8"))["step"] == STEPS
     assert inspected(copy)["digest"] == inspected(expected)["digest"]

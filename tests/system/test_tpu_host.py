@@ -1,7 +1,7 @@
 """A TPU VM: the real startup script, supervisord and host process, with training that is scripted.
 
-In place of `tpu.trainer` stands a program that does what the test says, so that every way of ending
-can be had at will.
+In place of `tpu.host.trainer` stands a program that does what the test says, so that every way of
+ending can be had at will.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.runtime import status_files
+from bert_jax.runtime.status_files import ENDED, Beat
 from support.scripted_vm import Vm, files
-from tpu import markers
-from tpu.bundle import SUMS
-from tpu.markers import ENDED, Beat
-from tpu.testing.reaper import processes
+from tpu.launch.bundle import SUMS
+from tpu.rehearsal.reaper import processes
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.worker, beat.attempt, beat.step, beat.exit_code) == (0, 1, 3, 0)
-    done = markers.ended(vm.run, "DONE")
+    done = status_files.ended(vm.run, "DONE")
     assert done is not None
     assert (done.spec, done.attempt, done.step) == ("s", 1, 3)
     assert "step 2\nstep 3\n" in vm.log()
@@ -51,7 +51,7 @@ def test_it_is_started_again_after(vm: Vm, code: int) -> None:
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.step, beat.restarts) == (9, 1)
-    assert markers.ended(vm.run, "FAILED") is None
+    assert status_files.ended(vm.run, "FAILED") is None
 
 
 def test_it_is_started_again_after_a_kill(vm: Vm) -> None:
@@ -66,13 +66,13 @@ def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
 ) -> None:
     """The host's own part, whose heartbeats are looked at as they are sent."""
     sent: list[tuple[str, bool]] = []
-    beat = markers.beat
+    beat = status_files.beat
 
     def looked_at(run: Path, found: Beat) -> None:
         beat(run, found)
-        sent.append((found.state, markers.ended(run, "DONE") is not None))
+        sent.append((found.state, status_files.ended(run, "DONE") is not None))
 
-    monkeypatch.setattr("tpu.markers.beat", looked_at)
+    monkeypatch.setattr("bert_jax.runtime.status_files.beat", looked_at)
     vm.does("step 1, exit 0")
     assert vm.here(monkeypatch).run() == 0
     assert sent[-1] == (ENDED, True)
@@ -84,7 +84,7 @@ def test_it_is_never_started_again_after(vm: Vm, code: int) -> None:
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.exit_code, beat.note) == (code, f"exit {code}")
-    failed = markers.ended(vm.run, "FAILED")
+    failed = status_files.ended(vm.run, "FAILED")
     assert failed is not None
     time.sleep(1.5)
     assert vm.acts.read_text("utf-8") == "step 9, exit 0", "another life"
@@ -94,7 +94,7 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host's own part, in the place of which supervisord would start it again."""
-    monkeypatch.setattr("tpu.host._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("tpu.host.supervise._PAUSES", (0.0, 0.0))
     vm.does(*["step 4, exit 1"] * 20)
     vm.machine.home.mkdir(exist_ok=True)
     (vm.machine.home / "host.log").write_text("bert-jax: the disk is full\n", "utf-8")
@@ -102,7 +102,7 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
     while not codes or codes[-1] == 1:
         codes.append(vm.here(monkeypatch).run())
     assert codes == [1] * 10 + [78]  # the first got on, ten did not
-    failed = markers.ended(vm.run, "FAILED")
+    failed = status_files.ended(vm.run, "FAILED")
     assert failed is not None
     assert failed.step == 4
     assert failed.note == "given up after 10 starts without a new step: the disk is full"
@@ -112,10 +112,10 @@ def test_preemptions_without_a_new_step_are_not_given_up(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are nobody's fault, however many follow each other."""
-    monkeypatch.setattr("tpu.host._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("tpu.host.supervise._PAUSES", (0.0, 0.0))
     vm.does(*["step 4, exit 75"] * 13)
     assert {vm.here(monkeypatch).run() for _ in range(13)} == {75}
-    assert markers.ended(vm.run, "FAILED") is None
+    assert status_files.ended(vm.run, "FAILED") is None
 
 
 @pytest.mark.full
@@ -139,10 +139,10 @@ def test_stop_saves_and_ends(vm: Vm) -> None:
     vm.does("step 5, sleep", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.step == 5)
-    markers.ask_to_stop(vm.run)
+    status_files.ask_to_stop(vm.run)
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.exit_code, beat.note) == (75, "told to stop")
-    stopped = markers.ended(vm.run, "STOPPED")
+    stopped = status_files.ended(vm.run, "STOPPED")
     assert stopped is not None
     assert stopped.step == 5
     assert vm.acts.read_text("utf-8") == "step 9, exit 0"
@@ -150,23 +150,23 @@ def test_stop_saves_and_ends(vm: Vm) -> None:
 
 def test_stop_before_it_begins_and_while_it_begins(vm: Vm) -> None:
     """What ends before it can save has nothing to save; it must not be started again."""
-    markers.ask_to_stop(vm.run)
+    status_files.ask_to_stop(vm.run)
     vm.does("step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.state == ENDED)
     assert vm.acts.read_text("utf-8") == "step 9, exit 0"
-    assert markers.ended(vm.run, "STOPPED") is not None
+    assert status_files.ended(vm.run, "STOPPED") is not None
 
 
 def test_a_stop_that_comes_before_the_handler_is_a_stop_all_the_same(vm: Vm) -> None:
     vm.does("deaf", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.state == "starting")
-    markers.ask_to_stop(vm.run)
+    status_files.ask_to_stop(vm.run)
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert beat.exit_code == 128 + signal.SIGTERM
-    assert markers.ended(vm.run, "STOPPED") is not None
-    assert markers.ended(vm.run, "FAILED") is None
+    assert status_files.ended(vm.run, "STOPPED") is not None
+    assert status_files.ended(vm.run, "FAILED") is None
 
 
 def test_a_machine_that_goes_down_lets_the_training_process_save(vm: Vm) -> None:

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.config import Phase, RunConfig
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.status_files import ENDED
 from support.commands import ROOT
 from support.scripted_vm import ATTRIBUTES, Vm
-from tpu.bundle import SUMS
 from tpu.config import SubmittedConfig, TpuConfig
-from tpu.markers import ENDED
-from tpu.request import prepared
-from tpu.testing.reaper import processes
+from tpu.launch.bundle import SUMS
+from tpu.launch.request import prepared
+from tpu.rehearsal.reaper import processes
 
 _NETWORK = ("UV_", "PIP_", "SSL_")  # how this computer reaches PyPI
 VERSION = platform.python_version()
@@ -68,7 +68,9 @@ def _zipped(files: dict[str, str]) -> bytes:
 
 def bundle(pinned: str, digest: str) -> dict[str, bytes]:
     """As a launch has, with a project of one module and a lock file of one line."""
-    name, content = wheel("bert_jax", "0.1.0", {"tpu/host.py": HOST, "tpu/__init__.py": ""})
+    name, content = wheel(
+        "bert_jax", "0.1.0", {"tpu/host/supervise.py": HOST, "tpu/__init__.py": ""}
+    )
     supervisor = (ROOT / "tpu" / "lock" / "requirements.txt").read_text("utf-8")
     supervisor = supervisor[supervisor.index("supervisor==") :]
     ours = f"{pinned} --hash=sha256:{digest}\n" if digest else f"{pinned}\n"

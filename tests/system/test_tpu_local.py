@@ -16,20 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import metrics
-from bert_jax.config import CheckpointConfig, Phase, RunConfig
-from pipelines.prepare import prepare
+from bert_jax.config.run import CheckpointConfig, Phase, RunConfig
+from bert_jax.runtime import status_files
+from bert_jax.runtime.status_files import Beat
+from bert_jax.training import metrics
+from pipelines.commands.prepare import prepare
 from support import rehearsal
 from support.commands import ROOT, command, inspected, refused, write_config
 from support.corpora import write_corpus
 from support.jobs import both, ended
 from support.shared import Shared
-from tpu import markers
 from tpu.config import SubmittedConfig
-from tpu.local import Emulation, emulated, on_workers, rehearse
-from tpu.markers import Beat
-from tpu.request import read_launch
-from tpu.testing.reaper import processes
+from tpu.launch.request import read_launch
+from tpu.rehearsal.local import Emulation, emulated, on_workers, rehearse
+from tpu.rehearsal.reaper import processes
 
 STEPS = 40
 
@@ -118,7 +118,7 @@ def test_a_preempted_rehearsal_ends_with_the_same_bits_and_leaves_nothing(
     assert list(machines.iterdir()) == []
     done = json.loads((run / "status" / "DONE.json").read_text("utf-8"))
     assert done["step"] == config_base.steps
-    first, second = markers.look(run)[0].attempts
+    first, second = status_files.look(run)[0].attempts
     assert (first.ended, second.ended) == ("preempted", "done")
     assert 2 <= first.ended_step < config_base.steps
     for attempt, worker in product((1, 2), (0, 1)):
@@ -137,7 +137,9 @@ class Faults:
 
     def __call__(self, seconds: float) -> None:
         time.sleep(seconds)
-        beats = [b for b in markers.look(self.run)[0].beats if b.state == markers.TRAINING]
+        beats = [
+            b for b in status_files.look(self.run)[0].beats if b.state == status_files.TRAINING
+        ]
         if len(beats) < 2 or not self._plan:
             return
         step, fault = self._plan[0]
@@ -175,12 +177,12 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     # Enough for a save that compiles on a machine with other work; JAX shall not be the first to
     # notice the process that is stopped.
     base = replace(base, train=replace(base.train, hang_timeout=30))
-    monkeypatch.setattr("tpu.local._SILENCE", 90)
+    monkeypatch.setattr("tpu.rehearsal.local._SILENCE", 90)
     config = on_workers(submitted(base, run), 2)
     faults = Faults(run, emulation)
     rehearse(config, emulation, pause=faults)
     assert faults.struck == ["kill", "terminate", "stop", "preempt"]
-    first, second = markers.look(run)[0].attempts
+    first, second = status_files.look(run)[0].attempts
     assert (first.ended, second.ended) == ("preempted", "done")
     assert emulation.cloud.state(read_launch(run).name) == ""
     assert emulation.machines.there == {}
@@ -205,8 +207,8 @@ class AwkwardPreemptions:
         self.left = [self.compiling, self.evaluating]
 
     def compiling(self) -> bool:
-        found, _ = markers.look(self.run)
-        return [beat.state for beat in found.beats] == [markers.STARTING] * 2
+        found, _ = status_files.look(self.run)
+        return [beat.state for beat in found.beats] == [status_files.STARTING] * 2
 
     def evaluating(self) -> bool:
         lines = [line for line in metrics.read(self.run) if line["step"] == 20]
@@ -231,7 +233,7 @@ def test_two_slices_are_one_job_and_may_go_while_compiling_and_evaluating(
     faults = AwkwardPreemptions(tmp_path / "run", emulation)
     rehearse(config, emulation, pause=faults)
     assert faults.left == []
-    attempts = markers.look(tmp_path / "run")[0].attempts
+    attempts = status_files.look(tmp_path / "run")[0].attempts
     assert [a.ended for a in attempts] == ["preempted", "preempted", "done"]
     assert attempts[0].ended_step == -1
     assert attempts[1].ended_step < 20

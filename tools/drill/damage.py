@@ -19,13 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import checkpoint
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.errors import UserError
-from bert_jax.parallel import Layout, devices
-from bert_jax.work import pretraining
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import LEDGER, Store
+from bert_jax.runtime.errors import UserError
+from bert_jax.training import checkpoint
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.experiment import pretraining
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import LEDGER, Store
 from pipelines.settings import run_config
 from support.process_harness import Circumstances, run
 from tools.drill.report import Row

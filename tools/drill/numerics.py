@@ -12,10 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bert_jax import metrics
-from bert_jax.batch import Batch
-from bert_jax.train import Trainer
-from pipelines.data.loader import PretrainingData
+from bert_jax.training import metrics
+from bert_jax.training.batch import Batch
+from bert_jax.training.trainer import Trainer
+from pipelines.data.batches.loader import PretrainingData
 from support.process_harness import Circumstances
 from tools.drill.report import Row
 from tools.drill.stage import EVERY, STEPS, Fault, Stage, losses, newest_checkpoint

@@ -15,21 +15,24 @@ from typing import Any
 
 import jax
 
-from bert_jax import checkpoint, metrics
-from bert_jax.config import ModelConfig, Phase, RunConfig, as_dict
-from bert_jax.parallel import Layout
-from bert_jax.state import init_params
-from pipelines import extend_tokenizer, features, model_card, train_tokenizer
-from pipelines.data import corpora, tokenizer, tokenizer_export, tokenizer_training
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import LEDGER, Store
-from pipelines.formats import google_research, hugging_face
-from pipelines.formats.config_json import read_json
-from pipelines.model import network_of, open_model
-from pipelines.prepare import prepare
+from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
+from bert_jax.training import checkpoint, metrics
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import init_params
+from pipelines.commands import extend_tokenizer, train_tokenizer
+from pipelines.commands.prepare import prepare
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.sources import corpora
+from pipelines.data.store.token_store import LEDGER, Store
+from pipelines.data.tokenizers import export, tokenizer, training
+from pipelines.models import features, model_card
+from pipelines.models.formats import google_research, hugging_face
+from pipelines.models.formats.config_json import read_json
+from pipelines.models.open import network_of, open_model
 from pipelines.settings import command_parser, config_from_dict, read_config, run_config, to_yaml
-from pipelines.tasks import qa_score, ranking
+from pipelines.tasks import ranking
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from pipelines.tasks.qa import score
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 from support.corpora import VOCABULARY, write_corpus
@@ -79,9 +82,9 @@ def read_configs(folder: Path) -> None:
     to_yaml(read_config(parser, ["--config", str(folder / "finetune.yaml")], FinetuneConfig)[0])
 
 
-def _tokenizer(kind: tokenizer_training.Kind) -> tokenizer.Tokenizer:
+def _tokenizer(kind: training.Kind) -> tokenizer.Tokenizer:
     lines = [*_TEXT.splitlines(), "so many words as there are letters in a small vocabulary"]
-    return tokenizer_training.train(kind, lines, 48, uncased=True)
+    return training.train(kind, lines, 48, uncased=True)
 
 
 def make_vocabulary(folder: Path) -> None:
@@ -89,7 +92,7 @@ def make_vocabulary(folder: Path) -> None:
 
 
 def make_tokenizer_json(folder: Path) -> None:
-    tokenizer_export.export(_tokenizer("wordpiece"), folder, 32)
+    export.export(_tokenizer("wordpiece"), folder, 32)
     for path in folder.iterdir():
         if path.name != tokenizer.JSON_FILE:
             path.unlink()
@@ -140,7 +143,7 @@ def make_tf1(folder: Path) -> None:
 def make_store(folder: Path) -> None:
     corpus = write_corpus(folder / "corpus.txt", 40)
     lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
-    words = tokenizer_training.train("wordpiece", lines, VOCABULARY, uncased=True)
+    words = training.train("wordpiece", lines, VOCABULARY, uncased=True)
     words.save(folder / "words")
     prepare([f"text:{corpus}"], folder / "words", folder / "store", 0.2)
     # As if made there, so that nothing else has to be read.
@@ -177,7 +180,7 @@ def read_squad(folder: Path) -> None:
     path = folder / "squad.json"
     for labelled in (True, False):
         open_task("qa").read(str(path), Columns(), labelled)
-    qa_score.score(read_json(path), {"a": "two lines", "b": ""})
+    score.score(read_json(path), {"a": "two lines", "b": ""})
 
 
 def make_tagged(folder: Path) -> None:

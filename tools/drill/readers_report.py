@@ -10,16 +10,16 @@ import numpy as np
 
 # Now, as Matplotlib looks at its caches in the user's home, which a reader may not when watched.
 import pipelines.reports.page  # noqa: F401
-from bert_jax.config import Phase, RunConfig
-from bert_jax.tracking import TensorBoard
-from pipelines import report
-from pipelines.finetune import RESULTS
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.trackers import TensorBoard
+from pipelines.commands import report
+from pipelines.commands.finetune import RESULTS
 from pipelines.settings import to_yaml
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from pipelines.tasks.experiment import write_records
 from pipelines.tasks.registry import open_task
-from pipelines.tasks.shown import DATA, SAMPLES, facts, samples
+from pipelines.tasks.reporting import DATA, SAMPLES, facts, samples
 from pipelines.tasks.task import Columns, Features
-from pipelines.tasks.work import write_records
 from tools.drill.readers_tpu import make_markers
 from tools.drill.watched import Reader
 

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bert_jax.runtime import status_files
 from tools.drill.watched import Reader
-from tpu import logs, markers, place, provider
 from tpu.config import TpuConfig
-from tpu.host import Memory
-from tpu.request import FILE, Launch, read_launch
-from tpu.status import report, table
-from tpu.testing.serving import Quiet, serving
-from tpu.watch import Watcher
+from tpu.host import host_info
+from tpu.host.supervise import Memory
+from tpu.launch import logs, provider
+from tpu.launch.request import FILE, Launch, read_launch
+from tpu.launch.status import report, table
+from tpu.launch.watch import Watcher
+from tpu.rehearsal.http_server import Quiet, serving
 
 _ZONE = "us-west4-a"
 _PLACE = f"projects/project/locations/{_ZONE}"
@@ -23,19 +25,21 @@ _LAUNCH = Launch("bert-run", "run", "project", _TPU, "0" * 64)
 
 
 def make_markers(folder: Path) -> None:
-    markers.put(folder / "launch" / FILE, _LAUNCH.text().encode())
+    status_files.put(folder / "launch" / FILE, _LAUNCH.text().encode())
     for worker in range(2):
-        markers.beat(folder, markers.Beat(worker, 1, "training", 5, note="a word"))
-    markers.end(folder, "STOPPED", markers.Ending(_LAUNCH.spec, 1, 5, "asked"))
-    markers.record(folder, markers.Attempt(1, _LAUNCH.spec, _ZONE, -1, 1.0, ended="preempted"))
-    markers.set_endpoint(folder, "http://127.0.0.1:1/")
-    log = markers.log_file(folder, 1, 0)
+        status_files.beat(folder, status_files.Beat(worker, 1, "training", 5, note="a word"))
+    status_files.end(folder, "STOPPED", status_files.Ending(_LAUNCH.spec, 1, 5, "asked"))
+    status_files.record(
+        folder, status_files.Attempt(1, _LAUNCH.spec, _ZONE, -1, 1.0, ended="preempted")
+    )
+    status_files.set_endpoint(folder, "http://127.0.0.1:1/")
+    log = status_files.log_file(folder, 1, 0)
     log.parent.mkdir(parents=True)
     log.write_text("one\ntwo\n", "utf-8")
 
 
 def read_markers(folder: Path) -> None:
-    markers.endpoint(folder)
+    status_files.endpoint(folder)
     _status(read_launch(folder), folder, _Nowhere())
     for name, path in logs.files(folder, None).items():
         print("\n".join(logs.Tail(name, path, 20).new()))  # noqa: T201
@@ -71,13 +75,13 @@ def make_machine(folder: Path) -> None:
     }
     for name, text in attributes.items():
         (folder / "attributes" / name).write_text(text, "utf-8")
-    (folder / place.SETTINGS).write_text(place.Settings(16, 1200).text(), "utf-8")
+    (folder / host_info.SETTINGS).write_text(host_info.Settings(16, 1200).text(), "utf-8")
     Memory(1).write(folder / "memory.json")
 
 
 def read_machine(folder: Path) -> None:
-    place.Place.read(folder)
-    place.Settings.read(folder)
+    host_info.Place.read(folder)
+    host_info.Settings.read(folder)
     Memory.read(folder / "memory.json", 1)
 
 

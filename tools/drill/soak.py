@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax import metrics
-from bert_jax.checkpoint import Checkpoints
+from bert_jax.training import metrics
+from bert_jax.training.checkpoint import Checkpoints
 from support.process_harness import Circumstances, Life
 from tools.drill.report import Row
 from tools.drill.stage import Fault, Stage

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from bert_jax import metrics
+from bert_jax.training import metrics
 from support import process_events
 from support.corpora import VOCABULARY, write_corpus
 from support.process_harness import Circumstances, Life, run, start

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from bert_jax import metrics
+from bert_jax.training import metrics
 from support.process_harness import Circumstances, Life
 from tools.drill.report import Row
 from tools.drill.stage import EVERY, Fault, Stage, content_of, newest_checkpoint, unlike

@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bert_jax.errors import UserError
-from pipelines.cli import line_of
+from bert_jax.runtime.entry_point import line_of
+from bert_jax.runtime.errors import UserError
 from tools.drill.mutations import Change, copied
 from tools.drill.report import is_readable
 
@@ -27,17 +27,16 @@ START = 120.0  # seconds to import everything and to read the good files
 
 # Imported once, by the process that all others are copies of.
 HEAVY = [
-    "pipelines.features",
-    "pipelines.model_card",
-    "pipelines.prepare",
+    "pipelines.models.features",
+    "pipelines.models.model_card",
+    "pipelines.commands.prepare",
     "pipelines.reports.page",
-    "tpu.host",
-    "tpu.status",
+    "tpu.host.supervise",
+    "tpu.launch.status",
 ]
-HEAVY += [
-    f"pipelines.tasks.{name}" for name in ("choice", "qa", "ranking", "regression", "tagging")
-]
-HEAVY += ["pipelines.tasks.summarization", "pipelines.data.tokenizer_export"]
+HEAVY += [f"pipelines.tasks.{name}" for name in ("multiple_choice", "ranking", "regression")]
+HEAVY += ["pipelines.tasks.qa.task", "pipelines.tasks.tagging.task"]
+HEAVY += ["pipelines.tasks.summarization.task", "pipelines.data.tokenizers.export"]
 _PROGRAMS = ("subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "pty.")
 _FOREIGN = ("pickle.", "ctypes.dlopen")
 _CHANGING = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod")

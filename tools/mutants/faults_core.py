@@ -7,7 +7,7 @@ from tools.mutants.fault import Fault
 FAULTS = [
     Fault(
         name="layer-norm-epsilon",
-        file="bert_jax/layers.py",
+        file="bert_jax/nn/layers.py",
         old="epsilon=config.layer_norm_epsilon",
         new="epsilon=1e-6",
         description="hidden states differ from those of the published model",
@@ -15,7 +15,7 @@ FAULTS = [
     ),
     Fault(
         name="packed-attention-ignores-segments",
-        file="bert_jax/attention.py",
+        file="bert_jax/nn/attention.py",
         old="if self.packed:",
         new="if self.packed and self.left_to_right:",
         description="tokens of a packed row attend to the sequences beside their own",
@@ -23,7 +23,7 @@ FAULTS = [
     ),
     Fault(
         name="softmax-in-bfloat16",
-        file="bert_jax/attention.py",
+        file="bert_jax/nn/attention.py",
         old="scores.astype(jnp.float32)",
         new="scores.astype(jnp.bfloat16)",
         description="attention loses digits that grow with the length of a sequence",
@@ -31,7 +31,7 @@ FAULTS = [
     ),
     Fault(
         name="attention-gradient-incomplete",
-        file="bert_jax/attention.py",
+        file="bert_jax/nn/attention.py",
         old="(of_weights - pull[..., None])",
         new="of_weights",
         description="queries and keys learn in a wrong direction; the loss still falls",
@@ -39,7 +39,7 @@ FAULTS = [
     ),
     Fault(
         name="dropout-key-reused",
-        file="bert_jax/steps.py",
+        file="bert_jax/training/step.py",
         old="jax.random.fold_in(jax.random.key(self.seed), step)",
         new="jax.random.key(self.seed)",
         description="every step drops the same elements, so dropout no longer regularizes",
@@ -47,7 +47,7 @@ FAULTS = [
     ),
     Fault(
         name="dropout-same-on-every-device",
-        file="bert_jax/dropout.py",
+        file="bert_jax/nn/dropout.py",
         old="(number if axis else number + first_row(shape[0]))",
         new="number",
         description="the result of a run depends on the number of devices",
@@ -56,7 +56,7 @@ FAULTS = [
     ),
     Fault(
         name="unused-slots-count-in-loss",
-        file="bert_jax/losses.py",
+        file="bert_jax/training/losses.py",
         old="loss=jnp.sum(loss * weights)",
         new="loss=jnp.sum(loss)",
         description="the loss includes predictions that do not exist",
@@ -64,7 +64,7 @@ FAULTS = [
     ),
     Fault(
         name="weight-decay-on-biases",
-        file="bert_jax/optim.py",
+        file="bert_jax/training/optimizers.py",
         old='names[-1] != "bias" and not any',
         new="not any",
         description="biases are pulled to zero",
@@ -72,7 +72,7 @@ FAULTS = [
     ),
     Fault(
         name="warm-up-off-by-one",
-        file="bert_jax/optim.py",
+        file="bert_jax/training/optimizers.py",
         old="rising = (step + 1.0) /",
         new="rising = step /",
         description="the first update does nothing, and the peak of the rate is never reached",
@@ -80,7 +80,7 @@ FAULTS = [
     ),
     Fault(
         name="phase-rate-not-restarted",
-        file="bert_jax/optim.py",
+        file="bert_jax/training/optimizers.py",
         old="line(step - begin)",
         new="line(step)",
         description="the learning rate of a second phase begins in its middle, or at zero",
@@ -88,7 +88,7 @@ FAULTS = [
     ),
     Fault(
         name="lamb-trust-over-all-layers",
-        file="bert_jax/optim.py",
+        file="bert_jax/training/optimizers.py",
         old='tuple(range(int("layers" in names), param.ndim))',
         new="tuple(range(param.ndim))",
         description="LAMB scales all layers alike, and large batches diverge",
@@ -96,7 +96,7 @@ FAULTS = [
     ),
     Fault(
         name="clipping-by-element",
-        file="bert_jax/optim.py",
+        file="bert_jax/training/optimizers.py",
         old="optax.clip_by_global_norm(config.clip_norm)",
         new="optax.clip(config.clip_norm)",
         description="large gradients are not scaled down as a whole",
@@ -104,7 +104,7 @@ FAULTS = [
     ),
     Fault(
         name="bias-correction-missing",
-        file="bert_jax/optim.py",
+        file="bert_jax/training/optimizers.py",
         old='scale_by_uncorrected_adam if config.recipe == "bert2018"',
         new='scale_by_uncorrected_adam if config.recipe != "lamb"',
         description="the first updates of AdamW are far too small or too large",
@@ -112,7 +112,7 @@ FAULTS = [
     ),
     Fault(
         name="sum-over-devices-missing",
-        file="bert_jax/parallel.py",
+        file="bert_jax/training/partitioner.py",
         old="return _sum_over_devices(gradient)",
         new="return gradient",
         description="every device trains a network of its own",
@@ -121,7 +121,7 @@ FAULTS = [
     ),
     Fault(
         name="sum-over-devices-missing-in-pmap",
-        file="bert_jax/parallel.py",
+        file="bert_jax/training/partitioner.py",
         old="return jax.lax.psum(tree, COPIES)",
         new="return tree",
         description="with mapping pmap only the rows of one device count",
@@ -130,7 +130,7 @@ FAULTS = [
     ),
     Fault(
         name="sum-over-copies-missing",
-        file="bert_jax/parallel.py",
+        file="bert_jax/training/partitioner.py",
         old="if jax.lax.axis_size(COPIES) > 1 else",
         new="if jax.lax.axis_size(COPIES) < 1 else",
         description="with a split state on more than 16 devices, groups train apart",
@@ -139,7 +139,7 @@ FAULTS = [
     ),
     Fault(
         name="mean-of-device-means",
-        file="bert_jax/steps.py",
+        file="bert_jax/training/step.py",
         old="reduce({name: tally.count for name, tally in counted.items()})",
         new="{name: tally.count * reduce(jnp.ones(())) for name, tally in counted.items()}",
         description="predictions weigh more on devices that have few of them",
@@ -147,7 +147,7 @@ FAULTS = [
     ),
     Fault(
         name="accumulation-not-averaged",
-        file="bert_jax/steps.py",
+        file="bert_jax/training/step.py",
         old="jnp.maximum(counts[n], 1)",
         new="jnp.maximum(tally.count, 1)",
         description="gradients grow with the number of parts of a batch",
@@ -155,7 +155,7 @@ FAULTS = [
     ),
     Fault(
         name="processes-train-on-the-same-rows",
-        file="bert_jax/parallel.py",
+        file="bert_jax/training/partitioner.py",
         old="slice(first * per_device, (first + sum(mine)) * per_device)",
         new="slice(0, sum(mine) * per_device)",
         description="all hosts of a job read the same part of each batch",
@@ -164,7 +164,7 @@ FAULTS = [
     ),
     Fault(
         name="last-evaluation-batch-dropped",
-        file="bert_jax/evaluate.py",
+        file="bert_jax/training/evaluate.py",
         old="    total = _add(total, pending)",
         new="    total = total or _add(total, pending)",
         description="held-out losses leave out the last batch",

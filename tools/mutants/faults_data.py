@@ -7,7 +7,7 @@ from tools.mutants.fault import Fault
 FAULTS = [
     Fault(
         name="separator-masked",
-        file="pipelines/data/examples.py",
+        file="pipelines/data/batches/examples.py",
         old="            candidates,\n",
         new="            there & (position > 0),\n",
         description="the model learns to predict [SEP]",
@@ -16,7 +16,7 @@ FAULTS = [
     ),
     Fault(
         name="nsp-label-flipped",
-        file="pipelines/data/examples.py",
+        file="pipelines/data/batches/examples.py",
         old="pairs.not_next.astype(np.int32)",
         new="(~pairs.not_next).astype(np.int32)",
         description="next sentence answers mean the opposite of those of other models",
@@ -25,7 +25,7 @@ FAULTS = [
     ),
     Fault(
         name="token-types-swapped",
-        file="pipelines/data/examples.py",
+        file="pipelines/data/batches/examples.py",
         old="segment_ids = (there & (position > a + 1))",
         new="segment_ids = (there & (position <= a + 1))",
         description="the segments of a pair are those of the other half",
@@ -34,7 +34,7 @@ FAULTS = [
     ),
     Fault(
         name="packed-positions-not-restarted",
-        file="pipelines/data/examples.py",
+        file="pipelines/data/batches/examples.py",
         old="counted = np.broadcast_to(position, there.shape)",
         new="counted = position + offset[:, None]",
         description="a sequence in a packed row has the positions of the whole row",
@@ -43,7 +43,7 @@ FAULTS = [
     ),
     Fault(
         name="same-masks-in-every-pass",
-        file="pipelines/data/examples.py",
+        file="pipelines/data/batches/examples.py",
         old="keyed.key(self.seed, epoch, self.length, window, index, _MASK)",
         new="keyed.key(self.seed, self.length, window, index, _MASK)",
         description="masking is static: a later pass predicts the same tokens",
@@ -52,7 +52,7 @@ FAULTS = [
     ),
     Fault(
         name="masking-proportions",
-        file="pipelines/data/masking.py",
+        file="pipelines/data/batches/masking.py",
         old="MASKED, KEPT = 0.8, 0.1",
         new="MASKED, KEPT = 0.9, 0.1",
         description="no predicted token is replaced by a random one",
@@ -60,7 +60,7 @@ FAULTS = [
     ),
     Fault(
         name="random-next-from-same-document",
-        file="pipelines/data/pairs.py",
+        file="pipelines/data/batches/pairs.py",
         old="other += other >= document",
         new="other += 0",
         description="some random pairs are of one document, and may even follow each other",
@@ -68,7 +68,7 @@ FAULTS = [
     ),
     Fault(
         name="data-position-off-by-one-after-resume",
-        file="pipelines/data/loader.py",
+        file="pipelines/data/batches/loader.py",
         old="self._data.batch_at(self._first + index, self._rows)",
         new="self._data.batch_at(min(self._first + index + (self._first > 0), self._last - 1),"
         " self._rows)",
@@ -78,7 +78,7 @@ FAULTS = [
     ),
     Fault(
         name="held-out-batch-dropped",
-        file="pipelines/data/loader.py",
+        file="pipelines/data/batches/loader.py",
         old="enumerate(range(0, total, batch_size))",
         new="enumerate(range(0, max(total - batch_size + 1, 1), batch_size))",
         description="evaluation leaves out the examples of an incomplete last batch",
@@ -86,7 +86,7 @@ FAULTS = [
     ),
     Fault(
         name="held-out-filling-counted",
-        file="pipelines/data/loader.py",
+        file="pipelines/data/batches/loader.py",
         old="real = (wanted < total)[rows]",
         new="real = (wanted >= 0)[rows]",
         description="evaluation counts the last example many times",
@@ -94,7 +94,7 @@ FAULTS = [
     ),
     Fault(
         name="held-out-split-leaks",
-        file="pipelines/data/loader.py",
+        file="pipelines/data/batches/loader.py",
         old='store.split("train"), store.split("heldout")',
         new='store.split("train"), store.split("train")',
         description="held-out losses are measured on the text that was trained on",
@@ -103,7 +103,7 @@ FAULTS = [
     ),
     Fault(
         name="store-hash-not-compared",
-        file="pipelines/data/store.py",
+        file="pipelines/data/store/token_store.py",
         old="if not path.is_file() or sha256(path) != expected:",
         new="if not path.is_file():",
         description="a run trains on a store with changed bits",
@@ -111,7 +111,7 @@ FAULTS = [
     ),
     Fault(
         name="vocabulary-digest-not-compared",
-        file="pipelines/data/store.py",
+        file="pipelines/data/store/token_store.py",
         old="if (tokenizer.digest, tokenizer.vocab_size) != known:",
         new="if tokenizer.vocab_size != known[1]:",
         description="token ids mean other words than those that were stored",
@@ -119,7 +119,7 @@ FAULTS = [
     ),
     Fault(
         name="shard-name-leads-out-of-the-store",
-        file="pipelines/data/store.py",
+        file="pipelines/data/store/token_store.py",
         old='if not re.fullmatch(r"[\\w-]+", shard.name, re.ASCII):',
         new="if not shard.name:",
         description="a ledger of a stranger makes a command read or write files elsewhere",
@@ -127,7 +127,7 @@ FAULTS = [
     ),
     Fault(
         name="shards-in-reverse-order",
-        file="pipelines/data/assemble.py",
+        file="pipelines/data/store/assemble.py",
         old="    return names\n",
         new="    return names[::-1]\n",
         description="the order of the documents is not that of the corpus",
@@ -136,7 +136,7 @@ FAULTS = [
     ),
     Fault(
         name="duplicates-by-first-line",
-        file="pipelines/data/shards.py",
+        file="pipelines/data/store/shards.py",
         old='hashlib.blake2b("\\n".join(document).encode(), digest_size=16)',
         new="hashlib.blake2b(document[0].encode(), digest_size=16)",
         description="documents with the same title are taken for copies and left out",
@@ -145,7 +145,7 @@ FAULTS = [
     ),
     Fault(
         name="copied-store-not-verified",
-        file="pipelines/data/placed.py",
+        file="pipelines/data/store/store_cache.py",
         old="if found.hexdigest() != digest:",
         new="if not digest:",
         description="a store that was damaged on its way from the bucket is kept",
@@ -153,14 +153,14 @@ FAULTS = [
     ),
     Fault(
         name="cased-text-lower-cased",
-        file="pipelines/data/tokenizer.py",
+        file="pipelines/data/tokenizers/tokenizer.py",
         old="lowercase=uncased,",
         new="lowercase=True,",
         description="a cased model sees no capitals",
     ),
     Fault(
         name="accents-kept",
-        file="pipelines/data/tokenizer.py",
+        file="pipelines/data/tokenizers/tokenizer.py",
         old="uncased if strip_accents is None else strip_accents",
         new="bool(strip_accents)",
         description="words with accents become [UNK] in uncased models",

@@ -7,7 +7,7 @@ from tools.mutants.fault import Fault
 FAULTS = [
     Fault(
         name="optimizer-state-not-restored",
-        file="bert_jax/checkpoint.py",
+        file="bert_jax/training/checkpoint.py",
         old="abstract.step.sharding), **arrays)",
         new="abstract.step.sharding),"
         ' **(arrays | {"opt_state": jax.tree.map(lambda x: x * 0, arrays["opt_state"])}))',
@@ -16,7 +16,7 @@ FAULTS = [
     ),
     Fault(
         name="checksum-not-compared",
-        file="bert_jax/checkpoint.py",
+        file="bert_jax/training/checkpoint.py",
         old="if sums != expected.get(name):",
         new="if name not in expected:",
         description="a run goes on from a checkpoint with changed bits",
@@ -24,7 +24,7 @@ FAULTS = [
     ),
     Fault(
         name="keep-best-reversed",
-        file="bert_jax/checkpoint.py",
+        file="bert_jax/training/checkpoint.py",
         old="reverse=True,",
         new="reverse=False,",
         description="keep_best keeps the worst checkpoint",
@@ -32,7 +32,7 @@ FAULTS = [
     ),
     Fault(
         name="only-newest-checkpoint-kept",
-        file="bert_jax/checkpoint.py",
+        file="bert_jax/training/checkpoint.py",
         old="LatestN(keep)",
         new="LatestN(1)",
         description="there is no older checkpoint when the newest is damaged",
@@ -40,7 +40,7 @@ FAULTS = [
     ),
     Fault(
         name="not-saved-when-told-to-stop",
-        file="bert_jax/train.py",
+        file="bert_jax/training/trainer.py",
         old="if not (stopping or self._due(self.config.checkpoint.every)):",
         new="if not self._due(self.config.checkpoint.every):",
         description="a preempted run loses all steps since its last checkpoint",
@@ -52,7 +52,7 @@ FAULTS = [
     ),
     Fault(
         name="metrics-doubled-after-resume",
-        file="bert_jax/metrics.py",
+        file="bert_jax/training/metrics.py",
         old='if line["step"] <= step)',
         new="if line)",
         description="metrics.jsonl has the lines of lost steps twice",
@@ -60,7 +60,7 @@ FAULTS = [
     ),
     Fault(
         name="nan-not-detected",
-        file="bert_jax/metrics.py",
+        file="bert_jax/training/metrics.py",
         old="if not math.isfinite(x)",
         new="if math.isinf(x)",
         description="a run goes on for days with a loss of NaN",
@@ -68,7 +68,7 @@ FAULTS = [
     ),
     Fault(
         name="non-finite-state-saved",
-        file="bert_jax/fingerprints.py",
+        file="bert_jax/training/checksums.py",
         old="jnp.isfinite(array).all()",
         new="jnp.isfinite(array).any()",
         description="a checkpoint with NaN in one row replaces a sound one",
@@ -76,7 +76,7 @@ FAULTS = [
     ),
     Fault(
         name="rollback-skips-wrong-step",
-        file="bert_jax/guard.py",
+        file="bert_jax/training/rollback.py",
         old="steps = range(error.step if self._times == 1 else base + 1, error.step + 1)",
         new="steps = range((error.step if self._times == 1 else base) + 1, error.step + 2)",
         description="a rollback meets the batch that broke the run again",
@@ -84,7 +84,7 @@ FAULTS = [
     ),
     Fault(
         name="resume-with-another-seed",
-        file="bert_jax/resume.py",
+        file="bert_jax/training/resume.py",
         old='    "seed",\n',
         new="",
         description="a run that is resumed with another seed trains on other data unnoticed",
@@ -93,7 +93,7 @@ FAULTS = [
     ),
     Fault(
         name="resume-with-other-data",
-        file="bert_jax/resume.py",
+        file="bert_jax/training/resume.py",
         old="if old_data.get(name) != new_data[name]",
         new="if name not in old_data",
         description="a run that is resumed with another store or tokenizer goes on unnoticed",
@@ -102,7 +102,7 @@ FAULTS = [
     ),
     Fault(
         name="preempted-exit-code",
-        file="bert_jax/errors.py",
+        file="bert_jax/runtime/errors.py",
         old="exit_code = 75",
         new="exit_code = 1",
         description="a scheduler takes a preemption for a failure and gives up",
@@ -111,7 +111,7 @@ FAULTS = [
     ),
     Fault(
         name="wrong-exit-code",
-        file="bert_jax/errors.py",
+        file="bert_jax/runtime/errors.py",
         old="exit_code = 78",
         new="exit_code = 1",
         description="a scheduler repeats a run whose config is wrong",
@@ -119,7 +119,7 @@ FAULTS = [
     ),
     Fault(
         name="watchdog-beats-ignored",
-        file="bert_jax/watchdog.py",
+        file="bert_jax/training/watchdog.py",
         old="self._silent = 0.0",
         new="self._silent = self._silent",
         description="a sound run is ended with code 70 after the limit",
@@ -127,7 +127,7 @@ FAULTS = [
     ),
     Fault(
         name="stale-bucket-cache",
-        file="bert_jax/paths.py",
+        file="bert_jax/runtime/paths.py",
         old='["use_listings_cache"] = False',
         new='["use_listings_cache"] = True',
         description="a process does not see what others have written to the bucket",

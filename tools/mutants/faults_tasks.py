@@ -7,28 +7,28 @@ from tools.mutants.fault import Fault
 FAULTS = [
     Fault(
         name="f1-on-word-pieces",
-        file="pipelines/tasks/tagging.py",
+        file="pipelines/tasks/tagging/task.py",
         old="heads[offsets[:-1]] = True",
         new="heads[:] = True",
         description="tags are learned and scored for pieces of words, not for words",
     ),
     Fault(
         name="adjacent-entities-merged",
-        file="pipelines/tasks/bio.py",
+        file="pipelines/tasks/tagging/bio_tags.py",
         old='written[first] = f"B-{label}"',
         new='written[first] = f"I-{label}"',
         description="two entities of one type side by side become one",
     ),
     Fault(
         name="answer-from-a-margin-of-a-window",
-        file="pipelines/tasks/qa_decode.py",
+        file="pipelines/tasks/qa/decode.py",
         old="allowed = owned[each, starts]",
         new="allowed = inside[each, starts]",
         description="an answer is taken from a window that shows too little around it",
     ),
     Fault(
         name="best-answer-overwritten",
-        file="pipelines/tasks/qa_decode.py",
+        file="pipelines/tasks/qa/decode.py",
         old="if text and text not in found:",
         new="if text:",
         description="the n best answers have the scores of their worst places",
@@ -43,7 +43,7 @@ FAULTS = [
     ),
     Fault(
         name="pooling-includes-padding",
-        file="pipelines/api.py",
+        file="pipelines/models/api.py",
         old='jnp.einsum("KBTD,BT->KBD", states, there.astype(jnp.float32)) / count',
         new="jnp.mean(states, axis=2)",
         description="the vector of a text depends on the texts beside it",
@@ -51,14 +51,14 @@ FAULTS = [
     ),
     Fault(
         name="gelu-of-hugging-face",
-        file="pipelines/formats/hugging_face.py",
+        file="pipelines/models/formats/hugging_face.py",
         old='{"gelu": "erf",',
         new='{"gelu": "tanh",',
         description="models of Hugging Face give slightly other results",
     ),
     Fault(
         name="untied-decoder-accepted",
-        file="pipelines/formats/hugging_face.py",
+        file="pipelines/models/formats/hugging_face.py",
         old="not np.array_equal(tensors.pop(copy), tensors[of], equal_nan=True)",
         new="tensors.pop(copy) is None",
         description="a decoder of its own is silently replaced by the embedding",
@@ -72,7 +72,7 @@ FAULTS = [
     ),
     Fault(
         name="server-open-to-the-network",
-        file="pipelines/serve.py",
+        file="pipelines/commands/serve.py",
         old='"--host", default="127.0.0.1"',
         new='"--host", default="0.0.0.0"',
         description="everybody on the network can use the model",

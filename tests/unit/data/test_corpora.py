@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadArgumentsError, BadInputError
-from pipelines.data import corpora, files, python_docs
-from pipelines.data.corpora import open_corpus
-from pipelines.data.files import FileCutter, FilePiece, Format, zstd
-from pipelines.data.shards import split_document
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from pipelines.data.sources import corpora, files, python_docs
+from pipelines.data.sources.corpora import open_corpus
+from pipelines.data.sources.files import FileCutter, FilePiece, Format, zstd
+from pipelines.data.store.shards import split_document
 from support.commands import ROOT
 from support.corpora import compressed
 
@@ -213,8 +213,8 @@ def test_a_few_bytes_that_unpack_to_very_many_do_not_fill_the_memory(tmp_path: P
     """A line and a document without end, in .zst files of some kilobytes that hold a gigabyte."""
     program = (
         "import resource, sys\n"
-        "from bert_jax.errors import BadInputError\n"
-        "from pipelines.data.corpora import open_corpus\n"
+        "from bert_jax.runtime.errors import BadInputError\n"
+        "from pipelines.data.sources.corpora import open_corpus\n"
         "space = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (space + (600 << 20),) * 2)\n"
         "for name in sys.argv[1:]:\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.data.tokenizer import SPECIALS, WordPieceTokenizer, load
-from pipelines.extend_tokenizer import MIN_COUNT, choose, extend, read_list
+from bert_jax.runtime.errors import BadInputError
+from pipelines.commands.extend_tokenizer import MIN_COUNT, choose, extend, read_list
+from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer, load
 from support.commands import invoke, refused
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz.", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.data import keyed
+from pipelines.data.batches import keyed
 
 
 def test_bits_are_splitmix64() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.batch import FIELDS, Batch, BatchShape
-from bert_jax.config import Phase, RunConfig
-from pipelines.data.loader import PretrainingData
-from pipelines.data.pairs import plan
-from pipelines.data.store import Store
-from pipelines.prepare import prepare
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.training.batch import FIELDS, Batch, BatchShape
+from pipelines.commands.prepare import prepare
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.batches.pairs import plan
+from pipelines.data.store.token_store import Store
 
 
 @pytest.fixture

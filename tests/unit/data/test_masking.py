@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.data import keyed
-from pipelines.data.masking import Predictions, mask_tokens
+from pipelines.data.batches import keyed
+from pipelines.data.batches.masking import Predictions, mask_tokens
 
 VOCAB, MASK, CLS, SEP = 1000, 4, 2, 3
 

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.batch import FIELDS, PACKED_FIELDS
-from bert_jax.config import DataConfig, Phase, RunConfig
-from bert_jax.losses import cross_entropy
-from bert_jax.state import define, init_params
-from bert_jax.steps import forward
-from pipelines.data.examples import Examples
-from pipelines.data.loader import PretrainingData
-from pipelines.data.packing import most_per_row, pack
-from pipelines.data.store import Store
+from bert_jax.config.run import DataConfig, Phase, RunConfig
+from bert_jax.training.batch import FIELDS, PACKED_FIELDS
+from bert_jax.training.losses import cross_entropy
+from bert_jax.training.state import define, init_params
+from bert_jax.training.step import forward
+from pipelines.data.batches.examples import Examples
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.batches.packing import most_per_row, pack
+from pipelines.data.store.token_store import Store
 from support.commands import inspected, invoke, write_config
 
 LENGTH = 192

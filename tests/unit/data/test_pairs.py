@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipelines.data.pairs import Pairs, _truncate, plan
-from pipelines.data.store import Store
+from pipelines.data.batches.pairs import Pairs, _truncate, plan
+from pipelines.data.store.token_store import Store
 from support.pair_reference import reference
 
 

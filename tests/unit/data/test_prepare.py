@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.data import assemble, corpora, shards
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.store import LEDGER, SPLITS, WORK, Store
+from pipelines.commands.prepare import prepare
+from pipelines.data.sources import corpora
+from pipelines.data.store import assemble, shards
+from pipelines.data.store.token_store import LEDGER, SPLITS, WORK, Store
+from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.folders import exclusive
-from pipelines.prepare import prepare
 from support.commands import invoke, refused, run_process, small_disk, start
 from support.corpora import compressed, content, story, write_corpus
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import Phase, RunConfig
-from bert_jax.errors import BadInputError
-from pipelines.data import card, corpora, tokenizer_training
-from pipelines.data import store as stores
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.prepare import prepare
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.errors import BadInputError
+from pipelines.commands.prepare import prepare
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.sources import corpora
+from pipelines.data.store import card
+from pipelines.data.store import token_store as stores
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers import training
 from support.commands import invoke, refused
 from support.corpora import write_corpus
 
@@ -75,7 +77,7 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
     assert again.returncode == 0
     assert "already there" in again.stderr
     refused(invoke("prepare", *arguments, "--heldout", "0.2"), 78, "0.1", "0.2")
-    tokenizer_training.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
+    training.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
     other = ("--corpus", f"text:{corpus}", "--tokenizer", tmp_path, "--out", store_dir)
     refused(invoke("prepare", *other, "--heldout", "0.1"), 78, "tokenizer")
     assert before == {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}

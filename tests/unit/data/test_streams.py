@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipelines import cli
+from bert_jax.runtime import entry_point
 from support.commands import ROOT, refused
 
 
@@ -28,7 +28,7 @@ def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[s
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     with pytest.raises(SystemExit, match="1"):
-        cli.run(hungry, [])
+        entry_point.run(hungry, [])
     for number, handler in handlers.items():
         signal.signal(number, handler)
     said = capsys.readouterr().err
@@ -38,8 +38,8 @@ def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[s
 
 def test_a_full_disk_is_one_line_with_the_remedy() -> None:
     script = """from pathlib import Path
-from pipelines import cli
-cli.run(lambda _: Path("/dev/full").write_text("x", "utf-8"), [])
+from bert_jax.runtime import entry_point
+entry_point.run(lambda _: Path("/dev/full").write_text("x", "utf-8"), [])
 """
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
@@ -51,7 +51,7 @@ def test_nothing_is_said_of_an_event_loop_that_got_no_files() -> None:
     """It came after the line that told of too few files, with a traceback."""
     script = """import asyncio, gc, os, resource
 from contextlib import suppress
-from bert_jax import orbax_repairs
+from bert_jax.training import orbax_repairs
 orbax_repairs.ignore_late_failures()
 most = max(map(int, os.listdir("/proc/self/fd"))) + 1
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -80,12 +80,12 @@ def test_the_exit_code_holds_where_nothing_can_be_said(
     streams: str, command: str, code: int
 ) -> None:
     script = f"""import sys
-from bert_jax.console import say
-from bert_jax.errors import BadInputError
-from pipelines import cli
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime import entry_point
 def run(_):
     {command}
-cli.run(run, [])
+entry_point.run(run, [])
 """
     shell = ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script]
     assert subprocess.run(shell, cwd=ROOT, check=False).returncode == code

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
-from pipelines import train_tokenizer
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data import tokenizer_training
-from pipelines.data.tokenizer import SPECIALS
-from pipelines.data.tokenizer_training import Kind
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
+from pipelines.commands import train_tokenizer
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers import training
+from pipelines.data.tokenizers.tokenizer import SPECIALS
+from pipelines.data.tokenizers.training import Kind
 from pipelines.folders import exclusive
 from support.commands import ROOT, invoke, refused
 
@@ -33,8 +33,8 @@ def sentences(corpus: Path) -> list[str]:
 def test_learning_is_repeatable_and_survives_saving(
     kind: Kind, uncased: bool, sentences: list[str], tmp_path: Path
 ) -> None:
-    tokenizer = tokenizer_training.train(kind, sentences, 70, uncased)
-    assert tokenizer_training.train(kind, sentences, 70, uncased).digest == tokenizer.digest
+    tokenizer = training.train(kind, sentences, 70, uncased)
+    assert training.train(kind, sentences, 70, uncased).digest == tokenizer.digest
     assert tokenizer.vocab_size == 70
     assert tokenizer.pieces[:5] == list(SPECIALS)
     tokenizer.save(tmp_path)
@@ -82,7 +82,7 @@ def test_the_published_vocabularies_load_as_they_are(casing: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_word_mask_becomes_the_mask_token(kind: Kind, sentences: list[str]) -> None:
-    tokenizer = tokenizer_training.train(kind, sentences, 70, uncased=True)
+    tokenizer = training.train(kind, sentences, 70, uncased=True)
     ids = tokenizer.encode_masked("the captain [MASK] a lamp [MASK].")
     assert ids.count(tokenizer.mask_id) == 2
     (plain,) = tokenizer.encode(["the captain"])
@@ -95,13 +95,13 @@ def test_the_word_mask_becomes_the_mask_token(kind: Kind, sentences: list[str]) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_vocabulary_that_cannot_be_is_refused(kind: Kind, sentences: list[str]) -> None:
     with pytest.raises(BadArgumentsError, match="special"):
-        tokenizer_training.train(kind, sentences, 5, uncased=True)
+        training.train(kind, sentences, 5, uncased=True)
     with pytest.raises(BadInputError, match="at most"):
-        tokenizer_training.train(kind, sentences, 50_000, uncased=True)
+        training.train(kind, sentences, 50_000, uncased=True)
     with pytest.raises(BadInputError, match=r"at least|needs more"):
-        tokenizer_training.train(kind, sentences, 8, uncased=True)
+        training.train(kind, sentences, 8, uncased=True)
     with pytest.raises(BadInputError, match="empty"):
-        tokenizer_training.train(kind, [], 100, uncased=True)
+        training.train(kind, [], 100, uncased=True)
 
 
 def test_an_error_in_the_text_is_not_swallowed_by_the_trainer(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_sentencepiece_model_that_makes_no_text_of_text_is_refused(
     sentences: list[str], tmp_path: Path
 ) -> None:
     """Its pieces are whole, what it puts in place of a ligature is not."""
-    tokenizer_training.train("unigram", sentences, 70, uncased=True).save(tmp_path)
+    training.train("unigram", sentences, 70, uncased=True).save(tmp_path)
     file = tmp_path / tokenizers.SENTENCEPIECE_FILE
     whole = file.read_bytes()
     damaged = whole.replace(b"\0fi\0fl\0", b"\0\xe6i\0fl\0")

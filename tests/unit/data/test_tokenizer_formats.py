@@ -14,11 +14,12 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer as RustTokenizer
 
-from bert_jax.errors import BadInputError
-from pipelines import train_tokenizer
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data import tokenizer_training
-from pipelines.data.tokenizer import (
+from bert_jax.runtime.errors import BadInputError
+from pipelines.commands import train_tokenizer
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers import training
+from pipelines.data.tokenizers.export import export
+from pipelines.data.tokenizers.tokenizer import (
     CONFIG_FILE,
     JSON_FILE,
     SPECIALS,
@@ -28,8 +29,7 @@ from pipelines.data.tokenizer import (
     WordPieceTokenizer,
     load,
 )
-from pipelines.data.tokenizer_export import export
-from pipelines.data.tokenizer_training import Kind
+from pipelines.data.tokenizers.training import Kind
 
 PIECES = [*SPECIALS, "un", "##aff", "##able", "hello", "!", "é", "e", "中", "中国", "##s"]
 # What normalisers treat differently: accents apart from and in other orders on their letters,
@@ -68,7 +68,7 @@ def test_an_exported_tokenizer_gives_the_same_ids(
 ) -> None:
     text = [*sentences, *TEXTS * 20] if known else sentences
     size = {"unigram": 135, "bpe": 250, "wordpiece": 290}[kind] if known else 70
-    tokenizer = tokenizer_training.train(kind, text, size, uncased)
+    tokenizer = training.train(kind, text, size, uncased)
     export(tokenizer, tmp_path, 128)
     assert same(load(tmp_path), tokenizer)
     encode = rust(tmp_path)
@@ -269,7 +269,7 @@ def test_a_model_that_tokenizer_json_cannot_hold_is_refused(
 def test_prepare_takes_the_folder_of_a_model(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:
-    from pipelines.prepare import prepare
+    from pipelines.commands.prepare import prepare
 
     shutil.copytree(tokenizer_dir, tmp_path / "run" / tokenizers.SUBFOLDER)
     prepare([f"text:{corpus}"], tmp_path / "run", tmp_path / "store", 0.0)
@@ -277,7 +277,7 @@ def test_prepare_takes_the_folder_of_a_model(
 
 
 def test_a_piece_that_is_not_utf8_is_refused(sentences: list[str], tmp_path: Path) -> None:
-    tokenizer_training.train("unigram", sentences, 70, True).save(tmp_path)
+    training.train("unigram", sentences, 70, True).save(tmp_path)
     file = tmp_path / tokenizers.SENTENCEPIECE_FILE
     file.write_bytes(file.read_bytes().replace("▁t".encode(), b"\xe2\x96\x81\xff"))
     with pytest.raises(BadInputError, match=r"sentencepiece\.model is not .*; restore it"):

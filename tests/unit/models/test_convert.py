@@ -19,17 +19,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bert_jax as package
-from bert_jax.checkpoint import FOLDER
-from bert_jax.config import RunConfig
-from bert_jax.convert import parts
-from bert_jax.errors import BadInputError
-from bert_jax.parallel import Layout, devices
-from pipelines.convert import convert
+from bert_jax.config.run import RunConfig
+from bert_jax.nn.tensor_names import parts
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.checkpoint import FOLDER
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.convert import convert
+from pipelines.commands.pretrain import pretrain
 from pipelines.folders import DATA_CARD
-from pipelines.formats import hugging_face
-from pipelines.model import open_model
-from pipelines.model_card import model_card
-from pipelines.pretrain import pretrain
+from pipelines.models.formats import hugging_face
+from pipelines.models.model_card import model_card
+from pipelines.models.open import open_model
 from support.commands import ROOT, inspected, invoke, refused, small_disk
 
 GOLDEN = ROOT / "tests/golden"

@@ -17,14 +17,15 @@ import pytest
 from flax import nnx
 
 import bert_jax as package
-from bert_jax.errors import BadArgumentsError, BadInputError
-from bert_jax.state import define
-from pipelines import extract_features, features
-from pipelines.api import Bert
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.features import Extraction, extract, rows_of
-from pipelines.formats import feature_files
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from bert_jax.training.state import define
+from pipelines.commands import extract_features
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models import features
+from pipelines.models.api import Bert
+from pipelines.models.features import Extraction, extract, rows_of
+from pipelines.models.formats import feature_files
 from support.commands import ROOT, invoke, refused, start
 
 GOLDEN = ROOT / "tests/golden"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from bert_jax import metrics
+from bert_jax.training import metrics
 from support.commands import ROOT, invoke
 
 GOLDEN = ROOT / "tests/golden/runs"

@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import metrics
-from bert_jax.config import Phase, RunConfig
-from bert_jax.convert import Pretrained, only
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import define
-from bert_jax.steps import forward, means, pretraining_sums
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.formats import hugging_face
-from pipelines.model import open_model
-from pipelines.prepare import prepare
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.nn.tensor_names import Pretrained, only
+from bert_jax.training import metrics
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.state import define
+from bert_jax.training.step import forward, means, pretraining_sums
+from pipelines.commands.prepare import prepare
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.models.formats import hugging_face
+from pipelines.models.open import open_model
 from support.commands import ROOT, invoke, refused
 
 THEIRS = ROOT / "tests/golden/hugging_face"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.config import RunConfig
-from pipelines import show_batch
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.data.tokenizer import SPECIALS, WordPieceTokenizer
+from bert_jax.config.run import RunConfig
+from pipelines.commands import show_batch
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer
 from support.commands import invoke, refused, write_config
 
 

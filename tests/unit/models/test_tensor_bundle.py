@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from bert_jax.errors import BadInputError
-from pipelines.formats.tensor_bundle import Bundle
+from bert_jax.runtime.errors import BadInputError
+from pipelines.models.formats.tensor_bundle import Bundle
 from support.commands import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "tf1"

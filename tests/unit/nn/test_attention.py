@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import attention_tpu
-from bert_jax.attention import MASKED_SCORE, Visible, attend
-from bert_jax.dropout import dropout, kept, places, seeds
-from bert_jax.parallel import Layout, devices
+from bert_jax.nn import attention_pallas
+from bert_jax.nn.attention import MASKED_SCORE, Visible, attend
+from bert_jax.nn.dropout import dropout, kept, places, seeds
+from bert_jax.training.partitioner import Layout, devices
 
 T = 128
 
@@ -53,7 +53,7 @@ def by_head(
     if kernel == "xla":
         return attend(query, keys, value, visible, drawn, rate)
     flat = (array.reshape(*array.shape[:2], -1) for array in (query, keys, value))
-    found = attention_tpu.attend_on_tpu(*flat, visible, query.shape[-1], drawn, rate)
+    found = attention_pallas.attend_on_tpu(*flat, visible, query.shape[-1], drawn, rate)
     return found.reshape(query.shape)
 
 
@@ -78,7 +78,7 @@ def test_outputs_and_gradients_are_those_of_the_formula(
     given = arrays(4, heads, head_size)
     visible = Visible(ids(4, packed), packed, left_to_right)
     drawn = seeds(jax.random.key(3)) if rate else None
-    assert attention_tpu.fits(T, heads * head_size, head_size)
+    assert attention_pallas.fits(T, heads * head_size, head_size)
     runs = (
         lambda q, k, v: plain(q, k, v, visible, drawn, rate),
         lambda q, k, v: by_head(q, k, v, visible, drawn, rate, kernel),
@@ -120,7 +120,7 @@ def test_each_device_draws_the_masks_of_its_rows(all_devices: Layout) -> None:
 def test_other_sizes_are_left_to_xla(
     length: int, heads: int, head_size: int, expected: bool
 ) -> None:
-    assert attention_tpu.fits(length, heads * head_size, head_size) == expected
+    assert attention_pallas.fits(length, heads * head_size, head_size) == expected
 
 
 def test_masks_of_dropout_look_unrelated() -> None:

@@ -15,15 +15,15 @@ import pytest
 from flax import nnx
 
 import bert_jax
-from bert_jax.config import OptimizerConfig
-from bert_jax.convert import Pretrained, from_tensors
-from bert_jax.errors import BadArgumentsError, BadInputError
-from bert_jax.fingerprints import named_leaves
-from bert_jax.model import BertForPreTraining
-from bert_jax.optim import learning_rate, optimizer
-from bert_jax.state import define
-from bert_jax.steps import forward, pretraining_sums
-from pipelines.formats import google_research
+from bert_jax.config.run import OptimizerConfig
+from bert_jax.nn.encoder import BertForPreTraining
+from bert_jax.nn.tensor_names import Pretrained, from_tensors
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from bert_jax.training.checksums import named_leaves
+from bert_jax.training.optimizers import learning_rate, optimizer
+from bert_jax.training.state import define
+from bert_jax.training.step import forward, pretraining_sums
+from pipelines.models.formats import google_research
 from support.commands import ROOT
 
 GOLDEN = ROOT / "tests/golden"

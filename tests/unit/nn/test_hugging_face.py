@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.convert import Pretrained
-from bert_jax.errors import BadInputError
-from pipelines.formats import hugging_face
+from bert_jax.nn.tensor_names import Pretrained
+from bert_jax.runtime.errors import BadInputError
+from pipelines.models.formats import hugging_face
 from support.commands import ROOT
 from support.network import assert_equal, ours, synthetic, training_curve
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bert_jax.attention import Visible
-from bert_jax.config import ModelConfig
-from bert_jax.convert import abstract_params
-from bert_jax.dropout import dropout
-from bert_jax.layers import Attention
-from bert_jax.lstm import LstmLayer, begins
-from bert_jax.model import BertForPreTraining, PretrainingLogits
-from bert_jax.presets import PRESETS
-from bert_jax.state import init_params, parameter_count
+from bert_jax.config.presets import PRESETS
+from bert_jax.config.run import ModelConfig
+from bert_jax.nn.attention import Visible
+from bert_jax.nn.dropout import dropout
+from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits
+from bert_jax.nn.layers import Attention
+from bert_jax.nn.lstm import LstmLayer, begins
+from bert_jax.nn.tensor_names import abstract_params
+from bert_jax.training.state import init_params, parameter_count
 
 # Prime sizes, so that a wrong axis shows itself in the message.
 B, T, P, V, D, N, F, L = 2, 13, 3, 101, 35, 5, 23, 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from bert_jax.products import affine, scores
+from bert_jax.nn.matmul import affine, scores
 
 PROJECTIONS = [
     ("BTD,DF->BTF", (2, 5, 8), (8, 12), (12,)),

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bert_jax.config import OptimizerConfig
-from bert_jax.errors import BadInputError
-from bert_jax.fingerprints import named_leaves
-from bert_jax.losses import cross_entropy
-from bert_jax.optim import optimizer
-from bert_jax.state import Params, new_state
-from bert_jax.steps import Steps
-from bert_jax.task_model import HeadConfig, TaskNetwork, objectives
-from pipelines.formats import hugging_face
+from bert_jax.config.run import OptimizerConfig
+from bert_jax.nn.task_heads import HeadConfig, TaskNetwork, objectives
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.checksums import named_leaves
+from bert_jax.training.losses import cross_entropy
+from bert_jax.training.optimizers import optimizer
+from bert_jax.training.state import Params, new_state
+from bert_jax.training.step import Steps
+from pipelines.models.formats import hugging_face
 from support.commands import ROOT
 
 CONFIG = hugging_face.read(ROOT / "tests/golden/hugging_face").config

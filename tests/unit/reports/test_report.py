@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax import metrics
-from bert_jax.batch import Arrays
-from bert_jax.config import Phase, RunConfig
-from bert_jax.errors import BadArgumentsError, BadInputError, UserError
-from bert_jax.paths import at
-from pipelines import convert, report
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.report import write
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
+from bert_jax.runtime.paths import at
+from bert_jax.training import metrics
+from bert_jax.training.batch import Arrays
+from pipelines.commands import convert, report
+from pipelines.commands.report import write
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 from pipelines.reports.figures import thinned
 from support import gcs_emulator
 from support.commands import invoke, refused

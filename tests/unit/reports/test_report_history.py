@@ -13,15 +13,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from bert_jax.config import DataConfig, RunConfig
-from bert_jax.errors import PreemptedError
-from bert_jax.sittings import sittings
-from pipelines.pretrain import pretrain
-from pipelines.report import write
+from bert_jax.config.run import DataConfig, RunConfig
+from bert_jax.runtime import status_files
+from bert_jax.runtime.errors import PreemptedError
+from bert_jax.runtime.sessions import sittings
+from bert_jax.runtime.status_files import Attempt
+from pipelines.commands.pretrain import pretrain
+from pipelines.commands.report import write
 from support.nan_batches import Poison, layout_of
 from support.report_page import EVIL, bare, curve, facts, figure, read, shown, table
-from tpu import markers
-from tpu.markers import Attempt
 
 
 def test_restarts_and_rollbacks_are_marked(
@@ -109,8 +109,10 @@ def test_slices_their_preemptions_and_what_they_cost(
     launch.mkdir()
     hour = 3600.0
     first = Attempt(1, "s", "us-west4-a", -1, 1e9, 1e9 + 60, "preempted", 1e9 + 60 + hour, 12)
-    markers.record(run, first)
-    markers.record(run, Attempt(2, "s", EVIL, 12, 1e9 + 2 * hour, ended="capacity", ended_at=2e9))
+    status_files.record(run, first)
+    status_files.record(
+        run, Attempt(2, "s", EVIL, 12, 1e9 + 2 * hour, ended="capacity", ended_at=2e9)
+    )
     for project, words in (
         ("mine", "32.00 chip-hours on 2 x v5litepod-16 (32 chips, spot), some 7.68 USD"),
         ("emulated", "it cost nothing"),

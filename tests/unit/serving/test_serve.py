@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import bert_jax as bert_jax_package
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import define
-from bert_jax.steps import forward
-from pipelines.model import open_model
-from pipelines.predict import predict, task_of
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.state import define
+from bert_jax.training.step import forward
+from pipelines.commands.predict import predict, task_of
+from pipelines.models.open import open_model
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 from support.finetuned import FILES

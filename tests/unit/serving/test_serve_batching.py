@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.errors import BadInputError
-from bert_jax.parallel import Layout, devices
-from pipelines.model import open_model
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.models.open import open_model
 from pipelines.serving.batching import Batcher, OverloadedError
 from pipelines.serving.programs import Programs
 from support.model_server import answers_of, near

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.parallel import Layout, devices
-from pipelines.model import open_model
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.models.open import open_model
 from pipelines.serving import answers as answers_module
 from pipelines.serving.answers import Answers
 from support.model_server import GOLDEN, Client, answers_of, served

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.tasks.conll import split_words
-from pipelines.tasks.tagging import TASK
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tagging.conll import split_words
+from pipelines.tasks.tagging.task import TASK
 from pipelines.tasks.task import Columns
 from support.commands import ROOT
 from support.tagged_text import DEFAULT, written
@@ -143,8 +143,8 @@ class Tagged(tfds.core.GeneratorBasedBuilder):
 
 if __name__ == "__main__":
     Tagged(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
-    from bert_jax.errors import BadInputError
-    from pipelines.tasks.tagging import TASK
+    from bert_jax.runtime.errors import BadInputError
+    from pipelines.tasks.tagging.task import TASK
     from pipelines.tasks.task import Columns
     for spec, columns, labelled in json.loads(sys.argv[2]):
         try:

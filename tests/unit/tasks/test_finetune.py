@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bert_jax as bert_jax_package
-from bert_jax.fingerprints import digest
+from bert_jax.training.checksums import digest
 from support.commands import invoke, refused
 from support.finetuned import FILES, MODEL, options, run, texts
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks import choice, classification, ranking, regression, sequences
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks import classification, multiple_choice, ranking, regression, sequences
 from pipelines.tasks.classification import Classification, confusion
-from pipelines.tasks.tables import Example
+from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Columns, Record
 from support.commands import ROOT
 
@@ -226,7 +226,7 @@ def test_choices_are_pairs_with_their_text(tmp_path: Path, word_piece: Tokenizer
     ]
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    task = choice.TASK
+    task = multiple_choice.TASK
     examples = task.read(str(file), Columns(), labelled=True)
     features = task.features(examples, word_piece, 64, task.classes(examples))
     assert features.arrays["token_ids"].shape == (2, 3, 8)
@@ -257,12 +257,12 @@ def test_the_columns_of_swag_are_understood(tmp_path: Path) -> None:
         "video-id,sent1,sent2,ending0,ending1,ending2,ending3,label\n"
         "v,He rows.,The boat,sinks.,sings.,\"tips, and\",\"is sold.\",3\n"
     )  # fmt: skip
-    (example,) = choice.TASK.read(str(file), Columns(), labelled=True)
+    (example,) = multiple_choice.TASK.read(str(file), Columns(), labelled=True)
     ends = ("sinks.", "sings.", "tips, and", "is sold.")
     assert example.text == "He rows."
     assert example.choices == tuple(f"The boat {end}" for end in ends)
     assert example.label == 3
-    (plain,) = choice.TASK.read(str(file), Columns(text="sent2"), labelled=False)
+    (plain,) = multiple_choice.TASK.read(str(file), Columns(text="sent2"), labelled=False)
     assert (plain.text, plain.choices, plain.label) == ("The boat", ends, None)
 
 
@@ -280,21 +280,21 @@ def test_a_bad_question_is_located(tmp_path: Path, row: Record, message: str) ->
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(good) + "\n" + json.dumps(row))
     with pytest.raises(BadInputError, match=message):
-        choice.TASK.read(str(file), Columns(), labelled=True)
+        multiple_choice.TASK.read(str(file), Columns(), labelled=True)
 
 
 def test_a_table_without_choices_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text,ending0,label\na,b,0\n")
     with pytest.raises(BadInputError, match="ending1 …; its columns are text, ending0, label"):
-        choice.TASK.read(str(file), Columns(), labelled=True)
+        multiple_choice.TASK.read(str(file), Columns(), labelled=True)
 
 
 def test_an_ending_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"text": "a", f"ending{'9' * 5001}": "b", "ending1": "c"}))
     with pytest.raises(BadInputError, match="columns ending0, ending1"):
-        choice.TASK.read(str(file), Columns(), labelled=True)
+        multiple_choice.TASK.read(str(file), Columns(), labelled=True)
 
 
 def test_passages_are_ranked_and_counted_by_query(

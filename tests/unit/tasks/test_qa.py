@@ -10,13 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import SPECIALS, Tokenizer, WordPieceTokenizer
-from pipelines.tasks.qa import ANSWERS, ANSWERS_OR_NULL, TASK, QaOptions, QuestionAnswering
-from pipelines.tasks.qa_decode import CERTAIN, owners
-from pipelines.tasks.qa_document import Document
-from pipelines.tasks.qa_read import Question
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import SPECIALS, Tokenizer, WordPieceTokenizer
+from pipelines.tasks.qa.decode import CERTAIN, owners
+from pipelines.tasks.qa.document import Document
+from pipelines.tasks.qa.read import Question
+from pipelines.tasks.qa.task import (
+    ANSWERS,
+    ANSWERS_OR_NULL,
+    TASK,
+    QaOptions,
+    QuestionAnswering,
+)
 from pipelines.tasks.task import Record
 from support.answers import certain
 from support.commands import ROOT

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.tasks.qa import TASK
-from pipelines.tasks.qa_read import Question
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.qa.read import Question
+from pipelines.tasks.qa.task import TASK
 from pipelines.tasks.task import Columns
 from support.commands import ROOT, environment
 
@@ -134,8 +134,8 @@ Builder(data_dir=sys.argv[2]).download_and_prepare(file_format="array_record")
 """
 READER = """
 import sys
-from bert_jax.errors import BadInputError
-from pipelines.tasks.qa import TASK
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.qa.task import TASK
 from pipelines.tasks.task import Columns
 for source, labelled in (("train", False), ("train", True), ("test", False)):
     try:

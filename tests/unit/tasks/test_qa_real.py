@@ -7,11 +7,11 @@ from itertools import groupby
 import numpy as np
 import pytest
 
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks.qa import ANSWERS, ANSWERS_OR_NULL, TASK
-from pipelines.tasks.qa_decode import Window, owners
-from pipelines.tasks.qa_read import Question
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks.qa.decode import Window, owners
+from pipelines.tasks.qa.read import Question
+from pipelines.tasks.qa.task import ANSWERS, ANSWERS_OR_NULL, TASK
 from pipelines.tasks.task import Columns
 from support.answers import DATA, certain, real
 

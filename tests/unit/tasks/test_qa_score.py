@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.tasks.qa import score, tune_threshold
-from pipelines.tasks.qa_score import normalized
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.qa.score import normalized
+from pipelines.tasks.qa.task import score, tune_threshold
 from support.answers import DATA, real
 
 

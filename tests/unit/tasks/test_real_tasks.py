@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks import choice, classification, ranking
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks import classification, multiple_choice, ranking
 from pipelines.tasks.task import Columns
 from support.commands import ROOT, environment
 
@@ -93,11 +93,11 @@ def test_candidates_compete_ten_by_ten_in_no_order(made: Path) -> None:
 def test_what_follows_is_at_any_place_among_the_choices(
     made: Path, real_tokenizer: Tokenizer
 ) -> None:
-    questions = choice.TASK.read(str(made / "choice/test.jsonl"), Columns(), labelled=True)
+    questions = multiple_choice.TASK.read(str(made / "choice/test.jsonl"), Columns(), labelled=True)
     labels = np.bincount([question.label for question in questions], minlength=4)
     assert labels / len(questions) == pytest.approx(np.full(4, 0.25), abs=0.05)
     assert all(len(set(question.choices)) == 4 for question in questions)
-    arrays = choice.TASK.features(questions[:50], real_tokenizer, 96, ["score"]).arrays
+    arrays = multiple_choice.TASK.features(questions[:50], real_tokenizer, 96, ["score"]).arrays
     assert arrays["token_ids"].shape == (50, 4, 96)
 
 

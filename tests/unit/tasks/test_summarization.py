@@ -15,11 +15,11 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from bert_jax.errors import BadInputError
-from pipelines.data import tokenizer as tokenizers
-from pipelines.data.tokenizer import Tokenizer
-from pipelines.tasks.rouge import ORACLE_SENTENCES, oracle, rouge, words
-from pipelines.tasks.summarization import TASK, Example, Summarization
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks.summarization.rouge import ORACLE_SENTENCES, oracle, rouge, words
+from pipelines.tasks.summarization.task import TASK, Example, Summarization
 from pipelines.tasks.task import Columns, Features
 from support.commands import ROOT
 from support.real_text import TEXT, VOCABULARY

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from bert_jax.errors import BadInputError
-from pipelines.data.data_sets import open_builder, read_split
-from pipelines.tasks import tables
-from pipelines.tasks.tables import Example, examples, read
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.sources.data_sets import open_builder, read_split
+from pipelines.tasks import table_reader
+from pipelines.tasks.table_reader import Example, examples, read
 from pipelines.tasks.task import Columns
 
 
@@ -207,4 +207,4 @@ def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
 
 
 def test_every_usual_pair_begins_with_a_usual_text() -> None:
-    assert set(tables.PAIRS) <= set(tables.SINGLES)
+    assert set(table_reader.PAIRS) <= set(table_reader.SINGLES)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.errors import BadInputError
-from pipelines.data.tokenizer import Tokenizer, load
-from pipelines.tasks import bio
-from pipelines.tasks.conll import Sentence
-from pipelines.tasks.tagging import TASK, Tagging
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.tokenizers.tokenizer import Tokenizer, load
+from pipelines.tasks.tagging import bio_tags
+from pipelines.tasks.tagging.conll import Sentence
+from pipelines.tasks.tagging.task import TASK, Tagging
 from pipelines.tasks.task import Features
 from support.commands import ROOT
 from support.tagged_text import DEFAULT, written
@@ -243,7 +243,7 @@ def test_predictions_are_entities_with_their_places(tmp_path: Path, letters: Tok
 
 
 def scored(gold: list[str], predicted: list[str]) -> dict[str, float]:
-    return bio.scores([tags.split() for tags in gold], [tags.split() for tags in predicted])
+    return bio_tags.scores([tags.split() for tags in gold], [tags.split() for tags in predicted])
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,9 @@ def test_real_tweets_are_read_whole(tmp_path: Path) -> None:
         found[name] = TASK.read(str(DATA / "wnut17" / name), DEFAULT, labelled=True)
     assert [len(sentences) for sentences in found.values()] == [3394, 1009, 1287]
     # What the shared task's paper reports.
-    counts = [sum(len(bio.entities(s.tags)) for s in sentences) for sentences in found.values()]
+    counts = [
+        sum(len(bio_tags.entities(s.tags)) for s in sentences) for sentences in found.values()
+    ]
     assert counts == [1975, 836, 1079]
     (tmp_path / "vocab.txt").write_bytes((DATA / "vocab/bert-base-cased-vocab.txt").read_bytes())
     examples = found["emerging.test.annotated"]

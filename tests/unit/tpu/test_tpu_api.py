@@ -14,11 +14,11 @@ from google.api_core import exceptions
 from google.cloud import tpu_v2
 
 from support.slice_requests import NAME, PLACE, ZONE, active, hurry, reached, resource
-from tpu import provider
-from tpu.explain import CloudError, explain
-from tpu.provider import ABSENT, Node, QueuedResources
-from tpu.testing import cloud as fake
-from tpu.testing.cloud import STILL, FakeCloud
+from tpu.launch import provider
+from tpu.launch.explain import CloudError, explain
+from tpu.launch.provider import ABSENT, Node, QueuedResources
+from tpu.rehearsal import fake_cloud as fake
+from tpu.rehearsal.fake_cloud import STILL, FakeCloud
 
 
 @pytest.fixture

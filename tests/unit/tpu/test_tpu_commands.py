@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadInputError
+from bert_jax.runtime import status_files
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.status_files import Ending
 from support.commands import refused
 from support.submitted_run import (
     PROJECT,
@@ -21,15 +23,13 @@ from support.submitted_run import (
     tpu,
     until,
 )
-from tpu import markers
-from tpu.logs import Tail
-from tpu.markers import Ending
-from tpu.provider import ENDPOINT, connect
-from tpu.request import Launch, queued_resource, read_launch
-from tpu.submit import submit
-from tpu.testing import rest
-from tpu.testing.cloud import Delays, FakeCloud
-from tpu.watch import Watcher, watch
+from tpu.launch.logs import Tail
+from tpu.launch.provider import ENDPOINT, connect
+from tpu.launch.request import Launch, queued_resource, read_launch
+from tpu.launch.submit import submit
+from tpu.launch.watch import Watcher, watch
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import Delays, FakeCloud
 
 pytest_plugins = ["support.submitted_run"]
 
@@ -55,7 +55,7 @@ def test_a_slice_whose_making_was_not_written_down_is_taken_up(
     (watcher.run / "status" / "attempts" / "0001.json").unlink()
     granted(cloud, watcher)
     assert tick(watcher) == "BOOTING"
-    (attempt,) = markers.look(watcher.run)[0].attempts
+    (attempt,) = status_files.look(watcher.run)[0].attempts
     assert (attempt.number, attempt.active > 0) == (1, True)
     assert creations(cloud) == 1
 
@@ -64,7 +64,7 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud = FakeCloud(Delays(0.0, None, 0.0, 0.0, 1.0))
-    with rest.serve(cloud) as served:
+    with fake_rest.serve(cloud) as served:
         monkeypatch.setenv(ENDPOINT, served)
         provider = connect(PROJECT)
         submit(launch, {}, provider)
@@ -82,13 +82,13 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
 def test_a_done_run_is_not_submitted_again_and_a_failed_one_is(
     cloud: FakeCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    markers.end(watcher.run, "DONE", Ending(launch.spec, 1, 80))
+    status_files.end(watcher.run, "DONE", Ending(launch.spec, 1, 80))
     watch(watcher, 0.05)
     submit(launch, {}, watcher.provider)
     assert "is done, at step 80; nothing was submitted" in capsys.readouterr().err
     assert creations(cloud) == 1
     (watcher.run / "status" / "DONE.json").unlink()
-    markers.end(watcher.run, "FAILED", Ending(launch.spec, 1, 80, "disk full"))
+    status_files.end(watcher.run, "FAILED", Ending(launch.spec, 1, 80, "disk full"))
     made = submit(launch, {}, watcher.provider)
     assert made.first == 2
     assert tick(Watcher(made, watcher.provider)) == "QUEUED"
@@ -157,19 +157,19 @@ def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watche
 def test_logs_are_those_of_the_newest_slice_line_by_line(watcher: Watcher) -> None:
     refused(tpu("logs", watcher.launch.run), 78, "no such log yet", "tpu status")
     for attempt, worker, text in ((1, 0, "old\n"), (2, 0, "one\ntwo\nhalf a li"), (2, 1, "uno\n")):
-        path = markers.log_file(watcher.run, attempt, worker)
+        path = status_files.log_file(watcher.run, attempt, worker)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     told = tpu("logs", watcher.launch.run)
     assert told.stdout == "worker-0: one\nworker-0: two\nworker-1: uno\n"
     assert tpu("logs", watcher.launch.run, "--worker", "1").stdout == "worker-1: uno\n"
     assert tpu("logs", watcher.launch.run, "--attempt", "1").stdout == "worker-0: old\n"
-    tail = Tail("w", markers.log_file(watcher.run, 2, 0), last=1)
+    tail = Tail("w", status_files.log_file(watcher.run, 2, 0), last=1)
     assert tail.new() == ["w: two"]
-    with markers.log_file(watcher.run, 2, 0).open("a") as log:
+    with status_files.log_file(watcher.run, 2, 0).open("a") as log:
         log.write("ne\nmore\n")
     assert tail.new() == ["w: half a line", "w: more"]
-    markers.log_file(watcher.run, 2, 0).write_text("begun again\n", "utf-8")
+    status_files.log_file(watcher.run, 2, 0).write_text("begun again\n", "utf-8")
     assert tail.new() == ["w: begun again"]
 
 

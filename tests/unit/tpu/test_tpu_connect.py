@@ -13,14 +13,14 @@ import pytest
 pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed")
 
 
-from bert_jax.errors import BadInputError
+from bert_jax.runtime.errors import BadInputError
 from support.slice_requests import NAME, PLACE, ZONE, hurry, resource
-from tpu import provider
-from tpu.explain import CloudError
-from tpu.provider import ENDPOINT, QueuedResources, connect
-from tpu.testing import rest
-from tpu.testing.cloud import STILL, FakeCloud
-from tpu.testing.serving import Quiet, serving
+from tpu.launch import provider
+from tpu.launch.explain import CloudError
+from tpu.launch.provider import ENDPOINT, QueuedResources, connect
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import STILL, FakeCloud
+from tpu.rehearsal.http_server import Quiet, serving
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connect_goes_where_gcloud_goes(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    with rest.serve(cloud) as url:
+    with fake_rest.serve(cloud) as url:
         monkeypatch.setenv(ENDPOINT, url)
         assert connect("p").create(ZONE, "run", resource())
     assert cloud.state("run") == "CREATING"

@@ -12,9 +12,28 @@ from typing import Any
 import pytest
 from google.cloud import tpu_v2
 
-from tpu.decide import ATTEMPT, BOOT, FRESH, REPAIR, SETTLE, Decision, Limits, Seen, decide
-from tpu.markers import BUSY, ENDED, STARTING, TRAINING, Attempt, Beat, Ending, Markers
-from tpu.provider import ABSENT, Node, Resource
+from bert_jax.runtime.status_files import (
+    BUSY,
+    ENDED,
+    STARTING,
+    TRAINING,
+    Attempt,
+    Beat,
+    Ending,
+    Markers,
+)
+from tpu.launch.decide import (
+    ATTEMPT,
+    BOOT,
+    FRESH,
+    REPAIR,
+    SETTLE,
+    Decision,
+    Limits,
+    Seen,
+    decide,
+)
+from tpu.launch.provider import ABSENT, Node, Resource
 
 NOW = 1_000_000.0
 LIMITS = Limits(max_wait=3600, max_failures=3, max_preemptions=0)

@@ -10,9 +10,9 @@ import requests
 from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from bert_jax.errors import UserError
-from tpu.causes import ROWS
-from tpu.explain import explain, status
+from bert_jax.runtime.errors import UserError
+from tpu.launch.error_catalog import ROWS
+from tpu.launch.explain import explain, status
 
 CAPACITY = (
     'There is no more capacity in the zone "us-west4-a"; you can try in another zone where Cloud'

@@ -15,10 +15,10 @@ from google.api_core import exceptions
 from google.cloud import tpu_v2
 
 from support.slice_requests import NAME, PLACE, ZONE, eventually, hurry, reached, resource
-from tpu.provider import QueuedResources
-from tpu.testing import rest
-from tpu.testing.cloud import STILL, Delays, FakeCloud
-from tpu.testing.states import AUTOMATIC, DELETABLE, TRANSITIONS
+from tpu.launch.provider import QueuedResources
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import STILL, Delays, FakeCloud
+from tpu.rehearsal.fake_states import AUTOMATIC, DELETABLE, TRANSITIONS
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_the_table_of_states_is_whole() -> None:
 
 
 def test_a_field_that_does_not_exist_is_refused_as_by_google(cloud: FakeCloud) -> None:
-    with rest.serve(cloud) as url:
+    with fake_rest.serve(cloud) as url:
         for query, body, word in [
             ("queuedResourceId=run", {"spott": {}}, "spott"),
             ("queuedResourceName=run", {"spot": {}}, "queuedResourceName"),

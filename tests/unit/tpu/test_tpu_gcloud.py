@@ -18,11 +18,11 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 from google.cloud import tpu_v2
 
 from tpu.config import TpuConfig
-from tpu.provider import ENDPOINT, connect
-from tpu.request import Launch, queued_resource
-from tpu.testing import rest
-from tpu.testing.cloud import Delays, FakeCloud
-from tpu.testing.serving import Quiet, serving
+from tpu.launch.provider import ENDPOINT, connect
+from tpu.launch.request import Launch, queued_resource
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.http_server import Quiet, serving
 
 GCLOUD = shutil.which("gcloud")
 pytestmark = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
@@ -42,7 +42,7 @@ def cloud() -> Iterator[FakeCloud]:
 
 @pytest.fixture
 def url(cloud: FakeCloud) -> Iterator[str]:
-    with rest.serve(cloud) as served:
+    with fake_rest.serve(cloud) as served:
         yield served
 
 

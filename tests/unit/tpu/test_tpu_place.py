@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadInputError
-from tpu import markers
-from tpu.markers import Beat
-from tpu.place import Place, Settings
+from bert_jax.runtime import status_files
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.status_files import Beat
+from tpu.host.host_info import Place, Settings
 
 
 def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> No
 def test_a_marker_of_a_stranger_is_passed_over(
     text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    markers.beat(tmp_path, Beat(1, 1, note="fine"))
+    status_files.beat(tmp_path, Beat(1, 1, note="fine"))
     (tmp_path / "status/worker-0.json").write_bytes(text.encode("latin-1"))
-    assert [beat.worker for beat in markers.look(tmp_path)[0].beats] == [1]
+    assert [beat.worker for beat in status_files.look(tmp_path)[0].beats] == [1]
     assert "worker-0.json is no marker of this version; passed over" in capfd.readouterr().err
 
 
@@ -47,7 +47,7 @@ def test_a_pipe_in_the_run_folder_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
     os.mkfifo(tmp_path / "status/worker-0.json")
     with pytest.raises(BadInputError, match="pipe or device"):
-        markers.look(tmp_path)
+        status_files.look(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from support import preflight
 from support.commands import invoke, refused
-from tpu.programs import Program, collectives
+from tpu.preflight.hlo_analysis import Program, collectives
 
 
 @pytest.fixture

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from bert_jax.errors import DeviceUnavailableError, UserError
+from bert_jax.runtime.errors import DeviceUnavailableError, UserError
 from support.commands import invoke
-from tpu.provider import ENDPOINT, connect
-from tpu.selftest import selftest, unknown
-from tpu.ssh import arguments
-from tpu.testing import rest
-from tpu.testing.cloud import Delays, FakeCloud
+from tpu.launch.provider import ENDPOINT, connect
+from tpu.launch.selftest import selftest, unknown
+from tpu.launch.ssh import arguments
+from tpu.rehearsal import fake_rest
+from tpu.rehearsal.fake_cloud import Delays, FakeCloud
 
 PROJECT, ZONE = "my-project", "us-west4-a"
 
 
 def served(delays: Delays) -> Iterator[tuple[FakeCloud, str]]:
     cloud = FakeCloud(delays)
-    with rest.serve(cloud) as url:
+    with fake_rest.serve(cloud) as url:
         yield cloud, url
     cloud.close()
 

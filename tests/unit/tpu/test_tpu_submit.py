@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 import yaml
 
-from bert_jax.errors import BadInputError
+from bert_jax.runtime.errors import BadInputError
 from pipelines.settings import command_parser
 from support.commands import ROOT, invoke, refused, run_process
-from tpu.bundle import SUMS, upload
 from tpu.config import SubmittedConfig, read
-from tpu.request import Launch, name_of, prepared, queued_resource, redacted
-from tpu.submit import request_json
+from tpu.launch.bundle import SUMS, upload
+from tpu.launch.request import Launch, name_of, prepared, queued_resource, redacted
+from tpu.launch.submit import request_json
 
 GOLDEN = ROOT / "tests" / "golden" / "tpu_submit.txt"
 CONFIG = ROOT / "configs" / "tpu" / "base_v5litepod_16.yaml"
 OPTIONS = ("--run_dir", "gs://bucket/runs/base", "--data.store", "gs://bucket/stores/books")
-SCRIPT = (ROOT / "tpu" / "startup.sh").read_text("utf-8")
+SCRIPT = (ROOT / "tpu/host/startup.sh").read_text("utf-8")
 NO_NETWORK = """
 import os, socket
 def refused(*_):
@@ -148,7 +148,12 @@ def test_the_bundle_is_the_same_whenever_it_is_made_and_holds_what_runs(
     assert again.spec == launch[0].spec
     (wheel,) = (name for name in files if name.endswith(".whl"))
     names = zipfile.ZipFile(io.BytesIO(files[wheel])).namelist()
-    for part in ("bert_jax/train.py", "pipelines/pretrain.py", "tpu/host.py", "tpu/trainer.py"):
+    for part in (
+        "bert_jax/training/trainer.py",
+        "pipelines/commands/pretrain.py",
+        "tpu/host/supervise.py",
+        "tpu/host/trainer.py",
+    ):
         assert part in names
     for line in files[SUMS].decode().splitlines():
         digest, name = line.split("  ")
@@ -282,7 +287,7 @@ def test_a_run_that_may_hang_for_ever_is_given_a_limit(tmp_path: Path) -> None:
 def test_what_is_not_a_checkout_cannot_be_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpu.bundle._ROOT", tmp_path)
+    monkeypatch.setattr("tpu.launch.bundle._ROOT", tmp_path)
     with pytest.raises(BadInputError, match=r"has no setup\.cfg"):
         prepared(config("--tpu.project", "my-project"))
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from bert_jax.errors import BadArgumentsError
-from bert_jax.flops import PEAK_FLOPS
+from bert_jax.runtime.errors import BadArgumentsError
+from bert_jax.training.flops import PEAK_FLOPS
 from support.commands import ROOT, environment
-from tpu.types import GENERATIONS, Generation, find, slices
+from tpu.slices import GENERATIONS, Generation, find, slices
 
 # JAX's names of the chips, and of the devices that they appear as.
 CHIPS = {

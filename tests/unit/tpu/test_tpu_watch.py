@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import BadInputError, UnreachableError
+from bert_jax.runtime import status_files
+from bert_jax.runtime.errors import BadInputError, UnreachableError
+from bert_jax.runtime.status_files import ENDED, Ending, Markers
 from support.commands import ROOT
 from support.submitted_run import (
     PROJECT,
@@ -28,14 +30,12 @@ from support.submitted_run import (
     tick,
     until,
 )
-from tpu import markers
-from tpu.explain import CloudError
-from tpu.markers import ENDED, Ending, Markers
-from tpu.provider import connect
-from tpu.request import Launch, queued_resource, read_launch
-from tpu.submit import submit
-from tpu.testing.cloud import FakeCloud
-from tpu.watch import FailedError, Watcher, watch
+from tpu.launch.explain import CloudError
+from tpu.launch.provider import connect
+from tpu.launch.request import Launch, queued_resource, read_launch
+from tpu.launch.submit import submit
+from tpu.launch.watch import FailedError, Watcher, watch
+from tpu.rehearsal.fake_cloud import FakeCloud
 
 pytest_plugins = ["support.submitted_run"]
 
@@ -58,10 +58,10 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
     # The heartbeats of the first slice are fresh, and say nothing of the second.
     assert tick(watcher) == "BOOTING"
     hosts_say(watcher, 2, step=80)
-    markers.end(watcher.run, "DONE", Ending(watcher.launch.spec, 2, 80))
+    status_files.end(watcher.run, "DONE", Ending(watcher.launch.spec, 2, 80))
     watch(watcher, 0.05)
     assert cloud.state(name) == ""
-    first, second = markers.look(watcher.run)[0].attempts
+    first, second = status_files.look(watcher.run)[0].attempts
     assert (first.ended, first.step, first.ended_step) == ("preempted", -1, 40)
     assert (second.ended, second.step, second.ended_step) == ("done", 40, 80)
 
@@ -96,8 +96,8 @@ def test_a_slice_that_was_deleted_by_hand_is_not_made_again(
     tick(watcher)
     watcher.provider.delete(ZONES[0], watcher.launch.name)
     gone(cloud, watcher)
-    (attempt,) = markers.look(watcher.run)[0].attempts
-    markers.record(watcher.run, replace(attempt, created=attempt.created - 3600))
+    (attempt,) = status_files.look(watcher.run)[0].attempts
+    status_files.record(watcher.run, replace(attempt, created=attempt.created - 3600))
     watch(watcher, 0.05)
     assert creations(cloud) == 1
 
@@ -111,7 +111,7 @@ def test_without_capacity_the_next_zone_is_tried(cloud: FakeCloud, watcher: Watc
     assert watcher.provider.describe(ZONES[0], name) is None
     found = watcher.provider.describe(ZONES[1], name)
     assert found is not None
-    assert [a.zone for a in markers.look(watcher.run)[0].attempts] == list(ZONES)
+    assert [a.zone for a in status_files.look(watcher.run)[0].attempts] == list(ZONES)
 
 
 def test_what_is_refused_at_once_in_one_zone_is_asked_for_in_the_next(
@@ -163,9 +163,9 @@ def test_an_outage_of_the_cloud_is_waited_out(
     cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("tpu.provider._PATIENCE", 0.1)
+    monkeypatch.setattr("tpu.launch.provider._PATIENCE", 0.1)
     cloud.refuse("UNAVAILABLE", "The service is currently unavailable.", times=2)
-    markers.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
+    status_files.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
     watch(watcher, 0.05)
     assert "looking again" in capsys.readouterr().err
     assert cloud.state(watcher.launch.name) == ""
@@ -175,15 +175,15 @@ def test_a_bucket_that_cannot_be_reached_for_a_while_is_waited_for(
     cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    markers.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
-    look, failures = markers.look, [UnreachableError("gs://bucket: no route")] * 2
+    status_files.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
+    look, failures = status_files.look, [UnreachableError("gs://bucket: no route")] * 2
 
     def sometimes(run: Path) -> tuple[Markers, float]:
         if failures:
             raise failures.pop()
         return look(run)
 
-    monkeypatch.setattr(markers, "look", sometimes)
+    monkeypatch.setattr(status_files, "look", sometimes)
     watch(watcher, 0.05)
     assert capsys.readouterr().err.count("gs://bucket: no route (looking again)") == 2
     assert cloud.state(watcher.launch.name) == ""
@@ -205,7 +205,7 @@ def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
     assert tick(watcher) == "NEW"
     assert tick(watcher) == "NEW"
     assert tick(watcher) == "QUEUED"
-    reasons = [attempt.ended for attempt in markers.look(watcher.run)[0].attempts]
+    reasons = [attempt.ended for attempt in status_files.look(watcher.run)[0].attempts]
     assert reasons == ["preempted", "capacity", ""]
 
 
@@ -254,7 +254,7 @@ def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
     until(lambda: cloud.state(launch.name) == "SUSPENDED")
     made = submit(launch, {}, watcher.provider)
     assert (made.first, cloud.state(launch.name)) == (2, "WAITING_FOR_RESOURCES")
-    markers.ask_to_stop(watcher.run)
+    status_files.ask_to_stop(watcher.run)
     with pytest.raises(BadInputError, match="is being stopped"):
         submit(launch, {}, watcher.provider)
 
@@ -294,7 +294,7 @@ def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, u
     assert not failures
     assert creations(cloud) == 2
     assert len(provider.list(ZONES[0]) + provider.list(ZONES[1])) == 1
-    assert len(markers.look(Path(launch.run))[0].attempts) == 1
+    assert len(status_files.look(Path(launch.run))[0].attempts) == 1
     watcher = Watcher(made, provider)
     assert tick(watcher) == "QUEUED"
 
@@ -322,7 +322,7 @@ def test_a_watcher_that_is_killed_and_started_again_changes_nothing(
         process.communicate(timeout=10)
     assert creations(cloud) == 1
     assert not [rpc for rpc, _ in cloud.calls if rpc.startswith("Delete")]
-    (attempt,) = markers.look(watcher.run)[0].attempts
+    (attempt,) = status_files.look(watcher.run)[0].attempts
     assert (attempt.number, attempt.ended) == (1, "")
 
 
@@ -332,7 +332,7 @@ def test_ages_are_by_the_clock_of_the_storage(
     """A worker's and the watcher's clocks are wrong by hours; nobody reads them."""
     hosts_say(watcher, 1, 5)
     monkeypatch.setattr(time, "time", lambda: 5_000_000_000.0)
-    found, now = markers.look(watcher.run)
+    found, now = status_files.look(watcher.run)
     assert now < 4_000_000_000
     assert all(0 <= beat.age < 60 for beat in found.beats)
     text = (watcher.run / "status" / "worker-0.json").read_text("utf-8")
@@ -340,12 +340,12 @@ def test_ages_are_by_the_clock_of_the_storage(
     assert "time" not in text
     old = time.monotonic()  # any moment long ago
     os.utime(watcher.run / "status" / "worker-1.json", (old, old))
-    assert markers.look(watcher.run)[0].beats[1].age > 1e6
+    assert status_files.look(watcher.run)[0].beats[1].age > 1e6
 
 
 def test_nothing_is_written_for_others_to_read(watcher: Watcher) -> None:
     hosts_say(watcher, 1, 5)
-    markers.ask_to_stop(watcher.run)
+    status_files.ask_to_stop(watcher.run)
     tick(watcher)
     for path in watcher.run.rglob("*"):
         assert not path.stat().st_mode & 0o077, path
@@ -357,7 +357,7 @@ def test_a_marker_that_cannot_be_read_is_passed_over(
     hosts_say(watcher, 1, 5)
     (watcher.run / "status" / "worker-0.json").write_text("{", "utf-8")
     (watcher.run / "status" / "worker-9.json").write_text('{"worker": 9, "speed": 3}', "utf-8")
-    found, _ = markers.look(watcher.run)
+    found, _ = status_files.look(watcher.run)
     assert [beat.worker for beat in found.beats] == [1]
     assert "worker-0.json is no marker of this version" in capsys.readouterr().err
 
@@ -369,5 +369,5 @@ def test_a_step_that_is_no_step_is_passed_over(watcher: Watcher, step: str) -> N
     text = path.read_text("utf-8").replace('"step": 5', f'"step": {step}')
     assert step in text
     path.write_text(text, "utf-8")
-    found, _ = markers.look(watcher.run)
+    found, _ = status_files.look(watcher.run)
     assert [beat.worker for beat in found.beats] == [1]

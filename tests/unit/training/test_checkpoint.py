@@ -19,15 +19,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bert_jax.checkpoint import Checkpoints, DamagedError, Meta, newest_params, read_meta
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, UserError
-from bert_jax.fingerprints import checksums, digest
-from bert_jax.meta import _signed
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import TrainState, init_state
-from bert_jax.steps import Steps
-from pipelines.model import network_of
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import BadInputError, UserError
+from bert_jax.training.checkpoint import (
+    Checkpoints,
+    DamagedError,
+    Meta,
+    newest_params,
+    read_meta,
+)
+from bert_jax.training.checksums import checksums, digest
+from bert_jax.training.metadata import _signed
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.state import TrainState, init_state
+from bert_jax.training.step import Steps
+from pipelines.models.open import network_of
 from support.commands import small_disk
 
 

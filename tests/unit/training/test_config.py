@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert_jax.config import DataConfig, ModelConfig, Phase, RunConfig, TrainConfig, as_dict
-from bert_jax.console import say
-from bert_jax.errors import BadArgumentsError, BadInputError, UserError, printable
-from bert_jax.paths import _REMEDY
+from bert_jax.config.run import (
+    DataConfig,
+    ModelConfig,
+    Phase,
+    RunConfig,
+    TrainConfig,
+    as_dict,
+)
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError, printable
+from bert_jax.runtime.paths import _REMEDY
 from pipelines.settings import config_from_dict, run_config, to_yaml
 from support.commands import ROOT, invoke, refused
 
@@ -149,12 +156,12 @@ def test_a_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
     """While Python ends, the default handlers are back: SIGTERM would end it with another code."""
     code = (
         "import os, signal\n"
-        "from pipelines import cli\n"
+        "from bert_jax.runtime import entry_point\n"
         "class Late:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "late = Late()\n"
-        "cli.run(lambda argv: None, [])\n"
+        "entry_point.run(lambda argv: None, [])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert ended.returncode == 0

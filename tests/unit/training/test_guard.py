@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import metrics, train
-from bert_jax.checkpoint import Checkpoints, Meta, newest_meta, save_params
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError, NotFiniteError
-from bert_jax.guard import Guard
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import TrainState
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
-from pipelines.pretrain import pretrain
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import BadInputError, NotFiniteError
+from bert_jax.training import metrics, trainer
+from bert_jax.training.checkpoint import Checkpoints, Meta, newest_meta, save_params
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.rollback import Guard
+from bert_jax.training.state import TrainState
+from pipelines.commands.pretrain import pretrain
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 from support.nan_batches import Poison, layout_of, reached, reference, skipped_in
 
 STEPS = 20  # a checkpoint every 5, an evaluation every 10
@@ -180,7 +180,7 @@ class Strike:
     spoil: Callable[[TrainState], TrainState]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        compiled = train.compiled
+        compiled = trainer.compiled
 
         def spoiled(*arguments: Any) -> Any:
             program = compiled(*arguments)
@@ -199,7 +199,7 @@ class Strike:
 
             return run
 
-        monkeypatch.setattr(train, "compiled", spoiled)
+        monkeypatch.setattr(trainer, "compiled", spoiled)
 
 
 def with_parts(state: TrainState, **parts: dict[str, Any]) -> TrainState:

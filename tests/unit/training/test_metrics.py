@@ -16,18 +16,18 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from bert_jax import metrics
-from bert_jax.config import ModelConfig, RunConfig
-from bert_jax.errors import BadInputError, NotFiniteError
-from bert_jax.flops import PEAK_FLOPS, training_flops
-from bert_jax.metrics import MetricsLog
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import define, init_params, parameter_count
-from bert_jax.steps import forward
-from bert_jax.tracking import TENSORBOARD
-from bert_jax.work import Work, pretraining
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.runtime.errors import BadInputError, NotFiniteError
+from bert_jax.runtime.trackers import TENSORBOARD
+from bert_jax.training import metrics
+from bert_jax.training.experiment import Work, pretraining
+from bert_jax.training.flops import PEAK_FLOPS, training_flops
+from bert_jax.training.metrics import MetricsLog
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.state import define, init_params, parameter_count
+from bert_jax.training.step import forward
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 
 NAMES = {
     "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "grad_norm", "learning_rate",

@@ -12,10 +12,16 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config import ModelConfig, OptimizerConfig, Phase
-from bert_jax.errors import BadInputError
-from bert_jax.optim import decay_mask, learning_rate, optimizer, scale_by_trust, schedule
-from bert_jax.state import init_params
+from bert_jax.config.run import ModelConfig, OptimizerConfig, Phase
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.optimizers import (
+    decay_mask,
+    learning_rate,
+    optimizer,
+    scale_by_trust,
+    schedule,
+)
+from bert_jax.training.state import init_params
 
 Recipe = Literal["adamw", "bert2018", "lamb"]
 

@@ -8,10 +8,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError
-from bert_jax.profile import steps_of
-from pipelines.report import write
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.profiler import steps_of
+from pipelines.commands.report import write
 from support.commands import invoke, refused, write_config
 from support.report_page import read, shown, table
 

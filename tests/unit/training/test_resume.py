@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bert_jax import metrics, resume
-from bert_jax.config import RunConfig, as_dict
-from bert_jax.errors import BadInputError, PreemptedError
-from bert_jax.parallel import Layout, devices
-from pipelines.pretrain import pretrain
+from bert_jax.config.run import RunConfig, as_dict
+from bert_jax.runtime.errors import BadInputError, PreemptedError
+from bert_jax.training import metrics, resume
+from bert_jax.training.partitioner import Layout, devices
+from pipelines.commands.pretrain import pretrain
 
 
 def test_a_run_of_an_older_version_goes_on(config: RunConfig) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import RunConfig
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from bert_jax.config.run import RunConfig
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 from pipelines.folders import exclusive
 from pipelines.settings import run_config
 from support.commands import inspected, invoke, refused, write_config

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import Phase, RunConfig
-from bert_jax.errors import BadInputError
-from bert_jax.evaluate import evaluate
-from bert_jax.losses import cross_entropy
-from bert_jax.parallel import Layout, devices
-from bert_jax.state import TrainState, define, init_state
-from bert_jax.steps import Steps, forward
-from pipelines.data.loader import PretrainingData
-from pipelines.data.store import Store
+from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.evaluate import evaluate
+from bert_jax.training.losses import cross_entropy
+from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.state import TrainState, define, init_state
+from bert_jax.training.step import Steps, forward
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.token_store import Store
 from support.xla_flags import DEVICES
 
 
@@ -113,7 +113,7 @@ def test_groups_of_devices_with_a_copy_each_give_the_same(
     still: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, states = trained(still, store, Layout(devices()[:1]), 3)
-    monkeypatch.setattr("bert_jax.parallel._MOST_PARTS", 2)
+    monkeypatch.setattr("bert_jax.training.partitioner._MOST_PARTS", 2)
     layout = Layout(devices(), shard_state=True)
     assert dict(layout.mesh.shape) == {"copies": 4, "parts": 2}
     found, split_states = trained(still, store, layout, 3)

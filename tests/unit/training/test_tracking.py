@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from bert_jax import metrics, tracking
-from bert_jax.config import RunConfig
-from bert_jax.errors import BadInputError
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime import trackers
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training import metrics
 from support.commands import ROOT, environment, refused, run_process, write_config
 from support.followed_runs import opened
 from tpu.config import SubmittedConfig
@@ -38,8 +39,8 @@ def test_a_package_that_is_absent_is_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(BadInputError, match=r"pip install 'bert-jax\[wandb\]'"):
-        tracking.require("books")
-    tracking.require("")
+        trackers.require("books")
+    trackers.require("")
 
 
 def test_a_run_that_asks_for_it_does_not_begin_without(followed: RunConfig, tmp_path: Path) -> None:
@@ -97,7 +98,15 @@ def test_slices_refuse_it_before_they_cost_anything(followed: RunConfig) -> None
 def pretrained(config: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """A run in a process of its own, in which the package may warn."""
     variables = {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY, "HOME": str(home)}
-    command = [sys.executable, "-m", "pipelines.cli", "pretrain", "--config", str(config), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.commands.cli",
+        "pretrain",
+        "--config",
+        str(config),
+        *options,
+    ]
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -162,7 +171,7 @@ def test_a_resumed_run_is_one_run(followed: RunConfig, tmp_path: Path) -> None:
     assert "resuming at step 10" in resumed.stderr
     assert "wandb:" not in resumed.stderr
     runs = [found.run for found in records(run) if found.WhichOneof("record_type") == "run"]
-    identity = (run / tracking.WANDB_ID).read_text("utf-8").strip()
+    identity = (run / trackers.WANDB_ID).read_text("utf-8").strip()
     assert len(runs) == 2
     assert {(found.run_id, found.project, found.display_name) for found in runs} == {
         (identity, "books", "run")

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-from bert_jax.errors import HungError
+from bert_jax.runtime.errors import HungError
 from support.commands import ROOT
 
 SLEEPER = """
 import sys, time
-from bert_jax.watchdog import Watchdog
+from bert_jax.training.watchdog import Watchdog
 with Watchdog(float(sys.argv[1])) as watchdog:
     for step in range(int(sys.argv[2])):
         time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""Configs of runs, phases and published networks."""

@@ -1,0 +1,350 @@
+"""What a run is, as frozen dataclasses: the keys of ``configs/*.yaml``.
+
+Nothing here imports JAX, so that ``--help`` and a wrong key answer at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from bert_jax.config.phases import Phase, planned
+from bert_jax.config.presets import PRESETS
+from bert_jax.runtime.errors import BadInputError, at_least, share
+
+_SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The config (a dataclass with phases) as it is saved: nested dicts and a list of phases."""
+    return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dict as {"a.b": value}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. Sizes left at 0 come from the preset, or from the model given as ``init``.
+
+    Args:
+        preset: bert-tiny, -mini, -small, -medium, -base or -large, each also -cased/-uncased, or
+            another published one; bert-base unless given.
+        vocab_size: Rows of the token embedding; 0 = the vocabulary of the data.
+        hidden_size: Width of the residual stream.
+        layers: Encoder layers.
+        heads: Attention heads; must divide hidden_size.
+        feed_forward_size: Width inside the feed-forward block.
+        max_positions: Longest sequence the position embedding can take.
+        segments: Kinds of segment ids (BERT: 2).
+        hidden_dropout: Dropout after the embeddings and after each sub-block.
+        attention_dropout: Dropout on the attention probabilities.
+        gelu: tanh approximation (google-research/bert) or erf (Hugging Face's "gelu").
+        layer_norm_epsilon: Added to the variance.
+        initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of them).
+        encoder: transformer (BERT), or what BERT is compared with: left-to-right (a transformer
+            whose tokens see only those before them) or lstm (in both directions).
+        dtype: Type of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
+        attention: auto, xla, or pallas (a kernel for TPUs). This and what follows changes speed and
+            memory, not results.
+        remat: What the backward pass computes again instead of keeping it: none, elementwise (all
+            but matrix products) or layers (all but the inputs of layers).
+    """
+
+    preset: str = ""
+    vocab_size: int = 0
+    hidden_size: int = 0
+    layers: int = 0
+    heads: int = 0
+    feed_forward_size: int = 0
+    max_positions: int = 512
+    segments: int = 2
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    gelu: Literal["tanh", "erf"] = "tanh"
+    layer_norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+    encoder: Literal["transformer", "left-to-right", "lstm"] = "transformer"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: Literal["auto", "xla", "pallas"] = "auto"
+    remat: Literal["none", "elementwise", "layers"] = "none"
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether every size is stated, none left to a preset or to the model given as init."""
+        return all(getattr(self, size) for size in _SIZE_NAMES)
+
+    def resolved(self) -> ModelConfig:
+        """This config with every size stated.
+
+        Raises:
+            BadInputError: The preset is unknown or the sizes do not fit each other.
+        """
+        preset = self.preset or "bert-base"
+        if preset not in PRESETS:
+            raise BadInputError(
+                f"model.preset {self.preset!r} is unknown; choose one of {', '.join(PRESETS)}"
+            )
+        _, layers, hidden_size, heads = PRESETS[preset]
+        hidden_size = self.hidden_size or hidden_size
+        full = replace(
+            self,
+            layers=self.layers or layers,
+            hidden_size=hidden_size,
+            heads=self.heads or heads,
+            feed_forward_size=self.feed_forward_size or 4 * hidden_size,
+        )
+        at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
+        at_least("model", full, 0, "vocab_size")
+        at_least("model", full, 2, "segments")
+        share("model", full, "hidden_dropout attention_dropout")
+        if full.encoder == "lstm" and full.hidden_size % 2:
+            raise BadInputError(
+                f"model.hidden_size {full.hidden_size} cannot be split into the two directions of"
+                " encoder: lstm; use an even number"
+            )
+        if full.hidden_size % full.heads:
+            raise BadInputError(
+                f"model.hidden_size {full.hidden_size} is not a multiple of"
+                f" model.heads {full.heads}"
+            )
+        return full
+
+    def started_from(self, other: ModelConfig) -> ModelConfig:
+        """The network `other`, trained as this config says (dropout, precision).
+
+        Raises:
+            BadInputError: Something else of the network is stated here, and differs.
+        """
+        asked = self.resolved() if self.preset else self
+        training = (
+            *("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype"),
+            *("attention", "remat"),
+        )
+        for key in fields(self):
+            here, there = getattr(asked, key.name), getattr(other, key.name)
+            if key.name not in training and here not in (key.default, there):
+                raise BadInputError(
+                    f"model.{key.name} {here} is not that of the model given as init, {there};"
+                    " leave the network out of the config"
+                )
+        return replace(other, **{name: getattr(self, name) for name in training})
+
+    def with_vocabulary(self, size: int) -> ModelConfig:
+        """This network for a vocabulary of `size` tokens; a larger ``vocab_size`` is kept.
+
+        Raises:
+            BadInputError: ``vocab_size`` is set and smaller than `size`.
+        """
+        if self.vocab_size == 0:
+            return replace(self, vocab_size=size)
+        if self.vocab_size < size:
+            raise BadInputError(
+                f"model.vocab_size {self.vocab_size} is smaller than the {size} tokens of the"
+                " tokenizer; raise it, or leave it out to take the tokenizer's"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which tokens are read and how they become masked pairs.
+
+    Args:
+        store: Folder written by ``bert-jax prepare``; gs://… is copied to BERT_JAX_STORES first.
+        mlm_probability: Share of the tokens of a sequence that is predicted.
+        max_predictions: Most predictions in a sequence; 0 = ceil(mlm_probability x length).
+        short_seq_prob: Share of the passes over a document that aim at a shorter sequence.
+        objective: nsp (does B follow A?), sop (are A and B swapped?), or mlm (one segment of whole
+            sentences, nothing but masked tokens).
+        whole_words: Mask all tokens of a word or none.
+        packing: Several sequences in one row, which do not see each other.
+        shuffle_tokens: Examples are shuffled within stretches of the store of about so many tokens,
+            2 or 4 bytes each, which should fit in memory; most stores are one stretch.
+    """
+
+    store: str = ""
+    mlm_probability: float = 0.15
+    max_predictions: int = 0
+    short_seq_prob: float = 0.1
+    objective: Literal["nsp", "sop", "mlm"] = "nsp"
+    whole_words: bool = False
+    packing: bool = False
+    shuffle_tokens: int = 4_000_000_000
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        share("data", self, "mlm_probability short_seq_prob")
+        if self.mlm_probability == 0:
+            raise BadInputError("data.mlm_probability must be above 0: nothing would be learned")
+        at_least("data", self, 0, "max_predictions")
+        at_least("data", self, 1, "shuffle_tokens")
+
+    def predictions(self, length: int) -> int:
+        """Prediction slots (P) of a sequence of `length` tokens."""
+        return min(self.max_predictions or math.ceil(self.mlm_probability * length), length)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The update rule.
+
+    Args:
+        recipe: adamw; bert2018 for the published code's rules (no bias correction, learning rate
+            that jumps at the end of the warm-up); or lamb, for very large batches.
+        learning_rate: Peak learning rate.
+        warmup_steps: Updates over which the learning rate rises linearly from 0.
+        weight_decay: Decoupled decay; not applied to biases and LayerNorm.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        epsilon: Added to the root of the second moment.
+        clip_norm: Largest global gradient norm.
+        first_moment: Type in which it is kept; bfloat16 saves 2 bytes per parameter.
+    """
+
+    recipe: Literal["adamw", "bert2018", "lamb"] = "adamw"
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10_000
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    clip_norm: float = 1.0
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        at_least("optimizer", self, 0, "learning_rate warmup_steps weight_decay epsilon")
+        share("optimizer", self, "beta1 beta2")
+        if not self.clip_norm > 0:
+            raise BadInputError(f"optimizer.clip_norm must be above 0, not {self.clip_norm}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length of the run and what is reported on the way.
+
+    Args:
+        steps: Updates in all, at which phases are cut off or the last one ends; 0 = their sum.
+        batch_size: Sequences per update, over all devices and processes.
+        accumulate: Parts of a batch that run one after the other, to save memory.
+        log_every: Updates between lines of metrics.jsonl.
+        eval_every: Updates between held-out evaluations; 0 = none.
+        eval_batches: Batches of a held-out evaluation; 0 = all there are.
+        hang_timeout: Seconds without a step (the first may take three times as long) after which
+            the process ends with code 70; 0 = never.
+        on_nonfinite: What follows a loss, gradient or state that is infinite or NaN: stop with code
+            78, or rollback to the newest checkpoint, from which the offending batches are skipped.
+    """
+
+    steps: int = 0
+    batch_size: int = 256
+    accumulate: int = 1
+    log_every: int = 100
+    eval_every: int = 1000
+    eval_batches: int = 50
+    hang_timeout: int = 0
+    on_nonfinite: Literal["stop", "rollback"] = "stop"
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        at_least("train", self, 1, "batch_size log_every accumulate")
+        at_least("train", self, 0, "steps eval_every eval_batches hang_timeout")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is saved.
+
+    Args:
+        every: Updates between checkpoints.
+        keep: How many of the newest are kept.
+        keep_best: Also keep the one with the lowest held-out loss.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    keep_best: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        at_least("checkpoint", self, 1, "every keep")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the step is spread over the devices.
+
+    Args:
+        mapping: jit (one program over a mesh, any number of hosts) or pmap (one host).
+        shard_state: Whether each device keeps and updates only its part of the parameters and the
+            optimiser state: less memory, and less time where there are many devices.
+    """
+
+    mapping: Literal["jit", "pmap"] = "jit"
+    shard_state: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A pre-training run.
+
+    Args:
+        run_dir: Folder of the run, on a disk or gs://…; the same folder again resumes it.
+        init: Model to take the network and its weights from, at step 0; empty = fresh weights.
+        seed: Decides initial weights, pairs, order, masks and dropout.
+        profile: START:STOP traces the updates between these steps into run_dir/profile.
+        wandb: Project of Weights & Biases that follows the run too; empty = none.
+        phases: Stretches of the run, in order, as a list of {length, steps, batch_size}.
+    """
+
+    run_dir: str = ""
+    init: str = ""
+    seed: int = 0
+    profile: str = ""
+    wandb: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    phases: tuple[Phase, ...] = (Phase(),)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        """States every size, and every phase's steps and batch size."""
+        if not 0 <= self.seed < 1 << 32:
+            raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
+        if not self.run_dir:
+            raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
+        phases = planned(self.phases, self.train.steps, self.train.batch_size)
+        object.__setattr__(self, "phases", phases)
+        if not self.init or self.model.is_stated:
+            object.__setattr__(self, "model", self.model.resolved())
+        every, evaluated = self.checkpoint.every, self.train.eval_every
+        if self.checkpoint.keep_best and (not evaluated or every % evaluated):
+            raise BadInputError(
+                f"checkpoint.keep_best needs every checkpoint to be evaluated: checkpoint.every"
+                f" {every} must be a multiple of train.eval_every {evaluated}"
+            )
+        for phase in self.phases:
+            if self.model.is_stated and phase.length > self.model.max_positions:
+                raise BadInputError(
+                    f"phases: length {phase.length} is longer than"
+                    f" model.max_positions {self.model.max_positions}"
+                )
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return sum(phase.steps for phase in self.phases)

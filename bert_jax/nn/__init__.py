@@ -1,0 +1,1 @@
+"""The network: embeddings, encoder and heads (Devlin et al. 2018)."""

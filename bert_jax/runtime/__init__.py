@@ -1,0 +1,1 @@
+"""What every program needs: paths, errors, console, signals, trackers and status files."""

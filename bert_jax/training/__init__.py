@@ -1,0 +1,1 @@
+"""Training: batches, the step over all devices, optimizers, checkpoints and the loop."""

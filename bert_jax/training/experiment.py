@@ -1,0 +1,137 @@
+"""What a run does: what `train` needs to know of it, be it pre-training or a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from bert_jax.config.run import CheckpointConfig, ModelConfig, Phase, RunConfig
+from bert_jax.training.batch import Batch, TrainingData
+from bert_jax.training.evaluate import evaluate
+from bert_jax.training.flops import training_flops
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import Begin, Params, TrainState, init_state
+from bert_jax.training.step import Steps
+
+
+class Conduct(Protocol):
+    """When something is reported, and what follows if it is not finite."""
+
+    @property
+    def log_every(self) -> int:
+        """Updates between lines of metrics.jsonl."""
+
+    @property
+    def eval_every(self) -> int:
+        """Updates between evaluations; 0 = none."""
+
+    @property
+    def on_nonfinite(self) -> str:
+        """Stop or rollback."""
+
+
+class TrainableConfig(Protocol):
+    """The part of a config that the loop reads; any frozen dataclass that has it will do."""
+
+    @property
+    def run_dir(self) -> str:
+        """Folder of the run."""
+
+    @property
+    def profile(self) -> str:
+        """Which updates are traced."""
+
+    @property
+    def wandb(self) -> str:
+        """Project of Weights & Biases; empty = none."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The network."""
+
+    @property
+    def train(self) -> Conduct:
+        """When something is reported, and what follows if it is not finite."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Stretches of the run, in order."""
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        """What is saved."""
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+
+
+Evaluate = Callable[[Any, Params, Phase], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run.
+
+    Attributes:
+        config: Of the run; ``model.vocab_size`` must be set.
+        steps: One update, one evaluation.
+        data: What is learned from.
+        fresh: The state before the first update, as a pure function.
+        evaluate: Metrics of the held-out data, from the compiled evaluation, the parameters and the
+            phase.
+        flops: Of an update of so many tokens in so many sequences.
+        begin: What a new run begins with; None is `fresh`.
+        absent: Metrics that have no meaning in this run.
+        architecture: Of the network with its heads; see `convert`.
+        labels: Names of the classes of a task head.
+        criterion: What tells the best checkpoint among these metrics: the lower the better.
+    """
+
+    config: TrainableConfig
+    steps: Steps
+    data: TrainingData
+    fresh: Callable[[], TrainState]
+    evaluate: Evaluate
+    flops: Callable[[int, int], float]
+    begin: Begin | None = None
+    absent: tuple[str, ...] = ()
+    architecture: str = "BertForPreTraining"
+    labels: list[str] = field(default_factory=list)
+    criterion: Callable[[dict[str, Any]], float | None] = lambda found: found.get("loss")
+
+
+class PretrainingData(TrainingData, Protocol):
+    """Data with a held-out part."""
+
+    def heldout(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
+        """The batches of held-out text: at most `limit` unless that is 0."""
+
+
+def pretraining(
+    config: RunConfig, layout: Layout, data: PretrainingData, begin: Begin | None = None
+) -> Work:
+    """MLM + NSP."""
+    steps = Steps.of(config)
+
+    def measure(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
+        rows, limit = layout.rows(phase.batch_size), config.train.eval_batches
+        batches = data.heldout(phase.length, phase.batch_size, rows, limit)
+        return evaluate(eval_step, layout, params, batches)
+
+    def flops(tokens: int, sequences: int) -> float:
+        predictions = round(tokens * config.data.mlm_probability)
+        return training_flops(config.model, tokens, sequences, predictions)
+
+    return Work(
+        config=config,
+        steps=steps,
+        data=data,
+        fresh=partial(init_state, config.model, steps.optimizer, config.seed),
+        evaluate=measure,
+        flops=flops,
+        begin=begin,
+        absent=("nsp_loss", "nsp_accuracy") if config.data.objective == "mlm" else (),
+    )

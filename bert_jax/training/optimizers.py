@@ -1,0 +1,152 @@
+"""The update rules: what is done with a gradient, and the learning rate of every step.
+
+An optimiser here turns gradients into a direction; the step scales it by the learning rate and
+subtracts it, so that the rate is a pure function of the step and no counter is kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from bert_jax.config.run import OptimizerConfig, Phase
+
+
+def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping by the global norm, Adam's direction, decoupled weight decay.
+
+    ``adamw`` corrects the bias of the moments (Loshchilov and Hutter 2019). ``bert2018`` does not,
+    as google-research/bert's ``optimization.py``. That code also clips on every core before it sums
+    the gradients of all cores, so its result depends on their number; here the norm is global.
+    ``lamb`` is ``adamw`` with `scale_by_trust` at the end.
+    """
+    adam = scale_by_uncorrected_adam if config.recipe == "bert2018" else optax.scale_by_adam
+    dtype = jnp.dtype(config.first_moment)
+    rules = [
+        optax.clip_by_global_norm(config.clip_norm),
+        adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon, mu_dtype=dtype),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+    ]
+    return optax.chain(*rules, *[scale_by_trust()] * (config.recipe == "lamb"))
+
+
+def schedule(config: OptimizerConfig, phases: Sequence[Phase]) -> Callable[[Array], Array]:
+    """The learning rate of each update of a run: one line, or one for each phase (see `Phase`)."""
+    if not phases[0].learning_rate:
+        return learning_rate(config, sum(phase.steps for phase in phases))
+    begins = list(accumulate((phase.steps for phase in phases), initial=0))
+    lines = [
+        learning_rate(
+            replace(config, learning_rate=phase.learning_rate, warmup_steps=phase.warmup_steps),
+            phase.steps,
+        )
+        for phase in phases
+    ]
+
+    def rate(step: Array) -> Array:
+        values = [line(step - begin) for line, begin in zip(lines, begins, strict=False)]
+        return jnp.select([step < end for end in begins[1:]], values, 0.0)
+
+    return rate
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Array], Array]:
+    """The learning rate of update number `step` (0 is the first) of `steps`.
+
+    ``adamw`` and ``lamb`` rise linearly to the peak in the last warm-up step and fall linearly, to
+    reach 0 one step after the end. ``bert2018`` follows the published code: 0 at step 0, and the
+    falling line starts at step 0 too, so the rate drops where the warm-up ends.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+
+    def published(step: Array) -> Array:
+        falling = 1.0 - step / steps
+        return peak * jnp.where(step < warmup, step / max(warmup, 1), falling)
+
+    def linear(step: Array) -> Array:
+        rising = (step + 1.0) / max(warmup, 1)
+        falling = (steps - step) / max(steps - warmup, 1)
+        return peak * jnp.where(step < warmup, rising, falling)
+
+    return published if config.recipe == "bert2018" else linear
+
+
+def decay_mask(params: optax.Params) -> optax.Params:
+    """Which parameters decay: all but biases and LayerNorm, told by their names.
+
+    Embeddings do decay, as in google-research/bert.
+    """
+
+    def decays(path: tuple[jax.tree_util.DictKey, ...], _: Array) -> bool:
+        return _decays([str(entry.key) for entry in path])
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _decays(names: Sequence[str]) -> bool:
+    return names[-1] != "bias" and not any(name.endswith("norm") for name in names)
+
+
+class Moments(NamedTuple):
+    """Running means of the gradient and of its square."""
+
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_trust() -> optax.GradientTransformation:
+    """LAMB's last step (You et al. 2020, algorithm 2): as long a step as the parameter is large.
+
+    The direction of each array is scaled to the norm of its parameter; each layer of a stack counts
+    as an array. As in google-research/albert's ``lamb_optimizer.py`` biases and LayerNorm are left
+    as they are.
+    """
+
+    def scaled(path: tuple[jax.tree_util.DictKey, ...], direction: Array, param: Array) -> Array:
+        names = [str(entry.key) for entry in path]
+        if not _decays(names):
+            return direction
+        axes = tuple(range(int("layers" in names), param.ndim))
+        of_param, of_direction = (
+            jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (param, direction)
+        )
+        known = (of_param > 0) & (of_direction > 0)
+        return direction * jnp.where(known, of_param / jnp.where(known, of_direction, 1), 1)
+
+    def update(
+        directions: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        return jax.tree_util.tree_map_with_path(scaled, directions, params), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def scale_by_uncorrected_adam(
+    b1: float, b2: float, eps: float, mu_dtype: jnp.dtype
+) -> optax.GradientTransformation:
+    """Adam without bias correction; epsilon stands outside the root."""
+
+    def init(params: optax.Params) -> Moments:
+        mu, nu = (
+            jax.tree.map(lambda p, dtype=dtype: jnp.zeros(p.shape, dtype), params)
+            for dtype in (mu_dtype, jnp.float32)
+        )
+        return Moments(mu, nu)
+
+    def update(
+        grads: optax.Updates, state: Moments, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Moments]:
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
+        kept = jax.tree.map(lambda m: m.astype(mu_dtype), mu)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), Moments(kept, nu)
+
+    return optax.GradientTransformation(init, update)

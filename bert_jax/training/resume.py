@@ -1,0 +1,145 @@
+"""Where a run goes on; what may change between two sittings of it, and what may not."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from bert_jax.config.phases import contradict, written
+from bert_jax.config.run import Phase, RunConfig, as_dict, flatten
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.checkpoint import Checkpoints, Meta
+from bert_jax.training.experiment import Work
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import TrainState
+
+# Whatever is not listed here and not a digest of the data may change; it is printed.
+_FIXED = {
+    "seed",
+    "task",
+    "head.kind",
+    "head.features",
+    "head.lstm_layers",
+    "data.length",
+    "data.mlm_probability",
+    "data.max_predictions",
+    "data.short_seq_prob",
+    "data.objective",
+    "data.whole_words",
+    "data.packing",
+    "data.shuffle_tokens",
+    "model.vocab_size",
+    "model.hidden_size",
+    "model.layers",
+    "model.heads",
+    "model.feed_forward_size",
+    "model.max_positions",
+    "model.segments",
+    "model.gelu",
+    "model.layer_norm_epsilon",
+    "model.encoder",
+    "optimizer.recipe",
+    "optimizer.first_moment",
+}
+# What decides the number of steps, of pre-training and of fine-tuning.
+_LENGTH = ("train.steps or the steps of its phases", "train.epochs")
+# Follow from other keys, or say only where things are: not worth a line.
+_SILENT = {
+    "run_dir",
+    "profile",
+    "wandb",
+    "data.store",
+    "train.steps",
+    "train.batch_size",
+    "model.preset",
+    "phases",
+}
+
+
+def restored(checkpoints: Checkpoints, work: Work, layout: Layout) -> tuple[TrainState, Meta]:
+    """The newest good checkpoint of a run; its beginning where there is none.
+
+    Raises:
+        BadInputError: The run began with other settings, or all checkpoints are damaged.
+    """
+
+    def check(meta: Meta) -> None:
+        now = as_dict(work.config)
+        for line in changes(meta.config, now, meta.data, work.data.digests, meta.step):
+            say(f"changed since step {meta.step:,}: {line}")
+
+    begin = work.begin or partial(layout.build, work.fresh)
+    return checkpoints.restore(layout.abstract_state(work.fresh), check) or (begin(), Meta())
+
+
+def note(work: Work, step: int, tokens: int, seconds: float) -> Meta:
+    """What is saved beside the state after `step`, to go on from there."""
+    return Meta(
+        step=step,
+        tokens=tokens,
+        seconds=seconds,
+        config=as_dict(work.config),
+        data=work.data.digests,
+        architecture=work.architecture,
+        labels=work.labels,
+    )
+
+
+def changes(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    old_data: dict[str, str],
+    new_data: dict[str, str],
+    step: int,
+) -> list[str]:
+    """The harmless differences between a saved config and the one asked for, as "key: old -> new".
+
+    Args:
+        old: Resolved config in the checkpoint, as a nested dict.
+        new: Resolved config asked for.
+        old_data: Digests of store and tokenizer in the checkpoint.
+        new_data: Digests of what is there now.
+        step: Of the checkpoint.
+
+    Raises:
+        BadInputError: Network, data or seed differ, or the length or batch size of any step that
+            both have; or the config ends before `step`.
+    """
+    if "phases" not in old:
+        raise BadInputError(
+            f"{new['run_dir']} holds converted weights, not a run; give it as --init, and another"
+            " run_dir"
+        )
+    # What an older version did not know, it did as the default says.
+    was = flatten(as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))) | flatten(old)
+    now = flatten(new)
+    if bool(was["init"]) != bool(now["init"]):
+        began = f"with --init {was['init']}" if was["init"] else "without --init"
+        raise BadInputError(
+            f"{now['run_dir']} began {began}; give the same to go on, or choose another run_dir"
+        )
+    asked = sum(phase["steps"] for phase in new["phases"])
+    if asked < step:
+        raise BadInputError(
+            f"{now['run_dir']} is at step {step:,} already, beyond the {asked:,} steps of this"
+            f" config; raise {_LENGTH['task' in new]}, or choose another run_dir"
+        )
+    differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
+    refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]
+    refused += [
+        f"{name}: {old_data.get(name, 'none')[:12]} -> {new_data[name][:12]}"
+        for name in new_data
+        if old_data.get(name) != new_data[name]
+    ]
+    if contradict(old["phases"], new["phases"]):
+        refused.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
+    if refused:
+        raise BadInputError(
+            f"{now['run_dir']} cannot go on with another setting of {'; '.join(refused)}."
+            " Change it back, or start a new run with another run_dir"
+        )
+    allowed = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key not in _SILENT]
+    if written(old["phases"]) != written(new["phases"]):
+        allowed.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
+    return allowed

@@ -1,0 +1,1 @@
+"""One module per command of bert-jax: parse, call, print."""

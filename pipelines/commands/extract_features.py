@@ -1,0 +1,71 @@
+"""``bert-jax extract-features``: vectors of the texts of a file, for other programs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert_jax.runtime.console import summary
+from bert_jax.runtime.errors import BadArgumentsError
+from bert_jax.training import partitioner
+from pipelines.models.api import Bert, Pooling, check_layers
+from pipelines.models.features import Extraction, extract
+from pipelines.models.open import MODEL_HELP
+from pipelines.settings import command_parser, parse
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = command_parser("extract-features", "Writes hidden states of every text of a file.")
+    # argparse takes -1,-2 for an option unless told that it is a number; it has no public way.
+    parser._negative_number_matcher = re.compile(r"-\d")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--input", required=True, help='.txt with a text or "a ||| b" per line, or .jsonl {"text"}'
+    )
+    parser.add_argument("--output", required=True, help=".npz, or .arrow for Arrow IPC")
+    parser.add_argument(
+        "--layers", default="-1", help="such as -1,-2; 0 is the embeddings, -1 the last layer"
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=("cls", "mean", "max", "none"),
+        help="of a text's tokens (default: mean); none: a vector of every token",
+    )
+    parser.add_argument(
+        "--words",
+        action="store_true",
+        help="a vector of every word instead: the mean of its tokens",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="texts at a time")
+    options = parse(parser, argv)
+    started = time.monotonic()
+    if options.words and options.pooling:
+        raise BadArgumentsError("--words and --pooling exclude each other; choose one")
+    if options.batch_size < 1:
+        raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
+    pooling: Pooling | None = None if options.pooling == "none" else options.pooling or "mean"
+    layers = _layers(options.layers)
+    partitioner.enable_compilation_cache()
+    partitioner.devices()
+    bert = Bert(options.model)
+    check_layers(bert.model.network, layers)
+    if len({layer % (bert.model.network.layers + 1) for layer in layers}) < len(layers):
+        raise BadArgumentsError(f"--layers {options.layers} names a layer twice")
+    which = Extraction(layers, pooling, options.words, options.batch_size)
+    texts = extract(bert, Path(options.input), Path(options.output), which)
+    arrow = options.output.endswith(".arrow")
+    summary(
+        f"{options.output}: {texts:,} texts, {bert.model.network.hidden_size} numbers a vector",
+        started,
+        ("serve", options.model),
+        opened_by=f"{'pyarrow.ipc.open_file' if arrow else 'numpy.load'}({options.output!r})",
+    )
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"-?\d+(,-?\d+)*", text):
+        raise BadArgumentsError(f"--layers {text!r} is not a list of numbers such as -1,-2")
+    return tuple(map(int, text.split(",")))

@@ -1,0 +1,123 @@
+"""Data sets of tensorflow_datasets, read without TensorFlow from array_record files."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from bert_jax.runtime.errors import BadInputError
+
+# Examples that are decoded together: three times as fast as one by one.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split of a data set.
+
+    Attributes:
+        rows: Feature -> value, as plain Python objects: text is decoded, and classes have their
+            names (None where there is none, as in the test splits of GLUE).
+        features: The names of the features.
+        class_names: Feature -> names of its classes, in the order of the data set.
+    """
+
+    rows: list[dict[str, Any]]
+    features: list[str]
+    class_names: dict[str, list[str]]
+
+
+def read_split(name: str, split: str) -> Examples:
+    """All examples of a split.
+
+    Args:
+        name: NAME or NAME/CONFIG.
+        split: Such as ``train`` or ``train[:10%]``.
+
+    Raises:
+        BadInputError: There is no such data set or split, or it cannot be read.
+    """
+    builder = open_builder(name)
+    known = ", ".join(builder.info.splits)
+    try:
+        source = builder.as_data_source(split=split)
+    except Exception as error:  # of several kinds, by what is wrong with the name
+        text = " ".join(str(error).split())[:200]
+        raise BadInputError(f"tfds:{name} has no split {split!r} but {known} ({text})") from None
+    features = builder.info.features
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(source), _CHUNK):
+        numbers = range(start, min(start + _CHUNK, len(source)))
+        try:
+            chunk = source.__getitems__(numbers)
+        except Exception as error:  # array_record raises what its C++ code reports
+            text = " ".join(str(error).split())[:200]
+            raise BadInputError(
+                f"tfds:{name}: examples {numbers[0]} to {numbers[-1]} of {split}: {text}"
+            ) from None
+        rows += [{key: _plain(features[key], row[key]) for key in row} for row in chunk]
+    classes = {key: features[key].names for key in features if _has_classes(features[key])}
+    return Examples(rows, list(features), classes)
+
+
+def _has_classes(feature: Any) -> bool:
+    return getattr(feature, "names", None) is not None
+
+
+def _plain(feature: Any, value: Any) -> Any:
+    """A value as JSON could hold it, classes by their names."""
+    inner = getattr(feature, "feature", feature)  # of a sequence; one of dicts is a dict of lists
+    if isinstance(value, dict):
+        return {key: _plain(inner[key], part) for key, part in value.items()}
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain(inner, part) for part in value]
+    if _has_classes(feature):
+        return feature.int2str(int(value)) if value >= 0 else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")  # not UTF-8: an image or the like beside the text
+    return value.item() if isinstance(value, np.generic | np.ndarray) else value
+
+
+@lru_cache(maxsize=4)
+def open_builder(name: str) -> Any:
+    """The prepared builder of a data set.
+
+    Raises:
+        BadInputError: There is none, it cannot be prepared, or it needs TensorFlow.
+    """
+    import tensorflow_datasets as tfds  # takes a second, which the other corpora need not wait
+
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line per retry
+
+    array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
+    try:
+        builder = tfds.builder(name)
+        if not builder.is_prepared():
+            builder.download_and_prepare(file_format=array_record)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(name.partition("/")[0], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise BadInputError(f"there is no data set {name!r} in tensorflow_datasets{hint}") from None
+    except ImportError as error:
+        raise BadInputError(
+            f"tfds:{name} needs the package {error.name} to be prepared; do that where it is"
+            f" installed: tfds build {name} --file_format=array_record"
+        ) from None
+    except Exception as error:  # builders raise what they like
+        text = " ".join(str(error).split())[:300]
+        raise BadInputError(
+            f"tfds:{name} cannot be prepared ({type(error).__name__}: {text}); is there a network?"
+        ) from None
+    if builder.info.file_format is not array_record:
+        raise BadInputError(
+            f"tfds:{name} in {builder.data_dir} is stored as {builder.info.file_format.value},"
+            f" which only TensorFlow reads; build it again: tfds build {name}"
+            " --file_format=array_record"
+        )
+    return builder

@@ -1,0 +1,203 @@
+"""From the finished blocks of a job to a store: duplicates go, the ledger and the card come.
+
+Every step can be done again after an interruption, because a block's folder stays, with its record
+and its hashes, until the ledger is there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.runtime.errors import BadInputError, UserError
+from pipelines.data.sources.corpora import Corpus
+from pipelines.data.store import card
+from pipelines.data.store.shards import (
+    HASHES,
+    RECORD,
+    Job,
+    check_part,
+    load_part,
+    read_record,
+    save_arrays,
+    write_json,
+)
+from pipelines.data.store.token_store import (
+    LEDGER,
+    PARTS,
+    SPLITS,
+    TOKENIZER,
+    Ledger,
+    Shard,
+    SplitName,
+)
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+
+# Hashes of documents that are compared at once: 16 bytes each, and as much again to sort them.
+_MOST_HASHES = 1 << 23
+
+
+def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
+    """Makes the store out of the finished blocks.
+
+    Raises:
+        UserError: A block is missing: the runner lost it.
+        BadInputError: The corpus has too few documents; the disk is full.
+    """
+    names = finished_blocks(job, len(corpus.sources))
+    records = {name: read_record(job.work, name) for name in names}
+    dropped = _duplicates(job.work, records) if job.recipe.deduplicate else {}
+    shards: dict[SplitName, list[Shard]] = {split: [] for split in SPLITS}
+    unknown = 0
+    for name, record in records.items():
+        for split in SPLITS:
+            if split not in record["splits"]:
+                continue
+            given = _shard(job, name, split, record, dropped.get((name, split)), tokenizer.unk_id)
+            unknown += given.pop("unknown")
+            if given["documents"]:
+                shards[split].append(Shard(name=f"{split}-{name}", **given))
+    _check_enough(shards, corpus.spec)
+    counts = {
+        "read": sum(record["read"] for record in records.values()),
+        "too_short": sum(record["too_short"] for record in records.values()),
+        "empty": sum(record["empty"] for record in records.values()),
+        "duplicates": sum(map(len, dropped.values())),
+        "characters": sum(record["characters"] for record in records.values()),
+        "unknown": unknown,
+    }
+    _check_counts(counts, shards)
+    tokenizer.save(job.store / TOKENIZER)  # again, if an interruption left half of it
+    ledger = Ledger(
+        corpus=corpus.spec,
+        files=corpus.files,
+        licence=corpus.licence,
+        recipe={**asdict(job.recipe), "whole_lines": list(job.recipe.whole_lines)},
+        tokenizer=tokenizer.digest,
+        vocab_size=tokenizer.vocab_size,
+        counts=counts,
+        splits=shards,
+    )
+    card.write(job.store, ledger)
+    write_json(job.store / LEDGER, asdict(ledger))
+    shutil.rmtree(job.work)
+    return ledger
+
+
+def finished_blocks(job: Job, sources: int) -> list[str]:
+    """The names of all blocks, in the order of the corpus.
+
+    Raises:
+        UserError: One that was cut from a source is not there.
+    """
+    names: list[str] = []
+    for number in range(sources):
+        note = job.work / f"source-{number:02}.json"
+        if not note.is_file():
+            raise UserError(f"source {number} was not read to its end; run the same command again")
+        names += json.loads(note.read_text("utf-8"))
+    lost = [name for name in names if not (job.work / name / RECORD).is_file()]
+    if lost:
+        raise UserError(
+            f"{len(lost)} of {len(names)} blocks were lost by the runner ({', '.join(lost[:5])});"
+            " run the same command again"
+        )
+    return names
+
+
+def _duplicates(
+    work: Path, records: dict[str, dict[str, Any]]
+) -> dict[tuple[str, SplitName], np.ndarray]:
+    """Which documents of which block were there before, in memory that does not grow."""
+    total = sum(
+        split["documents"] for record in records.values() for split in record["splits"].values()
+    )
+    parts = max(1, 1 << (total // _MOST_HASHES).bit_length())
+    found: dict[tuple[str, SplitName], list[np.ndarray]] = {}
+    for part in range(parts if total else 0):
+        places: list[tuple[str, SplitName]] = []
+        keys, shard, row = [], [], []
+        for name, split, hashes in _hashes(work, records):
+            rows = np.flatnonzero(hashes[:, 1] & np.uint64(parts - 1) == part)
+            keys.append(hashes[rows])
+            row.append(rows)
+            shard.append(np.full(len(rows), len(places)))
+            places.append((name, split))
+        # A stable sort, so that the first of equal documents is the first of the corpus.
+        key = np.concatenate(keys)
+        order = np.lexsort((key[:, 1], key[:, 0]))
+        again = np.flatnonzero((key[order[1:]] == key[order[:-1]]).all(axis=1)) + 1
+        shards, rows = (np.concatenate(x)[order[again]] for x in (shard, row))
+        for number in np.unique(shards):
+            found.setdefault(places[number], []).append(rows[shards == number])
+    return {place: np.sort(np.concatenate(rows)) for place, rows in found.items()}
+
+
+def _hashes(
+    work: Path, records: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, SplitName, np.ndarray]]:
+    for name, record in records.items():
+        for split, given in record["splits"].items():
+            known = given["sha256"].get(HASHES)
+            yield name, split, load_part(work / name, split, HASHES, known)
+
+
+def _shard(
+    job: Job,
+    name: str,
+    split: SplitName,
+    record: dict[str, Any],
+    dropped: np.ndarray | None,
+    unk_id: int,
+) -> dict[str, Any]:
+    """Puts the files of a shard into the store; returns its sizes and hashes."""
+    given, block = record["splits"][split], job.work / name
+    known = {part: given["sha256"][part] for part in PARTS}
+    if dropped is None:
+        for part in PARTS:
+            source, target = block / f"{split}.{part}.npy", job.store / f"{split}-{name}.{part}.npy"
+            if source.exists():  # otherwise it was moved before an interruption
+                check_part(source, known[part], block).rename(target)
+            else:
+                check_part(target, known[part], block)
+        return {**given, "sha256": known}
+    tokens, sentences, documents = (load_part(block, split, part, known[part]) for part in PARTS)
+    kept = np.ones(len(documents), bool)
+    kept[dropped] = False
+    kept_sentences = np.repeat(kept, documents)
+    arrays = {
+        "tokens": tokens[np.repeat(kept_sentences, sentences)],
+        "sentences": sentences[kept_sentences],
+        "documents": documents[kept],
+    }
+    if not kept.any():
+        return {"documents": 0, "sentences": 0, "tokens": 0, "unknown": 0, "sha256": {}}
+    # The block's own files stay: after an interruption this is done again.
+    return save_arrays(job.store, f"{split}-{name}.", arrays, unk_id)
+
+
+def _check_enough(shards: dict[SplitName, list[Shard]], spec: str) -> None:
+    train, heldout = (sum(shard.documents for shard in shards[split]) for split in SPLITS)
+    if train + heldout == 0:
+        raise BadInputError(f"corpus {spec!r} is empty: no document with a token in it")
+    if train < 2:
+        raise BadInputError(
+            f"corpus {spec!r} has {train} document(s) to train on; next sentence prediction"
+            " needs two. A blank line begins a new document; --heldout 0 holds none back"
+        )
+
+
+def _check_counts(counts: dict[str, int], shards: dict[SplitName, list[Shard]]) -> None:
+    kept = sum(shard.documents for split in SPLITS for shard in shards[split])
+    left_out = counts["too_short"] + counts["empty"] + counts["duplicates"]
+    if counts["read"] != kept + left_out:
+        raise UserError(
+            f"{counts['read']:,} documents were read, but {kept:,} are stored and {left_out:,} were"
+            " left out: the runner lost some; remove the folder and run the same command again"
+        )

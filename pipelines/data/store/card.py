@@ -1,0 +1,108 @@
+"""What is in a store, for people (card.md) and programs (card.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.runtime.errors import printable
+from pipelines.data.store.token_store import CARD_DATA, SPLITS, Ledger
+
+CARD = "card.md"
+FILES = (CARD_DATA, CARD)
+
+_BINS = 40  # powers of two
+
+
+def write(folder: Path, ledger: Ledger) -> None:
+    """Writes both cards of a store whose shards are in `folder`."""
+    content = describe(folder, ledger)
+    (folder / FILES[0]).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    (folder / FILES[1]).write_text(_markdown(content), "utf-8")
+
+
+def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
+    """Counts, shares and length histograms of a store."""
+    splits: dict[str, Any] = {}
+    for name in SPLITS:
+        sentences, documents = np.zeros((2, _BINS), np.int64)
+        for shard in ledger.splits[name]:  # one by one, so that memory does not grow
+            sizes, counts = (
+                np.load(folder / f"{shard.name}.{part}.npy", allow_pickle=False)
+                for part in ("sentences", "documents")
+            )
+            firsts = np.cumsum(counts, dtype=np.int64) - counts
+            sentences += _binned(sizes)
+            documents += _binned(np.add.reduceat(sizes, firsts, dtype=np.int64))
+        splits[name] = {
+            "documents": ledger.total(name, "documents"),
+            "sentences": ledger.total(name, "sentences"),
+            "tokens": ledger.total(name, "tokens"),
+            "tokens_per_sentence": _histogram(sentences),
+            "tokens_per_document": _histogram(documents),
+        }
+    tokens = sum(splits[name]["tokens"] for name in SPLITS)
+    return {
+        "corpus": ledger.corpus,
+        "licence": ledger.licence,
+        "splits": splits,
+        "left_out": {key: ledger.counts[key] for key in ("duplicates", "too_short", "empty")},
+        "characters": ledger.counts["characters"],
+        "characters_per_token": round(ledger.counts["characters"] / max(1, tokens), 3),
+        "unknown_rate": ledger.counts["unknown"] / max(1, tokens),
+        "vocab_size": ledger.vocab_size,
+        "recipe": ledger.recipe,
+        "tokenizer_sha256": ledger.tokenizer,
+        "store_sha256": ledger.digest,
+    }
+
+
+def _binned(lengths: np.ndarray) -> np.ndarray:
+    """How many lengths lie in [1, 2), [2, 4), [4, 8), …; int64 [_BINS]."""
+    return np.bincount(np.log2(lengths).astype(np.int64), minlength=_BINS)
+
+
+def _histogram(counts: np.ndarray) -> dict[str, int]:
+    return {f"{1 << power}-{(2 << power) - 1}": int(n) for power, n in enumerate(counts) if n}
+
+
+def _markdown(card: dict[str, Any]) -> str:
+    splits, left_out = card["splits"], card["left_out"]
+    recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
+    rows = [
+        f"| {what} | " + " | ".join(f"{splits[name][what]:,}" for name in SPLITS) + " |"
+        for what in ("documents", "sentences", "tokens")
+    ]
+    lines = [
+        f"# {escaped(card['corpus'])}",
+        "",
+        f"Licence of the text: {escaped(card['licence'])}",
+        "",
+        "| | " + " | ".join(SPLITS) + " |",
+        "|---|" + "---:|" * len(SPLITS),
+        *rows,
+        "",
+        f"* Left out: {left_out['duplicates']:,} documents that were there before,"
+        f" {left_out['too_short']:,} too short, {left_out['empty']:,} without a token.",
+        f"* {card['characters_per_token']} characters per token; {card['unknown_rate']:.4%} of the"
+        f" tokens are [UNK]; a vocabulary of {card['vocab_size']:,}.",
+        f"* Recipe: {escaped(recipe)}.",
+        f"* SHA-256 of the tokenizer {card['tokenizer_sha256']}, of the store"
+        f" {card['store_sha256']}.",
+    ]
+    for what in ("tokens_per_sentence", "tokens_per_document"):
+        buckets = splits["train"][what]
+        most = max(buckets.values(), default=1)
+        lines += ["", f"## {what.replace('_', ' ').capitalize()} (train)", "", "```"]
+        lines += [f"{k:>15} {n:>12,} {'#' * round(40 * n / most)}" for k, n in buckets.items()]
+        lines.append("```")
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """`text` for a line of Markdown, in which nothing of it has a meaning."""
+    line = printable(" ".join(text.split()))
+    return "".join(f"\\{c}" if c in r"\`*_[]<>#|&~" else c for c in line)

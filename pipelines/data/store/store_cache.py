@@ -1,0 +1,198 @@
+"""A store on the disk of this machine: a copy of one in a bucket, or on a slow network disk.
+
+A store is read at random, so it has to be near. `placed` copies it once. Every file is compared
+with the ledger, whether it was copied now, by an earlier call that was interrupted, or by another
+process; the ledger is copied last, so that half a store is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+from bert_jax.runtime.console import progress, say
+from bert_jax.runtime.errors import BadInputError, UserError
+from bert_jax.runtime.paths import CLOUD, at, failures_explained, remove
+from pipelines.data.store.card import FILES
+from pipelines.data.store.shards import write_json
+from pipelines.data.store.token_store import (
+    LEDGER,
+    PARTS,
+    TOKENIZER,
+    Ledger,
+    read_ledger,
+    sha256,
+    token_dtype,
+)
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.folders import exclusive
+
+STORES = "BERT_JAX_STORES"  # environment variable: the folder of copies
+_AT_ONCE = 8  # files
+_CHUNK = 1 << 23
+
+
+def local(store: str) -> Path:
+    """The folder of a store on this machine; one in a bucket is copied into the user's cache.
+
+    Raises:
+        BadInputError: There is none, or a file is damaged.
+        UserError: The disk is full, or the bucket cannot be reached now.
+    """
+    place = place_of(store)
+    return placed(store, place) if store.startswith(CLOUD) else place
+
+
+def place_of(store: str) -> Path:
+    """Where the store is on this machine, or would be copied to.
+
+    Raises:
+        BadInputError: There is none in that bucket.
+        UserError: The bucket cannot be reached now.
+    """
+    if not store.startswith(CLOUD):
+        return Path(store)
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    stores = os.environ.get(STORES) or Path(home) / "bert-jax" / "stores"
+    return Path(stores) / read_ledger(at(store)).digest[:16]
+
+
+def placed(source: str, target: Path) -> Path:
+    """Copies the store `source` to the folder `target`, as far as it is not there.
+
+    With several processes one copies and the others wait for it.
+
+    Args:
+        source: ``gs://…`` or a folder, made by bert-jax prepare.
+        target: Folder of a copy, new or from an earlier call.
+
+    Returns:
+        `target`.
+
+    Raises:
+        BadInputError: There is no store, or a file of it is damaged.
+        UserError: The disk is full, or the bucket cannot be reached now.
+    """
+    folder = at(source)
+    ledger = read_ledger(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with exclusive(target, wait=True), failures_explained(source):
+            _complete(folder, target, ledger)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"{target}: the disk is full ({error.strerror}); make room, or let {STORES} name a"
+            " folder on a larger one"
+        ) from error
+    return target
+
+
+def _complete(folder: Path, target: Path, ledger: Ledger) -> None:
+    """Copies what is absent or not what the ledger says."""
+    finished = (target / LEDGER).is_file()
+    if finished and read_ledger(target).digest != ledger.digest:
+        raise BadInputError(f"{target} is another store than {folder}; choose another folder")
+    files = list(_files(ledger))
+    needed = sum(size for name, _, size in files if not (target / name).is_file())
+    free = shutil.disk_usage(target).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
+    if needed:
+        say(f"{folder}: about {needed:,} bytes are copied to {target}")
+    _copy_files(folder, target, files)
+    if not _has_tokenizer(target / TOKENIZER, ledger):
+        _copy_tokenizer(folder, target, ledger)
+    if finished:
+        return
+    for name in FILES:
+        with suppress(FileNotFoundError):  # in a store that was made by an older version
+            (target / name).write_bytes((folder / name).read_bytes())
+    write_json(target / LEDGER, asdict(ledger))
+
+
+def _files(ledger: Ledger) -> Iterator[tuple[str, str, int]]:
+    """Name, SHA-256 and approximate size of every file of the shards."""
+    token = token_dtype(ledger.vocab_size).itemsize
+    for shard in chain.from_iterable(ledger.splits.values()):
+        sizes = (shard.tokens * token, shard.sentences * 2, shard.documents * 4)
+        for part, size in zip(PARTS, sizes, strict=True):
+            yield f"{shard.name}.{part}.npy", shard.sha256[part], size
+
+
+def _copy_files(folder: Path, target: Path, files: list[tuple[str, str, int]]) -> None:
+    """Compares and copies, several files at a time; ends all of them when one fails."""
+    done, lock, ended = 0, threading.Lock(), threading.Event()
+    total = sum(size for _, _, size in files)
+    with (
+        progress("placing MiB", total >> 20) as show,
+        ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
+
+        def one(name: str, digest: str, size: int) -> None:
+            nonlocal done
+            if not (target / name).is_file() or sha256(target / name) != digest:
+                _copy(folder / name, target / name, digest, ended)
+            with lock:
+                done += size
+                show(done >> 20, "")
+
+        try:
+            for future in as_completed([pool.submit(one, *file) for file in files]):
+                future.result()
+        except BaseException:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _copy(source: Path, target: Path, digest: str, ended: threading.Event) -> None:
+    draft = target.with_name(f"{target.name}.part")
+    found = hashlib.sha256()
+    try:
+        with source.open("rb") as theirs, draft.open("wb") as ours:
+            while not ended.is_set() and (chunk := theirs.read(_CHUNK)):
+                found.update(chunk)
+                ours.write(chunk)
+        if ended.is_set():
+            return
+        if found.hexdigest() != digest:
+            raise BadInputError(
+                f"{source} is not what the ledger says (its SHA-256 differs); copy the store there"
+                " again, or prepare it again"
+            )
+        draft.rename(target)
+    except FileNotFoundError:
+        raise BadInputError(f"{source} is missing; copy the store there again") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _has_tokenizer(folder: Path, ledger: Ledger) -> bool:
+    try:
+        return tokenizers.load(folder).digest == ledger.tokenizer
+    except BadInputError:
+        return False
+
+
+def _copy_tokenizer(folder: Path, target: Path, ledger: Ledger) -> None:
+    theirs = tokenizers.load(folder / TOKENIZER)
+    if theirs.digest != ledger.tokenizer:
+        raise BadInputError(
+            f"{folder / TOKENIZER} is not the tokenizer that made the store; copy the store there"
+            " again, or prepare it again"
+        )
+    draft = target / f"{TOKENIZER}.part"
+    theirs.save(draft)
+    remove(target / TOKENIZER)
+    draft.rename(target / TOKENIZER)

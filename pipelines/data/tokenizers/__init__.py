@@ -1,0 +1,1 @@
+"""Vocabularies: learn, read, write and apply them."""

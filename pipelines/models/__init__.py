@@ -1,0 +1,1 @@
+"""Trained models: open, convert, export and use them."""

@@ -1,0 +1,113 @@
+"""``--init MODEL``: a run that begins with the weights of another model, at step 0."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+from jax import Array
+
+from bert_jax.config.run import RunConfig
+from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.paths import at
+from bert_jax.training.checkpoint import newest_meta
+from bert_jax.training.optimizers import optimizer
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import Begin, Params, TrainState, new_state
+from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
+from pipelines.models.open import Model, completed, network_of, open_model
+
+
+def start_from(
+    config: RunConfig, tokenizer: Tokenizer, layout: Layout
+) -> tuple[RunConfig, Begin | None]:
+    """The run with the network of ``init``, and the state that it begins with.
+
+    A run that has a checkpoint goes on from that; its ``init`` is not opened again.
+
+    Args:
+        config: Of the run.
+        tokenizer: Of the store.
+        layout: Where it runs.
+
+    Raises:
+        BadInputError: The model cannot be opened, or config or store ask for another network.
+    """
+    run_dir = at(config.run_dir)
+    meta = newest_meta(run_dir)
+    if meta is not None:
+        if not meta.config.get("init"):
+            raise BadInputError(
+                f"{run_dir} began without --init; leave it out to go on, or choose another run_dir"
+            )
+        return replace(config, model=config.model.started_from(network_of(meta, run_dir))), None
+    model = open_model(at(config.init), layout)
+    network = model.network
+    config = replace(config, model=config.model.started_from(network))
+    say(
+        f"the network of {model.path}: {network.layers} layers, hidden size {network.hidden_size},"
+        f" {network.heads} heads, {network.max_positions} positions, GELU {network.gelu},"
+        f" encoder {network.encoder}"
+    )
+    added = _added_tokens(model, tokenizer)
+    return config, partial(_first_state, config, model, added, layout)
+
+
+def _first_state(
+    config: RunConfig, model: Model, added: dict[int, list[int]], layout: Layout
+) -> TrainState:
+    say(f"weights from {model.described}; the run begins at step 0")
+    if HEAD in parts(model.weights.params):
+        say("its task head is left out")
+    lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
+    if lacking:
+        say(f"fresh weights for what it lacks: {', '.join(sorted(lacking))}")
+    params = completed(model.weights.params, config.model, config.seed, layout)
+    if added:
+        say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
+        params = _with_means(params, added, layout)
+    return layout.build(partial(new_state, optimizer(config.optimizer)), params)
+
+
+def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """Tokens of the store that stand in [unused] slots of the model: id -> its old pieces.
+
+    Raises:
+        BadInputError: The vocabularies differ in another way.
+    """
+    own = model.tokenizer()
+    if own.digest == tokenizer.digest:
+        return {}
+    refused = BadInputError(
+        f"the store was made with another tokenizer ({tokenizer.digest[:12]}) than {model.path}"
+        f" ({own.digest[:12]}); prepare the text with --tokenizer {model.path}, or with one that"
+        " bert-jax extend-tokenizer made of it"
+    )
+    if not isinstance(own, WordPieceTokenizer) or not isinstance(tokenizer, WordPieceTokenizer):
+        raise refused
+    if own.config() != tokenizer.config() or own.vocab_size != tokenizer.vocab_size:
+        raise refused
+    pairs = enumerate(zip(own.pieces, tokenizer.pieces, strict=True))
+    changed = {number: new for number, (old, new) in pairs if old != new}
+    if not all(re.fullmatch(r"\[unused\d+\]", own.pieces[number]) for number in changed):
+        raise refused
+    return dict(zip(changed, own.encode(list(changed.values())), strict=True))
+
+
+def _with_means(params: Params, added: dict[int, list[int]], layout: Layout) -> Params:
+    """Embedding and output bias of each added token as the mean of those of its pieces."""
+
+    def averaged(old: Array) -> Array:
+        table = np.array(old)
+        for token, pieces in added.items():
+            table[token] = np.asarray(old)[pieces].mean(axis=0)
+        return jax.device_put(table, layout.replicated)
+
+    embeddings = params["bert"]["embeddings"]
+    bert = params["bert"] | {"embeddings": embeddings | {"token": averaged(embeddings["token"])}}
+    return params | {"bert": bert, "mlm": params["mlm"] | {"bias": averaged(params["mlm"]["bias"])}}

@@ -1,0 +1,103 @@
+"""The README.md of an exported model: what it is, how it was trained, on what, how good it is."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bert_jax import __version__
+from bert_jax.config.run import RunConfig, as_dict
+from bert_jax.nn.tensor_names import MLM
+from bert_jax.training import metrics
+from bert_jax.training.checksums import digest
+from bert_jax.training.state import parameter_count
+from pipelines.data.store.card import escaped
+from pipelines.folders import DATA_CARD
+from pipelines.models.open import Model
+from pipelines.tasks.config import FinetuneConfig
+
+
+def model_card(model: Model) -> str:
+    """Markdown, with the header that Hugging Face's hub reads."""
+    weights, network = model.weights, model.network
+    header: dict[str, Any] = {"library_name": "transformers", "tags": ["bert", "bert-jax"]}
+    if MLM in weights.params and weights.architecture in ("BertForPreTraining", "BertForMaskedLM"):
+        header["pipeline_tag"] = "fill-mask"
+    step = "" if model.step is None else f" after {model.step:,} updates"
+    sections = [
+        f"---\n{yaml.safe_dump(header, sort_keys=True)}---",
+        f"# {escaped(model.folder.resolve().name)}",
+        f"{weights.architecture}{step}: {network.layers} layers, hidden size {network.hidden_size},"
+        f" {network.heads} attention heads, {network.vocab_size:,} tokens, sequences up to"
+        f" {network.max_positions}; {parameter_count(weights.params):,} parameters. Written by"
+        f" bert-jax {__version__}.",
+        f"```python\nfrom transformers import AutoTokenizer, {weights.architecture}\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("DIR")\n'
+        f'model = {weights.architecture}.from_pretrained("DIR")\n```',
+    ]
+    if weights.labels:
+        sections.append(f"Classes: {', '.join(map(escaped, weights.labels))}.")
+    made = model.run or model.finetune
+    if made is None:
+        sections.append("How these weights were trained was not kept with them.")
+    else:
+        if model.run is not None and model.run.data.objective == "sop":
+            sections.append(
+                "The next sentence head was trained to tell whether the two segments are swapped."
+            )
+        sections += [
+            *results(model.folder, model.step or 0),
+            "## Recipe",
+            _fenced(_recipe(made)),
+        ]
+        sections += _data(model.folder / DATA_CARD)
+    sections.append(f"SHA-256 of the parameters in bert-jax: {digest(weights.params)}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _recipe(run: RunConfig | FinetuneConfig) -> str:
+    """The config without what it says of the machine: where things lie."""
+    values = as_dict(run)
+    del values["run_dir"]
+    values["data"].pop("store", None)
+    values["init"] = Path(run.init).name
+    for name in values["data"].keys() & {"train", "validation"}:
+        values["data"][name] = Path(values["data"][name]).name
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def results(run_dir: Path, step: int) -> list[str]:
+    """The last evaluation that the checkpoint of a run at `step` has seen, as Markdown."""
+    lines = [line for line in metrics.read(run_dir) if any(n.startswith("eval_") for n in line)]
+    found: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
+    rows = [
+        f"| {name.removeprefix('eval_')} | {value:.4f} |"
+        for name, value in found.items()
+        if re.fullmatch(r"eval_[\w@]+", name, re.ASCII)
+        if isinstance(value, float) and math.isfinite(value)
+    ]
+    if not rows:
+        return []
+    return [
+        f"## Held-out results at step {found['step']:,}",
+        "\n".join(["| | |\n|---|---:|", *rows]),
+    ]
+
+
+def _data(card: Path) -> list[str]:
+    if not card.is_file():
+        return []
+    text = card.read_bytes().decode("utf-8", "replace").partition("\n## ")[0]
+    # It came with the store. What is HTML, a link or an image in it shall not be one here.
+    plain = re.sub(r"(\\.)|([<\[])", lambda found: found[1] or f"\\{found[2]}", text)
+    return ["## Data", plain.removeprefix("# ").strip()]
+
+
+def _fenced(text: str) -> str:
+    """YAML as a block of code that no line of it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}"

@@ -1,0 +1,210 @@
+"""A fine-tuning run as the training loop takes it, and what a fine-tuned network predicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bert_jax.config.run import Phase
+from bert_jax.nn.task_heads import TaskNetwork, objectives
+from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.runtime.console import progress, say
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.experiment import Work
+from bert_jax.training.flops import training_flops
+from bert_jax.training.optimizers import learning_rate, optimizer
+from bert_jax.training.partitioner import Layout
+from bert_jax.training.state import Params, TrainState, new_state
+from bert_jax.training.step import Steps
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models.open import Model
+from pipelines.tasks.batches import TaskBatches, in_order
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import task_network
+from pipelines.tasks.task import Features, Record, Task
+
+# In a run folder: what the newest evaluation said of each validation example.
+PREDICTIONS = "validation_predictions.jsonl"
+
+# Task and kind of head -> Hugging Face's name of the network; others have none there.
+ARCHITECTURES = {
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "multiple-choice": "BertForMultipleChoice",
+    "tagging": "BertForTokenClassification",
+    "qa": "BertForQuestionAnswering",
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples with their rows."""
+
+    examples: Sequence[Any]
+    features: Features
+
+
+def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
+    """The config with its updates counted, for so many training rows.
+
+    Raises:
+        BadInputError: There are none.
+    """
+    if rows == 0:
+        raise BadInputError(f"{config.data.train} has no example to learn from; add some")
+    per_epoch = -(-rows // config.train.batch_size)
+    steps = max(1, round(per_epoch * config.train.epochs))
+    warmup = config.optimizer.warmup_steps or math.ceil(steps * config.train.warmup)
+    every = config.train.eval_every or per_epoch
+    checkpoint = config.checkpoint
+    if checkpoint.keep_best:
+        if not config.data.validation:
+            raise BadInputError("checkpoint.keep_best needs data.validation, to tell the best")
+        checkpoint = replace(checkpoint, every=every)
+    return replace(
+        config,
+        checkpoint=checkpoint,
+        phases=(Phase(config.data.length, steps, config.train.batch_size),),
+        optimizer=replace(config.optimizer, warmup_steps=warmup),
+        train=replace(config.train, eval_every=every if config.data.validation else 0),
+    )
+
+
+def finetuning(
+    config: FinetuneConfig,
+    task: Task,
+    classes: list[str],
+    train: Examples,
+    validation: Validation,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    model: Model | None,
+) -> Work:
+    """The run that `config`, planned, describes.
+
+    Args:
+        config: Of the run.
+        task: What it learns.
+        classes: Names of the outputs.
+        train: What it learns from.
+        validation: Measures it.
+        tokenizer: Of the rows.
+        layout: Where it runs.
+        model: To start from; None where the run is resumed.
+    """
+    network = task_network(config, len(classes))
+    rule = optimizer(config.optimizer)
+    shapes = jax.eval_shape(partial(network.init_params, config.seed))
+    more = {"tokenizer": tokenizer.digest}
+    data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
+
+    def fresh() -> TrainState:
+        return new_state(rule, network.init_params(config.seed))
+
+    return Work(
+        config=config,
+        steps=Steps(
+            objectives(network, task.objective),
+            rule,
+            learning_rate(config.optimizer, config.steps),
+            config.seed,
+            network.rates(shapes),
+            config.train.accumulate,
+            config.model.dtype,
+        ),
+        data=data,
+        fresh=fresh,
+        evaluate=validation,
+        flops=lambda tokens, sequences: training_flops(config.model, tokens, sequences, 0),
+        begin=None if model is None else partial(_begin, config, network, model, layout),
+        architecture=ARCHITECTURES.get(config.task, "") if _is_plain(config) else "",
+        labels=classes,
+        criterion=lambda found: -found[task.best] if task.best in found else None,
+    )
+
+
+def _is_plain(config: FinetuneConfig) -> bool:
+    return config.head.kind == "linear" and config.head.features == "last"
+
+
+def _begin(
+    config: FinetuneConfig, network: TaskNetwork, model: Model, layout: Layout
+) -> TrainState:
+    fresh = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
+    say(f"weights from {model.described}; fresh: {fresh}")
+    if HEAD in parts(model.weights.params):
+        say("its own task head is left out")
+    params = layout.build(partial(network.init_params, config.seed))
+    # A pooler that the model lacks stays fresh.
+    params |= {"bert": params["bert"] | model.weights.params["bert"]}
+    return layout.build(partial(new_state, optimizer(config.optimizer)), params)
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """Writes JSON Lines; an older file stays until the new one is whole."""
+    draft = path.with_name(f"{path.name}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    draft.replace(path)
+
+
+Run = Callable[[Params, Any], Any]
+
+
+def logits_step(network: TaskNetwork, layout: Layout) -> Run:
+    """(params, arrays of a batch) -> float32 logits, without dropout; compiled once."""
+    definition = network.define()
+    return layout.predict_step(lambda params, batch: nnx.merge(definition, params)(batch, None))
+
+
+def all_logits(
+    run: Run, params: Params, features: Features, batch_size: int, layout: Layout
+) -> np.ndarray:
+    """float32 logits of every row; `run` is from `logits_step`."""
+    count = len(features.examples)
+    batch_size = -(-batch_size // len(layout.devices)) * len(layout.devices)
+    found = []
+    with progress("predicting row", count) as show:
+        for batch in in_order(features, batch_size, layout.rows(batch_size)):
+            found.append(np.asarray(run(params, batch.arrays)))
+            show(min(count, len(found) * batch_size), "")
+    return np.concatenate(found)[:count]
+
+
+@dataclass
+class Validation:
+    """Measures a network on held-out examples, and keeps what it said of them.
+
+    Attributes:
+        held_out: The examples; None measures nothing.
+        latest: Metrics and records of the newest measurement.
+    """
+
+    held_out: Examples | None
+    task: Task
+    classes: list[str]
+    run: Run
+    layout: Layout
+    latest: tuple[dict[str, Any], list[Record]] | None = None
+
+    def __call__(self, eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
+        """The metrics with these parameters."""
+        del eval_step
+        if self.held_out is None:
+            return {}
+        examples, features = self.held_out.examples, self.held_out.features
+        logits = all_logits(self.run, params, features, phase.batch_size, self.layout)
+        records = self.task.predict(examples, features, logits, self.classes)
+        metrics = dict(self.task.score(examples, records, self.classes))
+        self.latest = metrics, records
+        return metrics

@@ -1,0 +1,1 @@
+"""Requests for Cloud TPU slices: submit, watch and end them."""

@@ -1,0 +1,1 @@
+"""Estimates from the TPU compiler before a slice is requested."""

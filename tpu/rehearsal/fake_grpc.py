@@ -1,0 +1,64 @@
+"""The fake cloud over gRPC, as tpu.googleapis.com answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.cloud import tpu_v2
+from google.longrunning import operations_pb2
+
+from tpu.rehearsal.fake_cloud import FakeCloud
+from tpu.rehearsal.fake_validation import ApiError
+
+
+@contextmanager
+def serve(cloud: FakeCloud) -> Iterator[str]:
+    """Answers on this machine while the context lasts; gives the address."""
+    with ThreadPoolExecutor(4) as workers:
+        server = grpc.server(workers)
+        server.add_generic_rpc_handlers(
+            (
+                # No servicer comes with the library: the names of its requests tell the methods.
+                _service("google.cloud.tpu.v2.Tpu", tpu_v2, cloud),
+                _service("google.longrunning.Operations", operations_pb2, cloud),
+            )
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+def _service(name: str, messages: Any, cloud: FakeCloud) -> grpc.GenericRpcHandler:
+    methods = {}
+    for known in dir(messages):
+        if known.endswith("Request"):
+            rpc, kind = known.removesuffix("Request"), getattr(messages, known)
+            methods[rpc] = grpc.unary_unary_rpc_method_handler(
+                _answer(cloud, rpc),
+                request_deserializer=getattr(kind, "deserialize", None) or kind.FromString,
+                response_serializer=_serialized,
+            )
+    return grpc.method_handlers_generic_handler(name, methods)
+
+
+def _answer(cloud: FakeCloud, rpc: str) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return cloud.call(rpc, request)
+        except ApiError as error:
+            context.abort(grpc.StatusCode[error.status], error.message)
+
+    return answer
+
+
+def _serialized(answer: Any) -> bytes:
+    if hasattr(answer, "DESCRIPTOR"):
+        return answer.SerializeToString()
+    return type(answer).serialize(answer)
