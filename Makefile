@@ -65,7 +65,7 @@ parity: $(VENV)/parity
 pretrain: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 pretrain: $(VENV)/core
 	$(BIN)/bert-jax train-tokenizer --corpus python-docs --vocab-size 8000 --out $(DATA)/tokenizer
-	$(BIN)/bert-jax prepare --corpus python-docs --tokenizer $(DATA)/tokenizer --heldout 0.05 --out $(DATA)/store
+	$(BIN)/bert-jax prepare --corpus python-docs --tokenizer $(DATA)/tokenizer --held-out 0.05 --out $(DATA)/store
 	$(BIN)/bert-jax pretrain --config configs/tiny.yaml
 	$(BIN)/bert-jax evaluate runs/tiny
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "The default [MASK] is zero."

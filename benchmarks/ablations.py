@@ -24,7 +24,8 @@ import jax
 from pretraining import begun
 
 from bert_jax.config.run import RunConfig
-from bert_jax.training import partitioner
+from bert_jax.runtime import distributed
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
 from pipelines.commands.evaluate import measure
 from pipelines.data.batches.loader import PretrainingData
@@ -39,15 +40,15 @@ ROUNDS, UPDATES = 7, 20
 
 def main(store: Path, runs: Path) -> None:
     """Prints the table."""
-    layout = partitioner.Layout(partitioner.devices())
+    partitioner = Partitioner(distributed.devices())
     rows, configs, found = {}, {}, {}
     for name in NAMES:
         command = ["--config", str(CONFIGS / f"{name}.yaml"), "--data.store", str(store)]
         command += ["--run_dir", str(runs / name)]
         subprocess.run(["bert-jax", "pretrain", *command], check=True)
-        model = open_model(runs / name, layout)
+        model = open_model(runs / name, partitioner)
         config = replace(run_config(command), model=model.network)
-        found = measure(replace(model, run=config), Store(store), layout)
+        found = measure(replace(model, run=config), Store(store), partitioner)
         nsp = "-" if found["nsp_accuracy"] is None else f"{found['nsp_accuracy']:.3f}"
         rows[name] = (
             f"| {name} | {config.data.objective} | {parameter_count(model.weights.params):,}"
@@ -55,7 +56,7 @@ def main(store: Path, runs: Path) -> None:
             f" | {found['perplexity']:.0f} | {nsp}"
         )
         configs[name] = config
-    seconds = timed(configs, Store(store), layout)
+    seconds = timed(configs, Store(store), partitioner)
     columns = ("parameters", "MLM accuracy", "MLM loss", "perplexity", "NSP accuracy", "time")
     print(f"| run | batches | {' | '.join(columns)} |\n|---|---|{'---:|' * len(columns)}")
     for name, row in rows.items():
@@ -65,10 +66,10 @@ def main(store: Path, runs: Path) -> None:
 
 
 def timed(
-    configs: dict[str, RunConfig], store: Store, layout: partitioner.Layout
+    configs: dict[str, RunConfig], store: Store, partitioner: Partitioner
 ) -> dict[str, float]:
     """Median seconds of UPDATES updates."""
-    programs = {name: program(config, store, layout) for name, config in configs.items()}
+    programs = {name: program(config, store, partitioner) for name, config in configs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(ROUNDS):
         for name, run in programs.items():
@@ -78,10 +79,12 @@ def timed(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def program(config: RunConfig, store: Store, layout: partitioner.Layout) -> Callable[[], None]:
+def program(config: RunConfig, store: Store, partitioner: Partitioner) -> Callable[[], None]:
     """Does UPDATES updates on one batch; compiled already."""
-    state, update = begun(config, layout)
-    batch = layout.place(PretrainingData(store, config).batch_at(config.steps - 1).arrays)
+    state, update = begun(config, partitioner)
+    batch = partitioner.shard_batch(
+        PretrainingData(store, config).batch_at(config.steps - 1).arrays
+    )
 
     def run() -> None:
         nonlocal state

@@ -27,7 +27,8 @@ import numpy as np
 import transformers
 
 from bert_jax.nn.task_heads import HeadConfig
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.keyed import key, shuffled
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import Model, open_model
@@ -95,7 +96,7 @@ class Case:
     train: Examples
     test: Examples
     tokenizer: Tokenizer
-    layout: Layout
+    partitioner: Partitioner
     model: Model
 
 
@@ -122,8 +123,8 @@ def compared(name: str, options: Any) -> tuple[str, str, list[float], list[float
 def opened(name: str, options: Any) -> Case:
     """The task with its rows."""
     kind, length = TASKS[name]
-    layout = Layout(devices()[:1])
-    model = open_model(options.model, layout)
+    partitioner = Partitioner(devices()[:1])
+    model = open_model(options.model, partitioner)
     tokenizer = model.tokenizer()
     task = ranking.TASK if name == "ranking" else open_task(kind, TaskOptions(stride=64))
     paths = [str(*(options.folder / name).glob(f"{split}.*")) for split in ("train", "test")]
@@ -133,7 +134,7 @@ def opened(name: str, options: Any) -> Case:
     sizes = (options.examples, options.test)
     sets = [sample(whole, most, together) for whole, most in zip(found, sizes, strict=True)]
     features = [Examples(s, task.features(s, tokenizer, length, classes)) for s in sets]
-    return Case(task, classes, *features, tokenizer, layout, model)
+    return Case(task, classes, *features, tokenizer, partitioner, model)
 
 
 def sample(examples: Sequence[Any], most: int, together: int) -> list[Any]:
@@ -167,13 +168,20 @@ def configured(run_dir: str, name: str, seed: int, options: Any, case: Case) -> 
 
 def here(config: FinetuneConfig, case: Case) -> np.ndarray:
     """Logits of the test rows after our training."""
-    task, classes, layout, tokenizer = case.task, case.classes, case.layout, case.tokenizer
-    run = logits_step(task_network(config, len(classes)), layout)
-    nothing = Validation(None, task, classes, run, layout)
-    work = finetuning(config, task, classes, case.train, nothing, tokenizer, layout, case.model)
+    task, classes, partitioner, tokenizer = (
+        case.task,
+        case.classes,
+        case.partitioner,
+        case.tokenizer,
+    )
+    run = logits_step(task_network(config, len(classes)), partitioner)
+    nothing = Validation(None, task, classes, run, partitioner)
+    work = finetuning(
+        config, task, classes, case.train, nothing, tokenizer, partitioner, case.model
+    )
     with taken(Path(config.run_dir)):
-        params = train(work, layout, tokenizer)
-    return all_logits(run, params, case.test.features, ROWS, layout)
+        params = train(work, partitioner, tokenizer)
+    return all_logits(run, params, case.test.features, ROWS, partitioner)
 
 
 def there(config: FinetuneConfig, case: Case) -> np.ndarray:

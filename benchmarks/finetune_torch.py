@@ -97,7 +97,7 @@ def logits(task: str, network: torch.nn.Module, arrays: Arrays) -> torch.Tensor:
     """In the shape that our networks give."""
     inputs = {
         "input_ids": torch.tensor(arrays["token_ids"]).long(),
-        "token_type_ids": torch.tensor(arrays["segment_ids"]).long(),
+        "token_type_ids": torch.tensor(arrays["token_type_ids"]).long(),
         "attention_mask": torch.tensor(arrays["sequence_ids"]).long(),
     }
     if task == "summarization":

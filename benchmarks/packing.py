@@ -18,7 +18,8 @@ import jax
 from pretraining import begun
 
 from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 
@@ -62,8 +63,8 @@ class Contestant:
             model=model.with_vocabulary(store.tokenizer.vocab_size),
             phases=(Phase(options.length, 1000, options.batch),),
         )
-        self.layout = Layout(devices())
-        self.state, self.step = begun(config, self.layout)
+        self.partitioner = Partitioner(devices())
+        self.state, self.step = begun(config, self.partitioner)
         self.batches = PretrainingData(store, config).batches(0, 1000)
         self.real = self.all = 0
 
@@ -75,7 +76,7 @@ class Contestant:
     def run(self, updates: int) -> float:
         """Real tokens per second of so many updates."""
         batches = [next(self.batches).arrays for _ in range(updates)]
-        placed = [self.layout.place(arrays) for arrays in batches]
+        placed = [self.partitioner.shard_batch(arrays) for arrays in batches]
         started = time.perf_counter()
         for batch in placed:
             self.state, metrics = self.step(self.state, batch)

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 from bert_jax.config.run import RunConfig
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import init_state
 from bert_jax.training.step import Steps
 
 
-def begun(config: RunConfig, layout: Layout) -> tuple[Any, Any]:
+def begun(config: RunConfig, partitioner: Partitioner) -> tuple[Any, Any]:
     """A run's fresh state on the devices, and its step: (state, batch) -> (state, metrics)."""
     steps = Steps.of(config)
-    state = layout.build(partial(init_state, config.model, steps.optimizer, 0))
-    return state, layout.train_step(steps)
+    state = partitioner.build(partial(init_state, config.model, steps.optimizer, 0))
+    return state, partitioner.train_step(steps)

@@ -28,7 +28,7 @@ def stock_loss(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor
     """The loss that transformers gives; its "labels" are -100 where nothing is predicted."""
     found = model(
         input_ids=given["token_ids"],
-        token_type_ids=given["segment_ids"],
+        token_type_ids=given["token_type_ids"],
         attention_mask=given["sequence_ids"],
         labels=given["labels"],
         next_sentence_label=given["nsp_labels"],
@@ -40,7 +40,7 @@ def losses(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, to
     """Mean loss of the predicted tokens, scored at their positions only, and of the pairs."""
     out = model.bert(
         input_ids=given["token_ids"].long(),
-        token_type_ids=given["segment_ids"].long(),
+        token_type_ids=given["token_type_ids"].long(),
         attention_mask=given["sequence_ids"],
     )
     hidden = out.last_hidden_state

@@ -91,12 +91,13 @@ def emulated(count: int) -> float:
     from step import arrays
 
     from bert_jax.config.run import ModelConfig, Phase, RunConfig
-    from bert_jax.training.partitioner import Layout, devices
+    from bert_jax.runtime.distributed import devices
+    from bert_jax.training.partitioner import Partitioner
 
     model = ModelConfig(preset="bert-tiny", vocab_size=30_522, dtype="float32")
     config = RunConfig(run_dir="-", model=model, phases=(Phase(LENGTH, 1000, 16),))
-    layout = Layout(devices()[:count])
-    (state, step), batch = begun(config, layout), layout.place(arrays(LENGTH, 16))
+    partitioner = Partitioner(devices()[:count])
+    (state, step), batch = begun(config, partitioner), partitioner.shard_batch(arrays(LENGTH, 16))
     seconds = []
     for _ in range(12):
         started = time.perf_counter()

@@ -94,7 +94,7 @@ def arrays(length: int, batch: int) -> dict[str, np.ndarray]:
     places = rng.permuted(np.tile(np.arange(length, dtype=np.int32), (batch, 1)), axis=1)
     return {
         "token_ids": rng.integers(1000, VOCABULARY, shape, np.int32),
-        "segment_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
+        "token_type_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
         "sequence_ids": np.ones(shape, np.int32),
         "mlm_positions": np.sort(places[:, :P], axis=1),
         "mlm_targets": rng.integers(1000, VOCABULARY, (batch, P), np.int32),
@@ -110,13 +110,17 @@ def here(who: str, dtype: Any, size: str, length: int, batch: int) -> Callable[[
     from pretraining import begun
 
     from bert_jax.config.run import ModelConfig, Phase, RunConfig
-    from bert_jax.training.partitioner import Layout, devices
+    from bert_jax.runtime.distributed import devices
+    from bert_jax.training.partitioner import Partitioner
 
     del who
     model = ModelConfig(preset=f"bert-{size}", vocab_size=VOCABULARY, dtype=dtype)
     config = RunConfig(run_dir="-", model=model, phases=(Phase(length, 1000, batch),))
-    layout = Layout(devices())
-    (state, step), placed = begun(config, layout), layout.place(arrays(length, batch))
+    partitioner = Partitioner(devices())
+    (state, step), placed = (
+        begun(config, partitioner),
+        partitioner.shard_batch(arrays(length, batch)),
+    )
 
     def update(count: int) -> None:
         nonlocal state

@@ -31,8 +31,9 @@ from pretraining_torch import DEVICE, losses, network
 
 from bert_jax.config.run import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
 from bert_jax.nn.tensor_names import Pretrained
+from bert_jax.runtime.distributed import devices
 from bert_jax.training.optimizers import learning_rate
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.export import export
@@ -100,18 +101,18 @@ def configured(options: Any, updates: int) -> RunConfig:
 
 def here(options: Any, folder: Path) -> tuple[int, float]:
     """Ours."""
-    layout, store = Layout(devices()), Store(options.store)
+    partitioner, store = Partitioner(devices()), Store(options.store)
     kept: dict[str, Any] = {}
 
     def prepare(updates: int) -> Run:
         config = configured(options, updates)
-        state, step = begun(config, layout)
+        state, step = begun(config, partitioner)
         batches = PretrainingData(store, config).batches(0, updates)
 
         def run(count: int) -> float:
             nonlocal state
             for _ in range(count):
-                state, metrics = step(state, layout.place(next(batches).arrays))
+                state, metrics = step(state, partitioner.shard_batch(next(batches).arrays))
             kept.update(params=state.params, config=config.model)
             return float(metrics["mlm_loss"])
 

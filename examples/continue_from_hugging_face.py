@@ -22,7 +22,8 @@ from bert_jax.config.run import (
     RunConfig,
     TrainConfig,
 )
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.convert import convert
 from pipelines.commands.evaluate import measure
 from pipelines.commands.prepare import prepare
@@ -39,12 +40,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/example"))
     options = parser.parse_args()
-    out, layout = options.out, Layout(devices())
-    model = options.model or tiny_model(out, layout)
+    out, partitioner = options.out, Partitioner(devices())
+    model = options.model or tiny_model(out, partitioner)
     text = options.text or made_up.text(out / "field.txt", documents=60)
 
     # The text is cut with the model's own vocabulary.
-    prepare([f"text:{text}"], model, out / "store-field", heldout=0.2)
+    prepare([f"text:{text}"], model, out / "store-field", held_out=0.2)
     config = RunConfig(
         run_dir=str(out / "continued"),
         init=str(model),
@@ -54,19 +55,19 @@ def main() -> None:
         phases=(Phase(length=32, steps=options.steps),),
         checkpoint=CheckpointConfig(every=1000),
     )
-    pretrain(config, layout)
+    pretrain(config, partitioner)
     store = Store(out / "store-field")
     for name in (model, out / "continued"):
-        found = measure(open_model(name, layout), store, layout, length=32)
+        found = measure(open_model(name, partitioner), store, partitioner, length=32)
         print(f"{name}: masked-token loss {found['mlm_loss']:.4f}")
     if not (out / "continued-hf").exists():
-        convert(open_model(out / "continued", layout), out / "continued-hf", "hf")
+        convert(open_model(out / "continued", partitioner), out / "continued-hf", "hf")
 
 
-def tiny_model(out: Path, layout: Layout) -> Path:
+def tiny_model(out: Path, partitioner: Partitioner) -> Path:
     """A Hugging Face folder with a tiny model."""
     if not (out / "hf").exists():
-        convert(open_model(pretrained(out), layout), out / "hf", "hf")
+        convert(open_model(pretrained(out), partitioner), out / "hf", "hf")
     return out / "hf"
 
 

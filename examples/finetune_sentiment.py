@@ -16,7 +16,8 @@ from pretrain_on_your_text import pretrained
 
 import bert_jax
 from bert_jax.config.run import ModelConfig, OptimizerConfig
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.finetune import finetune
 from pipelines.tasks.config import FinetuneConfig, FinetuneTrainConfig, TaskDataConfig
 
@@ -45,7 +46,7 @@ def main() -> None:
         optimizer=OptimizerConfig(learning_rate=options.learning_rate, warmup_steps=0),
         train=FinetuneTrainConfig(epochs=options.epochs),
     )
-    found = finetune(config, Layout(devices()))
+    found = finetune(config, Partitioner(devices()))
     print(f"accuracy {found['accuracy']:.1%}")
     model = bert_jax.load(out / "sentiment")
     for text, answer in zip(

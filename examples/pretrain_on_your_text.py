@@ -21,7 +21,8 @@ from bert_jax.config.run import (
     RunConfig,
     TrainConfig,
 )
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.prepare import prepare
 from pipelines.commands.pretrain import pretrain
 from pipelines.commands.train_tokenizer import train
@@ -46,7 +47,7 @@ def pretrained(out: Path, text: str | None = None, vocab_size: int = 120, steps:
     """The folder of a run that is complete: text, vocabulary, token store and training."""
     spec = f"text:{text or made_up.text(out / 'text.txt')}"
     train(open_corpus(spec), vocab_size, out / "tokenizer", "wordpiece", uncased=True)
-    prepare([spec], out / "tokenizer", out / "store", heldout=0.1)
+    prepare([spec], out / "tokenizer", out / "store", held_out=0.1)
     config = RunConfig(
         run_dir=str(out / "run"),
         data=DataConfig(store=str(out / "store")),
@@ -56,7 +57,7 @@ def pretrained(out: Path, text: str | None = None, vocab_size: int = 120, steps:
         train=TrainConfig(batch_size=32, log_every=20, eval_every=0),
         phases=(Phase(length=32, steps=steps),),
     )
-    pretrain(config, Layout(devices()))
+    pretrain(config, Partitioner(devices()))
     return out / "run"
 
 

@@ -26,7 +26,7 @@ WORDS = {
 EXAMPLES = {
     "train-tokenizer": "train-tokenizer --corpus python-docs --vocab-size 8000 --out tokenizer",
     "extend-tokenizer": "extend-tokenizer MODEL --corpus 'text:field/*.txt' --words 500 --out DIR",
-    "prepare": "prepare --corpus python-docs --tokenizer tokenizer --heldout 0.05 --out store",
+    "prepare": "prepare --corpus python-docs --tokenizer tokenizer --held-out 0.05 --out store",
     "show-batch": "show-batch store --config configs/tiny.yaml --rows 2",
     "bench-loader": "bench-loader store --length 512",
     "pretrain": "pretrain --config configs/tiny.yaml --data.store store --run_dir runs/first",

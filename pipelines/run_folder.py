@@ -13,8 +13,8 @@ import jax
 from bert_jax.runtime.errors import BadInputError, tells_of_lost_process
 from bert_jax.runtime.paths import at, is_remote, remove
 from bert_jax.training import metrics
-from bert_jax.training.experiment import Work
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.experiment import Experiment
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params
 from bert_jax.training.trainer import Trainer
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
@@ -48,20 +48,20 @@ def taken(run_dir: Path) -> Iterator[None]:
 
 
 def train(
-    work: Work,
-    layout: Layout,
+    experiment: Experiment,
+    partitioner: Partitioner,
     tokenizer: Tokenizer,
     files: Mapping[str, bytes] = MappingProxyType({}),
-    told: Callable[[int], None] = lambda step: None,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> Params:
     """Trains, or goes on training, in the folder of the run.
 
     Args:
-        work: The run.
-        layout: Where it runs.
+        experiment: The run.
+        partitioner: Where it runs.
         tokenizer: Is copied into the folder.
         files: Name -> content of what else is written there before the first update.
-        told: Hears of every step that is done.
+        on_step: Hears of every step that is done.
 
     Returns:
         The parameters at the end.
@@ -70,11 +70,11 @@ def train(
         BadInputError: The run began with other settings.
         PreemptedError: The process was told to end; everything is saved.
     """
-    run_dir = at(work.config.run_dir)
-    trainer, lost = Trainer(work, layout, told), False
+    run_dir = at(experiment.config.run_dir)
+    trainer, lost = Trainer(experiment, partitioner, on_step), False
     try:
         if jax.process_index() == 0:
-            _keep_at_hand(run_dir, work, tokenizer, files)
+            _keep_at_hand(run_dir, experiment, tokenizer, files)
         trainer.run()
     except RuntimeError as error:
         lost = tells_of_lost_process(error)
@@ -99,10 +99,10 @@ def figures(run_dir: Path, *names: str) -> dict[str, str]:
 
 
 def _keep_at_hand(
-    run_dir: Path, work: Work, tokenizer: Tokenizer, files: Mapping[str, bytes]
+    run_dir: Path, experiment: Experiment, tokenizer: Tokenizer, files: Mapping[str, bytes]
 ) -> None:
     """Writes what is needed to use the run; whole files only, whenever the process is killed."""
-    for name, content in {RUN_CONFIG: to_yaml(work.config).encode(), **files}.items():
+    for name, content in {RUN_CONFIG: to_yaml(experiment.config).encode(), **files}.items():
         draft = run_dir / f"{name}.tmp"
         draft.write_bytes(content)
         draft.replace(run_dir / name)

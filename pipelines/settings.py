@@ -16,7 +16,9 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
-from bert_jax.config.run import Phase, RunConfig, as_dict
+from bert_jax.config.renamed import OPTIONS, old_keys, renamed_keys, renamed_model_keys
+from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
+from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import check_kind
 from pipelines.help import essentials, example
@@ -95,7 +97,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = 
     known = list(parser._option_string_actions)  # argparse has no public list of them
     spelled = {name.replace("_", "-"): name for name in known}
     try:
-        words = [_respelled(word, spelled) for word in argv]
+        words = [_respelled(word, spelled) for word in map(_renamed, argv)]
         return parser.parse_args(words, namespace=base)
     except argparse.ArgumentError as error:
         text = str(error)
@@ -114,6 +116,19 @@ def _respelled(word: str, spelled: Mapping[str, str]) -> str:
     if not name.startswith("--"):
         return word
     return spelled.get(name.replace("_", "-"), name) + equals + value
+
+
+def _renamed(word: str) -> str:
+    name, equals, value = word.partition("=")
+    new = OPTIONS.get(name.removeprefix("--").replace("-", "_")) if name[:2] == "--" else None
+    if new is None:
+        return word
+    _note_renamed(name, f"--{new}")
+    return f"--{new}{equals}{value}"
+
+
+def _note_renamed(old: str, new: str) -> None:
+    say(f"{old} is now called {new}; the old name is read until version 1.0")
 
 
 def _plain(text: str) -> str:
@@ -199,6 +214,9 @@ def read_yaml(
         raise BadInputError(f"{path}: expected keys and values, found {found}")
     base = given.pop("base", None)
     given = {key: value for key, value in given.items() if key not in passed_over}
+    for old, new in old_keys(given).items():
+        _note_renamed(f"{path}: {old}", new)
+    given = renamed_keys(given)
     check_keys(given, kind, str(path))
     if base is None:
         return given
@@ -261,11 +279,12 @@ def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C
     Raises:
         BadInputError: It was written by another version and does not fit any more.
     """
+    values = renamed_model_keys(values) if kind is ModelConfig else renamed_keys(values)
     check_keys(values, kind, source)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        return kind(**vars(parser.instantiate(parser.parse_object(dict(values)))))
+        return kind(**vars(parser.instantiate(parser.parse_object(values))))
     except argparse.ArgumentError as error:
         raise BadInputError(f"{source}: {_plain(str(error)).replace('--', '', 1)}") from None
 

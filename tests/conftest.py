@@ -34,7 +34,8 @@ from bert_jax.config.run import (
     RunConfig,
     TrainConfig,
 )
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.prepare import prepare
 from pipelines.commands.pretrain import pretrain
 from pipelines.data.store.token_store import Store
@@ -128,7 +129,7 @@ def trained(config_base: RunConfig, shared: Shared) -> Path:
     """The run folder of these 20 steps, to be read only."""
 
     def build(folder: Path) -> None:
-        pretrain(replace(config_base, run_dir=str(folder / "run")), Layout(devices()[:1]))
+        pretrain(replace(config_base, run_dir=str(folder / "run")), Partitioner(devices()[:1]))
 
     return shared("trained", build) / "run"
 
@@ -192,7 +193,7 @@ def still(config: RunConfig) -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def all_devices() -> Layout:
+def all_devices() -> Partitioner:
     found = devices()
     assert len(found) == DEVICES, "the emulated devices are missing: was JAX imported too early?"
-    return Layout(found)
+    return Partitioner(found)

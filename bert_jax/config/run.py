@@ -46,7 +46,7 @@ class ModelConfig:
         heads: Attention heads; must divide hidden_size.
         feed_forward_size: Width inside the feed-forward block.
         max_positions: Longest sequence the position embedding can take.
-        segments: Kinds of segment ids (BERT: 2).
+        type_vocab_size: Number of token types (BERT: 2, the segments A and B).
         hidden_dropout: Dropout after the embeddings and after each sub-block.
         attention_dropout: Dropout on the attention probabilities.
         gelu: tanh approximation (google-research/bert) or erf (Hugging Face's "gelu").
@@ -68,7 +68,7 @@ class ModelConfig:
     heads: int = 0
     feed_forward_size: int = 0
     max_positions: int = 512
-    segments: int = 2
+    type_vocab_size: int = 2
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     gelu: Literal["tanh", "erf"] = "tanh"
@@ -106,7 +106,7 @@ class ModelConfig:
         )
         at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
         at_least("model", full, 0, "vocab_size")
-        at_least("model", full, 2, "segments")
+        at_least("model", full, 2, "type_vocab_size")
         share("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
             raise BadInputError(

@@ -17,7 +17,7 @@ from jax import Array
 
 from bert_jax.nn.dropout import dropped
 from bert_jax.nn.hardware import device_kind
-from bert_jax.nn.matmul import product
+from bert_jax.nn.matmul import einsum
 
 # Added to the scores of keys that may not be attended to; finite, so that a row without any key
 # (an example of weight 0) gives numbers instead of NaN.
@@ -28,7 +28,7 @@ KERNEL_DEVICES = ("TPU v4", "TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Visible:
+class AttentionMask:
     """Which tokens see which.
 
     Attributes:
@@ -74,7 +74,7 @@ def attend(
     query: Array,
     keys: Array,
     value: Array,
-    visible: Visible,
+    visible: AttentionMask,
     seeds: Array,
     rate: float,
 ) -> Array:
@@ -100,11 +100,11 @@ def probabilities(query: Array, keys: Array, mask: Array) -> Array:
     Args:
         query: [B, T, N, H], scaled.
         keys: [B, S, N, H].
-        mask: bool [B, T or 1, S]; see `Visible.mask`.
+        mask: bool [B, T or 1, S]; see `AttentionMask.mask`.
     """
     # The scores leave the matrix unit in the dtype of the products: in float32 they would be the
     # largest arrays of the whole step. The softmax itself is float32.
-    scores = product("BTNH,BSNH->BNTS", query, keys)
+    scores = einsum("BTNH,BSNH->BNTS", query, keys)
     scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
     return jax.nn.softmax(scores, axis=-1)
 
@@ -123,22 +123,22 @@ def _forward(
     rate: float, query: Array, keys: Array, value: Array, mask: Array, seeds: Array
 ) -> tuple[Array, Residuals]:
     weights = probabilities(query, keys, mask).astype(value.dtype)
-    output = product("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
+    output = einsum("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
     return output, (query, keys, value, mask, seeds, weights, output)
 
 
 def _backward(rate: float, residuals: Residuals, gradient: Array) -> tuple[Array | None, ...]:
     query, keys, value, mask, seeds, weights, output = residuals
-    of_value = product("BNTS,BTNH->BSNH", dropped(weights, rate, seeds), gradient)
-    of_dropped = product("BTNH,BSNH->BNTS", gradient, value)
+    of_value = einsum("BNTS,BTNH->BSNH", dropped(weights, rate, seeds), gradient)
+    of_dropped = einsum("BTNH,BSNH->BNTS", gradient, value)
     of_weights = dropped(of_dropped, rate, seeds).astype(jnp.float32)
     # What the softmax takes off: the sum of weights times their gradients, along S.
     pull = jnp.einsum("BTNH,BTNH->BNT", gradient, output, preferred_element_type=jnp.float32)
     of_scores = weights.astype(jnp.float32) * (of_weights - pull[..., None])
     # Only a row without any key has weights where the mask is false.
     of_scores = jnp.where(mask[:, None], of_scores, 0.0).astype(query.dtype)
-    of_query = product("BNTS,BSNH->BTNH", of_scores, keys)
-    of_keys = product("BNTS,BTNH->BSNH", of_scores, query)
+    of_query = einsum("BNTS,BSNH->BTNH", of_scores, keys)
+    of_keys = einsum("BNTS,BTNH->BSNH", of_scores, query)
     return of_query, of_keys, of_value, None, None
 
 

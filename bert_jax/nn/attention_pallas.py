@@ -17,7 +17,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bert_jax.nn.attention import MASKED_SCORE, Visible
+from bert_jax.nn.attention import MASKED_SCORE, AttentionMask
 from bert_jax.nn.dropout import kept
 from bert_jax.nn.hardware import device_kind, first_row
 
@@ -55,7 +55,7 @@ def attend_on_tpu(
     query: Array,
     keys: Array,
     value: Array,
-    visible: Visible,
+    visible: AttentionMask,
     head_size: int,
     seeds: Array,
     rate: float,

@@ -12,10 +12,10 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.attention import Visible
+from bert_jax.nn.attention import AttentionMask
 from bert_jax.nn.hardware import device_kind
 from bert_jax.nn.heads import MaskedLanguageHead, NextSentenceHead
-from bert_jax.nn.layers import Affine, Embeddings, EncoderLayer, split
+from bert_jax.nn.layers import Einsum, Embeddings, EncoderLayer, split
 from bert_jax.nn.lstm import LstmLayer, begins
 
 M = TypeVar("M", bound=nnx.Module)
@@ -52,14 +52,14 @@ class Bert(nnx.Module):
         self.embeddings = Embeddings(config, rngs)
         layer = LstmLayer if config.encoder == "lstm" else EncoderLayer
         self.layers = stacked(lambda r: layer(config, r), config.layers, rngs)
-        self.pooler = Affine(config, "BKD,DE->BKE", (D, D), (D,), rngs)
+        self.pooler = Einsum(config, "BKD,DE->BKE", (D, D), (D,), rngs)
         self.depth = config.layers
         self.encoder, self.remat = config.encoder, config.remat
 
     def __call__(
         self,
         token_ids: Array,
-        segment_ids: Array,
+        token_type_ids: Array,
         sequence_ids: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
@@ -68,17 +68,17 @@ class Bert(nnx.Module):
 
         Args:
             token_ids: int [B, T].
-            segment_ids: int [B, T].
+            token_type_ids: int [B, T].
             sequence_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
             key: For dropout; None for none.
             position_ids: int [B, T], for rows of several sequences; None counts from 0 in each row.
         """
-        return self.hidden_states(token_ids, segment_ids, sequence_ids, key, position_ids)[0]
+        return self.hidden_states(token_ids, token_type_ids, sequence_ids, key, position_ids)[0]
 
     def hidden_states(
         self,
         token_ids: Array,
-        segment_ids: Array,
+        token_type_ids: Array,
         sequence_ids: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
@@ -89,7 +89,7 @@ class Bert(nnx.Module):
         does not use of the result is not kept.
         """
         embedding_key, layers_key = split(key, 2)
-        x = self.embeddings(token_ids, segment_ids, embedding_key, position_ids)
+        x = self.embeddings(token_ids, token_type_ids, embedding_key, position_ids)
         packed = position_ids is not None
         context: Any = (
             begins(sequence_ids) if self.encoder == "lstm" else self._visible(sequence_ids, packed)
@@ -107,14 +107,14 @@ class Bert(nnx.Module):
         return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=unroll)
 
     def attention_probabilities(
-        self, token_ids: Array, segment_ids: Array, sequence_ids: Array
+        self, token_ids: Array, token_type_ids: Array, sequence_ids: Array
     ) -> Array:
         """float32 [L, B, N, T, S]: what every head of every layer attends to, without dropout.
 
         They are computed again from the layers' inputs: the forward pass need not keep them.
         Arguments are as in `__call__`; an encoder of LSTM layers has none.
         """
-        _, inputs = self.hidden_states(token_ids, segment_ids, sequence_ids)
+        _, inputs = self.hidden_states(token_ids, token_type_ids, sequence_ids)
         layer, arrays = nnx.split(self.layers)
         visible = self._visible(sequence_ids, packed=False)
 
@@ -125,8 +125,8 @@ class Bert(nnx.Module):
 
         return jax.lax.scan(look, None, (arrays, inputs))[1]
 
-    def _visible(self, sequence_ids: Array, packed: bool) -> Visible:
-        return Visible(sequence_ids, packed, self.encoder == "left-to-right")
+    def _visible(self, sequence_ids: Array, packed: bool) -> AttentionMask:
+        return AttentionMask(sequence_ids, packed, self.encoder == "left-to-right")
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].
@@ -161,7 +161,7 @@ class BertForPreTraining(nnx.Module):
     def __call__(
         self,
         token_ids: Array,
-        segment_ids: Array,
+        token_type_ids: Array,
         sequence_ids: Array,
         mlm_positions: Array,
         key: Array | None = None,
@@ -172,14 +172,14 @@ class BertForPreTraining(nnx.Module):
 
         Args:
             token_ids: int [B, T].
-            segment_ids: int [B, T].
+            token_type_ids: int [B, T].
             sequence_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
             mlm_positions: int [B, P]: where tokens are predicted.
             key: For dropout; None for none.
             position_ids: int [B, T], for rows of several sequences; None counts from 0 in each row.
             cls_positions: int [B, K]: where sequences begin; None is one at 0.
         """
-        hidden = self.bert(token_ids, segment_ids, sequence_ids, key, position_ids)
+        hidden = self.bert(token_ids, token_type_ids, sequence_ids, key, position_ids)
         predicted = jnp.take_along_axis(hidden, mlm_positions[..., None], axis=1)
         return PretrainingLogits(
             mlm=self.mlm(predicted, self.bert.embeddings.token[...]),

@@ -7,7 +7,7 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.layers import Affine, gelu, layer_norm
+from bert_jax.nn.layers import Einsum, gelu, layer_norm
 from bert_jax.nn.matmul import scores
 
 
@@ -17,7 +17,7 @@ class MaskedLanguageHead(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the transform and the output bias."""
         D = config.hidden_size
-        self.transform = Affine(config, "BPD,DE->BPE", (D, D), (D,), rngs)
+        self.transform = Einsum(config, "BPD,DE->BPE", (D, D), (D,), rngs)
         self.norm = layer_norm(config, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = gelu(config)
@@ -33,7 +33,7 @@ class NextSentenceHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the classifier."""
-        self.classifier = Affine(config, "BKD,DC->BKC", (config.hidden_size, 2), (2,), rngs)
+        self.classifier = Einsum(config, "BKD,DC->BKC", (config.hidden_size, 2), (2,), rngs)
 
     def __call__(self, pooled: Array) -> Array:
         """float32 logits [B, K, 2] from pooled [B, K, D]."""

@@ -2,7 +2,7 @@
 
 Dimensions have one letter everywhere: B batch, T query token, S key token, D model, N heads,
 H head size, F feed-forward, V vocabulary, P predictions, L layers, E a second D, C classes,
-K sequences of a row, G kinds of segments.
+K sequences of a row, G token types.
 
 Parameters are float32. Matrix multiplications run in the config's dtype, softmax and LayerNorm in
 float32. Dropout takes an explicit key; without one (None) a module is deterministic.
@@ -18,9 +18,9 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.attention import Visible, attend, probabilities, takes_kernel
+from bert_jax.nn.attention import AttentionMask, attend, probabilities, takes_kernel
 from bert_jax.nn.dropout import dropout, seeds
-from bert_jax.nn.matmul import affine
+from bert_jax.nn.matmul import linear
 
 
 def initializer(config: ModelConfig) -> jax.nn.initializers.Initializer:
@@ -31,8 +31,8 @@ def initializer(config: ModelConfig) -> jax.nn.initializers.Initializer:
     return jax.nn.initializers.truncated_normal(config.initializer_range)
 
 
-class Affine(nnx.Module):
-    """An affine map, written as the einsum of its input and its kernel."""
+class Einsum(nnx.Module):
+    """An linear map, written as the einsum of its input and its kernel."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Affine(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Maps x, in the dtype of x."""
-        return affine(self.einsum, x, self.kernel[...], self.bias[...])
+        return linear(self.einsum, x, self.kernel[...], self.bias[...])
 
     def flat(self, x: Array) -> Array:
         """The same for [B, T, D], to or from heads that lie side by side, [B, T, N x H]."""
         bias = self.bias[...].reshape(-1)
-        return affine("BTD,DE->BTE", x, self.kernel[...].reshape(-1, bias.size), bias)
+        return linear("BTD,DE->BTE", x, self.kernel[...].reshape(-1, bias.size), bias)
 
 
 def layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -82,7 +82,7 @@ class Embeddings(nnx.Module):
         """Creates the three tables."""
         init, D = initializer(config), config.hidden_size
         self.token = nnx.Param(init(rngs.params(), (config.vocab_size, D)))
-        self.segment = nnx.Param(init(rngs.params(), (config.segments, D)))
+        self.segment = nnx.Param(init(rngs.params(), (config.type_vocab_size, D)))
         self.position = nnx.Param(init(rngs.params(), (config.max_positions, D)))
         self.norm = layer_norm(config, rngs)
         self.rate = config.hidden_dropout
@@ -91,14 +91,14 @@ class Embeddings(nnx.Module):
     def __call__(
         self,
         token_ids: Array,
-        segment_ids: Array,
+        token_type_ids: Array,
         key: Array | None,
         position_ids: Array | None = None,
     ) -> Array:
         """Embeds int [B, T] ids as [B, T, D]; positions count from 0 in each row unless given."""
         T = token_ids.shape[1]
         # A one-hot product, because the gradient of a gather with few rows serialises on TPU.
-        kinds = jax.nn.one_hot(segment_ids, self.segment.shape[0], dtype=jnp.float32)
+        kinds = jax.nn.one_hot(token_type_ids, self.segment.shape[0], dtype=jnp.float32)
         x = self.token[...][token_ids]
         x = x + jnp.einsum("BTG,GD->BTD", kinds, self.segment[...])
         positions = self.position[...]
@@ -113,13 +113,13 @@ class Attention(nnx.Module):
         """Creates the four projections."""
         D, N = config.hidden_size, config.heads
         H = D // N
-        self.query = Affine(config, "BTD,DNH->BTNH", (D, N, H), (N, H), rngs)
-        self.key = Affine(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
-        self.value = Affine(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
-        self.output = Affine(config, "BTNH,NHD->BTD", (N, H, D), (D,), rngs)
+        self.query = Einsum(config, "BTD,DNH->BTNH", (D, N, H), (N, H), rngs)
+        self.key = Einsum(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
+        self.value = Einsum(config, "BSD,DNH->BSNH", (D, N, H), (N, H), rngs)
+        self.output = Einsum(config, "BTNH,NHD->BTD", (N, H, D), (D,), rngs)
         self.rate, self.kernel, self.head_size = config.attention_dropout, config.attention, H
 
-    def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
+    def __call__(self, x: Array, visible: AttentionMask, key: Array | None) -> Array:
         """Attends from every token of x, [B, T, D], to those that are `visible` to it."""
         rate = 0.0 if key is None else self.rate
         drawn = jnp.zeros(2, jnp.int32) if key is None else seeds(key)
@@ -133,7 +133,7 @@ class Attention(nnx.Module):
         query, keys, value = (part(x) for part in parts)
         return self.output(attend(query * scale, keys, value, visible, drawn, rate))
 
-    def probabilities(self, x: Array, visible: Visible) -> Array:
+    def probabilities(self, x: Array, visible: AttentionMask) -> Array:
         """float32 [B, N, T, S]: how much of each value every token takes, without dropout.
 
         Args:
@@ -145,13 +145,13 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two affine maps with a GELU between them."""
+    """Two linear maps with a GELU between them."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates both maps."""
         D, F = config.hidden_size, config.feed_forward_size
-        self.intermediate = Affine(config, "BTD,DF->BTF", (D, F), (F,), rngs)
-        self.output = Affine(config, "BTF,FD->BTD", (F, D), (D,), rngs)
+        self.intermediate = Einsum(config, "BTD,DF->BTF", (D, F), (F,), rngs)
+        self.output = Einsum(config, "BTF,FD->BTD", (F, D), (D,), rngs)
         self.activation = gelu(config)
 
     def __call__(self, x: Array) -> Array:
@@ -170,7 +170,7 @@ class EncoderLayer(nnx.Module):
         self.feed_forward_norm = layer_norm(config, rngs)
         self.rate = config.hidden_dropout
 
-    def __call__(self, x: Array, visible: Visible, key: Array | None) -> Array:
+    def __call__(self, x: Array, visible: AttentionMask, key: Array | None) -> Array:
         """Maps [B, T, D] to [B, T, D]."""
         weights_key, attention_key, feed_forward_key = split(key, 3)
         attended = dropout(self.attention(x, visible, weights_key), self.rate, attention_key)

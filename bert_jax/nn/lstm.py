@@ -13,7 +13,7 @@ from jax import Array
 
 from bert_jax.config.run import ModelConfig
 from bert_jax.nn.dropout import dropout
-from bert_jax.nn.layers import Affine, initializer, layer_norm
+from bert_jax.nn.layers import Einsum, initializer, layer_norm
 
 _FORGET = 1  # of the four gates: input, forget, cell, output
 
@@ -36,7 +36,7 @@ class LstmLayer(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates the gates; R is the direction, G the gate, H = D / 2."""
         D, H = config.hidden_size, config.hidden_size // 2
-        self.input = Affine(config, "BTD,DRGH->BTRGH", (D, 2, 4, H), (2, 4, H), rngs)
+        self.input = Einsum(config, "BTD,DRGH->BTRGH", (D, 2, 4, H), (2, 4, H), rngs)
         # Remembering is the better start (Gers et al. 2000).
         self.input.bias = nnx.Param(jnp.zeros((2, 4, H)).at[:, _FORGET].set(1.0))
         self.recurrent = nnx.Param(initializer(config)(rngs.params(), (2, H, 4, H)))

@@ -18,9 +18,9 @@ from bert_jax.nn.encoder import Bert
 from bert_jax.nn.layers import initializer, split
 from bert_jax.nn.lstm import LstmLayer, begins
 from bert_jax.runtime.errors import BadInputError, at_least, share
-from bert_jax.training.losses import Tally
+from bert_jax.training.losses import MetricSums
 from bert_jax.training.state import Params
-from bert_jax.training.step import DeviceBatch, Objectives, Sums
+from bert_jax.training.step import DeviceBatch, LossSums, Objectives
 
 # Name -> which of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how several
 # become one (paper, section 5.3).
@@ -135,7 +135,7 @@ class BertForTask(nnx.Module):
 
         Multiple choice, whose ids are int [B, C, T], gives [B, C, 1].
         """
-        ids = [batch[name] for name in ("token_ids", "segment_ids", "sequence_ids")]
+        ids = [batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids")]
         choices = ids[0].shape[:-1]
         tokens, segments, sequences = (array.reshape(-1, array.shape[-1]) for array in ids)
         encoder_key, head_key = split(key, 2)
@@ -217,7 +217,7 @@ class TaskNetwork:
         pooler = {"kernel": jnp.zeros((D, D)), "bias": jnp.zeros(D)}
         return params | {"bert": params["bert"] | {"pooler": pooler}}
 
-    def rates(self, params: Params) -> Params:
+    def lr_scales(self, params: Params) -> Params:
         """The factor of each parameter's learning rate, broadcast against it; 0 is frozen.
 
         A layer has ``layer_decay`` times the factor of the one above, the embeddings that of the
@@ -247,12 +247,12 @@ class TaskNetwork:
 
 
 def objectives(
-    network: TaskNetwork, objective: Callable[[Array, DeviceBatch], Tally]
+    network: TaskNetwork, objective: Callable[[Array, DeviceBatch], MetricSums]
 ) -> Objectives:
     """The objective of a task, under the name ``task``."""
     definition = network.define()
 
-    def sums(params: Params, batch: DeviceBatch, key: Array | None) -> Sums:
+    def sums(params: Params, batch: DeviceBatch, key: Array | None) -> LossSums:
         return {"task": objective(nnx.merge(definition, params)(batch, key), batch)}
 
     return sums

@@ -51,7 +51,7 @@ _PLAIN: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """Heartbeat of a host.
 
     Attributes:
@@ -80,7 +80,7 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """DONE, FAILED or STOPPED, said by host 0.
 
     Attributes:
@@ -138,8 +138,8 @@ class Markers:
         stop_age: Seconds since then.
     """
 
-    beats: tuple[Beat, ...] = ()
-    endings: dict[str, Ending] = field(default_factory=dict)
+    beats: tuple[Heartbeat, ...] = ()
+    endings: dict[str, Outcome] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     stop: bool = False
     stop_age: float = 0.0
@@ -151,9 +151,9 @@ def look(run: Path) -> tuple[Markers, float]:
     now = _changed(run / _WATCH)
     beats = []
     for path in _listed(run / STATUS, "worker-*.json"):
-        if (beat := _read(path, Beat)) is not None:
+        if (beat := _read(path, Heartbeat)) is not None:
             beats.append(replace(beat, age=max(0.0, now - _changed(path))))
-    endings = {name: _read(run / STATUS / f"{name}.json", Ending) for name in ENDINGS}
+    endings = {name: _read(run / STATUS / f"{name}.json", Outcome) for name in ENDINGS}
     markers = Markers(
         beats=tuple(sorted(beats, key=lambda beat: beat.worker)),
         endings={name: ending for name, ending in endings.items() if ending is not None},
@@ -176,19 +176,19 @@ def newest_beat(run: Path) -> float:
     return max(map(_changed, _listed(run / STATUS, "worker-*.json")), default=0.0)
 
 
-def beat(run: Path, sent: Beat) -> None:
+def beat(run: Path, sent: Heartbeat) -> None:
     """Writes the heartbeat of a host."""
     _write(run / STATUS / f"worker-{sent.worker}.json", asdict(sent))
 
 
-def end(run: Path, name: str, ending: Ending) -> None:
+def end(run: Path, name: str, ending: Outcome) -> None:
     """Writes DONE, FAILED or STOPPED."""
     _write(run / STATUS / f"{name}.json", asdict(ending))
 
 
-def ended(run: Path, name: str) -> Ending | None:
+def ended(run: Path, name: str) -> Outcome | None:
     """What was said with DONE, FAILED or STOPPED, if it was."""
-    return _read(run / STATUS / f"{name}.json", Ending)
+    return _read(run / STATUS / f"{name}.json", Outcome)
 
 
 def record(run: Path, attempt: Attempt) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 # several are packed into one.
 FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "token_ids": ("BT", np.int32),  # [CLS] A [SEP] B [SEP], then padding
-    "segment_ids": ("BT", np.int32),  # 0 through the first [SEP], then 1; padding 0
+    "token_type_ids": ("BT", np.int32),  # 0 through the first [SEP], then 1; padding 0
     "sequence_ids": ("BT", np.int32),  # 1 … K: tokens see those of their own sequence; padding 0
     "mlm_positions": ("BP", np.int32),  # ascending; unused slots 0
     "mlm_targets": ("BP", np.int32),  # token before masking; unused slots 0

@@ -6,17 +6,17 @@ from typing import Any
 
 from bert_jax.config.phases import Phase
 from bert_jax.runtime.console import say
-from bert_jax.training.experiment import Work
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.experiment import Experiment
+from bert_jax.training.partitioner import Partitioner
 
 
-def compiled(work: Work, layout: Layout, phase: Phase) -> Any:
+def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> Any:
     """(state, batch) -> (state, metrics), donating the state; says what it needs."""
     B, T = phase.batch_size, phase.length
     say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
-    state = layout.abstract_state(work.fresh)
-    batch = layout.abstract_batch(work.data.shape(T, B))
-    program = layout.train_step(work.steps).lower(state, batch).compile()
+    state = partitioner.abstract_state(experiment.init_fn)
+    batch = partitioner.abstract_batch(experiment.data.shape(T, B))
+    program = partitioner.train_step(experiment.steps).lower(state, batch).compile()
     memory = program.memory_analysis()
     gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
     say(f"memory per device: {gib[0]:.2f} GiB arguments + {gib[1]:.2f} GiB temporary")

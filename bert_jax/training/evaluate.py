@@ -10,21 +10,24 @@ import jax
 import numpy as np
 
 from bert_jax.training.batch import Batch
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params
-from bert_jax.training.step import Sums, means
+from bert_jax.training.step import LossSums, means
 
 _LARGEST_EXPONENT = 700.0  # a diverged model has a perplexity that is too large, not an error
 
 
 def evaluate(
-    eval_step: Callable[..., Sums], layout: Layout, params: Params, batches: Iterator[Batch]
+    eval_step: Callable[..., LossSums],
+    partitioner: Partitioner,
+    params: Params,
+    batches: Iterator[Batch],
 ) -> dict[str, Any]:
     """Losses, accuracies and perplexity over `batches`.
 
     Args:
-        eval_step: Of `layout`.
-        layout: Where the step runs.
+        eval_step: Of `partitioner`.
+        partitioner: Where the step runs.
         params: Of the model.
         batches: This process's rows of each.
 
@@ -35,10 +38,10 @@ def evaluate(
     """
     # One step behind, so that the next batch is sent while this one is computed; added up in
     # float64, because thousands of float32 sums would lose digits.
-    total: Sums | None = None
-    pending: Sums | None = None
+    total: LossSums | None = None
+    pending: LossSums | None = None
     for batch in batches:
-        launched = eval_step(params, layout.place(batch.arrays))
+        launched = eval_step(params, partitioner.shard_batch(batch.arrays))
         total, pending = _add(total, pending), launched
     total = _add(total, pending)
     if total is None:
@@ -54,7 +57,7 @@ def evaluate(
     }
 
 
-def _add(total: Sums | None, more: Sums | None) -> Sums | None:
+def _add(total: LossSums | None, more: LossSums | None) -> LossSums | None:
     if more is None:
         return total
     fetched = jax.tree.map(np.float64, jax.device_get(more))

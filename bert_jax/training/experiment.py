@@ -11,12 +11,12 @@ from bert_jax.config.run import CheckpointConfig, ModelConfig, Phase, RunConfig
 from bert_jax.training.batch import Batch, TrainingData
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.flops import training_flops
-from bert_jax.training.partitioner import Layout
-from bert_jax.training.state import Begin, Params, TrainState, init_state
+from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.state import Params, TrainState, WarmStart, init_state
 from bert_jax.training.step import Steps
 
 
-class Conduct(Protocol):
+class LoopConfig(Protocol):
     """When something is reported, and what follows if it is not finite."""
 
     @property
@@ -52,7 +52,7 @@ class TrainableConfig(Protocol):
         """The network."""
 
     @property
-    def train(self) -> Conduct:
+    def train(self) -> LoopConfig:
         """When something is reported, and what follows if it is not finite."""
 
     @property
@@ -72,18 +72,18 @@ Evaluate = Callable[[Any, Params, Phase], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Work:
+class Experiment:
     """A run.
 
     Attributes:
         config: Of the run; ``model.vocab_size`` must be set.
         steps: One update, one evaluation.
         data: What is learned from.
-        fresh: The state before the first update, as a pure function.
+        init_fn: The state before the first update, as a pure function.
         evaluate: Metrics of the held-out data, from the compiled evaluation, the parameters and the
             phase.
         flops: Of an update of so many tokens in so many sequences.
-        begin: What a new run begins with; None is `fresh`.
+        warm_start_fn: What a new run begins with; None is `init_fn`.
         absent: Metrics that have no meaning in this run.
         architecture: Of the network with its heads; see `convert`.
         labels: Names of the classes of a task head.
@@ -93,10 +93,10 @@ class Work:
     config: TrainableConfig
     steps: Steps
     data: TrainingData
-    fresh: Callable[[], TrainState]
+    init_fn: Callable[[], TrainState]
     evaluate: Evaluate
     flops: Callable[[int, int], float]
-    begin: Begin | None = None
+    warm_start_fn: WarmStart | None = None
     absent: tuple[str, ...] = ()
     architecture: str = "BertForPreTraining"
     labels: list[str] = field(default_factory=list)
@@ -106,32 +106,35 @@ class Work:
 class PretrainingData(TrainingData, Protocol):
     """Data with a held-out part."""
 
-    def heldout(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
+    def held_out(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
         """The batches of held-out text: at most `limit` unless that is 0."""
 
 
 def pretraining(
-    config: RunConfig, layout: Layout, data: PretrainingData, begin: Begin | None = None
-) -> Work:
+    config: RunConfig,
+    partitioner: Partitioner,
+    data: PretrainingData,
+    warm_start_fn: WarmStart | None = None,
+) -> Experiment:
     """MLM + NSP."""
     steps = Steps.of(config)
 
     def measure(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
-        rows, limit = layout.rows(phase.batch_size), config.train.eval_batches
-        batches = data.heldout(phase.length, phase.batch_size, rows, limit)
-        return evaluate(eval_step, layout, params, batches)
+        rows, limit = partitioner.rows(phase.batch_size), config.train.eval_batches
+        batches = data.held_out(phase.length, phase.batch_size, rows, limit)
+        return evaluate(eval_step, partitioner, params, batches)
 
     def flops(tokens: int, sequences: int) -> float:
         predictions = round(tokens * config.data.mlm_probability)
         return training_flops(config.model, tokens, sequences, predictions)
 
-    return Work(
+    return Experiment(
         config=config,
         steps=steps,
         data=data,
-        fresh=partial(init_state, config.model, steps.optimizer, config.seed),
+        init_fn=partial(init_state, config.model, steps.optimizer, config.seed),
         evaluate=measure,
         flops=flops,
-        begin=begin,
+        warm_start_fn=warm_start_fn,
         absent=("nsp_loss", "nsp_accuracy") if config.data.objective == "mlm" else (),
     )

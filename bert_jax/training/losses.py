@@ -11,7 +11,7 @@ from jax import Array
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Tally:
+class MetricSums:
     """Sums over predictions; each a float32 scalar.
 
     Attributes:
@@ -25,7 +25,7 @@ class Tally:
     count: Array
 
 
-def cross_entropy(logits: Array, targets: Array, weights: Array) -> Tally:
+def cross_entropy(logits: Array, targets: Array, weights: Array) -> MetricSums:
     """Weighted cross-entropy of integer targets.
 
     Args:
@@ -44,7 +44,7 @@ def cross_entropy(logits: Array, targets: Array, weights: Array) -> Tally:
     beaten = logits < at_target[..., None]
     equal = (logits == at_target[..., None]) & (classes >= targets[..., None])
     correct = jnp.all(beaten | equal, axis=-1)
-    return Tally(
+    return MetricSums(
         loss=jnp.sum(loss * weights),
         correct=jnp.sum(correct * weights),
         count=jnp.sum(weights),

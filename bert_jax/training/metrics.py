@@ -24,7 +24,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import NotFiniteError, UserError
 from bert_jax.runtime.paths import check_kind, is_remote
 from bert_jax.runtime.trackers import trackers
-from bert_jax.training.experiment import Work
+from bert_jax.training.experiment import Experiment
 from bert_jax.training.flops import PEAK_FLOPS
 from bert_jax.training.step import Metrics
 
@@ -53,16 +53,18 @@ class MetricsLog:
         last: The newest line about updates.
     """
 
-    def __init__(self, run_dir: Path, work: Work, step: int, tokens: int, seconds: float):
+    def __init__(
+        self, run_dir: Path, experiment: Experiment, step: int, tokens: int, seconds: float
+    ):
         """Goes on at `step`; lines of later, lost updates are dropped."""
-        self._work = work
+        self._work = experiment
         self._begun = time.monotonic() - seconds
         self._path = run_dir / FILE
-        self._looks_at_all = work.config.train.on_nonfinite == "rollback"
+        self._looks_at_all = experiment.config.train.on_nonfinite == "rollback"
         self._writes = jax.process_index() == 0
         if self._writes:
             self._remote = is_remote(run_dir)
-            self._trackers = trackers(run_dir, work.config.wandb, as_dict(work.config))
+            self._trackers = trackers(run_dir, experiment.config.wandb, as_dict(experiment.config))
         self._go_on(step, tokens)
 
     def rewind(self, step: int, tokens: int) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from bert_jax.runtime.console import say
+from bert_jax.runtime.distributed import stop_agreed
 from bert_jax.runtime.errors import PreemptedError
 from bert_jax.runtime.signals import take_over
-from bert_jax.training.partitioner import stop_agreed
 
 
 def told_to_stop(step: int, steps: int, folder: Path) -> PreemptedError:

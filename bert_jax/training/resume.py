@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any
 
 from bert_jax.config.phases import contradict, written
+from bert_jax.config.renamed import renamed_keys
 from bert_jax.config.run import Phase, RunConfig, as_dict, flatten
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import Checkpoints, Meta
-from bert_jax.training.experiment import Work
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.experiment import Experiment
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState
 
 # Whatever is not listed here and not a digest of the data may change; it is printed.
@@ -35,7 +36,7 @@ _FIXED = {
     "model.heads",
     "model.feed_forward_size",
     "model.max_positions",
-    "model.segments",
+    "model.type_vocab_size",
     "model.gelu",
     "model.layer_norm_epsilon",
     "model.encoder",
@@ -57,7 +58,9 @@ _SILENT = {
 }
 
 
-def restored(checkpoints: Checkpoints, work: Work, layout: Layout) -> tuple[TrainState, Meta]:
+def restore_or_init(
+    checkpoints: Checkpoints, experiment: Experiment, partitioner: Partitioner
+) -> tuple[TrainState, Meta]:
     """The newest good checkpoint of a run; its beginning where there is none.
 
     Raises:
@@ -65,24 +68,27 @@ def restored(checkpoints: Checkpoints, work: Work, layout: Layout) -> tuple[Trai
     """
 
     def check(meta: Meta) -> None:
-        now = as_dict(work.config)
-        for line in changes(meta.config, now, meta.data, work.data.digests, meta.step):
+        now = as_dict(experiment.config)
+        for line in changes(meta.config, now, meta.data, experiment.data.digests, meta.step):
             say(f"changed since step {meta.step:,}: {line}")
 
-    begin = work.begin or partial(layout.build, work.fresh)
-    return checkpoints.restore(layout.abstract_state(work.fresh), check) or (begin(), Meta())
+    warm_start_fn = experiment.warm_start_fn or partial(partitioner.build, experiment.init_fn)
+    return checkpoints.restore(partitioner.abstract_state(experiment.init_fn), check) or (
+        warm_start_fn(),
+        Meta(),
+    )
 
 
-def note(work: Work, step: int, tokens: int, seconds: float) -> Meta:
+def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta:
     """What is saved beside the state after `step`, to go on from there."""
     return Meta(
         step=step,
         tokens=tokens,
         seconds=seconds,
-        config=as_dict(work.config),
-        data=work.data.digests,
-        architecture=work.architecture,
-        labels=work.labels,
+        config=as_dict(experiment.config),
+        data=experiment.data.digests,
+        architecture=experiment.architecture,
+        labels=experiment.labels,
     )
 
 
@@ -112,7 +118,9 @@ def changes(
             " run_dir"
         )
     # What an older version did not know, it did as the default says.
-    was = flatten(as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))) | flatten(old)
+    was = flatten(as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))) | flatten(
+        renamed_keys(old)
+    )
     now = flatten(new)
     if bool(was["init"]) != bool(now["init"]):
         began = f"with --init {was['init']}" if was["init"] else "without --init"

@@ -6,7 +6,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import NotFiniteError
 
 
-class Guard:
+class RollbackGuard:
     """Decides after each rollback what to leave out from there on.
 
     First the batch of the step that was not finite; if that does not help before the next

@@ -35,7 +35,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-Begin = Callable[[], TrainState]
+WarmStart = Callable[[], TrainState]
 
 
 @cache

@@ -19,7 +19,7 @@ from jax import Array
 
 from bert_jax.config.run import ModelConfig, RunConfig
 from bert_jax.nn.encoder import PretrainingLogits
-from bert_jax.training.losses import Tally, cross_entropy
+from bert_jax.training.losses import MetricSums, cross_entropy
 from bert_jax.training.optimizers import optimizer, schedule
 from bert_jax.training.state import Params, TrainState, define
 
@@ -34,11 +34,11 @@ def unreduced(tree: Any) -> Any:
 
 
 # Name of an objective -> its sums over a batch.
-Sums = dict[str, Tally]
-Objectives = Callable[[Params, DeviceBatch, Array | None], Sums]
+LossSums = dict[str, MetricSums]
+Objectives = Callable[[Params, DeviceBatch, Array | None], LossSums]
 
 
-def pretraining_sums(found: PretrainingLogits, batch: DeviceBatch) -> Sums:
+def pretraining_sums(found: PretrainingLogits, batch: DeviceBatch) -> LossSums:
     """Losses and accuracies of a batch, as sums."""
     return {
         "mlm": cross_entropy(found.mlm, batch["mlm_targets"], batch["mlm_weights"]),
@@ -52,7 +52,7 @@ def forward(
     """Runs a network (see `state.define`) on a batch."""
     return nnx.merge(model, params)(
         batch["token_ids"],
-        batch["segment_ids"],
+        batch["token_type_ids"],
         batch["sequence_ids"],
         batch["mlm_positions"],
         key,
@@ -65,7 +65,7 @@ def pretraining(config: ModelConfig) -> Objectives:
     """Both objectives of BERT."""
     model = define(config)
 
-    def objectives(params: Params, batch: DeviceBatch, key: Array | None) -> Sums:
+    def objectives(params: Params, batch: DeviceBatch, key: Array | None) -> LossSums:
         return pretraining_sums(forward(model, params, batch, key), batch)
 
     return objectives
@@ -80,19 +80,19 @@ class Steps:
         optimizer: Gradients to directions.
         learning_rate: Of each step.
         seed: Of dropout.
-        rates: Factor of each parameter's learning rate, broadcast against it; 0 freezes it, and its
-            gradient counts for nothing. None is 1 everywhere.
+        lr_scales: Factor of the learning rate, broadcast against its parameter; 0 freezes it and
+            leaves its gradient out of the norm. None is 1 everywhere.
         accumulate: A, parts of a batch that run one after the other; their sums are added up.
-        products: The dtype of matrix products.
+        compute_dtype: The dtype of matrix products.
     """
 
     objectives: Objectives
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Array], Array]
     seed: int
-    rates: Params | None = None
+    lr_scales: Params | None = None
     accumulate: int = 1
-    products: str = "float32"
+    compute_dtype: str = "float32"
 
     @classmethod
     def of(cls, config: RunConfig) -> Steps:
@@ -103,10 +103,10 @@ class Steps:
             learning_rate=schedule(config.optimizer, config.phases),
             seed=config.seed,
             accumulate=config.train.accumulate,
-            products=config.model.dtype,
+            compute_dtype=config.model.dtype,
         )
 
-    def moved_as(self, params: Params) -> Any:
+    def param_gather_dtype(self, params: Params) -> Any:
         """The dtype in which one device may send each parameter to another, losing nothing.
 
         Kernels of the encoder's layers are rounded to that of products wherever they are used.
@@ -115,7 +115,7 @@ class Steps:
         def dtype(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> jnp.dtype:
             names = [entry.key for entry in path]
             rounded = "layers" in names and names[-1] == "kernel"
-            return jnp.dtype(self.products) if rounded else leaf.dtype
+            return jnp.dtype(self.compute_dtype) if rounded else leaf.dtype
 
         return jax.tree_util.tree_map_with_path(dtype, params)
 
@@ -141,7 +141,7 @@ class Steps:
 
     def gradients(
         self, params: Params, step: Array, batch: DeviceBatch, reduce: Reduce = unreduced
-    ) -> tuple[Params, Sums]:
+    ) -> tuple[Params, LossSums]:
         """This device's part of the gradients of the loss, and its sums; to be reduced."""
         key = jax.random.fold_in(jax.random.key(self.seed), step)
 
@@ -173,7 +173,7 @@ class Steps:
         return jax.lax.scan(add, zeros, (parts, jax.random.split(key, self.accumulate)))[0]
 
     def update(
-        self, state: TrainState, gradients: Params, found: Sums
+        self, state: TrainState, gradients: Params, found: LossSums
     ) -> tuple[TrainState, Metrics]:
         """What is done with the gradients and sums of the whole batch.
 
@@ -182,14 +182,14 @@ class Steps:
             gradients: As large as the parameters.
             found: Over the whole batch.
         """
-        if self.rates is not None:
+        if self.lr_scales is not None:
             gradients = jax.tree.map(
-                lambda g, rate: g * (rate > 0).astype(g.dtype), gradients, self.rates
+                lambda g, rate: g * (rate > 0).astype(g.dtype), gradients, self.lr_scales
             )
         rate = self.learning_rate(state.step.astype(jnp.float32))
         direction, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        if self.rates is not None:
-            direction = jax.tree.map(jnp.multiply, direction, self.rates)
+        if self.lr_scales is not None:
+            direction = jax.tree.map(jnp.multiply, direction, self.lr_scales)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         metrics = means(found) | {
             "grad_norm": optax.tree.norm(gradients),
@@ -197,12 +197,12 @@ class Steps:
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def evaluate(self, params: Params, batch: DeviceBatch, reduce: Reduce = unreduced) -> Sums:
+    def evaluate(self, params: Params, batch: DeviceBatch, reduce: Reduce = unreduced) -> LossSums:
         """Sums over a batch, without dropout."""
         return reduce(self.objectives(params, batch, None))
 
 
-def means(found: Sums) -> Metrics:
+def means(found: LossSums) -> Metrics:
     """Losses and accuracies from sums; 0 where nothing was counted. "loss" adds up the losses."""
     counts = {name: tally.count + (tally.count == 0) for name, tally in found.items()}
     losses = {f"{name}_loss": tally.loss / counts[name] for name, tally in found.items()}

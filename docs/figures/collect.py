@@ -50,7 +50,7 @@ def sequence(row: dict[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
                 "token": tokenizer.spelled(token).strip(),
                 "original": tokenizer.spelled(token if target is None else target).strip(),
                 "fate": "" if target is None else fate(token, target, tokenizer),
-                "segment": int(row["segment_ids"][place]),
+                "segment": int(row["token_type_ids"][place]),
                 "special": token in (tokenizer.cls_id, tokenizer.sep_id),
             }
         )

@@ -93,9 +93,9 @@ def _version(name: str) -> str:
 
 def devices() -> Found:
     """What JAX computes on, and whether it leaves an accelerator unused."""
-    from bert_jax.training import partitioner
+    from bert_jax.runtime import distributed
 
-    found = partitioner.devices()
+    found = distributed.devices()
     kind = found[0].device_kind
     text = f"{len(found)} x {kind}"
     limit = (found[0].memory_stats() or {}).get("bytes_limit")
@@ -131,9 +131,9 @@ def compile_cache() -> Found:
     """Where compiled programs are kept."""
     import jax
 
-    from bert_jax.training import partitioner
+    from bert_jax.runtime import distributed
 
-    partitioner.enable_compilation_cache()
+    distributed.enable_compilation_cache()
     config: Any = jax.config
     folder = str(config.jax_compilation_cache_dir)
     if "://" in folder:

@@ -14,12 +14,13 @@ import jax
 
 from bert_jax.config.run import as_dict
 from bert_jax.nn.tensor_names import ARCHITECTURES, ENCODER, MLM, Pretrained, only, parts
+from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
 from bert_jax.training.checkpoint import Meta, save_params
 from bert_jax.training.checksums import digest
+from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers.export import export
 from pipelines.folders import RUN_TOKENIZER, own
 from pipelines.models.formats import hugging_face
@@ -40,8 +41,8 @@ def main(argv: Sequence[str]) -> None:
         help="hf: what transformers opens; bert-jax: a checkpoint to use or to --init from",
     )
     options = parse(parser, argv)
-    partitioner.devices()
-    model = open_model(at(options.model), partitioner.Layout(jax.local_devices()[:1]))
+    distributed.devices()
+    model = open_model(at(options.model), Partitioner(jax.local_devices()[:1]))
     convert(model, Path(options.out), options.to)
 
 

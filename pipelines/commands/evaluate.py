@@ -12,12 +12,13 @@ import numpy as np
 
 from bert_jax.config.run import DataConfig, Phase, RunConfig
 from bert_jax.nn.tensor_names import NSP, parts
+from bert_jax.runtime import distributed
 from bert_jax.runtime.console import progress, summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import CLOUD, at
-from bert_jax.training import partitioner
 from bert_jax.training.batch import Batch
 from bert_jax.training.evaluate import evaluate
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.store_cache import local
@@ -40,11 +41,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, argv)
     started = time.monotonic()
-    partitioner.enable_compilation_cache()
-    layout = partitioner.Layout(partitioner.devices())
-    model = open_model(at(options.model), layout)
+    distributed.enable_compilation_cache()
+    partitioner = Partitioner(distributed.devices())
+    model = open_model(at(options.model), partitioner)
     store = Store(_store(options.store, model))
-    found = measure(model, store, layout, options.length)
+    found = measure(model, store, partitioner, options.length)
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return
@@ -94,14 +95,14 @@ def _store(given: str | None, model: Model) -> Path:
 
 
 def measure(
-    model: Model, store: Store, layout: partitioner.Layout, length: int | None = None
+    model: Model, store: Store, partitioner: Partitioner, length: int | None = None
 ) -> dict[str, Any]:
     """Losses and accuracies over every held-out pair, beside what knows no context.
 
     Args:
         model: See `pipelines.models.open.open_model`.
         store: With held-out documents, made with the tokenizer of the model.
-        layout: The devices to compute on.
+        partitioner: The devices to compute on.
         length: Of the sequences, in tokens; without it that of the run's last phase.
 
     Returns:
@@ -129,17 +130,17 @@ def measure(
         )
     store.verify("heldout")
     config, length = _plan(model, length)
-    count = len(layout.devices)
+    count = len(partitioner.devices)
     batch_size = -(-config.phases[-1].batch_size // count) * count
     data = PretrainingData(store, config)
     targets, labels = np.zeros(tokenizer.vocab_size, np.int64), np.zeros(2, np.int64)
     total = data.heldout_batches(length, batch_size)
-    batches = _counted(data.heldout(length, batch_size), targets, labels, total)
-    step = layout.eval_step(Steps.of(config))
-    found = evaluate(step, layout, model.pretraining_params(layout), batches)
+    batches = _counted(data.held_out(length, batch_size), targets, labels, total)
+    step = partitioner.eval_step(Steps.of(config))
+    found = evaluate(step, partitioner, model.pretraining_params(partitioner), batches)
     if not found:
         raise BadInputError(
-            f"{store.folder} holds out fewer than two documents; prepare with a larger --heldout"
+            f"{store.folder} holds out fewer than two documents; prepare with a larger --held-out"
         )
     split = store.split("heldout")
     return found | {

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.training import partitioner
 from pipelines.models.api import Bert, Pooling, check_layers
 from pipelines.models.features import Extraction, extract
 from pipelines.models.open import MODEL_HELP
@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
     pooling: Pooling | None = None if options.pooling == "none" else options.pooling or "mean"
     layers = _layers(options.layers)
-    partitioner.enable_compilation_cache()
-    partitioner.devices()
+    distributed.enable_compilation_cache()
+    distributed.devices()
     bert = Bert(options.model)
     check_layers(bert.model.network, layers)
     if len({layer % (bert.model.network.layers + 1) for layer in layers}) < len(layers):

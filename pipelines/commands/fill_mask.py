@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from bert_jax.config.run import ModelConfig
+from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadArgumentsError, printable
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, define
 from bert_jax.training.step import forward
 from pipelines.data.batches.padding import padded
@@ -34,12 +35,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--top-k", type=int, default=5, help="answers for each mask")
     parser.add_argument("--json", action="store_true", help="print one JSON list per mask")
     options = parse(parser, argv)
-    partitioner.enable_compilation_cache()
-    partitioner.devices()
-    layout = partitioner.Layout(jax.local_devices()[:1])
-    model = open_model(at(options.model), layout)
+    distributed.enable_compilation_cache()
+    distributed.devices()
+    partitioner = Partitioner(jax.local_devices()[:1])
+    model = open_model(at(options.model), partitioner)
     model.require_masked_language_head()
-    params = model.pretraining_params(layout)
+    params = model.pretraining_params(partitioner)
     found = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)
     if options.json:
         print(json.dumps(found))  # noqa: T201
@@ -72,7 +73,7 @@ def fill_mask(
     there = np.arange(token_ids.shape[1])[None] < len(masked.ids)
     batch = {
         "token_ids": token_ids,
-        "segment_ids": np.zeros_like(token_ids),
+        "token_type_ids": np.zeros_like(token_ids),
         "sequence_ids": there.astype(np.int32),
         "mlm_positions": np.array([masked.positions], np.int32),
     }

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 
-from bert_jax.runtime import trackers
+from bert_jax.runtime import distributed, trackers
 from bert_jax.runtime.console import be_quiet, say, summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
 from bert_jax.training.checkpoint import newest_meta
+from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.help import example
@@ -75,26 +75,26 @@ def main(argv: Sequence[str]) -> None:
     if seeds > 1 and not config.data.validation:
         raise BadArgumentsError("--seeds compares on data.validation, which is not set")
     config = replace(config, task=name)
-    partitioner.enable_compilation_cache()
-    layout = partitioner.Layout.of(config.parallel, partitioner.join())
+    distributed.enable_compilation_cache()
+    partitioner = Partitioner.of(config.parallel, distributed.join())
     if jax.process_index():
         be_quiet()
     if seeds == 1:
-        finetune(config, layout)
+        finetune(config, partitioner)
         return
     found = []
     for seed in range(config.seed, config.seed + seeds):
         run_dir = str(at(config.run_dir) / f"seed-{seed}")
-        found.append(finetune(replace(config, seed=seed, run_dir=run_dir), layout))
+        found.append(finetune(replace(config, seed=seed, run_dir=run_dir), partitioner))
     _summarise(found, at(config.run_dir))
 
 
-def finetune(config: FinetuneConfig, layout: partitioner.Layout) -> dict[str, Any]:
+def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]:
     """Trains, or goes on training, the run that `config` describes.
 
     Args:
         config: Of the run, ``task`` and ``run_dir`` included.
-        layout: The devices, and how the step is mapped over them.
+        partitioner: The devices, and how the step is mapped over them.
 
     Returns:
         The metrics of the last evaluation by name; empty without validation data.
@@ -113,7 +113,7 @@ def finetune(config: FinetuneConfig, layout: partitioner.Layout) -> dict[str, An
     measured = config.data.validation
     held_out = task.read(measured, columns, labelled=True) if measured else []
     with taken(run_dir):
-        config, classes, tokenizer, model = _start(config, task, examples, layout)
+        config, classes, tokenizer, model = _start(config, task, examples, partitioner)
         length = min(config.data.length, config.model.max_positions)
         if length < config.data.length:
             say(f"data.length {config.data.length} is cut to the {length} positions of the model")
@@ -128,10 +128,18 @@ def finetune(config: FinetuneConfig, layout: partitioner.Layout) -> dict[str, An
         say(f"{len(examples):,} examples in {rows:,} rows, {len(held_out):,} to measure on")
         network = task_network(config, len(classes))
         validation = Validation(
-            sets[1] if held_out else None, task, classes, logits_step(network, layout), layout
+            sets[1] if held_out else None,
+            task,
+            classes,
+            logits_step(network, partitioner),
+            partitioner,
         )
-        work = finetuning(config, task, classes, sets[0], validation, tokenizer, layout, model)
-        params = train(work, layout, tokenizer, {reporting.DATA: _described(task, sets, length)})
+        experiment = finetuning(
+            config, task, classes, sets[0], validation, tokenizer, partitioner, model
+        )
+        params = train(
+            experiment, partitioner, tokenizer, {reporting.DATA: _described(task, sets, length)}
+        )
         if validation.latest is None:  # the run was complete already
             validation(None, params, config.phases[-1])
         found = _results(run_dir, config, held_out, validation)
@@ -157,7 +165,7 @@ def _described(task: Task, sets: Sequence[Examples], length: int) -> bytes:
 
 
 def _start(
-    config: FinetuneConfig, task: Task, examples: Sequence[Any], layout: partitioner.Layout
+    config: FinetuneConfig, task: Task, examples: Sequence[Any], partitioner: Partitioner
 ) -> tuple[FinetuneConfig, list[str], Tokenizer, Model | None]:
     """Network, classes and tokenizer: of the run if it has begun, else of the model given."""
     run_dir = at(config.run_dir)
@@ -171,7 +179,7 @@ def _start(
     elif not config.init:
         raise BadInputError("init is not set; give the model to start from, as --init MODEL")
     else:
-        model = open_model(at(config.init), layout)
+        model = open_model(at(config.init), partitioner)
         network, tokenizer = model.network, model.tokenizer()
         classes = task.classes(examples)
     return (

@@ -14,11 +14,12 @@ import jax
 from bert_jax.config.presets import PRESETS
 from bert_jax.config.run import ModelConfig, as_dict
 from bert_jax.nn.tensor_names import abstract_params
+from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
 from bert_jax.training.checksums import digest, named_leaves
 from bert_jax.training.flops import training_flops
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, parameter_count
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.settings import command_parser, nearest, parse
@@ -58,8 +59,8 @@ def _preset(name: str) -> tuple[dict[str, Any], Params]:
 
 
 def _model(path: Path) -> tuple[dict[str, Any], Params]:
-    partitioner.devices()
-    model = open_model(path, partitioner.Layout(jax.local_devices()[:1]))
+    distributed.devices()
+    model = open_model(path, Partitioner(jax.local_devices()[:1]))
     params, network = model.weights.params, model.network
     made = model.run or model.finetune
     config = as_dict(made) if made else {"model": asdict(network)}

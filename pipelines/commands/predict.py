@@ -13,10 +13,11 @@ import jax
 
 from bert_jax.nn.task_heads import HeadConfig, TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
+from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import MODEL_HELP, Model, open_model
 from pipelines.settings import command_parser, parse
 from pipelines.tasks.config import TaskOptions
@@ -63,9 +64,9 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError(f"--output {options.output} is a folder; name a file in it")
     if options.batch_size < 1:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
-    partitioner.enable_compilation_cache()
-    layout = partitioner.Layout(partitioner.devices()[: len(jax.local_devices())])
-    model = open_model(at(options.model), layout)
+    distributed.enable_compilation_cache()
+    partitioner = Partitioner(distributed.devices()[: len(jax.local_devices())])
+    model = open_model(at(options.model), partitioner)
     columns = columns_of(model, Columns(**vars(options.columns)))
     classes = model.weights.labels
     name, head, given = task_of(model)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         )
     task = ranking() if options.rank else open_task(name, given)
     examples = task.read(options.input, columns, labelled=options.score)
-    found = predict(model, task, head, examples, layout, options.batch_size, options.length)
+    found = predict(model, task, head, examples, partitioner, options.batch_size, options.length)
     written = ranked(examples, found, classes) if options.rank else found
     write_records(written, Path(options.output))
     if options.score and examples:
@@ -114,7 +115,7 @@ def predict(
     task: Task,
     head: HeadConfig,
     examples: Sequence[Any],
-    layout: partitioner.Layout,
+    partitioner: Partitioner,
     batch_size: int = 32,
     length: int = 0,
 ) -> list[Record]:
@@ -129,7 +130,9 @@ def predict(
     features = task.features(examples, model.tokenizer(), longest_row(model, length), classes)
     network = network_of(model, task, head)
     params = network.completed(model.weights.params)
-    logits = all_logits(logits_step(network, layout), params, features, batch_size, layout)
+    logits = all_logits(
+        logits_step(network, partitioner), params, features, batch_size, partitioner
+    )
     return task.predict(examples, features, logits, classes)
 
 

@@ -61,7 +61,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--out", required=True, metavar="STORE", help="folder to write")
     parser.add_argument(
-        "--heldout", type=float, default=0.02, help="share of the documents kept for evaluation"
+        "--held-out", type=float, default=0.02, help="share of the documents kept for evaluation"
     )
     parser.add_argument(
         "--sentences",
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         options.corpus,
         at(options.tokenizer),
         Path(options.out),
-        options.heldout,
+        options.held_out,
         sentences=options.sentences,
         language=options.language,
         min_characters=options.min_characters,
@@ -113,7 +113,7 @@ def prepare(
     specs: Sequence[str],
     tokenizer_dir: Path,
     out: Path,
-    heldout: float,
+    held_out: float,
     *,
     sentences: Literal["auto", "lines", "split"] = "auto",
     language: str = "en",
@@ -128,7 +128,7 @@ def prepare(
         specs: Of the corpus; see `corpora`.
         tokenizer_dir: Folder of the tokenizer.
         out: Folder of the store.
-        heldout: Share of the documents that is held out, in [0, 1).
+        held_out: Share of the documents that is held out, in [0, 1).
         sentences: Whether lines are sentences ("lines") or are split; "auto" looks at the text.
         language: ISO 639 code for splitting; see `Recipe` for this and the next two.
         min_characters: Shorter documents are left out.
@@ -140,13 +140,13 @@ def prepare(
         What ``ledger.json`` holds: counts, digests and recipe of the store.
 
     Raises:
-        BadArgumentsError: `heldout` is no such share.
+        BadArgumentsError: `held_out` is no such share.
         UserError: A wrong corpus or tokenizer, or `out` is another store.
 
     Source: what google-research/bert's ``create_pretraining_data.py`` reads and cuts.
     """
-    if not 0 <= heldout < 1:
-        raise BadArgumentsError(f"--heldout must be in [0, 1), not {heldout}")
+    if not 0 <= held_out < 1:
+        raise BadArgumentsError(f"--held-out must be in [0, 1), not {held_out}")
     started = time.monotonic()
     own(out, "--out", (LEDGER, WORK))
     corpus = open_corpus(*specs)
@@ -155,7 +155,7 @@ def prepare(
         sentences == "lines" or (sentences == "auto" and has_whole_lines(corpus, number, language))
         for number in range(len(corpus.sources))
     )
-    job = Job(out, Recipe(heldout, language, whole_lines, min_characters, deduplicate))
+    job = Job(out, Recipe(held_out, language, whole_lines, min_characters, deduplicate))
     note = job_note(corpus, job.recipe, tokenizer.digest)
     if (out / LEDGER).is_file():
         return _already_there(out, note)
@@ -272,7 +272,7 @@ def _summary(ledger: Ledger) -> str:
     if ledger.counts["duplicates"]:
         parts.append(f"{ledger.counts['duplicates']:,} duplicates left out")
     if ledger.recipe["heldout"] and ledger.total("heldout", "documents") < 2:
-        parts.append("too few to evaluate on, see --heldout")
+        parts.append("too few to evaluate on, see --held-out")
     return ", ".join(parts)
 
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 import jax
 
 from bert_jax.config.run import RunConfig
-from bert_jax.runtime import trackers
+from bert_jax.runtime import distributed, trackers
 from bert_jax.runtime.console import be_quiet, say, summary
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
 from bert_jax.training.experiment import pretraining
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.watchdog import Watchdog
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.card import CARD
@@ -33,15 +33,15 @@ _FIGURES = ("loss", "eval_loss", "eval_mlm_accuracy", "eval_nsp_accuracy", "toke
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     config = run_config(argv)
-    partitioner.enable_compilation_cache()
-    layout = partitioner.Layout.of(config.parallel, partitioner.join())
+    distributed.enable_compilation_cache()
+    partitioner = Partitioner.of(config.parallel, distributed.join())
     if jax.process_index():
         be_quiet()
-    pretrain(config, layout)
+    pretrain(config, partitioner)
 
 
 def pretrain(
-    config: RunConfig, layout: partitioner.Layout, told: Callable[[int], None] = lambda step: None
+    config: RunConfig, partitioner: Partitioner, on_step: Callable[[int], None] = lambda step: None
 ) -> None:
     """Trains, or goes on training, the run that `config` describes.
 
@@ -49,8 +49,8 @@ def pretrain(
 
     Args:
         config: Of the run, ``run_dir`` and ``data.store`` included.
-        layout: The devices, and how the step is mapped over them.
-        told: Hears of the number of every step that was done.
+        partitioner: The devices, and how the step is mapped over them.
+        on_step: Hears of the number of every step that was done.
 
     Returns:
         Nothing; checkpoints, metrics and tokenizer are in ``config.run_dir``.
@@ -64,16 +64,16 @@ def pretrain(
     google-research/bert.
     """
     started = time.monotonic()
-    kind = layout.devices[0].device_kind
+    kind = partitioner.devices[0].device_kind
     say(
-        f"{len(layout.devices)} x {kind}, {jax.process_count()} process(es), mesh"
-        f" {dict(layout.mesh.shape)}, mapping {layout.mapping}; jax {jax.__version__}"
+        f"{len(partitioner.devices)} x {kind}, {jax.process_count()} process(es), mesh"
+        f" {dict(partitioner.mesh.shape)}, mapping {partitioner.mapping}; jax {jax.__version__}"
     )
     trackers.require(config.wandb)
     run_dir, store = at(config.run_dir), _open(config)
-    begin = None
+    warm_start_fn = None
     if config.init:
-        config, begin = start_from(config, store.tokenizer, layout)
+        config, warm_start_fn = start_from(config, store.tokenizer, partitioner)
     config = replace(config, model=config.model.with_vocabulary(store.tokenizer.vocab_size))
     data = PretrainingData(store, config)
     if config.train.eval_every and not data.can_evaluate:
@@ -87,12 +87,12 @@ def pretrain(
 
         def done(step: int) -> None:
             watchdog.beat(step)
-            told(step)
+            on_step(step)
 
-        work = pretraining(config, layout, data, begin)
+        experiment = pretraining(config, partitioner, data, warm_start_fn)
         card = store.folder / CARD  # which a store of an older version lacks
         files = {DATA_CARD: card.read_bytes()} if card.is_file() else {}
-        train(work, layout, store.tokenizer, files, done)
+        train(experiment, partitioner, store.tokenizer, files, done)
         said = f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps"
         summary(said, started, ("evaluate", str(run_dir)), **figures(run_dir, *_FIGURES))
 

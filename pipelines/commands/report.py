@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import absolute, at, check_kind, failures_explained, is_remote
-from bert_jax.training import partitioner
 from pipelines.folders import RUN_CONFIG
 from pipelines.settings import command_parser, parse
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     output = _output(options.output, paths)
     # The accelerator may be at work for the very run that is looked at.
     jax.config.update("jax_platforms", "cpu")
-    partitioner.enable_compilation_cache()
+    distributed.enable_compilation_cache()
     runs = write(paths, output, options.store)
     usable = [str(run.path) for run in runs if run.checkpoints]
     states = (f"{run.name} ({run.state[0]}, step {run.step:,})" for run in runs)

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 
+from bert_jax.runtime import distributed
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, DeviceUnavailableError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
+from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
 
@@ -35,11 +36,11 @@ def main(argv: Sequence[str]) -> None:
     )
     answers_module = importlib.import_module("pipelines.serving.answers")
     with listening(options.host, options.port) as sock:
-        partitioner.enable_compilation_cache()
-        partitioner.devices()
-        layout = partitioner.Layout(jax.local_devices()[:1])
-        model = open_model(at(options.model), layout)
-        answers = answers_module.Answers(model, layout)
+        distributed.enable_compilation_cache()
+        distributed.devices()
+        partitioner = Partitioner(jax.local_devices()[:1])
+        model = open_model(at(options.model), partitioner)
+        answers = answers_module.Answers(model, partitioner)
         app = web.create_app(answers, guards.Hosts(options.host))
         say(f"{model.described}: {', '.join(answers.abilities)}")
         if not guards.is_loopback(options.host):

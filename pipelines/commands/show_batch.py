@@ -90,7 +90,7 @@ def _label(arrays: Arrays, row: int, slot: int) -> str:
 
 def _append(text: Text, arrays: Arrays, row: int, place: int, tokenizer: Tokenizer) -> None:
     token = int(arrays["token_ids"][row, place])
-    style = _SEGMENTS[int(arrays["segment_ids"][row, place])]
+    style = _SEGMENTS[int(arrays["token_type_ids"][row, place])]
     used = arrays["mlm_weights"][row] > 0
     (slot,) = np.nonzero(used & (arrays["mlm_positions"][row] == place))
     if not len(slot):

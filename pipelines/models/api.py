@@ -17,7 +17,7 @@ from bert_jax.config.run import ModelConfig
 from bert_jax.nn.encoder import Bert as Encoder
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
-from bert_jax.training import partitioner
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, define
 from pipelines.commands.fill_mask import fill_mask
 from pipelines.data.batches.padding import padded
@@ -41,7 +41,7 @@ class Bert:
         Raises:
             BadInputError: There is none, or it is damaged.
         """
-        self._layout = partitioner.Layout(jax.local_devices()[:1])
+        self._layout = Partitioner(jax.local_devices()[:1])
         self.model: Model = open_model(at(path), self._layout)
         self.tokenizer = self.model.tokenizer()
 
@@ -90,7 +90,7 @@ class Bert:
     def states(
         self,
         token_ids: Sequence[Sequence[int]],
-        segment_ids: Sequence[Sequence[int]],
+        token_type_ids: Sequence[Sequence[int]],
         layers: Sequence[int],
         pooling: Pooling | None,
         batch_size: int,
@@ -99,7 +99,7 @@ class Bert:
 
         Args:
             token_ids: Of each sequence, special tokens included; none longer than the model takes.
-            segment_ids: Of each token.
+            token_type_ids: Of each token.
             layers: See `encode`; several cost no more than the highest one.
             pooling: See `encode`.
             batch_size: Sequences at a time.
@@ -115,7 +115,7 @@ class Bert:
         for first in range(0, len(token_ids), batch_size):
             rows = by_length[first : first + batch_size]
             ids = padded([token_ids[row] for row in rows], B, self.tokenizer.pad_id, longest)
-            segments = padded([segment_ids[row] for row in rows], B, 0, longest)
+            segments = padded([token_type_ids[row] for row in rows], B, 0, longest)
             states = self._states(self._params, ids, segments, which, pooling)
             yield rows, np.asarray(states)[:, : len(rows)]
 
@@ -219,14 +219,14 @@ def hidden_states(
     bert: Encoder,
     pad_id: int,
     token_ids: Array,
-    segment_ids: Array,
+    token_type_ids: Array,
     layers: tuple[int, ...],
     pooling: Pooling | None,
 ) -> Array:
     """float32 [layers, B, D], or [layers, B, T, D] without pooling; see `Bert.states`."""
     there = token_ids != pad_id
     ids = there.astype(jnp.int32)
-    last, inputs = bert.hidden_states(token_ids, segment_ids, ids)
+    last, inputs = bert.hidden_states(token_ids, token_type_ids, ids)
     L = inputs.shape[0]
     states = jnp.stack([last if layer == L else inputs[layer] for layer in layers])
     states = states.astype(jnp.float32)

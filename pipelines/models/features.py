@@ -60,14 +60,14 @@ class Row(NamedTuple):
 
     Attributes:
         token_ids: With [CLS] and [SEP].
-        segment_ids: Of each token.
+        token_type_ids: Of each token.
         word_ids: Number of the word that each token is of; -1 for [CLS] and [SEP].
         words: How many words there are.
         is_cut: Whether it is only the beginning of the text.
     """
 
     token_ids: list[int]
-    segment_ids: list[int]
+    token_type_ids: list[int]
     word_ids: list[int]
     words: int
     is_cut: bool
@@ -161,7 +161,7 @@ def _row(tokenizer: Tokenizer, parts: Sequence[list[list[int]]], length: int) ->
         lengths = np.fromiter(map(len, part), np.int64, len(part))
         owners = np.repeat(np.arange(len(part)), lengths)[: room[segment]]
         row.token_ids.extend([*ids, tokenizer.sep_id])
-        row.segment_ids.extend([segment] * (len(ids) + 1))
+        row.token_type_ids.extend([segment] * (len(ids) + 1))
         row.word_ids.extend([*(words + owners).tolist(), -1])
         # Of a text that is cut, words behind the cut are not there.
         words += len(part) if room[segment] == sizes[segment] else int(owners[-1]) + 1
@@ -195,7 +195,7 @@ def _columns(
     """Columns of some texts, in their order, and how many rows of them are of each text."""
     found: list[Any] = [None] * len(rows)
     pooling = None if which.words else which.pooling
-    ids, segments = [row.token_ids for row in rows], [row.segment_ids for row in rows]
+    ids, segments = [row.token_ids for row in rows], [row.token_type_ids for row in rows]
     for numbers, states in bert.states(ids, segments, which.layers, pooling, which.batch_size):
         for place, number in enumerate(numbers):
             vectors = states[:, place]

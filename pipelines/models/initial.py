@@ -17,15 +17,15 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import at
 from bert_jax.training.checkpoint import newest_meta
 from bert_jax.training.optimizers import optimizer
-from bert_jax.training.partitioner import Layout
-from bert_jax.training.state import Begin, Params, TrainState, new_state
+from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.state import Params, TrainState, WarmStart, new_state
 from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
 from pipelines.models.open import Model, completed, network_of, open_model
 
 
 def start_from(
-    config: RunConfig, tokenizer: Tokenizer, layout: Layout
-) -> tuple[RunConfig, Begin | None]:
+    config: RunConfig, tokenizer: Tokenizer, partitioner: Partitioner
+) -> tuple[RunConfig, WarmStart | None]:
     """The run with the network of ``init``, and the state that it begins with.
 
     A run that has a checkpoint goes on from that; its ``init`` is not opened again.
@@ -33,7 +33,7 @@ def start_from(
     Args:
         config: Of the run.
         tokenizer: Of the store.
-        layout: Where it runs.
+        partitioner: Where it runs.
 
     Raises:
         BadInputError: The model cannot be opened, or config or store ask for another network.
@@ -46,7 +46,7 @@ def start_from(
                 f"{run_dir} began without --init; leave it out to go on, or choose another run_dir"
             )
         return replace(config, model=config.model.started_from(network_of(meta, run_dir))), None
-    model = open_model(at(config.init), layout)
+    model = open_model(at(config.init), partitioner)
     network = model.network
     config = replace(config, model=config.model.started_from(network))
     say(
@@ -55,11 +55,11 @@ def start_from(
         f" encoder {network.encoder}"
     )
     added = _added_tokens(model, tokenizer)
-    return config, partial(_first_state, config, model, added, layout)
+    return config, partial(_first_state, config, model, added, partitioner)
 
 
 def _first_state(
-    config: RunConfig, model: Model, added: dict[int, list[int]], layout: Layout
+    config: RunConfig, model: Model, added: dict[int, list[int]], partitioner: Partitioner
 ) -> TrainState:
     say(f"weights from {model.described}; the run begins at step 0")
     if HEAD in parts(model.weights.params):
@@ -67,11 +67,11 @@ def _first_state(
     lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
     if lacking:
         say(f"fresh weights for what it lacks: {', '.join(sorted(lacking))}")
-    params = completed(model.weights.params, config.model, config.seed, layout)
+    params = completed(model.weights.params, config.model, config.seed, partitioner)
     if added:
         say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
-        params = _with_means(params, added, layout)
-    return layout.build(partial(new_state, optimizer(config.optimizer)), params)
+        params = _with_means(params, added, partitioner)
+    return partitioner.build(partial(new_state, optimizer(config.optimizer)), params)
 
 
 def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
@@ -99,14 +99,14 @@ def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
     return dict(zip(changed, own.encode(list(changed.values())), strict=True))
 
 
-def _with_means(params: Params, added: dict[int, list[int]], layout: Layout) -> Params:
+def _with_means(params: Params, added: dict[int, list[int]], partitioner: Partitioner) -> Params:
     """Embedding and output bias of each added token as the mean of those of its pieces."""
 
     def averaged(old: Array) -> Array:
         table = np.array(old)
         for token, pieces in added.items():
             table[token] = np.asarray(old)[pieces].mean(axis=0)
-        return jax.device_put(table, layout.replicated)
+        return jax.device_put(table, partitioner.replicated)
 
     embeddings = params["bert"]["embeddings"]
     bert = params["bert"] | {"embeddings": embeddings | {"token": averaged(embeddings["token"])}}

@@ -23,7 +23,7 @@ from bert_jax.nn.tensor_names import (
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import absolute, is_remote
 from bert_jax.training.checkpoint import FOLDER, Meta, newest_params
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, init_params
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
@@ -110,27 +110,27 @@ class Model:
                 " masked tokens; train one with bert-jax pretrain --init"
             )
 
-    def pretraining_params(self, layout: Layout) -> Params:
+    def pretraining_params(self, partitioner: Partitioner) -> Params:
         """Parameters of the whole pre-training network; parts that are not there are fresh.
 
         Args:
-            layout: That the model was opened with.
+            partitioner: That the model was opened with.
         """
-        return completed(self.weights.params, self.network, 0, layout)
+        return completed(self.weights.params, self.network, 0, partitioner)
 
 
-def completed(params: Params, config: ModelConfig, seed: int, layout: Layout) -> Params:
+def completed(params: Params, config: ModelConfig, seed: int, partitioner: Partitioner) -> Params:
     """The parameters of pre-training: those that are there, and fresh ones for missing parts."""
     lacking = frozenset({POOLER, MLM, NSP}) - parts(params)
     kept = {name: tree for name, tree in params.items() if name != HEAD}
     if not lacking:
         return kept
-    fresh = layout.build(lambda: only(init_params(config, seed), lacking))
+    fresh = partitioner.build(lambda: only(init_params(config, seed), lacking))
     bert = kept["bert"] | fresh.pop("bert", {})
     return kept | fresh | {"bert": bert}
 
 
-def open_model(path: Path, layout: Layout) -> Model:
+def open_model(path: Path, partitioner: Partitioner) -> Model:
     """The model in `path`; see MODEL_HELP.
 
     Raises:
@@ -144,7 +144,7 @@ def open_model(path: Path, layout: Layout) -> Model:
             )
         theirs = google_research.is_folder(path) and not hugging_face.has_weights(path)
         found = (google_research if theirs else hugging_face).read(path)
-        placed = jax.device_put(found.params, layout.replicated)
+        placed = jax.device_put(found.params, partitioner.replicated)
         return Model(path, replace(found, params=placed), None, None, path, {})
     folder, wanted = run_and_step(path)
     if not (folder / FOLDER).is_dir():
@@ -159,7 +159,7 @@ def open_model(path: Path, layout: Layout) -> Model:
             f" Face) nor {google_research.CONFIG} (google-research/bert)"
         )
     params, meta = newest_params(
-        folder, lambda meta: layout.abstract(_abstract(meta, path)), wanted
+        folder, lambda meta: partitioner.abstract(_abstract(meta, path)), wanted
     )
     run = tuned = None
     if "task" in meta.config:

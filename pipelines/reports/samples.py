@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from bert_jax.config.run import RunConfig
+from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadInputError, printable
-from bert_jax.training import partitioner
 from bert_jax.training.batch import Arrays
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import define
 from pipelines.commands.fill_mask import compiled_forward
 from pipelines.data.batches.loader import PretrainingData
@@ -71,16 +72,16 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
         BadInputError: Nothing is held out, or no checkpoint can be read.
         DeviceUnavailableError: There is no device.
     """
-    partitioner.devices()
-    layout = partitioner.Layout(jax.local_devices()[:1])
-    model = open_model(run.path, layout)
+    distributed.devices()
+    partitioner = Partitioner(jax.local_devices()[:1])
+    model = open_model(run.path, partitioner)
     model.require_masked_language_head()
     data = PretrainingData(store, config)
     length = config.phases[-1].length
-    batch = next(data.heldout(length, _SEQUENCES), None)
+    batch = next(data.held_out(length, _SEQUENCES), None)
     if batch is None:
         raise BadInputError("no text of the store is held out")
-    params, arrays = model.pretraining_params(layout), batch.arrays
+    params, arrays = model.pretraining_params(partitioner), batch.arrays
     found = compiled_forward(define(model.network), params, jax.device_put(arrays), None).mlm
     probabilities = np.asarray(jax.nn.softmax(found))[..., : store.tokenizer.vocab_size]
     samples = [

@@ -11,7 +11,7 @@ import numpy as np
 from bert_jax.nn.tensor_names import HEAD, MLM, NSP, parts
 from bert_jax.runtime.errors import BadArgumentsError, UserError
 from bert_jax.runtime.paths import absolute
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
 from pipelines.commands.fill_mask import answers, read_masked
 from pipelines.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer
@@ -28,7 +28,7 @@ MOST_SEEN = 128  # tokens of an attention map: an answer has a number for each p
 _PATIENCE = 30.0  # seconds for the smallest answer, also where it has to be compiled
 
 # Arrays of a row that have a value per token.
-_PER_TOKEN = ("token_ids", "segment_ids", "sequence_ids")
+_PER_TOKEN = ("token_ids", "token_type_ids", "sequence_ids")
 
 
 class Answers:
@@ -40,8 +40,8 @@ class Answers:
         described: What the model is.
     """
 
-    def __init__(self, model: Model, layout: Layout) -> None:
-        """Of a model that `open_model` opened with `layout`.
+    def __init__(self, model: Model, partitioner: Partitioner) -> None:
+        """Of a model that `open_model` opened with `partitioner`.
 
         Raises:
             BadInputError: Its tokenizer is missing, or a part that its task needs.
@@ -52,7 +52,7 @@ class Answers:
         there = parts(model.weights.params)
         self.task = task = tasks.ServedTask.of(model, self.tokenizer) if HEAD in there else None
         network = task.network if task else None
-        programs = Programs(model, self.tokenizer, layout, network)
+        programs = Programs(model, self.tokenizer, partitioner, network)
         self.batcher = Batcher(programs.run, programs.kind)
         # A head that no objective trained has nothing to say.
         objective = model.run.data.objective if model.run else "nsp"
@@ -75,7 +75,7 @@ class Answers:
     async def trouble(self) -> str:
         """Why nothing can be answered, as the smallest question shows; empty if it can."""
         ids = np.array([self.tokenizer.cls_id, self.tokenizer.sep_id], np.int32)
-        row = {"token_ids": ids, "segment_ids": np.zeros_like(ids)}
+        row = {"token_ids": ids, "token_type_ids": np.zeros_like(ids)}
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self.batcher.results("vector", [row])
@@ -121,7 +121,7 @@ class Answers:
         rows = []
         for ids in encoded:
             whole = np.array([tokenizer.cls_id, *ids[:room], tokenizer.sep_id], np.int32)
-            rows.append({"token_ids": whole, "segment_ids": np.zeros_like(whole)})
+            rows.append({"token_ids": whole, "token_type_ids": np.zeros_like(whole)})
         vectors = np.stack(await self.batcher.results("vector", rows)).astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = vectors / np.maximum(norms, np.finfo(np.float64).tiny)
@@ -211,7 +211,7 @@ class Answers:
                 "special": token in special,
             }
             for position, (token, segment) in enumerate(
-                zip(row["token_ids"].tolist(), row["segment_ids"].tolist(), strict=True)
+                zip(row["token_ids"].tolist(), row["token_type_ids"].tolist(), strict=True)
             )
         ]
 

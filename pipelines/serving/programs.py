@@ -16,7 +16,7 @@ from bert_jax.nn.encoder import Bert
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import MLM, NSP, parts
 from bert_jax.runtime.errors import UserError
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, define
 from bert_jax.training.step import DeviceBatch, forward
 from pipelines.data.batches.padding import padded, padded_length
@@ -41,9 +41,9 @@ class Programs:
     """
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, layout: Layout, task: TaskNetwork | None
+        self, model: Model, tokenizer: Tokenizer, partitioner: Partitioner, task: TaskNetwork | None
     ) -> None:
-        """Of a model that `open_model` opened with `layout`; `task` is of one with a task head.
+        """Compile for a model that `open_model` opened; `task` is its task head, if it has one.
 
         Raises:
             BadInputError: The task needs a part that the model lacks.
@@ -60,7 +60,7 @@ class Programs:
             "attention": _jitted(bert, _attention, encoder),
         }
         if parts(weights) & {MLM, NSP}:
-            whole, params = define(network), model.pretraining_params(layout)
+            whole, params = define(network), model.pretraining_params(partitioner)
             kept = min(MOST_ANSWERS, tokenizer.vocab_size)
             self._programs |= {
                 "fill-mask": _jitted(params, _fill_mask, whole, tokenizer.vocab_size, kept),
@@ -124,13 +124,13 @@ def _vector(
     params: Params,
     batch: DeviceBatch,
 ) -> Array:
-    tokens, segments = batch["token_ids"], batch["segment_ids"]
+    tokens, segments = batch["token_ids"], batch["token_type_ids"]
     bert = nnx.merge(definition, params)
     return hidden_states(bert, pad_id, tokens, segments, layers, "mean")[0]
 
 
 def _attention(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
-    ids = (batch[name] for name in ("token_ids", "segment_ids", "sequence_ids"))
+    ids = (batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids"))
     found = nnx.merge(definition, params).attention_probabilities(*ids)
     return jnp.swapaxes(found, 0, 1)
 

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.losses import Tally, cross_entropy
+from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences, table_reader
 from pipelines.tasks.table_reader import Example
@@ -70,7 +70,7 @@ class Classification:
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
         return Features(arrays, np.arange(len(examples)), lengths)
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Cross-entropy of logits [B, 1, C]."""
         return cross_entropy(logits[:, 0], batch["labels"], batch["weights"])
 

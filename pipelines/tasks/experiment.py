@@ -19,10 +19,10 @@ from bert_jax.nn.task_heads import TaskNetwork, objectives
 from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.experiment import Work
+from bert_jax.training.experiment import Experiment
 from bert_jax.training.flops import training_flops
 from bert_jax.training.optimizers import learning_rate, optimizer
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, TrainState, new_state
 from bert_jax.training.step import Steps
 from pipelines.data.tokenizers.tokenizer import Tokenizer
@@ -86,9 +86,9 @@ def finetuning(
     train: Examples,
     validation: Validation,
     tokenizer: Tokenizer,
-    layout: Layout,
+    partitioner: Partitioner,
     model: Model | None,
-) -> Work:
+) -> Experiment:
     """The run that `config`, planned, describes.
 
     Args:
@@ -98,7 +98,7 @@ def finetuning(
         train: What it learns from.
         validation: Measures it.
         tokenizer: Of the rows.
-        layout: Where it runs.
+        partitioner: Where it runs.
         model: To start from; None where the run is resumed.
     """
     network = task_network(config, len(classes))
@@ -107,25 +107,27 @@ def finetuning(
     more = {"tokenizer": tokenizer.digest}
     data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
 
-    def fresh() -> TrainState:
+    def init_fn() -> TrainState:
         return new_state(rule, network.init_params(config.seed))
 
-    return Work(
+    return Experiment(
         config=config,
         steps=Steps(
             objectives(network, task.objective),
             rule,
             learning_rate(config.optimizer, config.steps),
             config.seed,
-            network.rates(shapes),
+            network.lr_scales(shapes),
             config.train.accumulate,
             config.model.dtype,
         ),
         data=data,
-        fresh=fresh,
+        init_fn=init_fn,
         evaluate=validation,
         flops=lambda tokens, sequences: training_flops(config.model, tokens, sequences, 0),
-        begin=None if model is None else partial(_begin, config, network, model, layout),
+        warm_start_fn=None
+        if model is None
+        else partial(_warm_start, config, network, model, partitioner),
         architecture=ARCHITECTURES.get(config.task, "") if _is_plain(config) else "",
         labels=classes,
         criterion=lambda found: -found[task.best] if task.best in found else None,
@@ -136,17 +138,17 @@ def _is_plain(config: FinetuneConfig) -> bool:
     return config.head.kind == "linear" and config.head.features == "last"
 
 
-def _begin(
-    config: FinetuneConfig, network: TaskNetwork, model: Model, layout: Layout
+def _warm_start(
+    config: FinetuneConfig, network: TaskNetwork, model: Model, partitioner: Partitioner
 ) -> TrainState:
     fresh = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
     say(f"weights from {model.described}; fresh: {fresh}")
     if HEAD in parts(model.weights.params):
         say("its own task head is left out")
-    params = layout.build(partial(network.init_params, config.seed))
+    params = partitioner.build(partial(network.init_params, config.seed))
     # A pooler that the model lacks stays fresh.
     params |= {"bert": params["bert"] | model.weights.params["bert"]}
-    return layout.build(partial(new_state, optimizer(config.optimizer)), params)
+    return partitioner.build(partial(new_state, optimizer(config.optimizer)), params)
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
@@ -161,21 +163,23 @@ def write_records(records: Sequence[Record], path: Path) -> None:
 Run = Callable[[Params, Any], Any]
 
 
-def logits_step(network: TaskNetwork, layout: Layout) -> Run:
+def logits_step(network: TaskNetwork, partitioner: Partitioner) -> Run:
     """(params, arrays of a batch) -> float32 logits, without dropout; compiled once."""
     definition = network.define()
-    return layout.predict_step(lambda params, batch: nnx.merge(definition, params)(batch, None))
+    return partitioner.predict_step(
+        lambda params, batch: nnx.merge(definition, params)(batch, None)
+    )
 
 
 def all_logits(
-    run: Run, params: Params, features: Features, batch_size: int, layout: Layout
+    run: Run, params: Params, features: Features, batch_size: int, partitioner: Partitioner
 ) -> np.ndarray:
     """float32 logits of every row; `run` is from `logits_step`."""
     count = len(features.examples)
-    batch_size = -(-batch_size // len(layout.devices)) * len(layout.devices)
+    batch_size = -(-batch_size // len(partitioner.devices)) * len(partitioner.devices)
     found = []
     with progress("predicting row", count) as show:
-        for batch in in_order(features, batch_size, layout.rows(batch_size)):
+        for batch in in_order(features, batch_size, partitioner.rows(batch_size)):
             found.append(np.asarray(run(params, batch.arrays)))
             show(min(count, len(found) * batch_size), "")
     return np.concatenate(found)[:count]
@@ -194,7 +198,7 @@ class Validation:
     task: Task
     classes: list[str]
     run: Run
-    layout: Layout
+    partitioner: Partitioner
     latest: tuple[dict[str, Any], list[Record]] | None = None
 
     def __call__(self, eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
@@ -203,7 +207,7 @@ class Validation:
         if self.held_out is None:
             return {}
         examples, features = self.held_out.examples, self.held_out.features
-        logits = all_logits(self.run, params, features, phase.batch_size, self.layout)
+        logits = all_logits(self.run, params, features, phase.batch_size, self.partitioner)
         records = self.task.predict(examples, features, logits, self.classes)
         metrics = dict(self.task.score(examples, records, self.classes))
         self.latest = metrics, records

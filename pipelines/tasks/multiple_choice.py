@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.losses import Tally, cross_entropy
+from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences
 from pipelines.tasks.classification import softmax
@@ -101,7 +101,7 @@ class Choice:
         arrays["weights"] = np.array([label is not None for label in labels], np.float32)
         return Features(arrays, np.arange(len(examples)), sequences.lengths(a, b))
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Cross-entropy of logits [B, C, 1], C being the choices."""
         return cross_entropy(logits[..., 0], batch["labels"], batch["weights"])
 

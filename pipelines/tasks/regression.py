@@ -13,7 +13,7 @@ from jax import Array
 from scipy import stats
 
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.losses import Tally
+from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences, table_reader
 from pipelines.tasks.table_reader import Example
@@ -60,10 +60,10 @@ class Regression:
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
         return Features(arrays, np.arange(len(examples)), lengths)
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Squared error of logits [B, 1, 1]."""
         error = jnp.square(logits[:, 0, 0] - batch["values"])
-        return Tally(jnp.sum(error * batch["weights"]), None, jnp.sum(batch["weights"]))
+        return MetricSums(jnp.sum(error * batch["weights"]), None, jnp.sum(batch["weights"]))
 
     def predict(
         self,

@@ -30,7 +30,7 @@ def rows(
         length: Tokens of a row, at most.
 
     Returns:
-        ``token_ids``, ``segment_ids`` and ``sequence_ids``, int32 [R, T].
+        ``token_ids``, ``token_type_ids`` and ``sequence_ids``, int32 [R, T].
     """
     a_length, b_length = _counts(a), _counts(b)
     paired = b_length > 0
@@ -53,7 +53,7 @@ def rows(
     inside = position < end
     return {
         "token_ids": token_ids,
-        "segment_ids": (inside & (position > a_end)).astype(np.int32),
+        "token_type_ids": (inside & (position > a_end)).astype(np.int32),
         "sequence_ids": inside.astype(np.int32),
     }
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from jax import Array
 
-from bert_jax.training.losses import Tally
+from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 
 Arrays = dict[str, np.ndarray]
@@ -39,10 +39,10 @@ class Features:
     """Rows for the network.
 
     Attributes:
-        arrays: ``token_ids``, ``segment_ids``, ``sequence_ids`` (1 on tokens, 0 on padding), each
-            int32 [R, T] (multiple choice: [R, C, T]), ``weights`` float32 [R, …] (0 where nothing
-            is to be learned) and what the task's objective compares with. Rows of zeros, which fill
-            up a batch, must count for nothing.
+        arrays: ``token_ids``, ``token_type_ids``, ``sequence_ids`` (1 on tokens, 0 on padding),
+            each int32 [R, T] (multiple choice: [R, C, T]), ``weights`` float32 [R, …] (0 where
+            nothing is to be learned) and what the task's objective compares with. Rows of zeros,
+            which fill up a batch, must count for nothing.
         examples: int64 [R]: the example that each row is made of.
         lengths: int64: tokens of every example (multiple choice: of every choice with the text),
             [CLS] and [SEP] included, before anything is cut or divided.
@@ -110,7 +110,7 @@ class Task(Protocol):
             BadInputError: A label is not among `classes`.
         """
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Loss and accuracy of a batch, as sums; `logits` float32."""
 
     def predict(

@@ -25,7 +25,8 @@ import pytest
 import yaml
 
 from bert_jax.config.run import DataConfig, RunConfig
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.prepare import prepare
 from pipelines.commands.pretrain import pretrain
 from pipelines.data.tokenizers import training
@@ -55,7 +56,7 @@ REDUCED = (
     (r"--optimizer\.warmup_steps \d+", "--optimizer.warmup_steps 1"),
     (r"length: \d+, steps: \d+", "length: 32, steps: 2"),
     (r"--corpus python-docs", "--corpus text:corpus.txt"),
-    (r"--heldout 0\.05", "--heldout 0.1"),
+    (r"--held-out 0\.05", "--held-out 0.1"),
     (r"make_task\.py data/whose-docs", r"\g<0> --per-library 10"),
     (r" /shared/", " shared/"),
 )
@@ -194,7 +195,7 @@ def stored(config_base: RunConfig, corpus: Path, shared: Shared) -> tuple[Path, 
             optimizer=replace(config_base.optimizer, warmup_steps=1),
             phases=(replace(config_base.phases[0], steps=4),),
         )
-        pretrain(config, Layout(devices()[:1]))
+        pretrain(config, Partitioner(devices()[:1]))
 
     folder = shared("model-of-the-docs", build)
     return folder / "store", folder / "run"

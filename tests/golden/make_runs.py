@@ -41,8 +41,9 @@ from safetensors.numpy import load_file
 
 import bert_jax
 from bert_jax.runtime import entry_point
+from bert_jax.runtime.distributed import join
 from bert_jax.runtime.errors import PreemptedError
-from bert_jax.training.partitioner import Layout, join
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.pretrain import pretrain
 from pipelines.settings import run_config
 from support.corpora import story, write_corpus
@@ -115,7 +116,7 @@ def interrupted(argv: list[str]) -> None:
 
     def main(given: Any) -> None:
         config = run_config(given)
-        pretrain(config, Layout.of(config.parallel, join()), told)
+        pretrain(config, Partitioner.of(config.parallel, join()), told)
 
     os.chdir(OUT)
     entry_point.run(main, argv)
@@ -137,7 +138,7 @@ def make_data() -> None:
     write_corpus(OUT / "stories.txt", DOCUMENTS)
     learned = ("--kind", "wordpiece", "--vocab-size", str(VOCABULARY), "--out", "tokenizer")
     command(OUT, "train-tokenizer", "--corpus", "text:stories.txt", *learned)
-    made = ("--tokenizer", "tokenizer", "--heldout", str(HELDOUT), "--out", "store")
+    made = ("--tokenizer", "tokenizer", "--held-out", str(HELDOUT), "--out", "store")
     command(OUT, "prepare", "--corpus", "text:stories.txt", *made)
     examples(OUT / "train.csv", 64, 0)
     examples(OUT / "validation.csv", 16, 1)

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 
 import bert_jax
 from bert_jax.config.run import DataConfig, Phase, RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.training.optimizers import learning_rate
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.convert import convert
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.sources.python_docs import documents
@@ -111,9 +112,9 @@ def test_there_and_back_changes_no_bit_of_any_tensor(tmp_path: Path, name: str) 
     config = transformers.BertConfig(**SIZES | {"vocab_size": 70}, **labels)
     model = getattr(transformers, name)(config).eval()
     folder = saved(model, tmp_path / "theirs")
-    layout = Layout(devices()[:1])
-    convert(open_model(folder, layout), tmp_path / "ours", "bert-jax")
-    convert(open_model(tmp_path / "ours", layout), tmp_path / "back", "hf")
+    partitioner = Partitioner(devices()[:1])
+    convert(open_model(folder, partitioner), tmp_path / "ours", "bert-jax")
+    convert(open_model(tmp_path / "ours", partitioner), tmp_path / "back", "hf")
     before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
     assert before.keys() == after.keys()
     for tensor in before:
@@ -144,7 +145,7 @@ def test_narrow_types_are_widened_exactly(
 
 
 def test_a_run_is_opened_by_the_automatic_classes(tmp_path: Path, trained: Path) -> None:
-    convert(open_model(trained, Layout(devices()[:1])), tmp_path / "hf", "hf")
+    convert(open_model(trained, Partitioner(devices()[:1])), tmp_path / "hf", "hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     model = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "hf").eval()
     encoder = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()

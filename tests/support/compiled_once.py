@@ -19,15 +19,17 @@ import pipelines.models.initial
 import pipelines.tasks.experiment
 from bert_jax.nn import task_heads
 from bert_jax.training import optimizers, step
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
 
 _kept: dict[Hashable, Any] = {}
 
 
-def _once(kind: str, layout: Layout, of: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
+def _once(
+    kind: str, partitioner: Partitioner, of: tuple[Hashable, ...], make: Callable[[], Any]
+) -> Any:
     try:
-        key = (kind, layout.mesh, layout.mapping, layout.shard_state, *of)
+        key = (kind, partitioner.mesh, partitioner.mapping, partitioner.shard_state, *of)
         if key not in _kept:
             _kept[key] = make()
     except TypeError:  # a part that cannot be compared
@@ -36,10 +38,10 @@ def _once(kind: str, layout: Layout, of: tuple[Hashable, ...], make: Callable[[]
 
 
 def _parts(of: Steps) -> tuple[Hashable, ...]:
-    leaves, tree = jax.tree.flatten(of.rates)
+    leaves, tree = jax.tree.flatten(of.lr_scales)
     factors = tuple((leaf.shape, leaf.tobytes()) for leaf in map(jax.device_get, leaves))
     return (of.objectives, *of.optimizer, of.learning_rate, of.seed, tree, factors,
-            of.accumulate, of.products)  # fmt: skip
+            of.accumulate, of.compute_dtype)  # fmt: skip
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
@@ -57,23 +59,23 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipelines.tasks.experiment, "learning_rate", cache(rate))
     patch.setattr(pipelines.tasks.experiment, "objectives", cache(task_heads.objectives))
 
-    train_step, eval_step, build = Layout.train_step, Layout.eval_step, Layout.build
+    train_step, eval_step, build = Partitioner.train_step, Partitioner.eval_step, Partitioner.build
 
-    def kept_train(layout: Layout, of: Steps) -> Any:
-        return _once("train", layout, _parts(of), partial(train_step, layout, of))
+    def kept_train(partitioner: Partitioner, of: Steps) -> Any:
+        return _once("train", partitioner, _parts(of), partial(train_step, partitioner, of))
 
-    def kept_eval(layout: Layout, of: Steps) -> Any:
-        return _once("eval", layout, _parts(of), partial(eval_step, layout, of))
+    def kept_eval(partitioner: Partitioner, of: Steps) -> Any:
+        return _once("eval", partitioner, _parts(of), partial(eval_step, partitioner, of))
 
-    def kept_build(layout: Layout, make: Callable[..., Any], *arguments: Any) -> Any:
+    def kept_build(partitioner: Partitioner, make: Callable[..., Any], *arguments: Any) -> Any:
         if not isinstance(make, partial) or make.keywords:
-            return build(layout, make, *arguments)
+            return build(partitioner, make, *arguments)
         shapes = jax.eval_shape(make, *arguments)
         leaves, tree = jax.tree.flatten(shapes)
         of = (make.func, *make.args, tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
-        place = partial(jax.jit, make, out_shardings=layout.shardings(shapes))
-        return _once("build", layout, of, place)(*arguments)
+        place = partial(jax.jit, make, out_shardings=partitioner.shardings(shapes))
+        return _once("build", partitioner, of, place)(*arguments)
 
-    patch.setattr(Layout, "train_step", kept_train)
-    patch.setattr(Layout, "eval_step", kept_eval)
-    patch.setattr(Layout, "build", kept_build)
+    patch.setattr(Partitioner, "train_step", kept_train)
+    patch.setattr(Partitioner, "eval_step", kept_eval)
+    patch.setattr(Partitioner, "build", kept_build)

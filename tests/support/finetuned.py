@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.finetune import finetune
 from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
@@ -136,4 +137,4 @@ def run(words: list[str]) -> dict[str, Any]:
     name, *rest = words[1:]
     parser = command_parser(f"finetune {name}", "")
     config = replace(read_config(parser, rest, FinetuneConfig)[0], task=name)
-    return finetune(config, Layout(devices()[:1]))
+    return finetune(config, Partitioner(devices()[:1]))

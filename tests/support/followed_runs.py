@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from bert_jax.config.run import RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.training.experiment import pretraining
 from bert_jax.training.metrics import MetricsLog
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 
 
 def opened(config: RunConfig, step: int = 0) -> MetricsLog:
     run_dir = Path(config.run_dir)
     run_dir.mkdir(exist_ok=True)
-    work = pretraining(config, Layout(devices()[:1]), cast(Any, None))
+    work = pretraining(config, Partitioner(devices()[:1]), cast(Any, None))
     return MetricsLog(run_dir, work, step, 0, 0.0)

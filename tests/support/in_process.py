@@ -16,8 +16,7 @@ from typing import TextIO
 
 import pytest
 
-from bert_jax.runtime import console
-from bert_jax.training import partitioner
+from bert_jax.runtime import console, distributed
 from pipelines.commands import cli
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,13 +61,13 @@ def _exit_code() -> int:
 def _restored(devices: int, arguments: list[str]) -> Iterator[None]:
     """What a command changes in its process is as before afterwards."""
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    all_devices = partitioner.devices
+    all_devices = distributed.devices
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ResourceWarning)  # as in the processes of users
         patch.setattr(sys, "argv", ["bert-jax", *arguments])
-        patch.setattr(partitioner, "devices", lambda: all_devices()[:devices])
-        patch.setattr(partitioner, "_initialize", lambda silence: None)  # joins no job
+        patch.setattr(distributed, "devices", lambda: all_devices()[:devices])
+        patch.setattr(distributed, "_initialize", lambda silence: None)  # joins no job
         patch.setattr(console, "_quiet", False)
         try:
             yield

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import uvicorn
 
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands import serve
 from pipelines.models.open import Model, open_model
 from pipelines.serving.answers import Answers
@@ -94,7 +95,7 @@ def near(found: Any, expected: Any) -> None:
 def with_head(task: str) -> Model:
     """A small BERT with a head for a task that nobody trained."""
     classes = HEADS[task]
-    model = open_model(GOLDEN, Layout(devices()[:1]))
+    model = open_model(GOLDEN, Partitioner(devices()[:1]))
     data = TaskDataConfig(train="none", length=32)
     config = FinetuneConfig(task=task, run_dir="none", model=model.network, data=data)
     draw = np.random.default_rng(0).normal
@@ -109,8 +110,10 @@ def with_head(task: str) -> Model:
 
 
 def answers_of(model: Path | Model) -> Answers:
-    layout = Layout(devices()[:1])
-    return Answers(open_model(model, layout) if isinstance(model, Path) else model, layout)
+    partitioner = Partitioner(devices()[:1])
+    return Answers(
+        open_model(model, partitioner) if isinstance(model, Path) else model, partitioner
+    )
 
 
 @contextmanager

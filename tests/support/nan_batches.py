@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import NotFiniteError
 from bert_jax.training import metrics
 from bert_jax.training.batch import Batch
 from bert_jax.training.checkpoint import newest_params
 from bert_jax.training.checksums import digest
-from bert_jax.training.partitioner import Layout, devices
-from bert_jax.training.rollback import Guard
+from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.rollback import RollbackGuard
 from bert_jax.training.state import TrainState, init_state
 from bert_jax.training.step import Steps
 from pipelines.commands import cli, pretrain
@@ -64,41 +65,41 @@ def rolling(config: RunConfig) -> RunConfig:
     return replace(config, train=replace(config.train, on_nonfinite="rollback", log_every=7))
 
 
-def layout_of(config: RunConfig, count: int = 1) -> Layout:
-    return Layout.of(config.parallel, devices()[:count])
+def layout_of(config: RunConfig, count: int = 1) -> Partitioner:
+    return Partitioner.of(config.parallel, devices()[:count])
 
 
 @cache
 def update(config: RunConfig, count: int) -> Any:
     """The compiled update, which many tests make use of."""
-    layout, steps = layout_of(config, count), Steps.of(config)
-    return layout.train_step(steps)
+    partitioner, steps = layout_of(config, count), Steps.of(config)
+    return partitioner.train_step(steps)
 
 
 def reference(config: RunConfig, store: Store, skipped: set[int], count: int = 1) -> str:
     """The digest of a run made by hand that leaves out these steps."""
     config = replace(config, run_dir="-")
-    layout, steps, step = layout_of(config, count), Steps.of(config), update(config, count)
+    partitioner, steps, step = layout_of(config, count), Steps.of(config), update(config, count)
     data = PretrainingData(store, config)
-    state = layout.build(lambda: init_state(config.model, steps.optimizer, config.seed))
+    state = partitioner.build(lambda: init_state(config.model, steps.optimizer, config.seed))
     for number in range(1, config.steps + 1):
         if number in skipped:
-            counted = jax.device_put(np.int32(number), layout.replicated)
+            counted = jax.device_put(np.int32(number), partitioner.replicated)
             state = TrainState(counted, state.params, state.opt_state)
             continue
-        state, _ = step(state, layout.place(data.batch_at(number - 1).arrays))
+        state, _ = step(state, partitioner.shard_batch(data.batch_at(number - 1).arrays))
     return digest(state.params)
 
 
 def reached(config: RunConfig) -> str:
     """The digest of the newest checkpoint, which is that of the last step."""
-    run, layout = Path(config.run_dir), layout_of(config)
+    run, partitioner = Path(config.run_dir), layout_of(config)
     steps = Steps.of(config)
 
     def make() -> TrainState:
         return init_state(config.model, steps.optimizer, config.seed)
 
-    params, meta = newest_params(run, lambda meta: layout.abstract_state(make).params)
+    params, meta = newest_params(run, lambda meta: partitioner.abstract_state(make).params)
     assert meta.step == config.steps
     return digest(params)
 
@@ -112,15 +113,15 @@ def told_to_end_going_back(this_process: bool) -> None:
 
     JAX looks for signals once a second, in which a fast machine gets to the end of a short run.
     """
-    roll_back = Guard.roll_back
+    roll_back = RollbackGuard.roll_back
 
-    def interrupted(guard: Guard, base: int, error: NotFiniteError) -> None:
+    def interrupted(guard: RollbackGuard, base: int, error: NotFiniteError) -> None:
         if this_process:
             os.kill(os.getpid(), signal.SIGTERM)
         roll_back(guard, base, error)
         time.sleep(3)
 
-    Guard.roll_back = interrupted  # type: ignore[method-assign]
+    RollbackGuard.roll_back = interrupted  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.config.run import ModelConfig, OptimizerConfig
-from bert_jax.nn.attention import Visible
+from bert_jax.nn.attention import AttentionMask
 from bert_jax.nn.encoder import BertForPreTraining
 from bert_jax.nn.tensor_names import from_tensors
 from bert_jax.training.checksums import named_leaves
@@ -35,7 +35,7 @@ def synthetic(seed: int, packed: bool) -> dict[str, np.ndarray]:
     whole = {"BT": (B, T), "BP": (B, 4 * K), "BK": (B, K)}
     names = {
         "token_ids": "BT",
-        "segment_ids": "BT",
+        "token_type_ids": "BT",
         "sequence_ids": "BT",
         "position_ids": "BT",
         "mlm_positions": "BP",
@@ -56,7 +56,7 @@ def synthetic(seed: int, packed: bool) -> dict[str, np.ndarray]:
             first, second = start + step * np.arange(a), follows + step * np.arange(b)
             pair = np.concatenate([[2], first % 65 + 5, [3], second % 65 + 5, [3]])
             out["token_ids"][row, begin:end] = pair
-            out["segment_ids"][row, begin + a + 2 : end] = 1
+            out["token_type_ids"][row, begin + a + 2 : end] = 1
             out["sequence_ids"][row, begin:end] = k + 1
             out["position_ids"][row, begin:end] = np.arange(end - begin)
             out["cls_positions"][row, k] = begin
@@ -92,11 +92,11 @@ def ours(params: Params, config: ModelConfig, arrays: Arrays) -> dict[str, Any]:
     def modules(params: Params) -> dict[str, jax.Array]:
         model: BertForPreTraining = nnx.merge(definition, params)
         positions = batch.get("position_ids")
-        ids = [batch[name] for name in ("token_ids", "segment_ids", "sequence_ids")]
+        ids = [batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids")]
         last, inputs = model.bert.hidden_states(*ids, None, positions)
         layer, stacked = nnx.split(model.bert.layers)
         first = nnx.merge(layer, jax.tree.map(lambda array: array[0], stacked))
-        visible = Visible(batch["sequence_ids"], packed=positions is not None)
+        visible = AttentionMask(batch["sequence_ids"], packed=positions is not None)
         attention = first.attention(inputs[0], visible, None)
         return {
             "embeddings": inputs[0],

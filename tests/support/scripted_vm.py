@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bert_jax.runtime import status_files
-from bert_jax.runtime.status_files import Beat
+from bert_jax.runtime.status_files import Heartbeat
 from support.commands import ROOT
 from tpu.host.host_info import Settings
 from tpu.host.supervise import Host
@@ -127,11 +127,11 @@ class Vm:
             (attributes / path.removeprefix(ATTRIBUTES)).write_text(value, "utf-8")
         return Host(self.machine.home, self.run / "launch")
 
-    def beat(self) -> Beat | None:
+    def beat(self) -> Heartbeat | None:
         beats = status_files.look(self.run)[0].beats
         return beats[0] if beats else None
 
-    def until(self, condition: Callable[[Beat], Any], seconds: float = 20.0) -> Beat:
+    def until(self, condition: Callable[[Heartbeat], Any], seconds: float = 20.0) -> Heartbeat:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if (beat := self.beat()) is not None and condition(beat):

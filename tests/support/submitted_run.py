@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bert_jax.runtime import status_files
-from bert_jax.runtime.status_files import TRAINING, Beat
+from bert_jax.runtime.status_files import TRAINING, Heartbeat
 from support.commands import invoke
 from tpu.config import TpuConfig
 from tpu.launch.provider import ENDPOINT, connect
@@ -77,7 +77,7 @@ def granted(cloud: FakeCloud, watcher: Watcher) -> None:
 def hosts_say(watcher: Watcher, attempt: int, step: int, **values: Any) -> None:
     for worker in range(2):
         known = {"state": TRAINING, "step": step} | values
-        status_files.beat(watcher.run, Beat(worker, attempt, **known))
+        status_files.beat(watcher.run, Heartbeat(worker, attempt, **known))
 
 
 def gone(cloud: FakeCloud, watcher: Watcher) -> None:

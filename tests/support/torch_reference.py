@@ -52,7 +52,7 @@ def losses(
     hidden = model.bert(
         batch["token_ids"],
         attention_mask=mask(batch),
-        token_type_ids=batch["segment_ids"],
+        token_type_ids=batch["token_type_ids"],
         position_ids=batch.get("position_ids"),
     ).last_hidden_state
     rows = torch.arange(hidden.shape[0])[:, None]

@@ -18,7 +18,7 @@ from bert_jax.runtime.errors import NotFiniteError, PreemptedError
 from bert_jax.training import metrics, preemption
 from bert_jax.training.checkpoint import Checkpoints, newest_meta
 from bert_jax.training.preemption import StopRequests
-from bert_jax.training.rollback import Guard
+from bert_jax.training.rollback import RollbackGuard
 from pipelines.commands.pretrain import pretrain
 from pipelines.data.store.token_store import Store
 from pipelines.tasks.batches import TaskBatches
@@ -63,17 +63,17 @@ def test_killed_after_a_rollback_it_comes_to_skip_the_same(
 def test_told_to_end_while_it_rolls_back_it_saves_the_next_step(
     rolling: RunConfig, store: Store, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    roll_back = Guard.roll_back
+    roll_back = RollbackGuard.roll_back
 
-    def interrupted(guard: Guard, base: int, error: NotFiniteError) -> None:
+    def interrupted(guard: RollbackGuard, base: int, error: NotFiniteError) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         roll_back(guard, base, error)
 
-    monkeypatch.setattr(Guard, "roll_back", interrupted)
+    monkeypatch.setattr(RollbackGuard, "roll_back", interrupted)
     poison(8)
     with pytest.raises(PreemptedError, match="step 6 of 20 is saved"):
         pretrain(rolling, layout_of(rolling))
-    monkeypatch.setattr(Guard, "roll_back", roll_back)
+    monkeypatch.setattr(RollbackGuard, "roll_back", roll_back)
     pretrain(rolling, layout_of(rolling))
     assert reached(rolling) == reference(rolling, store, {8})
 
@@ -174,7 +174,7 @@ def test_fine_tuning_goes_back_too(
         return found, (run / "validation_predictions.jsonl").read_text("utf-8")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Guard, "__init__", lambda guard: vars(guard).update(skipped={bad}))
+        patched.setattr(RollbackGuard, "__init__", lambda guard: vars(guard).update(skipped={bad}))
         expected = results(tmp_path / "without")
     monkeypatch.setattr(TaskBatches, "batch_at", poisoned)
     assert results(tmp_path / "poisoned") == expected

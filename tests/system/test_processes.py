@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.training import metrics
 from bert_jax.training.batch import FIELDS
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.pretrain import pretrain
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
@@ -34,7 +35,8 @@ from functools import partial
 from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
-from bert_jax import parallel
+from bert_jax.runtime import distributed
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.checksums import digest
 from bert_jax.training.state import init_state
@@ -44,16 +46,16 @@ from pipelines.data.store.token_store import Store
 from pipelines.settings import run_config
 
 config = run_config(["--config", sys.argv[1]])
-layout = parallel.Layout(parallel.join())
+partitioner = Partitioner(distributed.join())
 steps = Steps.of(config)
 make = partial(init_state, config.model, steps.optimizer, config.seed)
 checkpoints = Checkpoints(Path(config.run_dir))
-state, meta = checkpoints.restore(layout.abstract_state(make), lambda meta: None)
+state, meta = checkpoints.restore(partitioner.abstract_state(make), lambda meta: None)
 data = PretrainingData(Store(Path(config.data.store)), config)
-rows = layout.rows(config.train.batch_size)
+rows = partitioner.rows(config.train.batch_size)
 tokens = []
 for batch in data.batches(0, 3, rows):
-    placed = layout.place(batch.arrays)
+    placed = partitioner.shard_batch(batch.arrays)
     whole = multihost_utils.process_allgather(placed["token_ids"], tiled=True)
     tokens.append(whole.tolist())
 found = {"step": meta.step, "digest": digest(state.params), "devices": jax.device_count()}
@@ -65,7 +67,7 @@ def test_two_processes_train_as_one_process_does(
     config_base: RunConfig, trained: Path, two_processes: Path, tmp_path: Path
 ) -> None:
     same_curve(trained, two_processes)
-    pretrain(replace(config_base, run_dir=str(tmp_path / "run")), Layout(devices()))
+    pretrain(replace(config_base, run_dir=str(tmp_path / "run")), Partitioner(devices()))
     same_curve(tmp_path / "run", two_processes)
 
 
@@ -260,8 +262,8 @@ def first_ends_soon(processes: list[subprocess.Popen[str]], words: str) -> None:
 def test_who_waits_for_others_in_vain_says_so(config_base: RunConfig, tmp_path: Path) -> None:
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     script = (
-        "from bert_jax.training import partitioner; from pipelines.commands import cli;"
-        " partitioner.MEETING = 3; cli.main()"
+        "from bert_jax.runtime import distributed; from pipelines.commands import cli;"
+        " distributed.MEETING = 3; cli.main()"
     )
     processes = both([sys.executable, "-c", script, "pretrain", "--config", str(config)])
     processes[1].kill()

@@ -129,7 +129,7 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
         *("--out", tokenizer),
     ).stderr
     assert _next(said) == f"prepare --corpus text:{corpus} --tokenizer {tokenizer} --out {store}"
-    said = invoke(*_next(said).split(), "--heldout", "0.1").stderr
+    said = invoke(*_next(said).split(), "--held-out", "0.1").stderr
     assert _next(said) == f"pretrain --config configs/tiny.yaml --data.store {store} " + (
         "--run_dir runs/tiny"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.runtime import status_files
-from bert_jax.runtime.status_files import ENDED, Beat
+from bert_jax.runtime.status_files import ENDED, Heartbeat
 from support.scripted_vm import Vm, files
 from tpu.launch.bundle import SUMS
 from tpu.rehearsal.reaper import processes
@@ -68,7 +68,7 @@ def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
     sent: list[tuple[str, bool]] = []
     beat = status_files.beat
 
-    def looked_at(run: Path, found: Beat) -> None:
+    def looked_at(run: Path, found: Heartbeat) -> None:
         beat(run, found)
         sent.append((found.state, status_files.ended(run, "DONE") is not None))
 

@@ -18,7 +18,7 @@ import pytest
 
 from bert_jax.config.run import CheckpointConfig, Phase, RunConfig
 from bert_jax.runtime import status_files
-from bert_jax.runtime.status_files import Beat
+from bert_jax.runtime.status_files import Heartbeat
 from bert_jax.training import metrics
 from pipelines.commands.prepare import prepare
 from support import rehearsal
@@ -152,7 +152,7 @@ class Faults:
             self._restarts = restarts
             self._strike(fault, beats)
 
-    def _strike(self, fault: str, beats: list[Beat]) -> None:
+    def _strike(self, fault: str, beats: list[Heartbeat]) -> None:
         if fault == "preempt":
             self.emulation.cloud.preempt(read_launch(self.run).name)
             return

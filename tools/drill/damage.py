@@ -19,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import UserError
 from bert_jax.training import checkpoint
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.experiment import pretraining
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import LEDGER, Store
 from pipelines.settings import run_config
@@ -88,9 +89,9 @@ def restore_each(config: Path, run_dirs: list[Path], answers: Path) -> None:
     """Restores runs as a process that goes on with them does."""
     settings = run_config(["--config", str(config)])
     store = Store(Path(settings.data.store))
-    layout = Layout(devices())
-    work = pretraining(settings, layout, PretrainingData(store, settings), None)
-    abstract = layout.abstract_state(work.fresh)
+    partitioner = Partitioner(devices())
+    experiment = pretraining(settings, partitioner, PretrainingData(store, settings), None)
+    abstract = partitioner.abstract_state(experiment.init_fn)
     with answers.open("w", encoding="utf-8") as out:
         for run_dir in run_dirs:
             said: list[str] = []

@@ -17,7 +17,7 @@ import jax
 
 from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
 from bert_jax.training import checkpoint, metrics
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import init_params
 from pipelines.commands import extend_tokenizer, train_tokenizer
 from pipelines.commands.prepare import prepare
@@ -158,7 +158,7 @@ def read_store(folder: Path, verify: bool) -> None:
     config = RunConfig(run_dir="run", phases=_PHASES)
     data = PretrainingData(found, config)
     data.batch_at(0)
-    list(data.heldout(32, 4, limit=1))
+    list(data.held_out(32, 4, limit=1))
 
 
 def prepare_again(folder: Path) -> None:
@@ -282,7 +282,7 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> None:
-    found = open_model(folder, Layout(jax.local_devices()[:1]))
+    found = open_model(folder, Partitioner(jax.local_devices()[:1]))
     json.dumps(as_dict(found.run or found.network))
 
 

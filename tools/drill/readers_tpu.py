@@ -27,8 +27,8 @@ _LAUNCH = Launch("bert-run", "run", "project", _TPU, "0" * 64)
 def make_markers(folder: Path) -> None:
     status_files.put(folder / "launch" / FILE, _LAUNCH.text().encode())
     for worker in range(2):
-        status_files.beat(folder, status_files.Beat(worker, 1, "training", 5, note="a word"))
-    status_files.end(folder, "STOPPED", status_files.Ending(_LAUNCH.spec, 1, 5, "asked"))
+        status_files.beat(folder, status_files.Heartbeat(worker, 1, "training", 5, note="a word"))
+    status_files.end(folder, "STOPPED", status_files.Outcome(_LAUNCH.spec, 1, 5, "asked"))
     status_files.record(
         folder, status_files.Attempt(1, _LAUNCH.spec, _ZONE, -1, 1.0, ended="preempted")
     )

@@ -148,7 +148,7 @@ class Stage:
         workers: int = 1,
     ) -> Life:
         """Starts the command that makes a store; that of the stage unless told otherwise."""
-        options = ("--tokenizer", tokenizer or self.tokenizer, "--heldout", "0.1", "--out", out)
+        options = ("--tokenizer", tokenizer or self.tokenizer, "--held-out", "0.1", "--out", out)
         texts = ("--corpus", f"text:{corpus or self.corpus}", "--workers", str(workers))
         return start(place, "prepare", *texts, *options)
 

@@ -122,7 +122,7 @@ FAULTS = [
     Fault(
         name="sum-over-devices-missing-in-pmap",
         file="bert_jax/training/partitioner.py",
-        old="return jax.lax.psum(tree, COPIES)",
+        old="return jax.lax.psum(tree, DATA)",
         new="return tree",
         description="with mapping pmap only the rows of one device count",
         core=True,
@@ -131,8 +131,8 @@ FAULTS = [
     Fault(
         name="sum-over-copies-missing",
         file="bert_jax/training/partitioner.py",
-        old="if jax.lax.axis_size(COPIES) > 1 else",
-        new="if jax.lax.axis_size(COPIES) < 1 else",
+        old="if jax.lax.axis_size(DATA) > 1 else",
+        new="if jax.lax.axis_size(DATA) < 1 else",
         description="with a split state on more than 16 devices, groups train apart",
         core=True,
         hint=("test_steps", "test_checkpoint"),

@@ -26,8 +26,8 @@ FAULTS = [
     Fault(
         name="token-types-swapped",
         file="pipelines/data/batches/examples.py",
-        old="segment_ids = (there & (position > a + 1))",
-        new="segment_ids = (there & (position <= a + 1))",
+        old="token_type_ids = (there & (position > a + 1))",
+        new="token_type_ids = (there & (position <= a + 1))",
         description="the segments of a pair are those of the other half",
         core=True,
         hint=("test_loader", "test_pairs"),

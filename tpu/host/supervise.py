@@ -28,7 +28,7 @@ from bert_jax.runtime.errors import (
     PreemptedError,
     UserError,
 )
-from bert_jax.runtime.status_files import BUSY, ENDED, STARTING, TRAINING, Beat, Ending
+from bert_jax.runtime.status_files import BUSY, ENDED, STARTING, TRAINING, Heartbeat, Outcome
 from tpu.host.host_info import BEAT, Place, Settings
 
 LOG = "host.log"
@@ -153,7 +153,7 @@ class Host:
         if self._memory.busy and step is None:
             state = BUSY
         try:
-            self._send(Beat(self.place.worker, self.place.attempt, state))
+            self._send(Heartbeat(self.place.worker, self.place.attempt, state))
             self._copy_log()
             if not self._asked and status_files.stop_asked(self.place.run):
                 self._asked = True
@@ -164,7 +164,7 @@ class Host:
             say(f"{self.place.run}: {error}")
         self._sent = time.monotonic()
 
-    def _send(self, beat: Beat) -> None:
+    def _send(self, beat: Heartbeat) -> None:
         step = self._step()
         known = asdict(beat) | {
             "step": self._memory.step if step is None else step,
@@ -173,7 +173,7 @@ class Host:
             "pid": self._process.pid if self._process else 0,
             "note": beat.note or self._memory.note,
         }
-        status_files.beat(self.place.run, Beat(**known))
+        status_files.beat(self.place.run, Heartbeat(**known))
 
     def _copy_log(self) -> None:
         log = self._home / LOG
@@ -222,9 +222,9 @@ class Host:
                 if final and place.worker == 0:
                     name = "DONE" if code == 0 else "STOPPED" if stopped else "FAILED"
                     step = self._memory.step
-                    ending = Ending(place.spec, place.attempt, step, note if code else "")
+                    ending = Outcome(place.spec, place.attempt, step, note if code else "")
                     status_files.end(place.run, name, ending)
-                self._send(Beat(place.worker, place.attempt, state, exit_code=code))
+                self._send(Heartbeat(place.worker, place.attempt, state, exit_code=code))
                 return True
             except Exception as error:  # such as a bucket that cannot be reached
                 say(f"{place.run}: {error}")

@@ -33,8 +33,9 @@ def train(home: Path, launch: Path) -> None:
     """
     import jax  # takes seconds
 
+    from bert_jax.runtime import distributed
     from bert_jax.runtime.console import be_quiet
-    from bert_jax.training import partitioner
+    from bert_jax.training.partitioner import Partitioner
     from pipelines.commands.pretrain import pretrain
     from pipelines.settings import run_config
 
@@ -43,9 +44,9 @@ def train(home: Path, launch: Path) -> None:
     if "GCE_METADATA_IP" in os.environ:
         # Where there is no chip JAX turns the metadata server off, emulated or not.
         os.environ.pop("TPU_SKIP_MDS_QUERY", None)
-    partitioner.enable_compilation_cache()
-    layout = partitioner.Layout.of(config.parallel, partitioner.join(settings.silence))
-    found = (jax.process_count(), len(layout.devices))
+    distributed.enable_compilation_cache()
+    partitioner = Partitioner.of(config.parallel, distributed.join(settings.silence))
+    found = (jax.process_count(), len(partitioner.devices))
     if found != (place.hosts, settings.devices):
         raise DeviceUnavailableError(
             f"{found[0]} hosts with {found[1]} devices take part, of {place.hosts} with"
@@ -55,7 +56,7 @@ def train(home: Path, launch: Path) -> None:
         be_quiet()
     beats = _Beats(home / BEAT)
     try:
-        pretrain(config, layout, beats.done)
+        pretrain(config, partitioner, beats.done)
         beats.done(config.steps)  # a run that was complete already reports no step
     finally:
         beats.write()

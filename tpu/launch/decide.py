@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bert_jax.runtime.status_files import BUSY, ENDED, Attempt, Beat, Markers
+from bert_jax.runtime.status_files import BUSY, ENDED, Attempt, Heartbeat, Markers
 from tpu.launch.provider import ABSENT, Resource
 
 FRESH = 300.0  # a heartbeat that is older does not count
@@ -49,7 +49,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """Everything that a decision rests on.
 
     Attributes:
@@ -97,7 +97,7 @@ class Decision:
     failed: bool = False
 
 
-def decide(seen: Seen) -> Decision:
+def decide(seen: Observation) -> Decision:
     """What to do now."""
     finished = _finished(seen)
     if seen.resource is None:
@@ -107,7 +107,7 @@ def decide(seen: Seen) -> Decision:
     return finished or _with(seen, seen.resource)
 
 
-def _finished(seen: Seen) -> Decision | None:
+def _finished(seen: Observation) -> Decision | None:
     """For a run that is done, has failed for good, or was asked to stop."""
     there, endings = seen.resource is not None, seen.markers.endings
     statuses: tuple[Status, ...] = ("DONE", "FAILED", "STOPPED")
@@ -137,7 +137,7 @@ def _finished(seen: Seen) -> Decision | None:
     return Decision("STOPPED", "delete", "the run was asked to stop", ended="stopped")
 
 
-def _without(seen: Seen) -> Decision:
+def _without(seen: Observation) -> Decision:
     """Nothing is there: begin, begin again after a pause, or give up."""
     attempts = seen.markers.attempts
     if not attempts:
@@ -163,7 +163,7 @@ def _without(seen: Seen) -> Decision:
     return Decision("NEW", "create", f"attempt {last.number} ended ({last.ended})", zone=zone)
 
 
-def _with(seen: Seen, resource: Resource) -> Decision:
+def _with(seen: Observation, resource: Resource) -> Decision:
     """A queued resource is there."""
     state = resource.state
     if state == "FAILED":
@@ -189,7 +189,7 @@ def _with(seen: Seen, resource: Resource) -> Decision:
     return _active(seen, resource)
 
 
-def _active(seen: Seen, resource: Resource) -> Decision:
+def _active(seen: Observation, resource: Resource) -> Decision:
     """The queued resource says ACTIVE, which its nodes and hosts have to confirm."""
     states = {node.state for node in resource.nodes} | {node.health for node in resource.nodes}
     if not resource.nodes or states & _GONE:
@@ -225,7 +225,7 @@ def _active(seen: Seen, resource: Resource) -> Decision:
     return Decision("BOOTING" if len(beats) < expected else "STALLED", "wait", missing)
 
 
-def _spent(seen: Seen, attempts: Sequence[Attempt]) -> str:
+def _spent(seen: Observation, attempts: Sequence[Attempt]) -> str:
     """Why no further attempt is made; empty if one is."""
     last = attempts[-1]
     if last.ended in ("failed", "done", "stopped"):
@@ -278,12 +278,12 @@ def attempt_of(resource: Resource) -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def _of_attempt(seen: Seen) -> list[Beat]:
+def _of_attempt(seen: Observation) -> list[Heartbeat]:
     """The heartbeats of the slice that is there, not of one before it."""
     known = [a.number for a in seen.markers.attempts[-1:]]
     numbers = known if seen.resource is None else [attempt_of(seen.resource)]
     return [beat for beat in seen.markers.beats if beat.attempt in numbers]
 
 
-def _alive(beats: Sequence[Beat]) -> bool:
+def _alive(beats: Sequence[Heartbeat]) -> bool:
     return any(beat.age < FRESH and beat.state != ENDED for beat in beats)

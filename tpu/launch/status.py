@@ -9,12 +9,12 @@ from typing import Any
 
 from bert_jax.runtime.errors import printable
 from pipelines.settings import command_parser, parse
-from tpu.launch.decide import Decision, Seen
+from tpu.launch.decide import Decision, Observation
 from tpu.launch.request import Launch
 from tpu.launch.watch import watcher_of
 
 
-def report(launch: Launch, seen: Seen, decision: Decision) -> dict[str, Any]:
+def report(launch: Launch, seen: Observation, decision: Decision) -> dict[str, Any]:
     """Everything, for programs."""
     resource = seen.resource
     return {
@@ -32,7 +32,7 @@ def report(launch: Launch, seen: Seen, decision: Decision) -> dict[str, Any]:
     }
 
 
-def table(launch: Launch, seen: Seen, decision: Decision) -> str:
+def table(launch: Launch, seen: Observation, decision: Decision) -> str:
     """Everything, for people."""
     resource = seen.resource
     where = f"{resource.state} in {resource.zone}" if resource else "not there"

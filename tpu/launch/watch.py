@@ -18,7 +18,7 @@ from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError, 
 from bert_jax.runtime.paths import at
 from bert_jax.runtime.status_files import Attempt, Markers
 from pipelines.settings import command_parser, parse
-from tpu.launch.decide import BACK_OFF, Decision, Seen, attempt_of, decide
+from tpu.launch.decide import BACK_OFF, Decision, Observation, attempt_of, decide
 from tpu.launch.explain import CloudError, explain
 from tpu.launch.provider import Provider, Resource, connect
 from tpu.launch.request import SPEC, Launch, queued_resource, read_launch
@@ -52,7 +52,7 @@ class Watcher:
         """Folder of the run."""
         return at(self.launch.run)
 
-    def look(self) -> tuple[Seen, Decision]:
+    def look(self) -> tuple[Observation, Decision]:
         """What there is, and what to do about it.
 
         Raises:
@@ -63,7 +63,7 @@ class Watcher:
         failure, kind = self._failure(resource)
         found, now = status_files.look(self.run)
         attempts = tuple(a for a in found.attempts if a.number >= self.launch.first)
-        seen = Seen(
+        seen = Observation(
             spec=self.launch.spec,
             zones=self.launch.tpu.zones,
             limits=self.launch.limits,
@@ -76,7 +76,7 @@ class Watcher:
         )
         return seen, decide(seen)
 
-    def act(self, seen: Seen, decision: Decision) -> bool:
+    def act(self, seen: Observation, decision: Decision) -> bool:
         """Does what was decided; whether the watch is over.
 
         Raises:
@@ -130,7 +130,7 @@ class Watcher:
             return str(found), "capacity"
         return str(found), "passing" if found.passing else "final"
 
-    def _note(self, seen: Seen, resource: Resource) -> None:
+    def _note(self, seen: Observation, resource: Resource) -> None:
         """Writes down a slice that is not yet, and when it became active."""
         attempt = self._known(seen, resource)
         if resource.state == "ACTIVE" and not attempt.active:
@@ -139,13 +139,13 @@ class Watcher:
         if attempt not in seen.markers.attempts:
             status_files.record(self.run, attempt)
 
-    def _known(self, seen: Seen, resource: Resource) -> Attempt:
+    def _known(self, seen: Observation, resource: Resource) -> Attempt:
         """The attempt of a slice, as it is written down or will be."""
         number = attempt_of(resource) or self.launch.first
         new = self._attempt(number, resource.zone, seen)
         return next((a for a in seen.markers.attempts if a.number == number), new)
 
-    def _attempt(self, number: int, zone: str, seen: Seen) -> Attempt:
+    def _attempt(self, number: int, zone: str, seen: Observation) -> Attempt:
         return Attempt(number, self.launch.spec, zone, _step(seen.markers), seen.now)
 
     def _compare_hosts(self, resource: Resource) -> None:
@@ -153,7 +153,7 @@ class Watcher:
         if found != self.launch.hosts:
             say(f"the slice has {found} hosts, the table says {self.launch.hosts}; it is believed")
 
-    def _create(self, seen: Seen, zone: str) -> None:
+    def _create(self, seen: Observation, zone: str) -> None:
         last = seen.markers.attempts[-1].number if seen.markers.attempts else 0
         number = max(last + 1, self.launch.first)
         resource = queued_resource(self.launch, zone, number)
@@ -177,7 +177,7 @@ class Watcher:
             status_files.record(self.run, self._attempt(number, zone, seen))
             say(f"attempt {number}: asked for {self.launch.tpu.accelerator} in {zone}")
 
-    def _end_attempt(self, seen: Seen, resource: Resource, decision: Decision) -> None:
+    def _end_attempt(self, seen: Observation, resource: Resource, decision: Decision) -> None:
         """Before the slice is deleted, so that whoever finds it gone knows why."""
         end = replace(
             self._known(seen, resource),

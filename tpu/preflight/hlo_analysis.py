@@ -17,7 +17,7 @@ import numpy as np
 from bert_jax.config.run import Phase, RunConfig
 from bert_jax.runtime.errors import BadInputError, DeviceUnavailableError
 from bert_jax.training.flops import training_flops
-from bert_jax.training.partitioner import Layout
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import init_state
 from bert_jax.training.step import Steps
 from pipelines.data.batches.examples import batch_shape
@@ -110,16 +110,16 @@ def compiled(config: RunConfig, phase: Phase, on: Slice) -> Program:
             "preflight has no estimate for model.encoder: lstm; the compiler counts its loop over"
             " the tokens once"
         )
-    layout = Layout(topology(on), shard_state=config.parallel.shard_state)
+    partitioner = Partitioner(topology(on), shard_state=config.parallel.shard_state)
     parts = config.train.accumulate
-    layout.rows(phase.batch_size, parts)
-    program = _compile(config, phase, layout)
+    partitioner.rows(phase.batch_size, parts)
+    program = _compile(config, phase, partitioner)
     # The compiler counts what is in a loop once, so the parts of a batch are counted by hand; with
     # the update among them each time, which makes it a little too much.
     part = program
     if parts > 1:
         whole = replace(config, train=replace(config.train, accumulate=1))
-        part = _compile(whole, replace(phase, batch_size=phase.batch_size // parts), layout)
+        part = _compile(whole, replace(phase, batch_size=phase.batch_size // parts), partitioner)
     memory, cost = program.memory_analysis(), part.cost_analysis()
     flops, traffic = parts * float(cost["flops"]), parts * float(cost["bytes accessed"])
     by_compiler = parts * float(cost.get("optimal_seconds", -1.0))
@@ -138,12 +138,14 @@ def compiled(config: RunConfig, phase: Phase, on: Slice) -> Program:
     )
 
 
-def _compile(config: RunConfig, phase: Phase, layout: Layout) -> Any:
+def _compile(config: RunConfig, phase: Phase, partitioner: Partitioner) -> Any:
     steps = Steps.of(config)
-    state = layout.abstract_state(lambda: init_state(config.model, steps.optimizer, config.seed))
-    batch = layout.abstract_batch(batch_shape(config.data, phase.length, phase.batch_size))
+    state = partitioner.abstract_state(
+        lambda: init_state(config.model, steps.optimizer, config.seed)
+    )
+    batch = partitioner.abstract_batch(batch_shape(config.data, phase.length, phase.batch_size))
     try:
-        return layout.train_step(steps).lower(state, batch).compile()
+        return partitioner.train_step(steps).lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         raise _explained(error) from None
 

@@ -164,13 +164,13 @@ class Examples:
             self.tokenizer.vocab_size,
             _word_starts(self.tokenizer) if self.data.whole_words else None,
         )
-        segment_ids = (there & (position > a + 1)).astype(np.int32)
+        token_type_ids = (there & (position > a + 1)).astype(np.int32)
         if self.data.packing:
             shape, pad_id = self.shape(rows), self.tokenizer.pad_id
-            return _packed(shape, placed, token_ids, segment_ids, predictions, pad_id)
+            return _packed(shape, placed, token_ids, token_type_ids, predictions, pad_id)
         return {
             "token_ids": token_ids,
-            "segment_ids": segment_ids,
+            "token_type_ids": token_type_ids,
             "sequence_ids": there.astype(np.int32),
             "mlm_positions": predictions.positions,
             "mlm_targets": predictions.targets,
@@ -196,7 +196,7 @@ def _packed(
     shape: BatchShape,
     placed: Placed,
     token_ids: np.ndarray,
-    segment_ids: np.ndarray,
+    token_type_ids: np.ndarray,
     predictions: Predictions,
     pad_id: int,
 ) -> Arrays:
@@ -213,7 +213,7 @@ def _packed(
     target = (row * shape.length + offset)[:, None] + position
     arrays["token_ids"][:] = pad_id
     arrays["token_ids"].reshape(-1)[target[there]] = token_ids[there]
-    arrays["segment_ids"].reshape(-1)[target[there]] = segment_ids[there]
+    arrays["token_type_ids"].reshape(-1)[target[there]] = token_type_ids[there]
     ids = np.broadcast_to((slot + 1)[:, None], there.shape)
     arrays["sequence_ids"].reshape(-1)[target[there]] = ids[there]
     counted = np.broadcast_to(position, there.shape)

@@ -42,7 +42,7 @@ class PretrainingData:
         self._config = config
         self._tokenizer = store.tokenizer
         self.digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
-        self._train, self._heldout = store.split("train"), store.split("heldout")
+        self._train, self._held_out = store.split("train"), store.split("heldout")
         if self._train.documents < 2:
             raise BadInputError(
                 f"{store.folder} has {self._train.documents} training document(s); next sentence"
@@ -53,7 +53,7 @@ class PretrainingData:
     @property
     def can_evaluate(self) -> bool:
         """Whether there are at least two held-out documents."""
-        return self._heldout.documents >= 2
+        return self._held_out.documents >= 2
 
     def shape(self, length: int, batch_size: int) -> BatchShape:
         """Of the batches of a phase."""
@@ -76,7 +76,7 @@ class PretrainingData:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED)
         return iter(grain.MapDataset.source(source).to_iter_dataset(options))
 
-    def heldout(
+    def held_out(
         self, length: int, batch_size: int, rows: slice = slice(None), limit: int = 0
     ) -> Iterator[Batch]:
         """Every held-out pair once, in a fixed random order, or the first `limit` batches.
@@ -106,7 +106,7 @@ class PretrainingData:
         return -(-len(self._heldout_examples(length)) // batch_size)
 
     def _heldout_examples(self, length: int) -> Examples:
-        return Examples(self._heldout, self._tokenizer, self._config.data, _HELDOUT_SEED, length)
+        return Examples(self._held_out, self._tokenizer, self._config.data, _HELDOUT_SEED, length)
 
     def _phase(self, step: int) -> int:
         return next(number for number, end in enumerate(self._ends) if step < end)

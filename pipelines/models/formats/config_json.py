@@ -19,7 +19,7 @@ _SIZES = {
     "num_attention_heads": ("heads", 1 << 12),
     "intermediate_size": ("feed_forward_size", 1 << 18),
     "max_position_embeddings": ("max_positions", 1 << 20),
-    "type_vocab_size": ("segments", 1 << 10),
+    "type_vocab_size": ("type_vocab_size", 1 << 10),
 }
 _RATES = {
     "hidden_dropout_prob": "hidden_dropout",

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.losses import Tally, cross_entropy
+from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.qa.decode import Decoding, Window, decode
 from pipelines.tasks.qa.document import Document, encode
@@ -124,7 +124,7 @@ class QuestionAnswering:
             sequences[number, :end] = 1
         arrays = {
             "token_ids": ids,
-            "segment_ids": segments,
+            "token_type_ids": segments,
             "sequence_ids": sequences,
             "start": np.array([row.start for row in rows], np.int32),
             "end": np.array([row.end for row in rows], np.int32),
@@ -161,7 +161,7 @@ class QuestionAnswering:
                 )
                 yield _Row(number, question, window, start, end, weight)
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Mean of the cross-entropies of start and end; right if both are.
 
         No position is masked out, not even padding: the network learns that itself, as in
@@ -176,7 +176,7 @@ class QuestionAnswering:
         halves = jnp.repeat(batch["weights"][:, None] / 2, 2, axis=1)
         tally = cross_entropy(scores, targets, halves)
         right = jnp.all(jnp.argmax(scores, axis=2) == targets, axis=1)
-        return Tally(tally.loss, jnp.sum(right * batch["weights"]), tally.count)
+        return MetricSums(tally.loss, jnp.sum(right * batch["weights"]), tally.count)
 
     def predict(
         self,

@@ -25,7 +25,7 @@ from jax import Array
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.losses import Tally
+from bert_jax.training.losses import MetricSums
 from pipelines.data.sources import json_lines
 from pipelines.data.sources.files import paragraphs
 from pipelines.data.store.shards import split_document
@@ -187,7 +187,7 @@ class Summarization:
         arrays = _arrays(spans, flat, length, tokenizer.pad_id)
         return Features(arrays, np.array(owners, np.int64), np.array(lengths, np.int64), spans)
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """See `Task.objective`: the cross-entropy of each sentence; right is the right sign.
 
         Args:
@@ -197,7 +197,7 @@ class Summarization:
         x, labels, weights = logits[..., 0], batch["labels"], batch["weights"]
         loss = jax.nn.softplus(x) - x * labels
         correct = (x > 0) == (labels > 0)
-        return Tally(jnp.sum(loss * weights), jnp.sum(correct * weights), jnp.sum(weights))
+        return MetricSums(jnp.sum(loss * weights), jnp.sum(correct * weights), jnp.sum(weights))
 
     def predict(
         self,
@@ -326,7 +326,7 @@ def _arrays(spans: Sequence[tuple[int, int]], flat: Arrays, length: int, pad_id:
 
     return {
         "token_ids": laid_out(is_token, flat["tokens"], pad_id),
-        "segment_ids": laid_out(is_token, np.repeat(place % 2, sizes)),
+        "token_type_ids": laid_out(is_token, np.repeat(place % 2, sizes)),
         "sequence_ids": is_token.astype(np.int32),
         "cls_positions": laid_out(is_sentence, starts),
         "labels": laid_out(is_sentence, flat["labels"]),

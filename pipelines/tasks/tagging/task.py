@@ -22,7 +22,7 @@ from jax import Array
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.losses import Tally, cross_entropy
+from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.sequences import row_length
 from pipelines.tasks.tagging import bio_tags
@@ -118,14 +118,14 @@ class Tagging:
         tagged &= (token >= offsets[begin][:, None]) & (token < offsets[end][:, None])
         arrays: Arrays = {
             "token_ids": _framed(np.where(used, tokens[token], tokenizer.pad_id), used, tokenizer),
-            "segment_ids": np.zeros(token.shape, np.int32),
+            "token_type_ids": np.zeros(token.shape, np.int32),
             "sequence_ids": _framed(used.astype(np.int32), used, None),
             "weights": tagged.astype(np.float32),
             "labels": np.where(tagged, labels[token], 0).astype(np.int32),
         }
         return Features(arrays, example, np.diff(offsets[bounds]) + _SPECIALS)
 
-    def objective(self, logits: Array, batch: dict[str, Array]) -> Tally:
+    def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Cross-entropy and accuracy of the words' tags."""
         return cross_entropy(logits, batch["labels"], batch["weights"])
 

@@ -33,7 +33,7 @@ def test_a_batch_has_the_documented_shapes_and_layout(data: PretrainingData, sto
     assert data.shape(32, 8).fields() == expected
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
     tokenizer = store.tokenizer
-    ids, segments, mask = arrays["token_ids"], arrays["segment_ids"], arrays["sequence_ids"] == 1
+    ids, segments, mask = arrays["token_ids"], arrays["token_type_ids"], arrays["sequence_ids"] == 1
     assert (ids[:, 0] == tokenizer.cls_id).all()
     assert ((ids == tokenizer.sep_id).sum(axis=1) == 2).all()
     assert (ids[~mask] == tokenizer.pad_id).all()
@@ -101,7 +101,7 @@ def test_a_pass_meets_every_pair_and_the_next_pass_masks_anew(
 
 def test_what_is_held_out_is_not_trained_on(data: PretrainingData, store: Store) -> None:
     """So few tokens are those of the held-out documents; a random B repeats some of them."""
-    tokens = sum(batch.tokens for batch in data.heldout(32, 8))
+    tokens = sum(batch.tokens for batch in data.held_out(32, 8))
     held_out, train = (store.ledger.total(split, "tokens") for split in ("heldout", "train"))
     assert held_out / 2 < tokens < 3 * held_out < train / 2
 
@@ -123,16 +123,16 @@ def test_another_seed_gives_other_batches(store: Store, config: RunConfig) -> No
 def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunConfig) -> None:
     data = PretrainingData(store, config)
     for size in (3, 8):
-        batches = list(data.heldout(32, size))
+        batches = list(data.held_out(32, size))
         weights = np.concatenate([batch.arrays["nsp_weights"][:, 0] for batch in batches])
         rows = np.concatenate([batch.arrays["token_ids"] for batch in batches])[weights > 0]
         assert weights[: int(weights.sum())].all()
         if size == 3:
             expected = rows
         assert np.array_equal(rows, expected)
-    assert len(list(data.heldout(32, 3, limit=2))) == 2
+    assert len(list(data.held_out(32, 3, limit=2))) == 2
     # Runs with other seeds are measured on the same masks.
-    other = next(iter(PretrainingData(store, replace(config, seed=9)).heldout(32, 3)))
+    other = next(iter(PretrainingData(store, replace(config, seed=9)).held_out(32, 3)))
     assert np.array_equal(other.arrays["token_ids"], expected[:3])
 
 

@@ -47,7 +47,7 @@ def whole(large: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFac
 def arguments(large: Path, tokenizer_dir: Path, out: Path) -> tuple[str | Path, ...]:
     return (
         "prepare", "--corpus", f"text:{large}", "--tokenizer", tokenizer_dir, "--out", out,
-        "--heldout", "0.1",
+        "--held-out", "0.1",
     )  # fmt: skip
 
 

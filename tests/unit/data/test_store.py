@@ -73,13 +73,13 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
     arguments = ("--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir, "--out", store_dir)
-    again = invoke("prepare", *arguments, "--heldout", "0.1")
+    again = invoke("prepare", *arguments, "--held-out", "0.1")
     assert again.returncode == 0
     assert "already there" in again.stderr
-    refused(invoke("prepare", *arguments, "--heldout", "0.2"), 78, "0.1", "0.2")
+    refused(invoke("prepare", *arguments, "--held-out", "0.2"), 78, "0.1", "0.2")
     training.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
     other = ("--corpus", f"text:{corpus}", "--tokenizer", tmp_path, "--out", store_dir)
-    refused(invoke("prepare", *other, "--heldout", "0.1"), 78, "tokenizer")
+    refused(invoke("prepare", *other, "--held-out", "0.1"), 78, "tokenizer")
     assert before == {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
 
 
@@ -102,7 +102,7 @@ def test_held_out_documents_are_chosen_by_their_text(
         assert one.total(split, "documents") > 10
 
 
-@pytest.mark.parametrize("part", stores.PARTS)
+@pytest.mark.parametrize("part", stores.FSDP)
 def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: str) -> None:
     path = copy / f"train-00-00000.{part}.npy"
     whole = path.read_bytes()
@@ -204,7 +204,7 @@ def test_a_corpus_without_use_is_refused(
 ) -> None:
     (tmp_path / "text.txt").write_bytes(content)
     corpus = ("--corpus", f"text:{tmp_path}/text.txt", "--tokenizer", tokenizer_dir)
-    refused(invoke("prepare", *corpus, "--out", tmp_path / "store", "--heldout", "0"), 78, *words)
+    refused(invoke("prepare", *corpus, "--out", tmp_path / "store", "--held-out", "0"), 78, *words)
     assert not (tmp_path / "store").exists()
 
 
@@ -215,7 +215,7 @@ def test_wrong_arguments_of_prepare(tokenizer_dir: Path, tmp_path: Path) -> None
     text = write_corpus(tmp_path / "t.txt", 4)
     corpus = ("--corpus", f"text:{text}", "--out", tmp_path / "s")
     refused(invoke("prepare", *corpus, "--tokenizer", tmp_path), 78, "vocab.txt")
-    refused(invoke("prepare", *corpus, *rest[:2], "--heldout", "1.5"), 64, "--heldout")
+    refused(invoke("prepare", *corpus, *rest[:2], "--held-out", "1.5"), 64, "--held-out")
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", None])

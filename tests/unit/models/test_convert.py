@@ -21,9 +21,10 @@ from safetensors.numpy import load_file, save_file
 import bert_jax as package
 from bert_jax.config.run import RunConfig
 from bert_jax.nn.tensor_names import parts
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import FOLDER
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.convert import convert
 from pipelines.commands.pretrain import pretrain
 from pipelines.folders import DATA_CARD
@@ -37,8 +38,8 @@ THEIRS = GOLDEN / "hugging_face"
 
 
 @pytest.fixture(scope="module")
-def one() -> Layout:
-    return Layout(devices()[:1])
+def one() -> Partitioner:
+    return Partitioner(devices()[:1])
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("source", [THEIRS, GOLDEN / "tf1"])
-def test_there_and_back_changes_no_bit(tmp_path: Path, source: Path, one: Layout) -> None:
+def test_there_and_back_changes_no_bit(tmp_path: Path, source: Path, one: Partitioner) -> None:
     for number, (model, to) in enumerate(
         [(source, "hf"), (tmp_path / "0", "bert-jax"), (tmp_path / "1", "hf")]
     ):
@@ -73,7 +74,9 @@ def test_there_and_back_changes_no_bit(tmp_path: Path, source: Path, one: Layout
     assert config["architectures"] == ["BertForPreTraining"]
 
 
-def test_a_run_becomes_a_folder_with_a_card(tmp_path: Path, trained: Path, one: Layout) -> None:
+def test_a_run_becomes_a_folder_with_a_card(
+    tmp_path: Path, trained: Path, one: Partitioner
+) -> None:
     result = invoke("convert", trained, tmp_path / "hf", "--to", "hf")
     assert result.returncode == 0, result.stderr
     names = {path.name for path in (tmp_path / "hf").iterdir()}
@@ -96,7 +99,7 @@ def test_a_run_becomes_a_folder_with_a_card(tmp_path: Path, trained: Path, one: 
 
 
 def test_what_pre_training_did_not_train_is_left_out(
-    tmp_path: Path, config: RunConfig, one: Layout
+    tmp_path: Path, config: RunConfig, one: Partitioner
 ) -> None:
     quick = replace(config, data=replace(config.data, objective="mlm"))
     quick = replace(quick, phases=(replace(quick.phases[0], steps=2),))
@@ -128,7 +131,7 @@ def test_older_names_and_copies_of_tied_tensors_are_understood(theirs: Path) -> 
         hugging_face.read(theirs)
 
 
-def test_a_bare_encoder_has_no_heads(tmp_path: Path, theirs: Path, one: Layout) -> None:
+def test_a_bare_encoder_has_no_heads(tmp_path: Path, theirs: Path, one: Partitioner) -> None:
     arrays = {
         name.removeprefix("bert."): array
         for name, array in tensors(theirs).items()
@@ -227,7 +230,7 @@ def test_a_vocabulary_that_is_too_large_for_the_embedding(theirs: Path) -> None:
     refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "71 tokens", "70 rows")
 
 
-def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Layout) -> None:
+def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Partitioner) -> None:
     arrays = tensors(theirs)
     for name, most in (("bert.embeddings.word_embeddings.weight", 1), ("cls.predictions.bias", 0)):
         rows = np.zeros((1024, *arrays[name].shape[1:]), np.float32)
@@ -259,7 +262,9 @@ def test_a_type_that_numpy_does_not_know(theirs: Path) -> None:
     refused(invoke("inspect", theirs), 78, str(path))
 
 
-def test_a_folder_of_both_kinds_is_read_from_what_has_weights(tmp_path: Path, one: Layout) -> None:
+def test_a_folder_of_both_kinds_is_read_from_what_has_weights(
+    tmp_path: Path, one: Partitioner
+) -> None:
     both = Path(shutil.copytree(GOLDEN / "tf1", tmp_path / "both"))
     shutil.copy(THEIRS / "config.json", both)
     assert open_model(both, one).network.gelu == "tanh"
@@ -269,7 +274,7 @@ def test_a_folder_of_both_kinds_is_read_from_what_has_weights(tmp_path: Path, on
 
 @pytest.mark.parametrize("labels", [("LABEL_0",), ("no", "yes", "maybe")])
 def test_a_task_head_keeps_its_classes(
-    tmp_path: Path, theirs: Path, labels: tuple[str, ...], one: Layout
+    tmp_path: Path, theirs: Path, labels: tuple[str, ...], one: Partitioner
 ) -> None:
     arrays = {name: a for name, a in tensors(theirs).items() if not name.startswith("cls.")}
     arrays["classifier.weight"] = np.ones((len(labels), 32), np.float32)
@@ -317,7 +322,7 @@ def test_converted_weights_are_no_run(tmp_path: Path, store_dir: Path, trained: 
 
 
 def test_a_card_shows_what_strangers_wrote_as_text(
-    tmp_path: Path, trained: Path, one: Layout
+    tmp_path: Path, trained: Path, one: Partitioner
 ) -> None:
     model = open_model(trained, one)
     folder = tmp_path / "run"

@@ -135,12 +135,12 @@ def test_a_pair_has_two_segments_and_the_longer_one_is_cut(
     (row,) = rows_of(tokenizer, [("the a", "milk " * 90)], 12, words=True)
     a, b = (len(ids) for ids in tokenizer.encode(["the a", "milk " * 90]))
     assert (len(row.token_ids), row.is_cut) == (12, True)
-    assert row.segment_ids == [0] * (a + 2) + [1] * (12 - a - 2)
+    assert row.token_type_ids == [0] * (a + 2) + [1] * (12 - a - 2)
     assert sum(word >= 2 for word in row.word_ids) == 12 - a - 3 < b
     assert (row.token_ids[a + 1], row.token_ids[-1]) == (tokenizer.sep_id, tokenizer.sep_id)
     # Both are long: of an uneven room the first has more.
     (row,) = rows_of(tokenizer, [("the " * 50, "a " * 50)], 10, words=False)
-    assert row.segment_ids == [0] * 6 + [1] * 4
+    assert row.token_type_ids == [0] * 6 + [1] * 4
 
     found = extracted(
         bert, tmp_path, ["the man ||| a ||| in a store", "milk"], Extraction((-1,), "cls")

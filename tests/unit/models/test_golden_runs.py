@@ -63,7 +63,7 @@ def test_the_same_commands_find_tokenizer_and_store_made(runs: Path) -> None:
     before = contents(runs)
     learned = ("--kind", "wordpiece", "--vocab-size", "80", "--out", "tokenizer")
     command(runs, "train-tokenizer", "--corpus", "text:stories.txt", *learned)
-    made = ("--tokenizer", "tokenizer", "--heldout", "0.35", "--out", "store")
+    made = ("--tokenizer", "tokenizer", "--held-out", "0.35", "--out", "store")
     command(runs, "prepare", "--corpus", "text:stories.txt", *made)
     assert contents(runs) == before
 

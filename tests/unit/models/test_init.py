@@ -14,8 +14,9 @@ import pytest
 
 from bert_jax.config.run import Phase, RunConfig
 from bert_jax.nn.tensor_names import Pretrained, only
+from bert_jax.runtime.distributed import devices
 from bert_jax.training import metrics
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import define
 from bert_jax.training.step import forward, means, pretraining_sums
 from pipelines.commands.prepare import prepare
@@ -122,7 +123,7 @@ def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path)
     )
     assert made.returncode == 0, made.stderr
     assert "fresh weights for what it lacks: mlm, nsp, pooler" in made.stderr
-    params = open_model(run, Layout(devices()[:1])).weights.params
+    params = open_model(run, Partitioner(devices()[:1])).weights.params
     jax.tree.map(np.testing.assert_array_equal, only(params, frozenset({"encoder"})), bare)
     assert np.std(params["nsp"]["classifier"]["kernel"]) > 0
 
@@ -166,7 +167,7 @@ def test_new_words_begin_as_the_mean_of_their_pieces(tmp_path: Path, text: Path)
     assert "2 tokens are new" in made.stderr
     before = hugging_face.read(model).params["bert"]["embeddings"]["token"]
     after = np.array(
-        open_model(run, Layout(devices()[:1])).weights.params["bert"]["embeddings"]["token"]
+        open_model(run, Partitioner(devices()[:1])).weights.params["bert"]["embeddings"]["token"]
     )
     for number, word in ((67, ["c", "##a", "##b"]), (68, ["f", "##a", "##d"])):
         rows = [pieces.index(piece) for piece in word]

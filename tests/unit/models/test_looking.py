@@ -73,7 +73,7 @@ def test_a_token_does_nothing_to_a_terminal() -> None:
     arrays = {
         "sequence_ids": np.ones((1, 2), np.int32),
         "token_ids": np.array([[5, 4]]),
-        "segment_ids": np.zeros((1, 2), np.int32),
+        "token_type_ids": np.zeros((1, 2), np.int32),
         "mlm_weights": np.ones((1, 1)),
         "mlm_positions": np.ones((1, 1), np.int32),
         "mlm_targets": np.array([[5]]),

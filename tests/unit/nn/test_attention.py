@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from bert_jax.nn import attention_pallas
-from bert_jax.nn.attention import MASKED_SCORE, Visible, attend
+from bert_jax.nn.attention import MASKED_SCORE, AttentionMask, attend
 from bert_jax.nn.dropout import dropout, kept, places, seeds
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 
 T = 128
 
@@ -37,7 +38,9 @@ def ids(rows: int, packed: bool) -> jax.Array:
     return jnp.array(found)
 
 
-def plain(query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate: float) -> Any:
+def plain(
+    query: Any, keys: Any, value: Any, visible: AttentionMask, drawn: Any, rate: float
+) -> Any:
     scores = jnp.einsum("BTNH,BSNH->BNTS", query, keys)
     weights = jax.nn.softmax(jnp.where(visible.mask()[:, None], scores, MASKED_SCORE))
     if drawn is not None:
@@ -47,7 +50,7 @@ def plain(query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate:
 
 
 def by_head(
-    query: Any, keys: Any, value: Any, visible: Visible, drawn: Any, rate: float, kernel: str
+    query: Any, keys: Any, value: Any, visible: AttentionMask, drawn: Any, rate: float, kernel: str
 ) -> Any:
     drawn = jnp.zeros(2, jnp.int32) if drawn is None else drawn
     if kernel == "xla":
@@ -76,7 +79,7 @@ def test_outputs_and_gradients_are_those_of_the_formula(
     kernel: str, heads: int, head_size: int, packed: bool, left_to_right: bool, rate: float
 ) -> None:
     given = arrays(4, heads, head_size)
-    visible = Visible(ids(4, packed), packed, left_to_right)
+    visible = AttentionMask(ids(4, packed), packed, left_to_right)
     drawn = seeds(jax.random.key(3)) if rate else None
     assert attention_pallas.fits(T, heads * head_size, head_size)
     runs = (
@@ -88,18 +91,18 @@ def test_outputs_and_gradients_are_those_of_the_formula(
         assert np.allclose(one, other, atol=3e-5)  # of values up to ten
 
 
-def test_each_device_draws_the_masks_of_its_rows(all_devices: Layout) -> None:
+def test_each_device_draws_the_masks_of_its_rows(all_devices: Partitioner) -> None:
     given = arrays(8, 2, 64)
-    visible, drawn = Visible(ids(8, False)), seeds(jax.random.key(1))
+    visible, drawn = AttentionMask(ids(8, False)), seeds(jax.random.key(1))
 
     def run(_: Any, batch: Any) -> Any:
-        here = Visible(batch["ids"])
+        here = AttentionMask(batch["ids"])
         out = partial(by_head, visible=here, drawn=drawn, rate=0.2, kernel="pallas")
         return with_gradients(out, *(batch[name] for name in "qkvg"))
 
     batch = dict(zip("qkvg", map(np.asarray, given), strict=True))
     batch["ids"] = np.asarray(visible.sequence_ids)
-    alone = Layout(devices()[:1]).predict_step(run)({}, batch)
+    alone = Partitioner(devices()[:1]).predict_step(run)({}, batch)
     spread = all_devices.predict_step(run)({}, batch)
     wanted = with_gradients(lambda q, k, v: plain(q, k, v, visible, drawn, 0.2), *given)
     for one, many, expected in zip(alone, spread, wanted, strict=True):

@@ -15,7 +15,7 @@ from flax import nnx
 
 from bert_jax.config.presets import PRESETS
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.attention import Visible
+from bert_jax.nn.attention import AttentionMask
 from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits
 from bert_jax.nn.layers import Attention
@@ -60,9 +60,9 @@ def model(small: ModelConfig) -> Forward:
 def inputs(seed: int = 0) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(seed)
     token_ids = jnp.array(rng.integers(5, V, (B, T)))
-    segment_ids = jnp.array(np.arange(T) > 6).astype(jnp.int32)[None].repeat(B, 0)
+    token_type_ids = jnp.array(np.arange(T) > 6).astype(jnp.int32)[None].repeat(B, 0)
     sequence_ids = jnp.array(np.arange(T) < np.array([[T], [T - 4]])).astype(jnp.int32)
-    return token_ids, segment_ids, sequence_ids, jnp.array([[1, 4, 7], [2, 3, 0]])
+    return token_ids, token_type_ids, sequence_ids, jnp.array([[1, 4, 7], [2, 3, 0]])
 
 
 @pytest.mark.parametrize(
@@ -121,24 +121,24 @@ def close(first: PretrainingLogits, second: PretrainingLogits) -> bool:
 @pytest.mark.parametrize("encoder", ["transformer", "left-to-right", "lstm"])
 def test_padding_does_not_matter(small: ModelConfig, encoder: Encoder) -> None:
     model = compiled(replace(small, encoder=encoder, hidden_size=2 * D))
-    token_ids, segment_ids, mask, positions = inputs()
+    token_ids, token_type_ids, mask, positions = inputs()
     other = token_ids.at[1, T - 4 :].set(7)
-    whole = model(token_ids, segment_ids, mask, positions)
-    assert close(whole, model(other, segment_ids, mask, positions))
+    whole = model(token_ids, token_type_ids, mask, positions)
+    assert close(whole, model(other, token_type_ids, mask, positions))
     cut = slice(0, T - 4)
-    short = model(token_ids[1:, cut], segment_ids[1:, cut], mask[1:, cut], positions[1:])
+    short = model(token_ids[1:, cut], token_type_ids[1:, cut], mask[1:, cut], positions[1:])
     assert np.allclose(short.mlm[0], whole.mlm[1], atol=2e-5)
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "left-to-right", "lstm"])
 def test_every_token_sees_the_sides_it_should(small: ModelConfig, encoder: Encoder) -> None:
     model = compiled(replace(small, encoder=encoder, hidden_size=2 * D))
-    token_ids, segment_ids, mask, _ = inputs()
+    token_ids, token_type_ids, mask, _ = inputs()
     at = jnp.full((B, 1), 6)
-    before = model(token_ids, segment_ids, mask, at).mlm
+    before = model(token_ids, token_type_ids, mask, at).mlm
     for place in (5, 7):
         changed = token_ids.at[0, place].add(1)
-        after = model(changed, segment_ids, mask, at).mlm
+        after = model(changed, token_type_ids, mask, at).mlm
         unseen = encoder == "left-to-right" and place == 7
         assert np.allclose(before[0], after[0], atol=1e-3) == unseen
         assert np.allclose(before[1], after[1], atol=1e-5)
@@ -171,11 +171,11 @@ def test_the_lstm_is_the_textbook_recurrence(small: ModelConfig) -> None:
 
 
 def test_position_segment_and_order_matter(model: Forward) -> None:
-    token_ids, segment_ids, mask, positions = inputs()
-    base = model(token_ids, segment_ids, mask, positions)
-    assert not close(base, model(token_ids, 1 - segment_ids, mask, positions))
+    token_ids, token_type_ids, mask, positions = inputs()
+    base = model(token_ids, token_type_ids, mask, positions)
+    assert not close(base, model(token_ids, 1 - token_type_ids, mask, positions))
     swapped = token_ids.at[:, 10].set(token_ids[:, 8]).at[:, 8].set(token_ids[:, 10])
-    assert not close(base, model(swapped, segment_ids, mask, positions))
+    assert not close(base, model(swapped, token_type_ids, mask, positions))
 
 
 def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
@@ -195,7 +195,7 @@ def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
         heads.append(weights / weights.sum(axis=1, keepdims=True) @ v)
     expected = np.concatenate(heads, axis=1) @ np.array(attention.output.kernel[...]).reshape(D, D)
     found = jax.jit(attention, static_argnums=2)(
-        jnp.array(x)[None], Visible(jnp.array(mask, jnp.int32)[None]), None
+        jnp.array(x)[None], AttentionMask(jnp.array(mask, jnp.int32)[None]), None
     )[0]
     assert np.allclose(found, expected, atol=1e-5)
 
@@ -206,15 +206,15 @@ def test_attention_that_is_looked_at_is_what_the_layers_weigh_values_with(
 ) -> None:
     config = replace(small, encoder=encoder)
     bert = BertForPreTraining(config, nnx.Rngs(0)).bert
-    token_ids, segment_ids, sequence_ids = inputs()[:3]
-    found = bert.attention_probabilities(token_ids, segment_ids, sequence_ids)
+    token_ids, token_type_ids, sequence_ids = inputs()[:3]
+    found = bert.attention_probabilities(token_ids, token_type_ids, sequence_ids)
     assert found.shape == (L, B, N, T, T)
     assert found.dtype == jnp.float32
-    visible = Visible(sequence_ids, left_to_right=encoder == "left-to-right")
+    visible = AttentionMask(sequence_ids, left_to_right=encoder == "left-to-right")
     seen = np.broadcast_to(np.asarray(visible.mask())[None, :, None], found.shape)
     assert np.all(np.asarray(found)[~seen] == 0)
     np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=1e-5)
-    _, states = bert.hidden_states(token_ids, segment_ids, sequence_ids)
+    _, states = bert.hidden_states(token_ids, token_type_ids, sequence_ids)
     definition, arrays = nnx.split(bert.layers)
     for number in range(L):
         one = nnx.merge(definition, jax.tree.map(lambda a, n=number: a[n], arrays)).attention
@@ -224,8 +224,8 @@ def test_attention_that_is_looked_at_is_what_the_layers_weigh_values_with(
 
 
 def test_a_row_without_any_token_gives_numbers(model: Forward) -> None:
-    token_ids, segment_ids, mask, positions = inputs()
-    logits = model(token_ids, segment_ids, jnp.zeros_like(mask), positions)
+    token_ids, token_type_ids, mask, positions = inputs()
+    logits = model(token_ids, token_type_ids, jnp.zeros_like(mask), positions)
     assert np.isfinite(logits.mlm).all()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from bert_jax.nn.matmul import affine, scores
+from bert_jax.nn.matmul import linear, scores
 
 PROJECTIONS = [
     ("BTD,DF->BTF", (2, 5, 8), (8, 12), (12,)),
@@ -42,14 +42,14 @@ def test_affine_maps_and_their_gradients(
         return y + jnp.broadcast_to(bias, y.shape)
 
     wanted = plain(x, kernel, bias)
-    np.testing.assert_allclose(affine(einsum, x, kernel, bias), wanted, atol=1e-5)
+    np.testing.assert_allclose(linear(einsum, x, kernel, bias), wanted, atol=1e-5)
     (weights,) = drawn(wanted.shape)
     expected = gradients(plain, weights, x, kernel, bias)
-    found = gradients(lambda *given: affine(einsum, *given), weights, x, kernel, bias)
+    found = gradients(lambda *given: linear(einsum, *given), weights, x, kernel, bias)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     half = gradients(
-        lambda *given: affine(einsum, *given), weights, x.astype(jnp.bfloat16), kernel, bias
+        lambda *given: linear(einsum, *given), weights, x.astype(jnp.bfloat16), kernel, bias
     )
     assert [gradient.dtype for gradient in half] == [jnp.bfloat16, jnp.float32, jnp.float32]
     for one, other in zip(half, expected, strict=True):
@@ -61,7 +61,7 @@ def test_a_kernels_gradient_is_not_rounded_to_the_dtype_of_its_factors() -> None
     weights = jnp.ones((1, 300, 1)).at[0, 0].set(0.5)
     kernel, bias = jnp.ones((1, 1)), jnp.zeros(1)
     _, of_kernel, of_bias = gradients(
-        lambda *given: affine("BTD,DE->BTE", *given), weights, x, kernel, bias
+        lambda *given: linear("BTD,DE->BTE", *given), weights, x, kernel, bias
     )
     assert (of_kernel.item(), of_bias.item()) == (299.5, 299.5)  # bfloat16 has only 300
 

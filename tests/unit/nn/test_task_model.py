@@ -27,7 +27,7 @@ def batch() -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
     return {
         "token_ids": jnp.array(rng.integers(5, 70, (B, T))),
-        "segment_ids": jnp.zeros((B, T), jnp.int32),
+        "token_type_ids": jnp.zeros((B, T), jnp.int32),
         "sequence_ids": jnp.array(np.arange(T) < np.array([[T], [T - 4], [5]])).astype(jnp.int32),
         "labels": jnp.array([0, 3, 1]),
         "weights": jnp.ones(B),
@@ -60,7 +60,7 @@ def test_choices_and_several_sequences_in_a_row() -> None:
     one = TaskNetwork(CONFIG, HeadConfig(), 1, tokens=False)
     params, arrays = one.init_params(0), batch()
     single = logits(one, params, arrays)
-    names = ("token_ids", "segment_ids", "sequence_ids")
+    names = ("token_ids", "token_type_ids", "sequence_ids")
     twice = {name: jnp.stack([arrays[name], arrays[name][::-1]], axis=1) for name in names}
     both = logits(one, params, twice)
     assert both.shape == (B, 2, 1)
@@ -93,8 +93,8 @@ def updated(head: HeadConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     sums = objectives(
         network, lambda found, b: cross_entropy(found[:, 0], b["labels"], b["weights"])
     )
-    rates = network.rates(params)
-    steps = Steps(sums, rule, lambda _: jnp.float32(0.01), seed=0, rates=rates)
+    lr_scales = network.lr_scales(params)
+    steps = Steps(sums, rule, lambda _: jnp.float32(0.01), seed=0, lr_scales=lr_scales)
     before = {name: np.array(leaf) for name, leaf in named_leaves(params)}
     state, metrics = jax.jit(steps.train)(new_state(rule, params), batch())
     assert set(metrics) == {"loss", "task_loss", "task_accuracy", "grad_norm", "learning_rate"}

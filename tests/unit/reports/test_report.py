@@ -113,7 +113,7 @@ def test_batches_and_guesses_are_those_of_store_and_model(
         assert len(shares) == 5
         assert shares == sorted(shares, reverse=True)
     # The first one, asked for by hand.
-    first = next(data.heldout(32, 12)).arrays
+    first = next(data.held_out(32, 12)).arrays
     ids, places = first["token_ids"][0], first["mlm_positions"][0]
     hidden = [n for n in places[first["mlm_weights"][0] > 0] if ids[n] == store.tokenizer.mask_id]
     target = store.tokenizer.spelled(

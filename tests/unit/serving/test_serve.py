@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import bert_jax as bert_jax_package
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.runtime.distributed import devices
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import define
 from bert_jax.training.step import forward
 from pipelines.commands.predict import predict, task_of
@@ -51,15 +52,15 @@ def test_a_pre_trained_model_answers_as_its_object_does(pretrained: Client, trai
 
 
 def test_the_next_sentence_is_judged_as_in_training(pretrained: Client, trained: Path) -> None:
-    layout = Layout(devices()[:1])
-    model = open_model(trained, layout)
+    partitioner = Partitioner(devices()[:1])
+    model = open_model(trained, partitioner)
     tokenizer = model.tokenizer()
     a, b = tokenizer.encode(["The captain finds the lamp.", "A child paints it."])
     ids = np.array([[tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]])
     segments = (np.arange(ids.shape[1]) > len(a) + 1).astype(np.int32)[None]
     batch: Any = {
         "token_ids": ids,
-        "segment_ids": segments,
+        "token_type_ids": segments,
         "sequence_ids": np.ones_like(ids),
         "mlm_positions": np.zeros((1, 1), np.int32),
     }
@@ -149,7 +150,7 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
     name, head, given = task_of(model)
     opened = open_task(name, given)
     examples = opened.read(str(source), Columns(), labelled=False)
-    expected = predict(model, opened, head, examples, Layout(devices()[:1]))
+    expected = predict(model, opened, head, examples, Partitioner(devices()[:1]))
     with served(model) as client:
         same_answers(client, task, source, expected)
 

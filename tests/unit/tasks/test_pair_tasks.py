@@ -56,7 +56,7 @@ def test_rows_are_cut_as_google_research_cuts_them(word_piece: Tokenizer) -> Non
             segments = [0] * (len(cut_a) + 2) + [1] * (len(cut_b) + 1 if right else 0)
             padding = [0] * (T - len(expected))
             assert arrays["token_ids"][row].tolist() == expected + padding
-            assert arrays["segment_ids"][row].tolist() == segments + padding
+            assert arrays["token_type_ids"][row].tolist() == segments + padding
             assert arrays["sequence_ids"][row].tolist() == [1] * len(expected) + padding
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
 
@@ -77,7 +77,7 @@ def test_pairs_are_read_encoded_and_classified(tmp_path: Path, word_piece: Token
         [2, 9, 13, 3, 10, 9, 14, 3],
         [2, 13, 3, 14, 3, 0, 0, 0],
     ]
-    assert features.arrays["segment_ids"].tolist() == [
+    assert features.arrays["token_type_ids"].tolist() == [
         [0] * 4 + [1] * 4,
         [0] * 3 + [1] * 2 + [0] * 3,
     ]
@@ -235,7 +235,7 @@ def test_choices_are_pairs_with_their_text(tmp_path: Path, word_piece: Tokenizer
         [2, 9, 13, 3, 15, 3, 0, 0],
         [2, 9, 13, 3, 0, 0, 0, 0],
     ]
-    assert features.arrays["segment_ids"][1].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0]] * 3
+    assert features.arrays["token_type_ids"][1].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0]] * 3
     logits = np.log(np.array([[1, 1, 2], [1, 2, 1]], np.float32))[..., None]
     batch = {name: jnp.asarray(array) for name, array in features.arrays.items()}
     tally = task.objective(jnp.asarray(logits), batch)

@@ -75,7 +75,7 @@ def test_pairs_hold_the_answer_or_do_not(made: Path, real_tokenizer: Tokenizer) 
     assert ((arrays["token_ids"] == real_tokenizer.sep_id).sum(axis=1) == 2).all()
     assert ((arrays["token_ids"] > 0) == arrays["sequence_ids"]).all()
     last = arrays["sequence_ids"].sum(axis=1) - 1
-    assert (arrays["segment_ids"][np.arange(len(last)), last] == 1).all()
+    assert (arrays["token_type_ids"][np.arange(len(last)), last] == 1).all()
 
 
 def test_candidates_compete_ten_by_ten_in_no_order(made: Path) -> None:

@@ -149,7 +149,7 @@ def test_rows_are_those_of_bertsum() -> None:
         [cls, "the", "man", "!", sep] + [pad] * 11,
     ]
     assert [[tiny.pieces[i] for i in row] for row in arrays["token_ids"]] == expected
-    assert arrays["segment_ids"].tolist() == [[0] * 8 + [1] * 7 + [0], [0] * 16, [0] * 16]
+    assert arrays["token_type_ids"].tolist() == [[0] * 8 + [1] * 7 + [0], [0] * 16, [0] * 16]
     assert arrays["sequence_ids"].sum(axis=1).tolist() == [15, 5, 5]
     assert arrays["cls_positions"].tolist() == [[0, 8], [0, 0], [0, 0]]
     assert arrays["labels"].tolist() == [[0, 1], [1, 0], [0, 0]]
@@ -179,7 +179,7 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
         ids = arrays["token_ids"][row]
         starts = arrays["cls_positions"][row, : stop - first]
         assert np.flatnonzero(ids == tokenizer.cls_id).tolist() == starts.tolist()
-        assert (arrays["segment_ids"][row][starts] == np.arange(stop - first) % 2).all()
+        assert (arrays["token_type_ids"][row][starts] == np.arange(stop - first) % 2).all()
         ends = [*starts[1:], arrays["sequence_ids"][row].sum()]
         for start, end in zip(starts, ends, strict=True):
             assert ids[end - 1] == tokenizer.sep_id

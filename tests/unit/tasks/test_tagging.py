@@ -83,7 +83,7 @@ def test_the_first_sub_token_of_each_word_is_labelled(letters: Tokenizer) -> Non
     assert arrays["weights"].tolist() == [[0, 1, 0, 0, 1, 1, 1, 0]]
     assert arrays["labels"].tolist() == [[0, 1, 0, 0, 2, 0, 1, 0]]
     assert arrays["sequence_ids"].tolist() == [[1] * 8]
-    assert not arrays["segment_ids"].any()
+    assert not arrays["token_type_ids"].any()
     for name, array in arrays.items():
         assert array.dtype == (np.float32 if name == "weights" else np.int32)
         assert array.shape == (1, 8)

@@ -10,7 +10,7 @@ import pytest
 
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.runtime.status_files import Ending
+from bert_jax.runtime.status_files import Outcome
 from support.commands import refused
 from support.submitted_run import (
     PROJECT,
@@ -82,13 +82,13 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
 def test_a_done_run_is_not_submitted_again_and_a_failed_one_is(
     cloud: FakeCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status_files.end(watcher.run, "DONE", Ending(launch.spec, 1, 80))
+    status_files.end(watcher.run, "DONE", Outcome(launch.spec, 1, 80))
     watch(watcher, 0.05)
     submit(launch, {}, watcher.provider)
     assert "is done, at step 80; nothing was submitted" in capsys.readouterr().err
     assert creations(cloud) == 1
     (watcher.run / "status" / "DONE.json").unlink()
-    status_files.end(watcher.run, "FAILED", Ending(launch.spec, 1, 80, "disk full"))
+    status_files.end(watcher.run, "FAILED", Outcome(launch.spec, 1, 80, "disk full"))
     made = submit(launch, {}, watcher.provider)
     assert made.first == 2
     assert tick(Watcher(made, watcher.provider)) == "QUEUED"

@@ -18,9 +18,9 @@ from bert_jax.runtime.status_files import (
     STARTING,
     TRAINING,
     Attempt,
-    Beat,
-    Ending,
+    Heartbeat,
     Markers,
+    Outcome,
 )
 from tpu.launch.decide import (
     ATTEMPT,
@@ -30,7 +30,7 @@ from tpu.launch.decide import (
     SETTLE,
     Decision,
     Limits,
-    Seen,
+    Observation,
     decide,
 )
 from tpu.launch.provider import ABSENT, Node, Resource
@@ -60,16 +60,16 @@ def resource(state: str, *nodes: Node, initiator: str = "", **values: Any) -> Re
 
 def beats(
     step: int = 200, age: float = 10.0, workers: int = 2, attempt: int = 2, **values: Any
-) -> tuple[Beat, ...]:
+) -> tuple[Heartbeat, ...]:
     known = {"state": TRAINING, "step": step, "age": age} | values
-    return tuple(Beat(worker, attempt, **known) for worker in range(workers))
+    return tuple(Heartbeat(worker, attempt, **known) for worker in range(workers))
 
 
 def markers(
-    *found: Beat,
+    *found: Heartbeat,
     attempts: tuple[Attempt, ...] = (NEW_ATTEMPT,),
     stop: bool = False,
-    **endings: Ending,
+    **endings: Outcome,
 ) -> Markers:
     return Markers(found, endings, attempts, stop)
 
@@ -84,8 +84,8 @@ def ended(reason: str, ago: float = 9999.0, number: int = 2, got_on: bool = True
     )
 
 
-def an_ending(spec: str = "s") -> Ending:
-    return Ending(spec, 2, 200)
+def an_ending(spec: str = "s") -> Outcome:
+    return Outcome(spec, 2, 200)
 
 
 ACTIVE = resource("ACTIVE", READY)
@@ -224,7 +224,9 @@ TABLE = NOTHING + QUEUE + HOSTS + NODES
 
 def decided(row: Row, limits: Limits = LIMITS) -> Decision:
     zones = ("a", "b")
-    return decide(Seen("s", zones, limits, row.resource, row.markers, NOW, "it failed", row.kind))
+    return decide(
+        Observation("s", zones, limits, row.resource, row.markers, NOW, "it failed", row.kind)
+    )
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.source}, {row.status}, {row.do}")
@@ -263,7 +265,7 @@ def test_every_state_with_every_marker_has_an_answer_that_makes_sense(
 
 
 def test_a_single_zone_is_waited_for_however_long_it_takes() -> None:
-    seen = Seen("s", ("a",), LIMITS, resource("WAITING_FOR_RESOURCES"), markers(), NOW)
+    seen = Observation("s", ("a",), LIMITS, resource("WAITING_FOR_RESOURCES"), markers(), NOW)
     assert decide(seen).do == "wait"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.runtime.status_files import Beat
+from bert_jax.runtime.status_files import Heartbeat
 from tpu.host.host_info import Place, Settings
 
 
@@ -37,7 +37,7 @@ def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> No
 def test_a_marker_of_a_stranger_is_passed_over(
     text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status_files.beat(tmp_path, Beat(1, 1, note="fine"))
+    status_files.beat(tmp_path, Heartbeat(1, 1, note="fine"))
     (tmp_path / "status/worker-0.json").write_bytes(text.encode("latin-1"))
     assert [beat.worker for beat in status_files.look(tmp_path)[0].beats] == [1]
     assert "worker-0.json is no marker of this version; passed over" in capfd.readouterr().err

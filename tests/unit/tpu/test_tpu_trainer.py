@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bert_jax.config.run import RunConfig
-from bert_jax.training import partitioner
+from bert_jax.runtime import distributed
 from pipelines.settings import to_yaml
 from tpu.host import trainer
 from tpu.host.host_info import BEAT, CONFIG, Settings
@@ -28,7 +28,7 @@ def test_a_host_reports_the_step_of_a_run_that_was_complete_already(
         (attributes / name).write_text(f"{value}\n", "utf-8")
     (tmp_path / CONFIG).write_text(to_yaml(replace(config_base, run_dir=str(run))), "utf-8")
     (tmp_path / "host.json").write_text(Settings(1, 0).text(), "utf-8")
-    first: list[Any] = partitioner.devices()[:1]
-    monkeypatch.setattr(partitioner, "join", lambda silence: first)
+    first: list[Any] = distributed.devices()[:1]
+    monkeypatch.setattr(distributed, "join", lambda silence: first)
     trainer.train(tmp_path, tmp_path)
     assert int((tmp_path / BEAT).read_text("utf-8")) == config_base.steps

@@ -17,7 +17,7 @@ import pytest
 
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError, UnreachableError
-from bert_jax.runtime.status_files import ENDED, Ending, Markers
+from bert_jax.runtime.status_files import ENDED, Markers, Outcome
 from support.commands import ROOT
 from support.submitted_run import (
     PROJECT,
@@ -58,7 +58,7 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
     # The heartbeats of the first slice are fresh, and say nothing of the second.
     assert tick(watcher) == "BOOTING"
     hosts_say(watcher, 2, step=80)
-    status_files.end(watcher.run, "DONE", Ending(watcher.launch.spec, 2, 80))
+    status_files.end(watcher.run, "DONE", Outcome(watcher.launch.spec, 2, 80))
     watch(watcher, 0.05)
     assert cloud.state(name) == ""
     first, second = status_files.look(watcher.run)[0].attempts
@@ -165,7 +165,7 @@ def test_an_outage_of_the_cloud_is_waited_out(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("tpu.launch.provider._PATIENCE", 0.1)
     cloud.refuse("UNAVAILABLE", "The service is currently unavailable.", times=2)
-    status_files.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
+    status_files.end(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
     watch(watcher, 0.05)
     assert "looking again" in capsys.readouterr().err
     assert cloud.state(watcher.launch.name) == ""
@@ -175,7 +175,7 @@ def test_a_bucket_that_cannot_be_reached_for_a_while_is_waited_for(
     cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    status_files.end(watcher.run, "DONE", Ending(watcher.launch.spec, 1, 80))
+    status_files.end(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
     look, failures = status_files.look, [UnreachableError("gs://bucket: no route")] * 2
 
     def sometimes(run: Path) -> tuple[Markers, float]:

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bert_jax.config.run import RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.training.checkpoint import (
     Checkpoints,
@@ -30,7 +31,7 @@ from bert_jax.training.checkpoint import (
 )
 from bert_jax.training.checksums import checksums, digest
 from bert_jax.training.metadata import _signed
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, init_state
 from bert_jax.training.step import Steps
 from pipelines.models.open import network_of
@@ -43,7 +44,7 @@ def make(config: RunConfig) -> partial[TrainState]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, make: partial[TrainState], all_devices: Layout) -> Path:
+def folder(tmp_path: Path, make: partial[TrainState], all_devices: Partitioner) -> Path:
     """A run with good checkpoints at steps 1 and 2."""
     state = all_devices.build(make)
     checkpoints = Checkpoints(tmp_path)
@@ -56,11 +57,11 @@ def folder(tmp_path: Path, make: partial[TrainState], all_devices: Layout) -> Pa
 
 
 def restored(
-    folder: Path, make: partial[TrainState], layout: Layout
+    folder: Path, make: partial[TrainState], partitioner: Partitioner
 ) -> tuple[TrainState, Meta] | None:
     checkpoints = Checkpoints(folder)
     try:
-        return checkpoints.restore(layout.abstract_state(make), lambda meta: None)
+        return checkpoints.restore(partitioner.abstract_state(make), lambda meta: None)
     finally:
         checkpoints.close()
 
@@ -69,7 +70,7 @@ def restored(
 def test_a_checkpoint_of_eight_devices_restores_on_any(
     folder: Path, make: partial[TrainState], count: int
 ) -> None:
-    found = restored(folder, make, Layout(devices()[:count]))
+    found = restored(folder, make, Partitioner(devices()[:count]))
     assert found is not None
     state, meta = found
     assert (meta.step, meta.tokens, int(state.step)) == (2, 20, 2)
@@ -88,7 +89,10 @@ def data_files(folder: Path, step: int) -> list[Path]:
 
 
 def test_any_flipped_bit_of_a_checkpoint_is_found(
-    folder: Path, make: partial[TrainState], all_devices: Layout, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    make: partial[TrainState],
+    all_devices: Partitioner,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     rng = np.random.default_rng(0)
     files = data_files(folder, 2)
@@ -129,7 +133,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_found(
     ],
 )
 def test_every_file_of_a_checkpoint_may_be_damaged(
-    folder: Path, make: partial[TrainState], all_devices: Layout, damage: str, tmp_path: Path
+    folder: Path, make: partial[TrainState], all_devices: Partitioner, damage: str, tmp_path: Path
 ) -> None:
     """Either the step is refused and the one before is taken, or it restores unchanged."""
     whole = shutil.copytree(folder / "checkpoints", tmp_path / "whole")
@@ -158,7 +162,7 @@ def test_every_file_of_a_checkpoint_may_be_damaged(
 
 
 def test_every_bit_of_what_is_saved_beside_the_arrays_counts(
-    folder: Path, make: partial[TrainState], all_devices: Layout
+    folder: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     """Another step, seed or setting must not be believed, and the step before is taken."""
     path = folder / "checkpoints" / "2" / "meta" / "metadata"
@@ -187,7 +191,7 @@ def test_a_checkpoint_under_another_number_is_refused(folder: Path) -> None:
 def test_what_is_no_damage_renames_nothing(
     folder: Path,
     make: partial[TrainState],
-    all_devices: Layout,
+    all_devices: Partitioner,
     error: Exception,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,7 +206,7 @@ def test_what_is_no_damage_renames_nothing(
 
 
 def test_when_all_are_damaged_nothing_is_overwritten(
-    folder: Path, make: partial[TrainState], all_devices: Layout
+    folder: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     for step in (1, 2):
         max(data_files(folder, step), key=lambda path: path.stat().st_size).write_bytes(b"x")
@@ -217,7 +221,7 @@ def test_when_all_are_damaged_nothing_is_overwritten(
 
 
 def test_a_reader_moves_nothing(
-    folder: Path, make: partial[TrainState], all_devices: Layout
+    folder: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     max(data_files(folder, 2), key=lambda path: path.stat().st_size).write_bytes(b"x")
     params, meta = newest_params(folder, lambda meta: all_devices.abstract_state(make).params)
@@ -259,7 +263,7 @@ def test_old_steps_go_and_the_best_stays(tmp_path: Path, make: partial[TrainStat
 
 
 def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
-    tmp_path: Path, make: partial[TrainState], all_devices: Layout
+    tmp_path: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     with small_disk(tmp_path / "disk", "size=1200k") as disk:
         checkpoints = Checkpoints(disk)

@@ -21,6 +21,7 @@ from bert_jax.config.run import (
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError, printable
 from bert_jax.runtime.paths import _REMEDY
+from bert_jax.training.resume import changes
 from pipelines.settings import config_from_dict, run_config, to_yaml
 from support.commands import ROOT, invoke, refused
 
@@ -75,6 +76,23 @@ def test_an_impossible_network_is_refused(changes: dict[str, object], words: lis
 def test_a_saved_config_reads_back_equal(config: RunConfig) -> None:
     assert config_from_dict(yaml.safe_load(to_yaml(config)), "config.yaml", RunConfig) == config
     assert config_from_dict(as_dict(config), "checkpoint", RunConfig) == config
+
+
+def test_names_of_older_versions_are_read_with_a_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old.yaml").write_text("run_dir: a\nmodel: {preset: bert-mini, segments: 3}\n")
+    options = ["--config", str(tmp_path / "old.yaml"), "--train.steps", "7"]
+    assert run_config(options).model.type_vocab_size == 3
+    assert "model.type_vocab_size" in capsys.readouterr().err
+    config = run_config([*options, "--model.segments=4"])
+    assert config.model.type_vocab_size == 4
+    assert "--model.type_vocab_size" in capsys.readouterr().err
+    saved = as_dict(config)
+    saved["model"]["segments"] = saved["model"].pop("type_vocab_size")
+    assert config_from_dict(saved, "checkpoint", RunConfig) == config
+    assert config_from_dict(saved["model"], "checkpoint", ModelConfig) == config.model
+    assert changes(saved, as_dict(config), {}, {}, 0) == []
 
 
 def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:

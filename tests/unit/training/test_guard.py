@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, NotFiniteError
 from bert_jax.training import metrics, trainer
 from bert_jax.training.checkpoint import Checkpoints, Meta, newest_meta, save_params
-from bert_jax.training.partitioner import Layout, devices
-from bert_jax.training.rollback import Guard
+from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.rollback import RollbackGuard
 from bert_jax.training.state import TrainState
 from pipelines.commands.pretrain import pretrain
 from pipelines.data.batches.loader import PretrainingData
@@ -32,7 +33,7 @@ STEPS = 20  # a checkpoint every 5, an evaluation every 10
 def test_first_the_batch_then_all_since_the_checkpoint_then_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    guard = Guard()
+    guard = RollbackGuard()
     guard.roll_back(5, NotFiniteError("loss became nan", 7))
     assert guard.skipped == {7}
     said = capsys.readouterr().err
@@ -47,7 +48,7 @@ def test_first_the_batch_then_all_since_the_checkpoint_then_the_end(
 
 
 def test_a_checkpoint_in_between_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
-    guard = Guard()
+    guard = RollbackGuard()
     for base in (0, 5, 10, 15):
         guard.roll_back(base, NotFiniteError("loss became nan", base + 2))
     assert guard.skipped == {2, 7, 12, 17}
@@ -295,7 +296,7 @@ def test_overflow_of_bfloat16_products(
 def test_a_checkpoint_of_any_mesh_takes_no_value_that_is_not_finite(
     tmp_path: Path, place: str, value: float, shard_state: bool
 ) -> None:
-    layout = Layout(devices(), shard_state=shard_state)
+    partitioner = Partitioner(devices(), shard_state=shard_state)
 
     def make() -> TrainState:
         table = jnp.ones((64, 8)).at[37, 3].set(value)
@@ -306,7 +307,7 @@ def test_a_checkpoint_of_any_mesh_takes_no_value_that_is_not_finite(
 
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(NotFiniteError, match=f"{place}/table is not finite at step 3"):
-        checkpoints.save(layout.build(make), Meta(step=3))
+        checkpoints.save(partitioner.build(make), Meta(step=3))
     checkpoints.wait()
     checkpoints.close()
     assert newest_meta(tmp_path) is None

@@ -17,13 +17,14 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, NotFiniteError
 from bert_jax.runtime.trackers import TENSORBOARD
 from bert_jax.training import metrics
-from bert_jax.training.experiment import Work, pretraining
+from bert_jax.training.experiment import Experiment, pretraining
 from bert_jax.training.flops import PEAK_FLOPS, training_flops
 from bert_jax.training.metrics import MetricsLog
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import define, init_params, parameter_count
 from bert_jax.training.step import forward
 from pipelines.data.batches.loader import PretrainingData
@@ -38,13 +39,13 @@ def values(loss: float = 1.0) -> dict[str, jax.Array]:
     return {name: jnp.float32(loss) for name in NAMES}
 
 
-def work(config: RunConfig) -> Work:
-    return pretraining(config, Layout(devices()[:1]), cast(Any, None))
+def experiment(config: RunConfig) -> Experiment:
+    return pretraining(config, Partitioner(devices()[:1]), cast(Any, None))
 
 
 @pytest.fixture
 def log(config: RunConfig, tmp_path: Path) -> Iterator[MetricsLog]:
-    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as opened:
+    with closing(MetricsLog(tmp_path, experiment(config), 0, 0, 0.0)) as opened:
         yield opened
 
 
@@ -63,7 +64,7 @@ def test_lines_come_a_few_updates_later_and_all_in_the_end(log: MetricsLog, tmp_
 
 def test_only_every_nth_update_is_written(config: RunConfig, tmp_path: Path) -> None:
     config = replace(config, train=replace(config.train, log_every=4))
-    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as log:
+    with closing(MetricsLog(tmp_path, experiment(config), 0, 0, 0.0)) as log:
         for step in range(1, 11):
             log.push(step, values(), tokens=10, sequences=8)
         log.settle()
@@ -80,7 +81,7 @@ def test_time_and_tokens_go_on_over_a_restart_and_lost_steps_are_dropped(
     log.close()
     with (tmp_path / metrics.FILE).open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
-    with closing(MetricsLog(tmp_path, work(config), 3, 30, 500.0)) as again:
+    with closing(MetricsLog(tmp_path, experiment(config), 3, 30, 500.0)) as again:
         assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2, 3]
         again.push(4, values(), tokens=10, sequences=8)
         again.settle()
@@ -96,7 +97,7 @@ def test_a_value_that_is_not_finite_is_an_error(
 ) -> None:
     """Also between two log lines: it is looked at before anything is saved."""
     config = replace(config, train=replace(config.train, log_every=100))
-    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as log:
+    with closing(MetricsLog(tmp_path, experiment(config), 0, 0, 0.0)) as log:
         log.push(1, values(), 10, 8)
         log.settle()
         log.push(2, values() | {name: jnp.float32("nan")}, 10, 8)
@@ -145,7 +146,7 @@ def test_going_back_needs_the_very_step(
 ) -> None:
     """Every update is looked at then, not only those that are logged."""
     config = replace(config, train=replace(config.train, log_every=100, on_nonfinite=mode))
-    with closing(MetricsLog(tmp_path, work(config), 0, 0, 0.0)) as log:
+    with closing(MetricsLog(tmp_path, experiment(config), 0, 0, 0.0)) as log:
         seen = 0
         try:
             for step in range(1, 10):
@@ -205,11 +206,11 @@ def test_damaged_lines_are_left_out_and_said(
 ) -> None:
     lines = ['{"step": 1, "loss": 2}', '{"stfp": 2}', "[3]", '{"step": "4"}', "\xff", "[" * 9999]
     (tmp_path / metrics.FILE).write_text("\n".join([*lines, ""]), "latin-1")
-    with closing(MetricsLog(tmp_path, work(config), 5, 0, 0.0)):
+    with closing(MetricsLog(tmp_path, experiment(config), 5, 0, 0.0)):
         assert [line["step"] for line in metrics.read(tmp_path)] == [1]
     assert "5 line(s) could not be read" in capsys.readouterr().err
     (tmp_path / metrics.FILE).unlink()
-    with closing(MetricsLog(tmp_path, work(config), 5, 0, 0.0)):
+    with closing(MetricsLog(tmp_path, experiment(config), 5, 0, 0.0)):
         assert "is not there: it begins with step 6" in capsys.readouterr().err
 
 

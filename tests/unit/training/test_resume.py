@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from bert_jax.config.run import RunConfig, as_dict
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, PreemptedError
 from bert_jax.training import metrics, resume
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.pretrain import pretrain
 
 
@@ -45,11 +46,11 @@ def test_an_evaluation_that_a_request_to_stop_left_out_is_made_up_for(
         if done == step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    layout = Layout(devices()[:1])
+    partitioner = Partitioner(devices()[:1])
     with pytest.raises(PreemptedError, match=f"step {step} of 20 is saved"):
-        pretrain(config, layout, told)
+        pretrain(config, partitioner, told)
     run = Path(config.run_dir)
     assert held_out(run) == held_out(trained)[: step // 10 - 1]
-    pretrain(config, layout)
-    pretrain(config, layout)
+    pretrain(config, partitioner)
+    pretrain(config, partitioner)
     assert held_out(run) == held_out(trained)

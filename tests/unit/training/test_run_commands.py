@@ -103,7 +103,7 @@ def test_another_store_is_refused(
     other = tmp_path / "other"
     made = invoke(
         "prepare", "--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir, "--out", other,
-        "--heldout", "0.3",
+        "--held-out", "0.3",
     )  # fmt: skip
     assert made.returncode == 0
     refused(invoke(*arguments, "--data.store", str(other)), 78, "store:", "->")
@@ -157,7 +157,7 @@ def test_evaluate_fill_mask_and_inspect_use_the_run(two_phase_run: Path, store_d
     assert 0 < found["constant_guess_accuracy"] < 1
     assert 1 < found["unigram_entropy"] < 4.3
     config = run_config(["--config", str(two_phase_run / "config.yaml")])
-    batches = PretrainingData(Store(store_dir), config).heldout(config.phases[-1].length, 8)
+    batches = PretrainingData(Store(store_dir), config).held_out(config.phases[-1].length, 8)
     labels = [b.arrays["nsp_labels"][b.arrays["nsp_weights"] > 0] for b in batches]
     share = float(np.mean(np.concatenate(labels)))
     assert found["nsp_constant_guess_accuracy"] == pytest.approx(max(share, 1 - share))

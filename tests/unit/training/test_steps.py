@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import Phase, RunConfig
+from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.losses import cross_entropy
-from bert_jax.training.partitioner import Layout, devices
+from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, define, init_state
 from bert_jax.training.step import Steps, forward
 from pipelines.data.batches.loader import PretrainingData
@@ -24,15 +25,15 @@ from support.xla_flags import DEVICES
 
 
 def trained(
-    config: RunConfig, store: Store, layout: Layout, count: int
+    config: RunConfig, store: Store, partitioner: Partitioner, count: int
 ) -> tuple[list[dict[str, float]], list[TrainState]]:
     """Metrics and states of the first `count` updates."""
     steps, data = Steps.of(config), PretrainingData(store, config)
-    state = layout.build(partial(init_state, config.model, steps.optimizer, config.seed))
-    step = layout.train_step(steps)
+    state = partitioner.build(partial(init_state, config.model, steps.optimizer, config.seed))
+    step = partitioner.train_step(steps)
     metrics, states = [], []
     for number in range(count):
-        batch = layout.place(data.batch_at(number).arrays)
+        batch = partitioner.shard_batch(data.batch_at(number).arrays)
         state, found = step(state, batch)
         metrics.append({name: float(value) for name, value in found.items()})
         states.append(jax.tree.map(np.array, state))
@@ -62,9 +63,9 @@ def test_losses_and_gradient_norms_do_not_depend_on_the_devices(
     data = PretrainingData(store, config)
     ragged = [len(set(data.batch_at(n).arrays["mlm_weights"].sum(axis=1))) > 1 for n in range(20)]
     assert all(ragged)
-    alone, _ = trained(config, store, Layout(devices()[:1]), 20)
+    alone, _ = trained(config, store, Partitioner(devices()[:1]), 20)
     for count in (2, 4, 8):
-        spread, _ = trained(config, store, Layout(devices()[:count]), 20)
+        spread, _ = trained(config, store, Partitioner(devices()[:count]), 20)
         for one, many in zip(alone, spread, strict=True):
             for name in ("loss", "mlm_loss", "nsp_loss", "grad_norm"):
                 assert many[name] == pytest.approx(one[name], rel=1e-5), (count, name)
@@ -73,8 +74,8 @@ def test_losses_and_gradient_norms_do_not_depend_on_the_devices(
 def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
     still: RunConfig, store: Store
 ) -> None:
-    by_jit, jit_states = trained(still, store, Layout(devices(), "jit"), 10)
-    by_pmap, pmap_states = trained(still, store, Layout(devices(), "pmap"), 10)
+    by_jit, jit_states = trained(still, store, Partitioner(devices(), "jit"), 10)
+    by_pmap, pmap_states = trained(still, store, Partitioner(devices(), "pmap"), 10)
     for one, other in zip(by_jit, by_pmap, strict=True):
         for name, value in one.items():
             assert other[name] == pytest.approx(value, rel=1e-5), name
@@ -100,8 +101,8 @@ def test_what_saves_time_or_memory_changes_no_result(
     for section, values in changed.items():
         other = replace(other, **{section: replace(getattr(other, section), **values)})
     few = devices()[:4]
-    wanted, states = trained(still, store, Layout(few), 6)
-    found, other_states = trained(other, store, Layout.of(other.parallel, few), 6)
+    wanted, states = trained(still, store, Partitioner(few), 6)
+    found, other_states = trained(other, store, Partitioner.of(other.parallel, few), 6)
     for one, two in zip(wanted, found, strict=True):
         for name, value in one.items():
             assert two[name] == pytest.approx(value, rel=1e-5), name
@@ -112,11 +113,11 @@ def test_what_saves_time_or_memory_changes_no_result(
 def test_groups_of_devices_with_a_copy_each_give_the_same(
     still: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted, states = trained(still, store, Layout(devices()[:1]), 3)
+    wanted, states = trained(still, store, Partitioner(devices()[:1]), 3)
     monkeypatch.setattr("bert_jax.training.partitioner._MOST_PARTS", 2)
-    layout = Layout(devices(), shard_state=True)
-    assert dict(layout.mesh.shape) == {"copies": 4, "parts": 2}
-    found, split_states = trained(still, store, layout, 3)
+    partitioner = Partitioner(devices(), shard_state=True)
+    assert dict(partitioner.mesh.shape) == {"copies": 4, "parts": 2}
+    found, split_states = trained(still, store, partitioner, 3)
     for one, two in zip(wanted, found, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
@@ -128,8 +129,8 @@ def test_parts_of_a_batch_drop_the_same_whatever_the_devices(
     config: RunConfig, store: Store
 ) -> None:
     config = replace(config, train=replace(config.train, accumulate=2))
-    alone, _ = trained(config, store, Layout(devices()[:1]), 4)
-    spread, _ = trained(config, store, Layout(devices()[:4]), 4)
+    alone, _ = trained(config, store, Partitioner(devices()[:1]), 4)
+    spread, _ = trained(config, store, Partitioner(devices()[:4]), 4)
     for one, many in zip(alone, spread, strict=True):
         for name in ("loss", "grad_norm"):
             assert many[name] == pytest.approx(one[name], rel=1e-5), name
@@ -155,22 +156,22 @@ def test_kernels_that_are_sent_as_bfloat16_lose_nothing(
     """Anything rounded that is used in float32 would differ by more than a thousandth."""
     model = replace(still.model, dtype="bfloat16", encoder=encoder)
     config, few = replace(still, model=model), devices()[:4]
-    wanted, states = trained(config, store, Layout(few), 1)
-    found, split_states = trained(config, store, Layout(few, shard_state=True), 1)
+    wanted, states = trained(config, store, Partitioner(few), 1)
+    found, split_states = trained(config, store, Partitioner(few, shard_state=True), 1)
     assert found[0]["loss"] == pytest.approx(wanted[0]["loss"], rel=1e-6)
     assert difference(first_moment(states[0]), first_moment(split_states[0])) < 1e-5
 
 
 def test_parameters_and_optimiser_state_are_split_where_sizes_allow(still: RunConfig) -> None:
-    layout = Layout(devices(), shard_state=True)
+    partitioner = Partitioner(devices(), shard_state=True)
     rule = Steps.of(still).optimizer
-    state = layout.build(partial(init_state, still.model, rule, 0))
+    state = partitioner.build(partial(init_state, still.model, rule, 0))
     for tree in (state.params, first_moment(state)):
         leaves = jax.tree.leaves(tree)
         mine = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
         assert mine < 0.2 * sum(leaf.size for leaf in leaves)
     with pytest.raises(BadInputError, match="mapping: jit"):
-        Layout(devices(), "pmap", shard_state=True)
+        Partitioner(devices(), "pmap", shard_state=True)
 
 
 def test_the_gradient_is_that_of_the_loss_of_the_whole_batch(
@@ -190,7 +191,7 @@ def test_the_gradient_is_that_of_the_loss_of_the_whole_batch(
         return jnp.sum(mlm * weights) / jnp.sum(weights) + jnp.mean(nsp)
 
     value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
-    metrics, states = trained(still, store, Layout(devices()), 1)
+    metrics, states = trained(still, store, Partitioner(devices()), 1)
     assert metrics[0]["loss"] == pytest.approx(float(value), rel=1e-5)
     clip = min(1.0, 1.0 / metrics[0]["grad_norm"])
     expected = jax.tree.map(lambda g: 0.1 * clip * np.array(g), grads)
@@ -211,9 +212,9 @@ def test_the_step_is_pure_and_counts(still: RunConfig, store: Store) -> None:
 
 def test_what_is_dropped_does_not_depend_on_the_mapping(config: RunConfig, store: Store) -> None:
     still = replace(config.model, hidden_dropout=0.0, attention_dropout=0.0)
-    undropped, _ = trained(replace(config, model=still), store, Layout(devices(), "pmap"), 1)
-    by_pmap, _ = trained(config, store, Layout(devices(), "pmap"), 1)
-    by_jit, _ = trained(config, store, Layout(devices(), "jit"), 1)
+    undropped, _ = trained(replace(config, model=still), store, Partitioner(devices(), "pmap"), 1)
+    by_pmap, _ = trained(config, store, Partitioner(devices(), "pmap"), 1)
+    by_jit, _ = trained(config, store, Partitioner(devices(), "jit"), 1)
     assert by_pmap[0]["loss"] == pytest.approx(by_jit[0]["loss"], rel=1e-6)
     assert by_pmap[0]["loss"] != pytest.approx(undropped[0]["loss"], rel=1e-6)
 
@@ -236,10 +237,12 @@ def test_every_step_drops_something_else(config: RunConfig, store: Store) -> Non
         assert (len(set(losses)) == 1) == same, losses
 
 
-def test_the_donated_state_is_gone(still: RunConfig, store: Store, all_devices: Layout) -> None:
+def test_the_donated_state_is_gone(
+    still: RunConfig, store: Store, all_devices: Partitioner
+) -> None:
     steps = Steps.of(still)
     state = all_devices.build(partial(init_state, still.model, steps.optimizer, 0))
-    batch = all_devices.place(PretrainingData(store, still).batch_at(0).arrays)
+    batch = all_devices.shard_batch(PretrainingData(store, still).batch_at(0).arrays)
     all_devices.train_step(steps)(state, batch)
     with pytest.raises(RuntimeError, match="deleted"):
         np.array(state.params["bert"]["embeddings"]["token"])
@@ -252,10 +255,10 @@ def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
     steps, data = Steps.of(still), PretrainingData(store, still)
     found = []
     for count, size in ((1, 1), (2, 6), (DEVICES, 16)):
-        layout = Layout(devices()[:count], mapping)
-        state = layout.build(partial(init_state, still.model, steps.optimizer, 0))
-        batches = data.heldout(32, size)
-        found.append(evaluate(layout.eval_step(steps), layout, state.params, batches))
+        partitioner = Partitioner(devices()[:count], mapping)
+        state = partitioner.build(partial(init_state, still.model, steps.optimizer, 0))
+        batches = data.held_out(32, size)
+        found.append(evaluate(partitioner.eval_step(steps), partitioner, state.params, batches))
     for other in found[1:]:
         assert other["predictions"] == found[0]["predictions"]
         assert other["sequences"] == found[0]["sequences"]
@@ -264,7 +267,7 @@ def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
         assert other["mlm_accuracy"] == found[0]["mlm_accuracy"]
 
 
-def test_a_batch_that_cannot_be_split_is_refused(all_devices: Layout) -> None:
+def test_a_batch_that_cannot_be_split_is_refused(all_devices: Partitioner) -> None:
     with pytest.raises(BadInputError, match="12 sequences cannot be split over 8 devices"):
         all_devices.rows(12)
     with pytest.raises(BadInputError, match=r"8 devices x 2 parts .* multiple of 16"):
