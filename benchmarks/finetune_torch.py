@@ -98,7 +98,7 @@ def logits(task: str, network: torch.nn.Module, arrays: Arrays) -> torch.Tensor:
     inputs = {
         "input_ids": torch.tensor(arrays["token_ids"]).long(),
         "token_type_ids": torch.tensor(arrays["token_type_ids"]).long(),
-        "attention_mask": torch.tensor(arrays["sequence_ids"]).long(),
+        "attention_mask": torch.tensor(arrays["segment_ids"]).long(),
     }
     if task == "summarization":
         return network(torch.tensor(arrays["cls_positions"]).long(), **inputs)

@@ -82,9 +82,9 @@ class Contestant:
             self.state, metrics = self.step(self.state, batch)
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - started
-        real = sum(int((arrays["sequence_ids"] > 0).sum()) for arrays in batches)
+        real = sum(int((arrays["segment_ids"] > 0).sum()) for arrays in batches)
         self.real += real
-        self.all += sum(arrays["sequence_ids"].size for arrays in batches)
+        self.all += sum(arrays["segment_ids"].size for arrays in batches)
         return real / seconds
 
 

@@ -29,7 +29,7 @@ def stock_loss(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor
     found = model(
         input_ids=given["token_ids"],
         token_type_ids=given["token_type_ids"],
-        attention_mask=given["sequence_ids"],
+        attention_mask=given["segment_ids"],
         labels=given["labels"],
         next_sentence_label=given["nsp_labels"],
     )
@@ -41,7 +41,7 @@ def losses(model: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, to
     out = model.bert(
         input_ids=given["token_ids"].long(),
         token_type_ids=given["token_type_ids"].long(),
-        attention_mask=given["sequence_ids"],
+        attention_mask=given["segment_ids"],
     )
     hidden = out.last_hidden_state
     places = given["mlm_positions"].long()[..., None].expand(-1, -1, hidden.shape[-1])

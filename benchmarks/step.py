@@ -95,7 +95,7 @@ def arrays(length: int, batch: int) -> dict[str, np.ndarray]:
     return {
         "token_ids": rng.integers(1000, VOCABULARY, shape, np.int32),
         "token_type_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
-        "sequence_ids": np.ones(shape, np.int32),
+        "segment_ids": np.ones(shape, np.int32),
         "mlm_positions": np.sort(places[:, :P], axis=1),
         "mlm_targets": rng.integers(1000, VOCABULARY, (batch, P), np.int32),
         "mlm_weights": np.ones((batch, P), np.float32),

@@ -32,18 +32,18 @@ class AttentionMask:
     """Which tokens see which.
 
     Attributes:
-        sequence_ids: int [B, T]; 0 is padding, which no token sees.
+        segment_ids: int [B, T]; 0 is padding, which no token sees.
         packed: Whether tokens see only those of their own sequence; else a row is one sequence.
         left_to_right: Whether they see only those before them, and themselves.
     """
 
-    sequence_ids: Array
+    segment_ids: Array
     packed: bool = field(default=False, metadata={"static": True})
     left_to_right: bool = field(default=False, metadata={"static": True})
 
     def mask(self) -> Array:
         """bool [B, T or 1, S]."""
-        ids = self.sequence_ids
+        ids = self.segment_ids
         mask = ids[:, None, :] > 0
         if self.packed:
             mask = mask & (ids[:, None, :] == ids[:, :, None])

@@ -71,7 +71,7 @@ def attend_on_tpu(
     plan = _Plan(
         rows, T, D // head_size, head_size, rate, visible.packed, visible.left_to_right, interpret
     )
-    ids = visible.sequence_ids.astype(jnp.int32)
+    ids = visible.segment_ids.astype(jnp.int32)
     return _attend(plan, query, keys, value, ids, jnp.append(seeds, first_row(B)))
 
 

@@ -60,7 +60,7 @@ class Bert(nnx.Module):
         self,
         token_ids: Array,
         token_type_ids: Array,
-        sequence_ids: Array,
+        segment_ids: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
     ) -> Array:
@@ -69,17 +69,17 @@ class Bert(nnx.Module):
         Args:
             token_ids: int [B, T].
             token_type_ids: int [B, T].
-            sequence_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
+            segment_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
             key: For dropout; None for none.
             position_ids: int [B, T], for rows of several sequences; None counts from 0 in each row.
         """
-        return self.hidden_states(token_ids, token_type_ids, sequence_ids, key, position_ids)[0]
+        return self.hidden_states(token_ids, token_type_ids, segment_ids, key, position_ids)[0]
 
     def hidden_states(
         self,
         token_ids: Array,
         token_type_ids: Array,
-        sequence_ids: Array,
+        segment_ids: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
     ) -> tuple[Array, Array]:
@@ -92,7 +92,7 @@ class Bert(nnx.Module):
         x = self.embeddings(token_ids, token_type_ids, embedding_key, position_ids)
         packed = position_ids is not None
         context: Any = (
-            begins(sequence_ids) if self.encoder == "lstm" else self._visible(sequence_ids, packed)
+            begins(segment_ids) if self.encoder == "lstm" else self._visible(segment_ids, packed)
         )
         layer, arrays = nnx.split(self.layers)
         keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
@@ -107,16 +107,16 @@ class Bert(nnx.Module):
         return jax.lax.scan(REMAT[self.remat](apply), x, (arrays, keys), unroll=unroll)
 
     def attention_probabilities(
-        self, token_ids: Array, token_type_ids: Array, sequence_ids: Array
+        self, token_ids: Array, token_type_ids: Array, segment_ids: Array
     ) -> Array:
         """float32 [L, B, N, T, S]: what every head of every layer attends to, without dropout.
 
         They are computed again from the layers' inputs: the forward pass need not keep them.
         Arguments are as in `__call__`; an encoder of LSTM layers has none.
         """
-        _, inputs = self.hidden_states(token_ids, token_type_ids, sequence_ids)
+        _, inputs = self.hidden_states(token_ids, token_type_ids, segment_ids)
         layer, arrays = nnx.split(self.layers)
-        visible = self._visible(sequence_ids, packed=False)
+        visible = self._visible(segment_ids, packed=False)
 
         def look(_: None, this: tuple[nnx.State, Array]) -> tuple[None, Array]:
             arrays, x = this
@@ -125,8 +125,8 @@ class Bert(nnx.Module):
 
         return jax.lax.scan(look, None, (arrays, inputs))[1]
 
-    def _visible(self, sequence_ids: Array, packed: bool) -> AttentionMask:
-        return AttentionMask(sequence_ids, packed, self.encoder == "left-to-right")
+    def _visible(self, segment_ids: Array, packed: bool) -> AttentionMask:
+        return AttentionMask(segment_ids, packed, self.encoder == "left-to-right")
 
     def pool(self, hidden: Array, cls_positions: Array | None = None) -> Array:
         """The vector of each whole sequence, [B, K, D]: a map of its [CLS].
@@ -162,7 +162,7 @@ class BertForPreTraining(nnx.Module):
         self,
         token_ids: Array,
         token_type_ids: Array,
-        sequence_ids: Array,
+        segment_ids: Array,
         mlm_positions: Array,
         key: Array | None = None,
         position_ids: Array | None = None,
@@ -173,13 +173,13 @@ class BertForPreTraining(nnx.Module):
         Args:
             token_ids: int [B, T].
             token_type_ids: int [B, T].
-            sequence_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
+            segment_ids: int [B, T]: tokens see those of their own sequence; 0 is padding.
             mlm_positions: int [B, P]: where tokens are predicted.
             key: For dropout; None for none.
             position_ids: int [B, T], for rows of several sequences; None counts from 0 in each row.
             cls_positions: int [B, K]: where sequences begin; None is one at 0.
         """
-        hidden = self.bert(token_ids, token_type_ids, sequence_ids, key, position_ids)
+        hidden = self.bert(token_ids, token_type_ids, segment_ids, key, position_ids)
         predicted = jnp.take_along_axis(hidden, mlm_positions[..., None], axis=1)
         return PretrainingLogits(
             mlm=self.mlm(predicted, self.bert.embeddings.token[...]),

@@ -18,13 +18,13 @@ from bert_jax.nn.layers import Einsum, initializer, layer_norm
 _FORGET = 1  # of the four gates: input, forget, cell, output
 
 
-def begins(sequence_ids: Array) -> Array:
+def begins(segment_ids: Array) -> Array:
     """Whether a sequence, or padding, begins there in each direction: bool [B, T, 2].
 
     Args:
-        sequence_ids: int [B, T]; 0 is padding.
+        segment_ids: int [B, T]; 0 is padding.
     """
-    change = sequence_ids[:, 1:] != sequence_ids[:, :-1]
+    change = segment_ids[:, 1:] != segment_ids[:, :-1]
     forward = jnp.pad(change, ((0, 0), (1, 0)), constant_values=True)
     backward = jnp.pad(change, ((0, 0), (0, 1)), constant_values=True)
     return jnp.stack([forward, backward], axis=-1)

@@ -111,10 +111,10 @@ class TaskHead(nnx.Module):
         weights = jax.nn.softmax(self.mixture[...])
         return jnp.einsum("LBTD,L->BTD", jnp.stack(chosen), weights.astype(chosen[0].dtype))
 
-    def __call__(self, x: Array, sequence_ids: Array, key: Array | None) -> Array:
-        """float32 [B, T, C] from [B, T, D]; sequence_ids int [B, T] are for the LSTM."""
+    def __call__(self, x: Array, segment_ids: Array, key: Array | None) -> Array:
+        """float32 [B, T, C] from [B, T, D]; segment_ids int [B, T] are for the LSTM."""
         for number in range(self.lstm_layers):
-            x = getattr(self, f"lstm_{number}")(x, begins(sequence_ids), None)
+            x = getattr(self, f"lstm_{number}")(x, begins(segment_ids), None)
         x = dropout(x, self.rate, key)
         # In float32: in bfloat16 answers that differ by less than 1 % would be the same.
         scores = jnp.einsum("BTD,DC->BTC", x.astype(jnp.float32), self.kernel[...])
@@ -135,7 +135,7 @@ class BertForTask(nnx.Module):
 
         Multiple choice, whose ids are int [B, C, T], gives [B, C, 1].
         """
-        ids = [batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids")]
+        ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
         choices = ids[0].shape[:-1]
         tokens, segments, sequences = (array.reshape(-1, array.shape[-1]) for array in ids)
         encoder_key, head_key = split(key, 2)

@@ -1,4 +1,9 @@
-"""What a training step is fed."""
+"""The inputs of a training step.
+
+Two kinds of segments meet here: ``token_type_ids`` tell A from B, as in transformers (which
+google-research/bert calls segment_ids); ``segment_ids`` number the sequences packed into a row, as in
+JAX libraries.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ import numpy as np
 FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "token_ids": ("BT", np.int32),  # [CLS] A [SEP] B [SEP], then padding
     "token_type_ids": ("BT", np.int32),  # 0 through the first [SEP], then 1; padding 0
-    "sequence_ids": ("BT", np.int32),  # 1 … K: tokens see those of their own sequence; padding 0
+    "segment_ids": ("BT", np.int32),  # 1 … K: tokens see those of their own sequence; padding 0
     "mlm_positions": ("BP", np.int32),  # ascending; unused slots 0
     "mlm_targets": ("BP", np.int32),  # token before masking; unused slots 0
     "mlm_weights": ("BP", np.float32),  # 1, unused slots 0

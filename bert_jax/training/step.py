@@ -53,7 +53,7 @@ def forward(
     return nnx.merge(model, params)(
         batch["token_ids"],
         batch["token_type_ids"],
-        batch["sequence_ids"],
+        batch["segment_ids"],
         batch["mlm_positions"],
         key,
         batch.get("position_ids"),

@@ -74,7 +74,7 @@ def fill_mask(
     batch = {
         "token_ids": token_ids,
         "token_type_ids": np.zeros_like(token_ids),
-        "sequence_ids": there.astype(np.int32),
+        "segment_ids": there.astype(np.int32),
         "mlm_positions": np.array([masked.positions], np.int32),
     }
     found = compiled_forward(define(network), params, jax.device_put(batch), None).mlm[0]

@@ -72,7 +72,7 @@ _LEGEND = ("segment A", "segment B", "{hidden}", "{replaced → by a random toke
 def describe(arrays: Arrays, row: int, tokenizer: Tokenizer) -> list[Text]:
     """The sequences of a row, each as its label and its text."""
     found = []
-    sequence = arrays["sequence_ids"][row]
+    sequence = arrays["segment_ids"][row]
     for number in range(1, int(sequence.max()) + 1):
         (places,) = np.nonzero(sequence == number)
         text = Text(f"\nrow {row}, {_label(arrays, row, number - 1)}, {len(places)} tokens:")

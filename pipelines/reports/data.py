@@ -104,7 +104,7 @@ def _counted(phase: Phase, batches: list[Arrays], tokenizer: Tokenizer) -> Drawn
     lengths: list[np.ndarray] = []
     predicted = masked = kept = random = labelled = rows = 0
     for arrays in batches:
-        ids, sequences = arrays["token_ids"], arrays["sequence_ids"]
+        ids, sequences = arrays["token_ids"], arrays["segment_ids"]
         for row in sequences:
             counts = np.bincount(row)[1:]
             lengths.append(counts[counts > 0])

@@ -106,7 +106,7 @@ def _sample(
         Guess(_word(tokenizer, int(token)), float(probabilities[slot, token]), int(token) == target)
         for token in best
     ]
-    there = int((arrays["sequence_ids"][row] > 0).sum())
+    there = int((arrays["segment_ids"][row] > 0).sum())
     begin, end = max(1, place - _AROUND), min(there, place + _AROUND + 1)
     before = ("… " if begin > 1 else "") + _words(tokenizer, ids[begin:place])
     after = _words(tokenizer, ids[place + 1 : end]) + (" …" if end < there else "")

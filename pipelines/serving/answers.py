@@ -28,7 +28,7 @@ MOST_SEEN = 128  # tokens of an attention map: an answer has a number for each p
 _PATIENCE = 30.0  # seconds for the smallest answer, also where it has to be compiled
 
 # Arrays of a row that have a value per token.
-_PER_TOKEN = ("token_ids", "token_type_ids", "sequence_ids")
+_PER_TOKEN = ("token_ids", "token_type_ids", "segment_ids")
 
 
 class Answers:
@@ -218,7 +218,7 @@ class Answers:
 
 def _row(arrays: dict[str, np.ndarray]) -> Row:
     """The only row of some arrays, without padding."""
-    count = int(arrays["sequence_ids"][0].sum())
+    count = int(arrays["segment_ids"][0].sum())
     return {name: arrays[name][0, :count] for name in _PER_TOKEN}
 
 

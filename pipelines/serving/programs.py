@@ -130,7 +130,7 @@ def _vector(
 
 
 def _attention(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
-    ids = (batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids"))
+    ids = (batch[name] for name in ("token_ids", "token_type_ids", "segment_ids"))
     found = nnx.merge(definition, params).attention_probabilities(*ids)
     return jnp.swapaxes(found, 0, 1)
 

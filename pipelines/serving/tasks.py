@@ -27,7 +27,7 @@ from pipelines.tasks.task import Features, Record, Task
 MOST_ROWS = 128  # of a request: a long passage has several
 _ID = "0"
 # What the network reads; the others are for learning.
-_INPUTS = ("token_ids", "token_type_ids", "sequence_ids", "cls_positions")
+_INPUTS = ("token_ids", "token_type_ids", "segment_ids", "cls_positions")
 
 
 @dataclass(frozen=True)

@@ -81,5 +81,5 @@ def filled(arrays: Arrays, chosen: np.ndarray, size: int, rows: slice) -> Batch:
         batch = np.zeros((size, *array.shape[1:]), array.dtype)
         batch[: len(chosen)] = array[chosen]
         found[name] = batch[rows]
-    real = arrays["sequence_ids"][chosen] > 0
+    real = arrays["segment_ids"][chosen] > 0
     return Batch(found, int(real.sum()), int(real.any(axis=-1).sum()))

@@ -30,7 +30,7 @@ def rows(
         length: Tokens of a row, at most.
 
     Returns:
-        ``token_ids``, ``token_type_ids`` and ``sequence_ids``, int32 [R, T].
+        ``token_ids``, ``token_type_ids`` and ``segment_ids``, int32 [R, T].
     """
     a_length, b_length = _counts(a), _counts(b)
     paired = b_length > 0
@@ -54,7 +54,7 @@ def rows(
     return {
         "token_ids": token_ids,
         "token_type_ids": (inside & (position > a_end)).astype(np.int32),
-        "sequence_ids": inside.astype(np.int32),
+        "segment_ids": inside.astype(np.int32),
     }
 
 

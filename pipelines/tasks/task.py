@@ -39,7 +39,7 @@ class Features:
     """Rows for the network.
 
     Attributes:
-        arrays: ``token_ids``, ``token_type_ids``, ``sequence_ids`` (1 on tokens, 0 on padding),
+        arrays: ``token_ids``, ``token_type_ids``, ``segment_ids`` (1 on tokens, 0 on padding),
             each int32 [R, T] (multiple choice: [R, C, T]), ``weights`` float32 [R, …] (0 where
             nothing is to be learned) and what the task's objective compares with. Rows of zeros,
             which fill up a batch, must count for nothing.

@@ -47,7 +47,7 @@ def test_first_sub_tokens_are_labelled_as_in_transformers(
     nothing = 0
     for row, example in enumerate(examples):
         arrays = {name: array[row] for name, array in features.arrays.items()}
-        used = arrays["sequence_ids"] > 0
+        used = arrays["segment_ids"] > 0
         ids, words = arrays["token_ids"][used].tolist(), encoded.word_ids(row)
         # A word that is nothing to BERT has no token there, and so no prediction; here it is [UNK].
         seen = {word for word in words if word is not None}

@@ -36,7 +36,7 @@ def synthetic(seed: int, packed: bool) -> dict[str, np.ndarray]:
     names = {
         "token_ids": "BT",
         "token_type_ids": "BT",
-        "sequence_ids": "BT",
+        "segment_ids": "BT",
         "position_ids": "BT",
         "mlm_positions": "BP",
         "mlm_targets": "BP",
@@ -57,7 +57,7 @@ def synthetic(seed: int, packed: bool) -> dict[str, np.ndarray]:
             pair = np.concatenate([[2], first % 65 + 5, [3], second % 65 + 5, [3]])
             out["token_ids"][row, begin:end] = pair
             out["token_type_ids"][row, begin + a + 2 : end] = 1
-            out["sequence_ids"][row, begin:end] = k + 1
+            out["segment_ids"][row, begin:end] = k + 1
             out["position_ids"][row, begin:end] = np.arange(end - begin)
             out["cls_positions"][row, k] = begin
             out["nsp_labels"][row, k], out["nsp_weights"][row, k] = random, 1
@@ -92,11 +92,11 @@ def ours(params: Params, config: ModelConfig, arrays: Arrays) -> dict[str, Any]:
     def modules(params: Params) -> dict[str, jax.Array]:
         model: BertForPreTraining = nnx.merge(definition, params)
         positions = batch.get("position_ids")
-        ids = [batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids")]
+        ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
         last, inputs = model.bert.hidden_states(*ids, None, positions)
         layer, stacked = nnx.split(model.bert.layers)
         first = nnx.merge(layer, jax.tree.map(lambda array: array[0], stacked))
-        visible = AttentionMask(batch["sequence_ids"], packed=positions is not None)
+        visible = AttentionMask(batch["segment_ids"], packed=positions is not None)
         attention = first.attention(inputs[0], visible, None)
         return {
             "embeddings": inputs[0],
@@ -111,7 +111,7 @@ def ours(params: Params, config: ModelConfig, arrays: Arrays) -> dict[str, Any]:
 
 def assert_equal(found: dict[str, Any], theirs: Arrays, config: ModelConfig, batch: Arrays) -> None:
     """Stages within 1e-5, gradients within 1e-4 of the largest of the parameter."""
-    real = batch["sequence_ids"] > 0  # what stands on padding is never looked at
+    real = batch["segment_ids"] > 0  # what stands on padding is never looked at
     for name in ("embeddings", "attention", "layer", "encoder"):
         assert np.abs(np.array(found[name]) - theirs[name])[real].max() <= 1e-5, name
     for name in ("mlm", "nsp", "mlm_loss", "nsp_loss"):

@@ -38,7 +38,7 @@ def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
 
 def mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What is added to the scores, [B, 1, T, S]."""
-    ids = batch["sequence_ids"]
+    ids = batch["segment_ids"]
     allowed = (ids[:, None, :] > 0).expand(-1, ids.shape[1], -1)
     if "position_ids" in batch:
         allowed = allowed & (ids[:, None, :] == ids[:, :, None])

@@ -171,7 +171,7 @@ class Examples:
         return {
             "token_ids": token_ids,
             "token_type_ids": token_type_ids,
-            "sequence_ids": there.astype(np.int32),
+            "segment_ids": there.astype(np.int32),
             "mlm_positions": predictions.positions,
             "mlm_targets": predictions.targets,
             "mlm_weights": predictions.weights,
@@ -215,7 +215,7 @@ def _packed(
     arrays["token_ids"].reshape(-1)[target[there]] = token_ids[there]
     arrays["token_type_ids"].reshape(-1)[target[there]] = token_type_ids[there]
     ids = np.broadcast_to((slot + 1)[:, None], there.shape)
-    arrays["sequence_ids"].reshape(-1)[target[there]] = ids[there]
+    arrays["segment_ids"].reshape(-1)[target[there]] = ids[there]
     counted = np.broadcast_to(position, there.shape)
     arrays["position_ids"].reshape(-1)[target[there]] = counted[there]
 

@@ -125,7 +125,7 @@ class QuestionAnswering:
         arrays = {
             "token_ids": ids,
             "token_type_ids": segments,
-            "sequence_ids": sequences,
+            "segment_ids": sequences,
             "start": np.array([row.start for row in rows], np.int32),
             "end": np.array([row.end for row in rows], np.int32),
             "weights": np.array([row.weight for row in rows], np.float32),

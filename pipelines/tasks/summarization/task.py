@@ -327,7 +327,7 @@ def _arrays(spans: Sequence[tuple[int, int]], flat: Arrays, length: int, pad_id:
     return {
         "token_ids": laid_out(is_token, flat["tokens"], pad_id),
         "token_type_ids": laid_out(is_token, np.repeat(place % 2, sizes)),
-        "sequence_ids": is_token.astype(np.int32),
+        "segment_ids": is_token.astype(np.int32),
         "cls_positions": laid_out(is_sentence, starts),
         "labels": laid_out(is_sentence, flat["labels"]),
         "weights": laid_out(is_sentence, flat["weights"]).astype(np.float32),

@@ -119,7 +119,7 @@ class Tagging:
         arrays: Arrays = {
             "token_ids": _framed(np.where(used, tokens[token], tokenizer.pad_id), used, tokenizer),
             "token_type_ids": np.zeros(token.shape, np.int32),
-            "sequence_ids": _framed(used.astype(np.int32), used, None),
+            "segment_ids": _framed(used.astype(np.int32), used, None),
             "weights": tagged.astype(np.float32),
             "labels": np.where(tagged, labels[token], 0).astype(np.int32),
         }

@@ -33,7 +33,7 @@ def test_a_batch_has_the_documented_shapes_and_layout(data: PretrainingData, sto
     assert data.shape(32, 8).fields() == expected
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
     tokenizer = store.tokenizer
-    ids, segments, mask = arrays["token_ids"], arrays["token_type_ids"], arrays["sequence_ids"] == 1
+    ids, segments, mask = arrays["token_ids"], arrays["token_type_ids"], arrays["segment_ids"] == 1
     assert (ids[:, 0] == tokenizer.cls_id).all()
     assert ((ids == tokenizer.sep_id).sum(axis=1) == 2).all()
     assert (ids[~mask] == tokenizer.pad_id).all()

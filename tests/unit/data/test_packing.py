@@ -64,7 +64,7 @@ def test_a_packed_batch_has_the_documented_layout(store: Store, packed: RunConfi
     expected = data.shape(LENGTH, 8).fields()
     assert set(expected) == {*FIELDS, *PACKED_FIELDS}
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
-    ids, sequence = arrays["token_ids"], arrays["sequence_ids"]
+    ids, sequence = arrays["token_ids"], arrays["segment_ids"]
     assert (sequence > 0).sum() == batch.tokens
     assert (ids[sequence == 0] == store.tokenizer.pad_id).all()
     several = 0

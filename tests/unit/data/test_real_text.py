@@ -78,7 +78,7 @@ def test_masks_have_the_published_shares(real: Store, whole_words: bool) -> None
     assert random.mean() == pytest.approx(real.tokenizer.vocab_size / 2, rel=0.03)
     specials = [real.tokenizer.pad_id, real.tokenizer.cls_id, real.tokenizer.sep_id]
     assert not np.isin(targets, specials).any()
-    lengths = (arrays["sequence_ids"] > 0).sum(axis=1)
+    lengths = (arrays["segment_ids"] > 0).sum(axis=1)
     wanted = np.minimum(20, np.maximum(1, np.rint(lengths * 0.15)))
     count = used.sum(axis=1)
     if whole_words:

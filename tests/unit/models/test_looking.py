@@ -27,7 +27,7 @@ def test_a_batch_is_shown_as_text(
     assert [int(row) for row, *_ in rows] == list(range(8))
     for row, (_, label, tokens, text) in enumerate(rows):
         assert label == ("B does not follow A" if arrays["nsp_labels"][row, 0] else "B follows A")
-        assert int(tokens) == (arrays["sequence_ids"][row] > 0).sum()
+        assert int(tokens) == (arrays["segment_ids"][row] > 0).sum()
         assert len(re.findall(r"\{.*?\}", text)) == arrays["mlm_weights"][row].sum()
         # With what was hidden put back it is the text.
         whole = re.sub(r"\{(.*?)( → .*?)?\}", r"\1", text)
@@ -71,7 +71,7 @@ def test_the_loader_is_measured(store_dir: Path) -> None:
 
 def test_a_token_does_nothing_to_a_terminal() -> None:
     arrays = {
-        "sequence_ids": np.ones((1, 2), np.int32),
+        "segment_ids": np.ones((1, 2), np.int32),
         "token_ids": np.array([[5, 4]]),
         "token_type_ids": np.zeros((1, 2), np.int32),
         "mlm_weights": np.ones((1, 1)),

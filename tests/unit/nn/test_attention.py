@@ -101,7 +101,7 @@ def test_each_device_draws_the_masks_of_its_rows(all_devices: Partitioner) -> No
         return with_gradients(out, *(batch[name] for name in "qkvg"))
 
     batch = dict(zip("qkvg", map(np.asarray, given), strict=True))
-    batch["ids"] = np.asarray(visible.sequence_ids)
+    batch["ids"] = np.asarray(visible.segment_ids)
     alone = Partitioner(devices()[:1]).predict_step(run)({}, batch)
     spread = all_devices.predict_step(run)({}, batch)
     wanted = with_gradients(lambda q, k, v: plain(q, k, v, visible, drawn, 0.2), *given)

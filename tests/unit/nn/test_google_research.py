@@ -46,7 +46,7 @@ def batch(expected: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     names = {
         "token_ids": "input_ids",
         "token_type_ids": "segment_ids",
-        "sequence_ids": "input_mask",
+        "segment_ids": "input_mask",
         "mlm_positions": "masked_lm_positions",
         "mlm_targets": "masked_lm_ids",
         "mlm_weights": "masked_lm_weights",
@@ -64,7 +64,7 @@ def test_every_stage_is_that_of_the_published_code(
     published: Pretrained, expected: dict[str, np.ndarray], batch: dict[str, jax.Array]
 ) -> None:
     model: BertForPreTraining = nnx.merge(define(published.config), published.params)
-    ids = [batch[name] for name in ("token_ids", "token_type_ids", "sequence_ids")]
+    ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
     last, inputs = model.bert.hidden_states(*ids)
     # What stands on padding is never looked at.
     real = expected["input_mask"] > 0

@@ -61,8 +61,8 @@ def inputs(seed: int = 0) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(seed)
     token_ids = jnp.array(rng.integers(5, V, (B, T)))
     token_type_ids = jnp.array(np.arange(T) > 6).astype(jnp.int32)[None].repeat(B, 0)
-    sequence_ids = jnp.array(np.arange(T) < np.array([[T], [T - 4]])).astype(jnp.int32)
-    return token_ids, token_type_ids, sequence_ids, jnp.array([[1, 4, 7], [2, 3, 0]])
+    segment_ids = jnp.array(np.arange(T) < np.array([[T], [T - 4]])).astype(jnp.int32)
+    return token_ids, token_type_ids, segment_ids, jnp.array([[1, 4, 7], [2, 3, 0]])
 
 
 @pytest.mark.parametrize(
@@ -206,15 +206,15 @@ def test_attention_that_is_looked_at_is_what_the_layers_weigh_values_with(
 ) -> None:
     config = replace(small, encoder=encoder)
     bert = BertForPreTraining(config, nnx.Rngs(0)).bert
-    token_ids, token_type_ids, sequence_ids = inputs()[:3]
-    found = bert.attention_probabilities(token_ids, token_type_ids, sequence_ids)
+    token_ids, token_type_ids, segment_ids = inputs()[:3]
+    found = bert.attention_probabilities(token_ids, token_type_ids, segment_ids)
     assert found.shape == (L, B, N, T, T)
     assert found.dtype == jnp.float32
-    visible = AttentionMask(sequence_ids, left_to_right=encoder == "left-to-right")
+    visible = AttentionMask(segment_ids, left_to_right=encoder == "left-to-right")
     seen = np.broadcast_to(np.asarray(visible.mask())[None, :, None], found.shape)
     assert np.all(np.asarray(found)[~seen] == 0)
     np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=1e-5)
-    _, states = bert.hidden_states(token_ids, token_type_ids, sequence_ids)
+    _, states = bert.hidden_states(token_ids, token_type_ids, segment_ids)
     definition, arrays = nnx.split(bert.layers)
     for number in range(L):
         one = nnx.merge(definition, jax.tree.map(lambda a, n=number: a[n], arrays)).attention

@@ -28,7 +28,7 @@ def batch() -> dict[str, jax.Array]:
     return {
         "token_ids": jnp.array(rng.integers(5, 70, (B, T))),
         "token_type_ids": jnp.zeros((B, T), jnp.int32),
-        "sequence_ids": jnp.array(np.arange(T) < np.array([[T], [T - 4], [5]])).astype(jnp.int32),
+        "segment_ids": jnp.array(np.arange(T) < np.array([[T], [T - 4], [5]])).astype(jnp.int32),
         "labels": jnp.array([0, 3, 1]),
         "weights": jnp.ones(B),
     }
@@ -60,7 +60,7 @@ def test_choices_and_several_sequences_in_a_row() -> None:
     one = TaskNetwork(CONFIG, HeadConfig(), 1, tokens=False)
     params, arrays = one.init_params(0), batch()
     single = logits(one, params, arrays)
-    names = ("token_ids", "token_type_ids", "sequence_ids")
+    names = ("token_ids", "token_type_ids", "segment_ids")
     twice = {name: jnp.stack([arrays[name], arrays[name][::-1]], axis=1) for name in names}
     both = logits(one, params, twice)
     assert both.shape == (B, 2, 1)

@@ -100,7 +100,7 @@ def test_batches_and_guesses_are_those_of_store_and_model(
     data = PretrainingData(store, config_base)
     drawn = [data.batch_at(step).arrays for step in range(20)]
     rows = dict(map(tuple, table(root, "of the batches")[1:]))
-    real, used = _total(drawn, "sequence_ids"), _total(drawn, "mlm_weights")
+    real, used = _total(drawn, "segment_ids"), _total(drawn, "mlm_weights")
     assert rows["sequences drawn"] == "160"
     assert rows["padding"] == f"{1 - real / (160 * 32):.1%}"
     assert rows["tokens to predict"] == f"{used / real:.1%}"

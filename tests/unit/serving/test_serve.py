@@ -61,7 +61,7 @@ def test_the_next_sentence_is_judged_as_in_training(pretrained: Client, trained:
     batch: Any = {
         "token_ids": ids,
         "token_type_ids": segments,
-        "sequence_ids": np.ones_like(ids),
+        "segment_ids": np.ones_like(ids),
         "mlm_positions": np.zeros((1, 1), np.int32),
     }
     logits = np.asarray(forward(define(model.network), model.weights.params, batch, None).nsp)[0, 0]

@@ -57,7 +57,7 @@ def test_rows_are_cut_as_google_research_cuts_them(word_piece: Tokenizer) -> Non
             padding = [0] * (T - len(expected))
             assert arrays["token_ids"][row].tolist() == expected + padding
             assert arrays["token_type_ids"][row].tolist() == segments + padding
-            assert arrays["sequence_ids"][row].tolist() == [1] * len(expected) + padding
+            assert arrays["segment_ids"][row].tolist() == [1] * len(expected) + padding
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
 
 
@@ -174,8 +174,8 @@ def test_empty_and_very_long_texts_become_rows(tokenizer: Tokenizer) -> None:
     arrays = classification.TASK.features(examples, tokenizer, 50, ["x", "y"]).arrays
     assert arrays["token_ids"].shape == (16, 50)
     assert arrays["token_ids"][0, :3].tolist() == [tokenizer.cls_id, tokenizer.sep_id, 0]
-    assert arrays["sequence_ids"][0].sum() == 2
-    assert arrays["sequence_ids"][10].sum() == 50  # long, long
+    assert arrays["segment_ids"][0].sum() == 2
+    assert arrays["segment_ids"][10].sum() == 50  # long, long
 
 
 def test_values_are_learned_by_squared_error_and_judged_by_correlation(

@@ -51,11 +51,11 @@ def test_a_row_is_the_question_and_its_context(tiny: Tokenizer) -> None:
         "[CLS] man on ? [SEP] the man in the store , milk ##ing . [SEP] [PAD]"
     )
     assert found.arrays["token_type_ids"].tolist() == [[0] * 5 + [1] * 10 + [0]]
-    assert found.arrays["sequence_ids"].tolist() == [[1] * 15 + [0]]
+    assert found.arrays["segment_ids"].tolist() == [[1] * 15 + [0]]
     assert (found.arrays["start"], found.arrays["end"]) == ([9], [9])
     assert found.arrays["weights"].tolist() == [1]
     assert {name: array.dtype for name, array in found.arrays.items()} == {
-        **dict.fromkeys(["token_ids", "token_type_ids", "sequence_ids", "start", "end"], np.int32),
+        **dict.fromkeys(["token_ids", "token_type_ids", "segment_ids", "start", "end"], np.int32),
         "weights": np.float32,
     }
 

@@ -73,8 +73,8 @@ def test_pairs_hold_the_answer_or_do_not(made: Path, real_tokenizer: Tokenizer) 
     assert arrays["token_ids"].shape == (len(splits[1]), 64)
     # [CLS] question [SEP] sentence [SEP], and nothing behind it.
     assert ((arrays["token_ids"] == real_tokenizer.sep_id).sum(axis=1) == 2).all()
-    assert ((arrays["token_ids"] > 0) == arrays["sequence_ids"]).all()
-    last = arrays["sequence_ids"].sum(axis=1) - 1
+    assert ((arrays["token_ids"] > 0) == arrays["segment_ids"]).all()
+    last = arrays["segment_ids"].sum(axis=1) - 1
     assert (arrays["token_type_ids"][np.arange(len(last)), last] == 1).all()
 
 

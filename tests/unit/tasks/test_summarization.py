@@ -150,7 +150,7 @@ def test_rows_are_those_of_bertsum() -> None:
     ]
     assert [[tiny.pieces[i] for i in row] for row in arrays["token_ids"]] == expected
     assert arrays["token_type_ids"].tolist() == [[0] * 8 + [1] * 7 + [0], [0] * 16, [0] * 16]
-    assert arrays["sequence_ids"].sum(axis=1).tolist() == [15, 5, 5]
+    assert arrays["segment_ids"].sum(axis=1).tolist() == [15, 5, 5]
     assert arrays["cls_positions"].tolist() == [[0, 8], [0, 0], [0, 0]]
     assert arrays["labels"].tolist() == [[0, 1], [1, 0], [0, 0]]
     assert arrays["weights"].tolist() == [[1, 1], [1, 0], [0, 0]]
@@ -180,7 +180,7 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
         starts = arrays["cls_positions"][row, : stop - first]
         assert np.flatnonzero(ids == tokenizer.cls_id).tolist() == starts.tolist()
         assert (arrays["token_type_ids"][row][starts] == np.arange(stop - first) % 2).all()
-        ends = [*starts[1:], arrays["sequence_ids"][row].sum()]
+        ends = [*starts[1:], arrays["segment_ids"][row].sum()]
         for start, end in zip(starts, ends, strict=True):
             assert ids[end - 1] == tokenizer.sep_id
             found.append(ids[start + 1 : end - 1].tolist())
@@ -190,7 +190,7 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
     assert (f"cut to {length - 2} tokens: {cut}" in capsys.readouterr().err) == (cut > 0)
     # No row could have taken the first sentence of the next one of its document.
     sizes = [len(ids) + 2 for ids in found]
-    total, at = arrays["sequence_ids"].sum(axis=1), 0
+    total, at = arrays["segment_ids"].sum(axis=1), 0
     for row, (first, stop) in enumerate(features.notes[:-1]):
         at += stop - first
         if features.examples[row] == features.examples[row + 1]:

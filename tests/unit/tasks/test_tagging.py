@@ -82,7 +82,7 @@ def test_the_first_sub_token_of_each_word_is_labelled(letters: Tokenizer) -> Non
     assert [letters.pieces[token] for token in row] == spelled.split()
     assert arrays["weights"].tolist() == [[0, 1, 0, 0, 1, 1, 1, 0]]
     assert arrays["labels"].tolist() == [[0, 1, 0, 0, 2, 0, 1, 0]]
-    assert arrays["sequence_ids"].tolist() == [[1] * 8]
+    assert arrays["segment_ids"].tolist() == [[1] * 8]
     assert not arrays["token_type_ids"].any()
     for name, array in arrays.items():
         assert array.dtype == (np.float32 if name == "weights" else np.int32)
@@ -93,7 +93,7 @@ def test_rows_are_as_long_as_the_longest_rounded_up_to_eight(letters: Tokenizer)
     found = TASK.features([sentence("a"), sentence(*"abcdefg")], letters, 64, ["O"]).arrays
     assert found["token_ids"].shape == (2, 16)
     assert found["token_ids"][0, 3:].tolist() == [letters.pad_id] * 13
-    assert found["sequence_ids"].sum(axis=1).tolist() == [3, 9]
+    assert found["segment_ids"].sum(axis=1).tolist() == [3, 9]
     assert TASK.features([sentence(*"abcdefg")], letters, 9, ["O"]).arrays["token_ids"].shape == (
         (1, 9)
     )
@@ -168,7 +168,7 @@ def test_no_word_is_lost_whatever_the_length(tokenizer: Tokenizer) -> None:
             assert (arrays["token_ids"][:, 0] == tokenizer.cls_id).all()
             assert ((arrays["token_ids"] == tokenizer.sep_id).sum(axis=1) == 1).all()
             used = arrays["token_ids"] != tokenizer.pad_id
-            assert (used == (arrays["sequence_ids"] == 1)).all()
+            assert (used == (arrays["segment_ids"] == 1)).all()
 
 
 def test_sentences_without_words_are_counted_and_answered(
