@@ -1,7 +1,7 @@
 """The inputs of a training step.
 
 Two kinds of segments meet here: ``token_type_ids`` tell A from B, as in transformers (which
-google-research/bert calls segment_ids); ``segment_ids`` number the sequences packed into a row, as in
+google-research/bert calls segment_ids); ``segment_ids`` number the sequences of a packed row, as in
 JAX libraries.
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from bert_jax.config.renamed import renamed_model_keys
 from bert_jax.config.run import ModelConfig, RunConfig
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,
@@ -194,7 +195,7 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
     if not isinstance(given, dict):
         raise BadInputError(f"{path} does not say what its network is; restore it from a copy")
     known = {field.name for field in fields(ModelConfig)}
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(set(renamed_model_keys(given)) - known):
         raise BadInputError(
             f"{path} was written by another version of bert-jax: it has model.{unknown[0]}"
         )

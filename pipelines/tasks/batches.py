@@ -15,6 +15,9 @@ from pipelines.tasks.task import Arrays, Features
 
 _ORDER = 1  # of a pass, among what is drawn from the seed
 
+# Runs of every version must know their rows again, so the digest keeps the names of the first.
+_NAME_IN_DIGEST = {"token_type_ids": "segment_ids", "segment_ids": "sequence_ids"}
+
 
 @dataclass(frozen=True)
 class TaskShape:
@@ -43,7 +46,8 @@ class TaskBatches:
         self.rows = len(features.examples)
         self.steps_per_epoch = -(-self.rows // batch_size)
         total = hashlib.sha256()
-        for name, array in sorted(self._arrays.items()):
+        named = {_NAME_IN_DIGEST.get(name, name): a for name, a in self._arrays.items()}
+        for name, array in sorted(named.items()):
             total.update(f"{name} {array.shape} {array.dtype}\n".encode())
             total.update(np.ascontiguousarray(array).data)
         self.digests = {"training rows": total.hexdigest(), **more}

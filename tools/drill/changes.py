@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from bert_jax.training.metadata import _signed
-from pipelines.data.store.token_store import FSDP, LEDGER, sha256
+from pipelines.data.store.token_store import LEDGER, PARTS, sha256
 from pipelines.models.formats.protobuf import varints
 from tools.drill.mutations import changed_value
 
@@ -138,7 +138,7 @@ def with_true_hashes(folder: Path, rng: Random) -> None:
     try:
         ledger = json.loads(path.read_text("utf-8"))
         for shard in (one for shards in ledger["splits"].values() for one in shards):
-            files = {part: path.with_name(f"{shard['name']}.{part}.npy") for part in FSDP}
+            files = {part: path.with_name(f"{shard['name']}.{part}.npy") for part in PARTS}
             shard["sha256"] = {part: sha256(file) for part, file in files.items() if file.is_file()}
         path.write_text(json.dumps(ledger), "utf-8")
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):

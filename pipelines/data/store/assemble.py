@@ -29,8 +29,8 @@ from pipelines.data.store.shards import (
     write_json,
 )
 from pipelines.data.store.token_store import (
-    FSDP,
     LEDGER,
+    PARTS,
     SPLITS,
     TOKENIZER,
     Ledger,
@@ -158,16 +158,16 @@ def _shard(
 ) -> dict[str, Any]:
     """Puts the files of a shard into the store; returns its sizes and hashes."""
     given, block = record["splits"][split], job.work / name
-    known = {part: given["sha256"][part] for part in FSDP}
+    known = {part: given["sha256"][part] for part in PARTS}
     if dropped is None:
-        for part in FSDP:
+        for part in PARTS:
             source, target = block / f"{split}.{part}.npy", job.store / f"{split}-{name}.{part}.npy"
             if source.exists():  # otherwise it was moved before an interruption
                 check_part(source, known[part], block).rename(target)
             else:
                 check_part(target, known[part], block)
         return {**given, "sha256": known}
-    tokens, sentences, documents = (load_part(block, split, part, known[part]) for part in FSDP)
+    tokens, sentences, documents = (load_part(block, split, part, known[part]) for part in PARTS)
     kept = np.ones(len(documents), bool)
     kept[dropped] = False
     kept_sentences = np.repeat(kept, documents)

@@ -29,7 +29,7 @@ from bert_jax.runtime.errors import BadInputError, UserError
 from pipelines.data.sources.corpora import Block, Corpus
 from pipelines.data.sources.files import Document
 from pipelines.data.store.token_store import (
-    FSDP,
+    PARTS,
     SPLITS,
     TOKENIZER,
     WORK,
@@ -259,7 +259,7 @@ def _write(
         for split, parts in collected.items():
             if not parts.documents:
                 continue
-            arrays = {part: np.concatenate(getattr(parts, part)) for part in (*FSDP, HASHES)}
+            arrays = {part: np.concatenate(getattr(parts, part)) for part in (*PARTS, HASHES)}
             splits[split] = save_arrays(draft, f"{split}.", arrays, tokenizer.unk_id)
         write_json(draft / RECORD, record | {"splits": splits})
     except BaseException:
@@ -285,7 +285,7 @@ def save_arrays(
         path = folder / f"{prefix}{part}.npy"
         np.save(path, array)
         hashes[part] = sha256(path)
-    sizes = {part: len(arrays[part]) for part in FSDP}
+    sizes = {part: len(arrays[part]) for part in PARTS}
     unknown = int(np.count_nonzero(arrays["tokens"] == unk_id))
     return {**sizes, "unknown": unknown, "sha256": hashes}
 

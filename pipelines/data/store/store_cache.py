@@ -25,8 +25,8 @@ from bert_jax.runtime.paths import CLOUD, at, failures_explained, remove
 from pipelines.data.store.card import FILES
 from pipelines.data.store.shards import write_json
 from pipelines.data.store.token_store import (
-    FSDP,
     LEDGER,
+    PARTS,
     TOKENIZER,
     Ledger,
     read_ledger,
@@ -126,7 +126,7 @@ def _files(ledger: Ledger) -> Iterator[tuple[str, str, int]]:
     token = token_dtype(ledger.vocab_size).itemsize
     for shard in chain.from_iterable(ledger.splits.values()):
         sizes = (shard.tokens * token, shard.sentences * 2, shard.documents * 4)
-        for part, size in zip(FSDP, sizes, strict=True):
+        for part, size in zip(PARTS, sizes, strict=True):
             yield f"{shard.name}.{part}.npy", shard.sha256[part], size
 
 

@@ -38,7 +38,7 @@ LEDGER = "ledger.json"
 WORK = "work"
 CARD_DATA = "card.json"
 TOKENIZER = "tokenizer"
-FSDP = ("tokens", "sentences", "documents")
+PARTS = ("tokens", "sentences", "documents")
 COUNTS = ("read", "too_short", "empty", "duplicates", "characters", "unknown")
 _DTYPES = {"tokens": ("uint16", "uint32"), "sentences": ("uint16",), "documents": ("uint32",)}
 
@@ -297,7 +297,7 @@ def _checked(ledger: Ledger) -> Ledger:
     for shard in shards:
         if not re.fullmatch(r"[\w-]+", shard.name, re.ASCII):
             raise ValueError(f"a shard has the name {shard.name!r:.80}")
-        if set(shard.sha256) != set(FSDP):
+        if set(shard.sha256) != set(PARTS):
             raise ValueError(f"{shard.name} has hashes of {', '.join(shard.sha256)}")
     sizes = [size for one in shards for size in (one.documents, one.sentences, one.tokens)]
     for count in (ledger.vocab_size, *sizes, *(ledger.counts[name] for name in COUNTS)):

@@ -102,7 +102,7 @@ def test_held_out_documents_are_chosen_by_their_text(
         assert one.total(split, "documents") > 10
 
 
-@pytest.mark.parametrize("part", stores.FSDP)
+@pytest.mark.parametrize("part", stores.PARTS)
 def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: str) -> None:
     path = copy / f"train-00-00000.{part}.npy"
     whole = path.read_bytes()
