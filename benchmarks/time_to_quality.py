@@ -30,7 +30,7 @@ from pretraining import begun
 from pretraining_torch import DEVICE, losses, network
 
 from bert_jax.config.run import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
-from bert_jax.nn.tensor_names import Pretrained
+from bert_jax.nn.tensor_names import ModelWeights
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.optimizers import learning_rate
 from bert_jax.training.partitioner import Partitioner
@@ -121,7 +121,7 @@ def here(options: Any, folder: Path) -> tuple[int, float]:
     found = counted(options, prepare)
     folder.mkdir(parents=True)
     params = jax.device_get(kept["params"])
-    trained = Pretrained(params, kept["config"], "BertForPreTraining")
+    trained = ModelWeights(params, kept["config"], "BertForPreTraining")
     write(folder, trained, store.tokenizer.pad_id)
     export(store.tokenizer, folder, kept["config"].max_positions)
     return found

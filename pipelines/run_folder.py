@@ -84,7 +84,7 @@ def train(
     return trainer.state.params
 
 
-def figures(run_dir: Path, *names: str) -> dict[str, str]:
+def metrics_table(run_dir: Path, *names: str) -> dict[str, str]:
     """The newest values of these metrics of a run that have one, and where its curves are."""
     found: dict[str, Any] = {}
     if jax.process_index() == 0:

@@ -39,7 +39,7 @@ def stacked(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
     return nnx.merge(nnx.graphdef(one), arrays)
 
 
-class Bert(nnx.Module):
+class BertModel(nnx.Module):
     """Embeddings and a stack of encoder layers; a pooled vector from the first token.
 
     ``encoder: lstm`` and ``left-to-right`` are what the paper compares itself with; they share
@@ -154,7 +154,7 @@ class BertForPreTraining(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Creates encoder and heads."""
-        self.bert = Bert(config, rngs)
+        self.bert = BertModel(config, rngs)
         self.mlm = MaskedLanguageHead(config, rngs)
         self.nsp = NextSentenceHead(config, rngs)
 

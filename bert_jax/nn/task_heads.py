@@ -14,7 +14,7 @@ from jax import Array
 
 from bert_jax.config.run import ModelConfig
 from bert_jax.nn.dropout import dropout
-from bert_jax.nn.encoder import Bert
+from bert_jax.nn.encoder import BertModel
 from bert_jax.nn.layers import initializer, split
 from bert_jax.nn.lstm import LstmLayer, begins
 from bert_jax.runtime.errors import BadInputError, at_least, share
@@ -126,7 +126,7 @@ class BertForTask(nnx.Module):
 
     def __init__(self, network: TaskNetwork, rngs: nnx.Rngs) -> None:
         """Creates both."""
-        self.bert = Bert(network.config, rngs)
+        self.bert = BertModel(network.config, rngs)
         self.head = TaskHead(network.config, network.head, network.outputs, rngs)
         self.network = network
 

@@ -331,7 +331,7 @@ def canonical(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class ModelWeights:
     """Weights with what is needed to use them.
 
     Attributes:

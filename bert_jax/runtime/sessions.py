@@ -17,7 +17,7 @@ _HEADER, _FOOTER = 12, 4  # bytes round an event: its size and two checksums
 
 
 @dataclass(frozen=True)
-class Sitting:
+class Session:
     """What one process did.
 
     Attributes:
@@ -39,7 +39,7 @@ class Sitting:
     stopped: int | None
 
 
-def sittings(run_dir: Path) -> list[Sitting]:
+def sessions(run_dir: Path) -> list[Session]:
     """Those of a run, in order; what was cut off or damaged is left out.
 
     Raises:
@@ -56,7 +56,7 @@ def sittings(run_dir: Path) -> list[Sitting]:
     return sorted((one for one in found if one is not None), key=lambda one: one.begun)
 
 
-def _sitting(content: bytes) -> Sitting | None:
+def _sitting(content: bytes) -> Session | None:
     starts: list[int] = []
     times: list[float] = []
     reached, stopped, machine = 0, None, ""
@@ -73,7 +73,7 @@ def _sitting(content: bytes) -> Sitting | None:
     if not starts:
         return None
     reached = max(reached, starts[-1])
-    return Sitting(min(times), max(times), reached, tuple(starts), *machine_of(machine), stopped)
+    return Session(min(times), max(times), reached, tuple(starts), *machine_of(machine), stopped)
 
 
 def _events(content: bytes) -> Iterator[Event]:

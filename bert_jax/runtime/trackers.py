@@ -81,7 +81,7 @@ class TensorBoard:
             self._board.write_event(event)
 
     def stopped(self, step: int) -> None:
-        """Leaves a mark that TensorBoard passes over, and by which `sittings` knows the end."""
+        """Leaves a mark that TensorBoard passes over, and by which `sessions` knows the end."""
         self._note(step, SessionLog.STOP)
 
     def _note(self, step: int, status: int, message: str = "") -> None:

@@ -30,7 +30,7 @@ class Meta:
         data: Digests that the data must have.
         architecture: Of the network with its heads, by Hugging Face's name.
         labels: Names of the classes of a task head.
-        problem_type: Of them; see `convert.Pretrained`.
+        problem_type: Of them; see `convert.ModelWeights`.
         parts: Of the parameters (see `convert`) those that are there; empty = as in pre-training.
     """
 

@@ -12,7 +12,7 @@ from typing import Any
 from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.batches.loader import PretrainingData
-from pipelines.data.store.store_cache import local
+from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store
 from pipelines.settings import command_parser, parse
 
@@ -54,7 +54,7 @@ def measure(config: RunConfig, seconds: float, cold: bool) -> dict[str, Any]:
         ratio), and the seconds that reading the store (``warm_seconds``, only if cold) and the
         first batch with its plan (``plan_seconds``) took.
     """
-    store = Store(local(config.data.store))
+    store = Store(ensure_local(config.data.store))
     if cold:
         _forget(store.folder)
     begun = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Literal
 import jax
 
 from bert_jax.config.run import as_dict
-from bert_jax.nn.tensor_names import ARCHITECTURES, ENCODER, MLM, Pretrained, only, parts
+from bert_jax.nn.tensor_names import ARCHITECTURES, ENCODER, MLM, ModelWeights, only, parts
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
@@ -97,7 +97,7 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     )
 
 
-def _trained(model: Model) -> Pretrained:
+def _trained(model: Model) -> ModelWeights:
     """The weights without the heads that the run never trained."""
     weights = model.weights
     if model.finetune is not None:

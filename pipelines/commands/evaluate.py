@@ -21,7 +21,7 @@ from bert_jax.training.evaluate import evaluate
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
 from pipelines.data.batches.loader import PretrainingData
-from pipelines.data.store.store_cache import local
+from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Split, Store
 from pipelines.models.open import MODEL_HELP, Model, open_model
 from pipelines.settings import command_parser, parse
@@ -80,7 +80,7 @@ def riddle(store: Store) -> str:
 
 def _store(given: str | None, model: Model) -> Path:
     if given:
-        return local(given)
+        return ensure_local(given)
     if model.run is None:
         if model.finetune is not None:
             raise BadArgumentsError(
@@ -91,7 +91,7 @@ def _store(given: str | None, model: Model) -> Path:
     store = model.run.data.store
     if not store.startswith(CLOUD) and not Path(store).exists():
         raise BadInputError(f"the store of the run, {store}, is not here; say where: --store DIR")
-    return local(store)
+    return ensure_local(store)
 
 
 def measure(

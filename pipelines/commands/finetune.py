@@ -22,7 +22,7 @@ from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.help import example
 from pipelines.models.open import Model, network_of, open_model
-from pipelines.run_folder import figures, taken, train
+from pipelines.run_folder import metrics_table, taken, train
 from pipelines.settings import Count, command_parser, read_config
 from pipelines.tasks import reporting
 from pipelines.tasks.config import FinetuneConfig
@@ -148,7 +148,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
             f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps",
             started,
             ("predict", str(run_dir), "--input", "FILE", "--output", "predictions.jsonl"),
-            **figures(run_dir, "loss"),
+            **metrics_table(run_dir, "loss"),
             **metrics,
             results=run_dir / RESULTS if found else "",
         )

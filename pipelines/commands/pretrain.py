@@ -19,11 +19,11 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.watchdog import Watchdog
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.card import CARD
-from pipelines.data.store.store_cache import local
+from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store, token_dtype
 from pipelines.folders import DATA_CARD
 from pipelines.models.initial import start_from
-from pipelines.run_folder import figures, taken, train
+from pipelines.run_folder import metrics_table, taken, train
 from pipelines.settings import run_config
 
 # What is told of a run that is complete.
@@ -94,13 +94,13 @@ def pretrain(
         files = {DATA_CARD: card.read_bytes()} if card.is_file() else {}
         train(experiment, partitioner, store.tokenizer, files, done)
         said = f"{run_dir} is complete: {config.steps:,} of {config.steps:,} steps"
-        summary(said, started, ("evaluate", str(run_dir)), **figures(run_dir, *_FIGURES))
+        summary(said, started, ("evaluate", str(run_dir)), **metrics_table(run_dir, *_FIGURES))
 
 
 def _open(config: RunConfig) -> Store:
     if not config.data.store:
         raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
-    store = Store(local(config.data.store))
+    store = Store(ensure_local(config.data.store))
     started = time.monotonic()
     store.verify_all()
     ledger = store.ledger

@@ -13,7 +13,7 @@ from rich.text import Text
 from bert_jax.runtime.errors import BadArgumentsError, printable
 from bert_jax.training.batch import Arrays
 from pipelines.data.batches.loader import PretrainingData
-from pipelines.data.store.store_cache import local
+from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.help import example
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     if not 0 <= options.step < config.steps:
         raise BadArgumentsError(f"--step must be in [0, {config.steps}), not {options.step}")
     config = replace(config, data=replace(config.data, store=options.store))
-    store = Store(local(options.store))
+    store = Store(ensure_local(options.store))
     batch = PretrainingData(store, config).batch_at(options.step)
     console = Console(highlight=False, soft_wrap=True)
     legend = Text("legend  ")

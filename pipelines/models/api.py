@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.encoder import Bert as Encoder
+from bert_jax.nn.encoder import BertModel
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
 from bert_jax.training.partitioner import Partitioner
@@ -216,7 +216,7 @@ def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
 
 
 def hidden_states(
-    bert: Encoder,
+    bert: BertModel,
     pad_id: int,
     token_ids: Array,
     token_type_ids: Array,

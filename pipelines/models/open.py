@@ -16,7 +16,7 @@ from bert_jax.nn.tensor_names import (
     MLM,
     NSP,
     POOLER,
-    Pretrained,
+    ModelWeights,
     abstract_params,
     only,
     parts,
@@ -57,7 +57,7 @@ class Model:
     """
 
     path: Path
-    weights: Pretrained
+    weights: ModelWeights
     step: int | None
     run: RunConfig | None
     folder: Path
@@ -168,7 +168,7 @@ def open_model(path: Path, partitioner: Partitioner) -> Model:
     elif "phases" in meta.config:
         run = config_from_dict(meta.config, str(path), RunConfig)
     network, labels = network_of(meta, path), tuple(meta.labels)
-    weights = Pretrained(params, network, meta.architecture, labels, meta.problem_type)
+    weights = ModelWeights(params, network, meta.architecture, labels, meta.problem_type)
     # Converted weights of unknown age are kept as step 0.
     step = meta.step if run or tuned else meta.step or None
     return Model(path, weights, step, run, folder, meta.data, tuned)

@@ -14,7 +14,7 @@ from bert_jax.runtime.paths import CLOUD
 from bert_jax.training.batch import Arrays
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.card import CARD
-from pipelines.data.store.store_cache import place_of
+from pipelines.data.store.store_cache import cache_path
 from pipelines.data.store.token_store import LEDGER, Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import DATA_CARD
@@ -65,7 +65,7 @@ def open_store(run: Run, config: RunConfig, given: str | None) -> Store:
         BadInputError: It is not here, or is another one.
     """
     named = given or config.data.store
-    place = place_of(named)
+    place = cache_path(named)
     if not (place / LEDGER).is_file():
         if named.startswith(CLOUD):
             raise BadInputError(f"{named} was not copied to this machine")

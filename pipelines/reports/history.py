@@ -34,19 +34,19 @@ def events(run: Run) -> Table | None:
     """Starts, rollbacks, skipped batches and slices; None where nothing is known."""
     found: list[tuple[float, str, str]] = []
     reached = 0
-    for place, sitting in enumerate(run.sittings):
-        first, *rollbacks = sitting.starts
+    for place, session in enumerate(run.sessions):
+        first, *rollbacks = session.starts
         what = f"went on from step {first:,}" if place or first else "began"
         if place and reached > first:
             what += f"; {reached - first:,} steps were done again"
-        found.append((sitting.begun, what, moment(sitting.begun)))
+        found.append((session.begun, what, moment(session.begun)))
         for step in rollbacks:
-            found.append((sitting.begun + 1e-3, f"rolled back to step {step:,}", NONE))
-        what = f"ended; its last line is of step {sitting.reached:,}"
-        if sitting.stopped is not None:
-            what = f"told to stop; step {sitting.stopped:,} is saved"
-        found.append((sitting.ended, what, moment(sitting.ended)))
-        reached = sitting.reached
+            found.append((session.begun + 1e-3, f"rolled back to step {step:,}", NONE))
+        what = f"ended; its last line is of step {session.reached:,}"
+        if session.stopped is not None:
+            what = f"told to stop; step {session.stopped:,} is saved"
+        found.append((session.ended, what, moment(session.ended)))
+        reached = session.reached
     for a in run.attempts:
         found.append((a.created, f"slice {a.number} in {a.zone} was asked for", moment(a.created)))
         if a.ended:
@@ -103,7 +103,7 @@ def cost(run: Run) -> Cost | None:
 
 def _device_hours(run: Run) -> Cost | None:
     hours: dict[str, float] = {}
-    for one in run.sittings:
+    for one in run.sessions:
         if one.devices and 0 <= one.begun <= one.ended < _LATEST:
             spent = one.devices * (one.ended - one.begun) / 3600
             hours[one.kind] = hours.get(one.kind, 0.0) + spent

@@ -107,9 +107,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
     speeds = [line["mfu"] for line in run.trained if "mfu" in line]
     if speeds:
         found.append(("of the devices' peak", f"{np.median(speeds):.1%} (median)"))
-    if run.sittings:
+    if run.sessions:
         found += [
-            ("first start", moment(run.sittings[0].begun)),
+            ("first start", moment(run.sessions[0].begun)),
             ("last line", moment(run.written)),
         ]
     return found

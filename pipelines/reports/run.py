@@ -15,7 +15,7 @@ from bert_jax.config.run import RunConfig
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError, UserError, one_line
 from bert_jax.runtime.paths import absolute, check_kind, failures_explained, is_remote
-from bert_jax.runtime.sessions import Sitting, sittings
+from bert_jax.runtime.sessions import Session, sessions
 from bert_jax.training import metrics
 from bert_jax.training.checkpoint import FOLDER, newest_meta
 from bert_jax.training.metadata import Meta
@@ -42,7 +42,7 @@ class Run:
         name: By which the report calls it.
         config: Of the run, resolved.
         lines: Of metrics.jsonl by step, as far as they are finite numbers.
-        sittings: The processes that trained.
+        sessions: The processes that trained.
         attempts: Slices of Cloud TPUs that it was given.
         checkpoints: Steps that can be restored, ascending.
         damaged: Names of checkpoints that were set aside.
@@ -52,7 +52,7 @@ class Run:
     name: str
     config: RunConfig | FinetuneConfig
     lines: list[dict[str, float]]
-    sittings: list[Sitting]
+    sessions: list[Session]
     attempts: tuple[status_files.Attempt, ...]
     checkpoints: list[int]
     damaged: list[str]
@@ -75,12 +75,12 @@ class Run:
     @cached_property
     def restarts(self) -> list[int]:
         """The steps from which processes went on after one that nobody had told to stop."""
-        return [after.starts[0] for one, after in pairwise(self.sittings) if one.stopped is None]
+        return [after.starts[0] for one, after in pairwise(self.sessions) if one.stopped is None]
 
     @cached_property
     def preemptions(self) -> list[int]:
         """The steps at which processes were told to stop, or slices taken away."""
-        told = [one.stopped for one in self.sittings if one.stopped is not None]
+        told = [one.stopped for one in self.sessions if one.stopped is not None]
         taken = [a.ended_step for a in self.attempts if a.ended == _PREEMPTED]
         return told + [step for step in taken if step >= 0]
 
@@ -111,7 +111,7 @@ class Run:
     @cached_property
     def written(self) -> float:
         """When it was written to last, in seconds since 1970; 0 if that is not known."""
-        return max([0.0, *(sitting.ended for sitting in self.sittings)])
+        return max([0.0, *(session.ended for session in self.sessions)])
 
     @cached_property
     def state(self) -> tuple[State, str]:
@@ -127,7 +127,7 @@ class Run:
             return "not begun", ""
         if status_files.ended(self.path, "STOPPED") is not None:
             return "stopped", "it was asked to stop"
-        if self.sittings and (stopped := self.sittings[-1].stopped) is not None:
+        if self.sessions and (stopped := self.sessions[-1].stopped) is not None:
             return "stopped", f"it was told to, at step {stopped:,}"
         recent = time.time() - self.written < _SILENCE
         return ("in progress" if recent else "interrupted"), ""
@@ -148,7 +148,7 @@ def open_run(path: Path, name: str) -> Run:
             name=name,
             config=_config(path),
             lines=_lines(path),
-            sittings=sittings(path),
+            sessions=sessions(path),
             attempts=status_files.attempts(path),
             checkpoints=checkpoints,
             damaged=damaged,

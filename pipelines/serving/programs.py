@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from bert_jax.nn.encoder import Bert
+from bert_jax.nn.encoder import BertModel
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import MLM, NSP, parts
 from bert_jax.runtime.errors import UserError
@@ -50,7 +50,7 @@ class Programs:
         """
         network, weights = model.network, model.weights.params
         self._longest, self._pad_id = network.max_positions, tokenizer.pad_id
-        encoder = nnx.graphdef(nnx.eval_shape(lambda: Bert(network, nnx.Rngs(0))))
+        encoder = nnx.graphdef(nnx.eval_shape(lambda: BertModel(network, nnx.Rngs(0))))
         # These do not depend on a pooler, which may not be there.
         D = network.hidden_size
         pooler = {"kernel": jnp.zeros((D, D)), "bias": jnp.zeros(D)}

@@ -11,7 +11,7 @@ import pytest
 from tools.drill import damage, program, signals, soak
 from tools.drill.report import Row, is_readable, show, table
 from tools.drill.stage import STEPS, Fault, Stage, losses
-from tools.drill.tally import MetricSums
+from tools.drill.tally import Tally
 
 pytestmark = pytest.mark.full
 
@@ -49,7 +49,7 @@ def test_a_run_that_ends_otherwise_is_noticed(
 ) -> None:
     """Another seed is what a lost step or batch would look like."""
     stage.prepared()
-    chain = signals.Chain(stage, MetricSums("another seed"), signal.SIGKILL)
+    chain = signals.Chain(stage, Tally("another seed"), signal.SIGKILL)
     whole = Stage.pretrain
     monkeypatch.setattr(Stage, "pretrain", lambda *given, **o: whole(*given, "--seed", "1", **o))
     row = chain.finish()
@@ -59,7 +59,7 @@ def test_a_run_that_ends_otherwise_is_noticed(
 
 
 def test_a_run_that_cannot_go_on_is_noticed(stage: Stage) -> None:
-    chain = signals.Chain(stage, MetricSums("no folder"), signal.SIGKILL)
+    chain = signals.Chain(stage, Tally("no folder"), signal.SIGKILL)
     chain.run_dir = Path("/dev/null/run")
     row = chain.finish()
     assert not row.held
@@ -67,7 +67,7 @@ def test_a_run_that_cannot_go_on_is_noticed(stage: Stage) -> None:
 
 
 def test_more_lost_than_promised_and_another_exit_code_are_noticed(stage: Stage) -> None:
-    chain = signals.Chain(stage, MetricSums("SIGTERM"), signal.SIGTERM)
+    chain = signals.Chain(stage, Tally("SIGTERM"), signal.SIGTERM)
     life = chain.live()
     life.reaches("step", STEPS - 10)
     life.strike(signal.SIGKILL)

@@ -25,7 +25,7 @@ from bert_jax.runtime import bucket_append
 from bert_jax.runtime.bucket_append import AppendedObject
 from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import at, explained, is_remote
-from bert_jax.runtime.sessions import sittings
+from bert_jax.runtime.sessions import sessions
 from bert_jax.training import metrics
 from pipelines.tasks.experiment import PREDICTIONS
 from support import gcs_emulator
@@ -187,7 +187,7 @@ def test_sigterm_saves_there(url: str, bucket: str, config: RunConfig, tmp_path:
     copy = gcs_emulator.download(url, run, tmp_path / "copy")
     lines = metrics.read(copy)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, saved + 1))
-    assert [one.stopped for one in sittings(copy)] == [saved]
+    assert [one.stopped for one in sessions(copy)] == [saved]
 
 
 @pytest.mark.full

@@ -80,7 +80,7 @@ def make_machine(folder: Path) -> None:
 
 
 def read_machine(folder: Path) -> None:
-    host_info.Place.read(folder)
+    host_info.HostInfo.read(folder)
     host_info.Settings.read(folder)
     Memory.read(folder / "memory.json", 1)
 

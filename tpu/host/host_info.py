@@ -50,7 +50,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Place:
+class HostInfo:
     """A host among those of a slice, or of several slices.
 
     Attributes:
@@ -68,7 +68,7 @@ class Place:
     hosts: int
 
     @classmethod
-    def read(cls, home: Path) -> Place:
+    def read(cls, home: Path) -> HostInfo:
         """From the attributes that the startup script fetched at this boot.
 
         Raises:

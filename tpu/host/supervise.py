@@ -29,7 +29,7 @@ from bert_jax.runtime.errors import (
     UserError,
 )
 from bert_jax.runtime.status_files import BUSY, ENDED, STARTING, TRAINING, Heartbeat, Outcome
-from tpu.host.host_info import BEAT, Place, Settings
+from tpu.host.host_info import BEAT, HostInfo, Settings
 
 LOG = "host.log"
 _LOOK = 0.5  # seconds between looks at the training process
@@ -85,7 +85,7 @@ class Host:
     def __init__(self, home: Path, launch: Path) -> None:
         """Of this machine, for the files that the startup script fetched."""
         self._home = home
-        self.place, self._settings = Place.read(home), Settings.read(launch)
+        self.place, self._settings = HostInfo.read(home), Settings.read(launch)
         self._file = home / "memory.json"
         self._memory = Memory.read(self._file, self.place.attempt)
         self._memory.restarts += 1

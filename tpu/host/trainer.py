@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bert_jax.runtime.entry_point import run
 from bert_jax.runtime.errors import DeviceUnavailableError
-from tpu.host.host_info import BEAT, CONFIG, Place, Settings
+from tpu.host.host_info import BEAT, CONFIG, HostInfo, Settings
 
 _OFTEN = 0.5  # seconds between notes of the step
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -39,7 +39,7 @@ def train(home: Path, launch: Path) -> None:
     from pipelines.commands.pretrain import pretrain
     from pipelines.settings import run_config
 
-    place, settings = Place.read(home), Settings.read(launch)
+    place, settings = HostInfo.read(home), Settings.read(launch)
     config = run_config(["--config", str(launch / CONFIG)])
     if "GCE_METADATA_IP" in os.environ:
         # Where there is no chip JAX turns the metadata server off, emulated or not.

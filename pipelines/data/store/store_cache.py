@@ -41,18 +41,18 @@ _AT_ONCE = 8  # files
 _CHUNK = 1 << 23
 
 
-def local(store: str) -> Path:
+def ensure_local(store: str) -> Path:
     """The folder of a store on this machine; one in a bucket is copied into the user's cache.
 
     Raises:
         BadInputError: There is none, or a file is damaged.
         UserError: The disk is full, or the bucket cannot be reached now.
     """
-    place = place_of(store)
+    place = cache_path(store)
     return placed(store, place) if store.startswith(CLOUD) else place
 
 
-def place_of(store: str) -> Path:
+def cache_path(store: str) -> Path:
     """Where the store is on this machine, or would be copied to.
 
     Raises:

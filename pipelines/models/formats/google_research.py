@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from bert_jax.nn.tensor_names import Pretrained, from_tensors
+from bert_jax.nn.tensor_names import ModelWeights, from_tensors
 from bert_jax.runtime.errors import BadInputError
 from pipelines.models.formats.config_json import Gelu, network, read_json
 from pipelines.models.formats.tensor_bundle import Bundle
@@ -33,7 +33,7 @@ def is_folder(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def read(folder: Path) -> Pretrained:
+def read(folder: Path) -> ModelWeights:
     """The model in a folder as google-research/bert publishes it, or as its programs write it.
 
     Raises:
@@ -47,7 +47,7 @@ def read(folder: Path) -> Pretrained:
     labels: tuple[str, ...] = ()
     if "head" in params:
         labels = tuple(f"LABEL_{i}" for i in range(params["head"]["bias"].size))
-    return Pretrained(params, config, architecture, labels)
+    return ModelWeights(params, config, architecture, labels)
 
 
 def _prefix(folder: Path) -> Path:

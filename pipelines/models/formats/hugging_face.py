@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,
     HEAD,
-    Pretrained,
+    ModelWeights,
     canonical,
     from_tensors,
     names_used,
@@ -57,7 +57,7 @@ def has_weights(folder: Path) -> bool:
     return is_folder(folder) and any((folder / name).is_file() for name in (WEIGHTS, INDEX))
 
 
-def read(folder: Path) -> Pretrained:
+def read(folder: Path) -> ModelWeights:
     """The model in a Hugging Face folder.
 
     Raises:
@@ -81,7 +81,7 @@ def read(folder: Path) -> Pretrained:
     if unused:
         say(f"{file}: not used, as {architecture} has no such part: {', '.join(unused[:5])}")
     labels = _labels(given, params, path)
-    return Pretrained(params, config, architecture, labels, str(given.get("problem_type") or ""))
+    return ModelWeights(params, config, architecture, labels, str(given.get("problem_type") or ""))
 
 
 def _refuse_relatives(given: Mapping[str, Any], path: Path) -> None:
@@ -170,7 +170,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
 
 
-def write(folder: Path, model: Pretrained, pad_id: int) -> None:
+def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
     """Writes ``config.json`` and ``model.safetensors`` as transformers would."""
     tensors = to_hugging_face(model.params, model.architecture)
     # transformers refuses a file without this note.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import Phase, RunConfig
-from bert_jax.nn.tensor_names import Pretrained, only
+from bert_jax.nn.tensor_names import ModelWeights, only
 from bert_jax.runtime.distributed import devices
 from bert_jax.training import metrics
 from bert_jax.training.partitioner import Partitioner
@@ -115,7 +115,7 @@ def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path)
     read = hugging_face.read(THEIRS)
     bare = only(read.params, frozenset({"encoder"}))
     folder.mkdir()
-    hugging_face.write(folder, Pretrained(bare, read.config, "BertModel"), 0)
+    hugging_face.write(folder, ModelWeights(bare, read.config, "BertModel"), 0)
     shutil.copy(THEIRS / "vocab.txt", folder)
     run = tmp_path / "run"
     made = invoke(

@@ -17,7 +17,7 @@ from flax import nnx
 import bert_jax
 from bert_jax.config.run import OptimizerConfig
 from bert_jax.nn.encoder import BertForPreTraining
-from bert_jax.nn.tensor_names import Pretrained, from_tensors
+from bert_jax.nn.tensor_names import ModelWeights, from_tensors
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.checksums import named_leaves
 from bert_jax.training.optimizers import learning_rate, optimizer
@@ -31,7 +31,7 @@ FOLDER = GOLDEN / "tf1"
 
 
 @pytest.fixture(scope="module")
-def published() -> Pretrained:
+def published() -> ModelWeights:
     return google_research.read(FOLDER)
 
 
@@ -61,7 +61,7 @@ def difference(ours: jax.Array, theirs: np.ndarray, where: Any = slice(None)) ->
 
 
 def test_every_stage_is_that_of_the_published_code(
-    published: Pretrained, expected: dict[str, np.ndarray], batch: dict[str, jax.Array]
+    published: ModelWeights, expected: dict[str, np.ndarray], batch: dict[str, jax.Array]
 ) -> None:
     model: BertForPreTraining = nnx.merge(define(published.config), published.params)
     ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
@@ -79,7 +79,7 @@ def test_every_stage_is_that_of_the_published_code(
 
 
 def test_losses_and_the_gradient_of_every_variable_are_theirs(
-    published: Pretrained, expected: dict[str, np.ndarray], batch: dict[str, jax.Array]
+    published: ModelWeights, expected: dict[str, np.ndarray], batch: dict[str, jax.Array]
 ) -> None:
     def losses(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         found = pretraining_sums(forward(define(published.config), params, batch, None), batch)
@@ -155,7 +155,7 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-def test_what_training_wrote_is_read_too(tmp_path: Path, published: Pretrained) -> None:
+def test_what_training_wrote_is_read_too(tmp_path: Path, published: ModelWeights) -> None:
     folder = copy(tmp_path / "output")
     for file in list(folder.glob("bert_model.ckpt.*")):
         for step in ("20", "100"):

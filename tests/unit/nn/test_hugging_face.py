@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.nn.tensor_names import Pretrained
+from bert_jax.nn.tensor_names import ModelWeights
 from bert_jax.runtime.errors import BadInputError
 from pipelines.models.formats import hugging_face
 from support.commands import ROOT
@@ -20,18 +20,18 @@ FOLDER = ROOT / "tests/golden/hugging_face"
 
 
 @pytest.fixture(scope="module")
-def theirs() -> Pretrained:
+def theirs() -> ModelWeights:
     return hugging_face.read(FOLDER)
 
 
 @pytest.mark.parametrize("name", ["padded", "packed"])
-def test_every_stage_and_gradient_is_theirs(theirs: Pretrained, name: str) -> None:
+def test_every_stage_and_gradient_is_theirs(theirs: ModelWeights, name: str) -> None:
     batch = synthetic(0, packed=name == "packed")
     found = ours(theirs.params, theirs.config, batch)
     assert_equal(found, np.load(FOLDER / f"{name}.npz"), theirs.config, batch)
 
 
-def test_a_hundred_updates_go_the_same_way(theirs: Pretrained) -> None:
+def test_a_hundred_updates_go_the_same_way(theirs: ModelWeights) -> None:
     expected = np.load(FOLDER / "training.npz")["curve"]
     batches = [synthetic(step, packed=False) for step in range(len(expected))]
     curve = training_curve(theirs.params, theirs.config, batches)

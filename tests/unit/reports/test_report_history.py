@@ -16,7 +16,7 @@ import pytest
 from bert_jax.config.run import DataConfig, RunConfig
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import PreemptedError
-from bert_jax.runtime.sessions import sittings
+from bert_jax.runtime.sessions import sessions
 from bert_jax.runtime.status_files import Attempt
 from pipelines.commands.pretrain import pretrain
 from pipelines.commands.report import write
@@ -69,7 +69,7 @@ def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
     with pytest.raises(PreemptedError, match="step 3 of 20 is saved"):
         pretrain(config, layout_of(config), told)
     saved = folder / "checkpoints/3"
-    (stopped,) = sittings(folder)
+    (stopped,) = sessions(folder)
     assert (stopped.devices, stopped.kind) == (jax.device_count(), "cpu")
     assert (stopped.starts, stopped.reached, stopped.stopped) == ((0,), 3, 3)
     assert stopped.ended >= saved.stat().st_mtime
@@ -93,7 +93,7 @@ def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
     ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
     assert any(one.endswith("mark-preempted-3") for one in ids)
     assert not any("mark-restart" in one for one in ids)
-    spent = sum(8 * (one.ended - one.begun) / 3600 for one in sittings(folder))
+    spent = sum(8 * (one.ended - one.begun) / 3600 for one in sessions(folder))
     said = re.search(r"Cost so far: (\S+) device-hours on cpu: .*an estimate", shown(root))
     assert said
     assert float(said[1]) == pytest.approx(spent, rel=0.05)

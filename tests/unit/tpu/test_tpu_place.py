@@ -10,7 +10,7 @@ import pytest
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.status_files import Heartbeat
-from tpu.host.host_info import Place, Settings
+from tpu.host.host_info import HostInfo, Settings
 
 
 def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> None:
@@ -22,11 +22,11 @@ def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> No
               "tpu-env": environment}  # fmt: skip
     for name, value in values.items():
         (attributes / name).write_text(f"{value}\n", "utf-8")
-    place = Place.read(tmp_path)
+    place = HostInfo.read(tmp_path)
     assert (place.worker, place.hosts, place.attempt, str(place.run)) == (5, 6, 4, "/run")
     # It is read at every start: what a recovery changes is never kept.
     (attributes / "tpu-env").write_text("ACCELERATOR_TYPE: 'v4-16'\n", "utf-8")
-    assert (Place.read(tmp_path).worker, Place.read(tmp_path).hosts) == (1, 2)
+    assert (HostInfo.read(tmp_path).worker, HostInfo.read(tmp_path).hosts) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_damaged_attribute_is_named(name: str, text: str, tmp_path: Path) -> N
     for known in (*usual, "bert-jax-attempt", "agent-worker-number"):
         (tmp_path / "attributes" / known).write_text(text if known == name else "1", "utf-8")
     with pytest.raises(BadInputError, match=f"{name} is .*, not a number; restart"):
-        Place.read(tmp_path)
+        HostInfo.read(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "3", "[" * 100_000, "{}", '{"devices": "8"}'])
