@@ -16,7 +16,7 @@ import pytest
 
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime.errors import BadInputError, UserError
-from pipelines.data.store.store_cache import STORES, local, placed
+from pipelines.data.store.store_cache import STORES, ensure_local, placed
 from pipelines.data.store.token_store import LEDGER, Store
 from support import gcs_emulator
 from support.commands import ROOT, command, refused, run_process, small_disk, write_config
@@ -172,8 +172,8 @@ def test_a_full_disk_is_one_line(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_local_store_is_used_where_it_is(store_dir: Path) -> None:
-    assert local(str(store_dir)) == store_dir
-    assert local("") == Path()
+    assert ensure_local(str(store_dir)) == store_dir
+    assert ensure_local("") == Path()
 
 
 @pytest.fixture(scope="module")
