@@ -22,7 +22,7 @@ class Fault:
         description: What a user suffers.
         core: Whether it is in the core of pre-training: model, step, order of the data, masking,
             pairs, resuming, preflight.
-        hint: Stems of test files to run before all others, such as "test_steps".
+        hint: Stems of test files to run before all others, such as "test_step".
     """
 
     name: str

@@ -52,7 +52,7 @@ FAULTS = [
         new="number",
         description="the result of a run depends on the number of devices",
         core=True,
-        hint=("test_steps", "test_attention"),
+        hint=("test_step", "test_attention"),
     ),
     Fault(
         name="unused-slots-count-in-loss",
@@ -117,7 +117,7 @@ FAULTS = [
         new="return gradient",
         description="every device trains a network of its own",
         core=True,
-        hint=("test_steps",),
+        hint=("test_step",),
     ),
     Fault(
         name="sum-over-devices-missing-in-pmap",
@@ -126,7 +126,7 @@ FAULTS = [
         new="return tree",
         description="with mapping pmap only the rows of one device count",
         core=True,
-        hint=("test_steps",),
+        hint=("test_step",),
     ),
     Fault(
         name="sum-over-copies-missing",
@@ -135,7 +135,7 @@ FAULTS = [
         new="if jax.lax.axis_size(DATA) < 1 else",
         description="with a split state on more than 16 devices, groups train apart",
         core=True,
-        hint=("test_steps", "test_checkpoint"),
+        hint=("test_step", "test_checkpoint"),
     ),
     Fault(
         name="mean-of-device-means",

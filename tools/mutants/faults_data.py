@@ -99,7 +99,7 @@ FAULTS = [
         new='store.split("train"), store.split("train")',
         description="held-out losses are measured on the text that was trained on",
         core=True,
-        hint=("test_loader", "test_steps"),
+        hint=("test_loader", "test_step"),
     ),
     Fault(
         name="store-hash-not-compared",

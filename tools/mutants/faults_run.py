@@ -107,7 +107,7 @@ FAULTS = [
         new="exit_code = 1",
         description="a scheduler takes a preemption for a failure and gives up",
         core=True,
-        hint=("test_run_commands", "test_run", "test_guard_interrupted"),
+        hint=("test_run_commands", "test_run", "test_rollback_interrupted"),
     ),
     Fault(
         name="wrong-exit-code",
@@ -139,6 +139,6 @@ FAULTS = [
         old="fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         new="fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
         description="two commands write to the same folder at once",
-        hint=("test_run_commands", "test_run", "test_prepare", "test_placed"),
+        hint=("test_run_commands", "test_run", "test_prepare", "test_store_cache"),
     ),
 ]

@@ -22,7 +22,7 @@ _SLOW: tuple[str, ...] = (
     "gs",
     "processes",
 )
-_SLOW += ("run", "guard_interrupted", "drill_hostile")
+_SLOW += ("run", "rollback_interrupted", "drill_hostile")
 # Every test depends on it, which tells nothing.
 _SHARED = "tests/conftest.py"
 
