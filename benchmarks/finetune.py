@@ -31,7 +31,7 @@ from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.keyed import key, shuffled
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.open import Model, open_model
+from pipelines.models.open import LoadedModel, open_model
 from pipelines.run_folder import taken, train
 from pipelines.tasks import ranking
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig, TaskOptions
@@ -97,7 +97,7 @@ class Case:
     test: Examples
     tokenizer: Tokenizer
     partitioner: Partitioner
-    model: Model
+    model: LoadedModel
 
 
 def compared(name: str, options: Any) -> tuple[str, str, list[float], list[float]]:

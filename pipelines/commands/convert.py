@@ -25,7 +25,7 @@ from pipelines.data.tokenizers.export import export
 from pipelines.folders import RUN_TOKENIZER, own
 from pipelines.models.formats import hugging_face
 from pipelines.models.model_card import model_card
-from pipelines.models.open import MODEL_HELP, Model, open_model
+from pipelines.models.open import MODEL_HELP, LoadedModel, open_model
 from pipelines.settings import command_parser, parse
 
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     convert(model, Path(options.out), options.to)
 
 
-def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
+def convert(model: LoadedModel, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     """Writes `model` to the folder `out`; after a failure nothing is there.
 
     Args:
@@ -97,7 +97,7 @@ def convert(model: Model, out: Path, to: Literal["hf", "bert-jax"]) -> None:
     )
 
 
-def _trained(model: Model) -> ModelWeights:
+def _trained(model: LoadedModel) -> ModelWeights:
     """The weights without the heads that the run never trained."""
     weights = model.weights
     if model.finetune is not None:
@@ -115,7 +115,7 @@ def _trained(model: Model) -> ModelWeights:
     return replace(weights, params=kept, architecture="BertForMaskedLM")
 
 
-def _to_hugging_face(model: Model, folder: Path) -> None:
+def _to_hugging_face(model: LoadedModel, folder: Path) -> None:
     if model.network.encoder != "transformer":
         raise BadInputError(
             f"{model.path} has model.encoder {model.network.encoder}; Hugging Face's BERT has only"
@@ -127,7 +127,7 @@ def _to_hugging_face(model: Model, folder: Path) -> None:
     (folder / "README.md").write_text(model_card(model), "utf-8")
 
 
-def _to_bert_jax(model: Model, folder: Path) -> None:
+def _to_bert_jax(model: LoadedModel, folder: Path) -> None:
     tokenizer, weights = model.tokenizer(), model.weights
     meta = Meta(
         step=model.step or 0,

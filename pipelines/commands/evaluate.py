@@ -23,7 +23,7 @@ from bert_jax.training.step import Steps
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Split, Store
-from pipelines.models.open import MODEL_HELP, Model, open_model
+from pipelines.models.open import MODEL_HELP, LoadedModel, open_model
 from pipelines.settings import command_parser, parse
 
 # Tokens of a sentence that is shown, and how many sentences are looked at for one.
@@ -78,7 +78,7 @@ def riddle(store: Store) -> str:
     return "Some text with [MASK] in it."
 
 
-def _store(given: str | None, model: Model) -> Path:
+def _store(given: str | None, model: LoadedModel) -> Path:
     if given:
         return ensure_local(given)
     if model.run is None:
@@ -95,7 +95,7 @@ def _store(given: str | None, model: Model) -> Path:
 
 
 def measure(
-    model: Model, store: Store, partitioner: Partitioner, length: int | None = None
+    model: LoadedModel, store: Store, partitioner: Partitioner, length: int | None = None
 ) -> dict[str, Any]:
     """Losses and accuracies over every held-out pair, beside what knows no context.
 
@@ -152,7 +152,7 @@ def measure(
     }
 
 
-def _plan(model: Model, length: int | None) -> tuple[RunConfig, int]:
+def _plan(model: LoadedModel, length: int | None) -> tuple[RunConfig, int]:
     """How batches are made: as in training; weights from elsewhere take BERT's defaults.
 
     Raises:

@@ -21,7 +21,7 @@ from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.help import example
-from pipelines.models.open import Model, network_of, open_model
+from pipelines.models.open import LoadedModel, network_of, open_model
 from pipelines.run_folder import metrics_table, taken, train
 from pipelines.settings import Count, command_parser, read_config
 from pipelines.tasks import reporting
@@ -166,7 +166,7 @@ def _described(task: Task, sets: Sequence[Examples], length: int) -> bytes:
 
 def _start(
     config: FinetuneConfig, task: Task, examples: Sequence[Any], partitioner: Partitioner
-) -> tuple[FinetuneConfig, list[str], Tokenizer, Model | None]:
+) -> tuple[FinetuneConfig, list[str], Tokenizer, LoadedModel | None]:
     """Network, classes and tokenizer: of the run if it has begun, else of the model given."""
     run_dir = at(config.run_dir)
     meta = newest_meta(run_dir)

@@ -18,7 +18,7 @@ from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import at
 from bert_jax.training.partitioner import Partitioner
-from pipelines.models.open import MODEL_HELP, Model, open_model
+from pipelines.models.open import MODEL_HELP, LoadedModel, open_model
 from pipelines.settings import command_parser, parse
 from pipelines.tasks.config import TaskOptions
 from pipelines.tasks.experiment import all_logits, logits_step, write_records
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def columns_of(model: Model, given: Columns) -> Columns:
+def columns_of(model: LoadedModel, given: Columns) -> Columns:
     """The columns that the model was trained with, and in their place those that are given."""
     trained = model.finetune.data.columns if model.finetune else Columns()
     return Columns(**{k: v or getattr(trained, k) for k, v in vars(given).items()})
@@ -111,7 +111,7 @@ def ranked(
 
 
 def predict(
-    model: Model,
+    model: LoadedModel,
     task: Task,
     head: HeadConfig,
     examples: Sequence[Any],
@@ -136,18 +136,18 @@ def predict(
     return task.predict(examples, features, logits, classes)
 
 
-def longest_row(model: Model, length: int = 0) -> int:
+def longest_row(model: LoadedModel, length: int = 0) -> int:
     """Most tokens of a row: `length`, or as the model was trained; never more than it takes."""
     trained = model.finetune.data.length if model.finetune else model.network.max_positions
     return min(length or trained, model.network.max_positions)
 
 
-def network_of(model: Model, task: Task, head: HeadConfig) -> TaskNetwork:
+def network_of(model: LoadedModel, task: Task, head: HeadConfig) -> TaskNetwork:
     """The network of a fine-tuned model; the head is that of `task_of`."""
     return TaskNetwork(model.network, head, len(model.weights.labels), task.head == "tokens")
 
 
-def task_of(model: Model) -> tuple[str, HeadConfig, TaskOptions]:
+def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
     """The task of a fine-tuned model, its head and options; by its architecture if made elsewhere.
 
     Raises:

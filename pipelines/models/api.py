@@ -22,7 +22,7 @@ from bert_jax.training.state import Params, define
 from pipelines.commands.fill_mask import fill_mask
 from pipelines.data.batches.padding import padded
 from pipelines.data.sources.files import HALF_CHARACTER
-from pipelines.models.open import Model, open_model
+from pipelines.models.open import LoadedModel, open_model
 
 Pooling = Literal["mean", "cls", "max"]
 
@@ -42,7 +42,7 @@ class Bert:
             BadInputError: There is none, or it is damaged.
         """
         self._layout = Partitioner(jax.local_devices()[:1])
-        self.model: Model = open_model(at(path), self._layout)
+        self.model: LoadedModel = open_model(at(path), self._layout)
         self.tokenizer = self.model.tokenizer()
 
     def encode(

@@ -20,7 +20,7 @@ from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, TrainState, WarmStart, new_state
 from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
-from pipelines.models.open import Model, completed, network_of, open_model
+from pipelines.models.open import LoadedModel, completed, network_of, open_model
 
 
 def start_from(
@@ -59,7 +59,7 @@ def start_from(
 
 
 def _first_state(
-    config: RunConfig, model: Model, added: dict[int, list[int]], partitioner: Partitioner
+    config: RunConfig, model: LoadedModel, added: dict[int, list[int]], partitioner: Partitioner
 ) -> TrainState:
     say(f"weights from {model.described}; the run begins at step 0")
     if HEAD in parts(model.weights.params):
@@ -74,7 +74,7 @@ def _first_state(
     return partitioner.build(partial(new_state, optimizer(config.optimizer)), params)
 
 
-def _added_tokens(model: Model, tokenizer: Tokenizer) -> dict[int, list[int]]:
+def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[int]]:
     """Tokens of the store that stand in [unused] slots of the model: id -> its old pieces.
 
     Raises:

@@ -17,11 +17,11 @@ from bert_jax.training.checksums import digest
 from bert_jax.training.state import parameter_count
 from pipelines.data.store.card import escaped
 from pipelines.folders import DATA_CARD
-from pipelines.models.open import Model
+from pipelines.models.open import LoadedModel
 from pipelines.tasks.config import FinetuneConfig
 
 
-def model_card(model: Model) -> str:
+def model_card(model: LoadedModel) -> str:
     """Markdown, with the header that Hugging Face's hub reads."""
     weights, network = model.weights, model.network
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["bert", "bert-jax"]}

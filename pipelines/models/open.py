@@ -43,7 +43,7 @@ MODEL_HELP = (
 
 
 @dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """A trained network with what belongs to it.
 
     Attributes:
@@ -131,7 +131,7 @@ def completed(params: Params, config: ModelConfig, seed: int, partitioner: Parti
     return kept | fresh | {"bert": bert}
 
 
-def open_model(path: Path, partitioner: Partitioner) -> Model:
+def open_model(path: Path, partitioner: Partitioner) -> LoadedModel:
     """The model in `path`; see MODEL_HELP.
 
     Raises:
@@ -146,7 +146,7 @@ def open_model(path: Path, partitioner: Partitioner) -> Model:
         theirs = google_research.is_folder(path) and not hugging_face.has_weights(path)
         found = (google_research if theirs else hugging_face).read(path)
         placed = jax.device_put(found.params, partitioner.replicated)
-        return Model(path, replace(found, params=placed), None, None, path, {})
+        return LoadedModel(path, replace(found, params=placed), None, None, path, {})
     folder, wanted = run_and_step(path)
     if not (folder / FOLDER).is_dir():
         if not path.exists():
@@ -171,7 +171,7 @@ def open_model(path: Path, partitioner: Partitioner) -> Model:
     weights = ModelWeights(params, network, meta.architecture, labels, meta.problem_type)
     # Converted weights of unknown age are kept as step 0.
     step = meta.step if run or tuned else meta.step or None
-    return Model(path, weights, step, run, folder, meta.data, tuned)
+    return LoadedModel(path, weights, step, run, folder, meta.data, tuned)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:

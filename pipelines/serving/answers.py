@@ -15,7 +15,7 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
 from pipelines.commands.fill_mask import answers, read_masked
 from pipelines.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer
-from pipelines.models.open import Model
+from pipelines.models.open import LoadedModel
 from pipelines.serving import tasks
 from pipelines.serving.batching import Batcher, Row
 from pipelines.serving.programs import Programs
@@ -40,7 +40,7 @@ class Answers:
         described: What the model is.
     """
 
-    def __init__(self, model: Model, partitioner: Partitioner) -> None:
+    def __init__(self, model: LoadedModel, partitioner: Partitioner) -> None:
         """Of a model that `open_model` opened with `partitioner`.
 
         Raises:
@@ -222,7 +222,7 @@ def _row(arrays: dict[str, np.ndarray]) -> Row:
     return {name: arrays[name][0, :count] for name in _PER_TOKEN}
 
 
-def _described(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
+def _described(model: LoadedModel, tokenizer: Tokenizer) -> dict[str, Any]:
     config = model.network
     kind = "SentencePiece" if isinstance(tokenizer, SentencePieceTokenizer) else "WordPiece"
     tuned = model.finetune

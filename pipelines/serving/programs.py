@@ -22,7 +22,7 @@ from bert_jax.training.step import DeviceBatch, forward
 from pipelines.data.batches.padding import padded, padded_length
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.api import hidden_states
-from pipelines.models.open import Model
+from pipelines.models.open import LoadedModel
 from pipelines.serving.batching import Row
 
 MOST_ANSWERS = 100  # for a mask
@@ -41,7 +41,11 @@ class Programs:
     """
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, partitioner: Partitioner, task: TaskNetwork | None
+        self,
+        model: LoadedModel,
+        tokenizer: Tokenizer,
+        partitioner: Partitioner,
+        task: TaskNetwork | None,
     ) -> None:
         """Compile for a model that `open_model` opened; `task` is its task head, if it has one.
 

@@ -14,7 +14,7 @@ from pipelines.commands.predict import longest_row, network_of, ranked, task_of
 from pipelines.data.sources.files import paragraphs
 from pipelines.data.store.shards import split_document
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.open import Model
+from pipelines.models.open import LoadedModel
 from pipelines.serving.batching import Row
 from pipelines.tasks import multiple_choice, table_reader
 from pipelines.tasks.qa import read
@@ -53,7 +53,7 @@ class ServedTask:
     length: int
 
     @classmethod
-    def of(cls, model: Model, tokenizer: Tokenizer) -> ServedTask:
+    def of(cls, model: LoadedModel, tokenizer: Tokenizer) -> ServedTask:
         """The task of a model that has a head.
 
         Raises:

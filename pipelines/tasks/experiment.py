@@ -26,7 +26,7 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import Params, TrainState, new_state
 from bert_jax.training.step import Steps
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.open import Model
+from pipelines.models.open import LoadedModel
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import task_network
@@ -87,7 +87,7 @@ def finetuning(
     validation: Validation,
     tokenizer: Tokenizer,
     partitioner: Partitioner,
-    model: Model | None,
+    model: LoadedModel | None,
 ) -> Experiment:
     """The run that `config`, planned, describes.
 
@@ -139,7 +139,7 @@ def _is_plain(config: FinetuneConfig) -> bool:
 
 
 def _warm_start(
-    config: FinetuneConfig, network: TaskNetwork, model: Model, partitioner: Partitioner
+    config: FinetuneConfig, network: TaskNetwork, model: LoadedModel, partitioner: Partitioner
 ) -> TrainState:
     fresh = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
     say(f"weights from {model.described}; fresh: {fresh}")

@@ -18,7 +18,7 @@ import uvicorn
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.commands import serve
-from pipelines.models.open import Model, open_model
+from pipelines.models.open import LoadedModel, open_model
 from pipelines.serving.answers import Answers
 from pipelines.serving.app import create_app
 from pipelines.serving.guards import Hosts
@@ -92,7 +92,7 @@ def near(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-def with_head(task: str) -> Model:
+def with_head(task: str) -> LoadedModel:
     """A small BERT with a head for a task that nobody trained."""
     classes = HEADS[task]
     model = open_model(GOLDEN, Partitioner(devices()[:1]))
@@ -109,7 +109,7 @@ def with_head(task: str) -> Model:
     return replace(model, weights=weights, finetune=config)
 
 
-def answers_of(model: Path | Model) -> Answers:
+def answers_of(model: Path | LoadedModel) -> Answers:
     partitioner = Partitioner(devices()[:1])
     return Answers(
         open_model(model, partitioner) if isinstance(model, Path) else model, partitioner
@@ -117,7 +117,7 @@ def answers_of(model: Path | Model) -> Answers:
 
 
 @contextmanager
-def served(model: Path | Model | Answers) -> Iterator[Client]:
+def served(model: Path | LoadedModel | Answers) -> Iterator[Client]:
     """A server of a model, in a thread of this process."""
     answers = model if isinstance(model, Answers) else answers_of(model)
     with serve.listening("127.0.0.1", 0) as sock:
