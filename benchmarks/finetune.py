@@ -29,7 +29,7 @@ import transformers
 from bert_jax.nn.task_heads import HeadConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.data.batches.keyed import key, shuffled
+from pipelines.data.batches.counter_rng import key, shuffled
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel, open_model
 from pipelines.run_folder import taken, train

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.training.batch import Batch
-from pipelines.data.batches.keyed import key, shuffled
+from pipelines.data.batches.counter_rng import key, shuffled
 from pipelines.tasks.task import Arrays, Features
 
 _ORDER = 1  # of a pass, among what is drawn from the seed

@@ -44,8 +44,8 @@ FAULTS = [
     Fault(
         name="same-masks-in-every-pass",
         file="pipelines/data/batches/examples.py",
-        old="keyed.key(self.seed, epoch, self.length, window, index, _MASK)",
-        new="keyed.key(self.seed, self.length, window, index, _MASK)",
+        old="counter_rng.key(self.seed, epoch, self.length, window, index, _MASK)",
+        new="counter_rng.key(self.seed, self.length, window, index, _MASK)",
         description="masking is static: a later pass predicts the same tokens",
         core=True,
         hint=("test_masking", "test_loader", "test_pairs"),

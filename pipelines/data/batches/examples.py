@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.config.run import DataConfig
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.batch import Arrays, Batch, BatchShape
-from pipelines.data.batches import keyed
+from pipelines.data.batches import counter_rng
 from pipelines.data.batches.masking import Predictions, mask_tokens
 from pipelines.data.batches.packing import Packing, most_per_row, pack
 from pipelines.data.batches.pairs import Pairs, plan
@@ -116,8 +116,8 @@ class Examples:
         epoch, place = number // len(self), number % len(self)
         found: list[Placed] = []
         for one in np.unique(epoch):
-            key = keyed.key(self.seed, int(one), self.length, _WINDOWS)
-            order = keyed.shuffled(key, len(sizes))
+            key = counter_rng.key(self.seed, int(one), self.length, _WINDOWS)
+            order = counter_rng.shuffled(key, len(sizes))
             ends = np.cumsum(np.array(sizes)[order])
             visit = np.searchsorted(ends, place, side="right")
             for turn in np.unique(visit[epoch == one]):
@@ -138,7 +138,7 @@ class Examples:
             rows = np.repeat(rows, counts)
             first = np.repeat(starts - (np.cumsum(counts) - counts), counts)
             index = here.packing.order[first + np.arange(len(rows))]
-        mask_key = keyed.key(self.seed, epoch, self.length, window, index, _MASK)
+        mask_key = counter_rng.key(self.seed, epoch, self.length, window, index, _MASK)
         return Placed(here.pairs[index], mask_key, rows)
 
     def _arrays(self, placed: Placed, rows: int) -> Arrays:
@@ -259,8 +259,8 @@ def _pass(examples: Examples, epoch: int, number: int) -> Pass:
     windows = examples.split.windows(examples.data.shuffle_tokens)
     if len(windows) > 1:  # a store of one window is in memory since it was verified
         examples.split.warm(windows[number])
-    key = keyed.key(examples.seed, epoch, examples.length, number, _ORDER)
-    return Pass(pairs, packing, keyed.shuffled(key, len(packing or pairs)))
+    key = counter_rng.key(examples.seed, epoch, examples.length, number, _ORDER)
+    return Pass(pairs, packing, counter_rng.shuffled(key, len(packing or pairs)))
 
 
 def _units(examples: Examples, epoch: int, number: int) -> tuple[Pairs, Packing | None]:
@@ -272,8 +272,8 @@ def _units(examples: Examples, epoch: int, number: int) -> tuple[Pairs, Packing 
         raise BadInputError(f"the {split.name} tokens of the store give no pair")
     if not data.packing:
         return pairs, None
-    key = keyed.key(seed, epoch, length, number, _PACK)
-    shuffled = keyed.shuffled(key, len(pairs))
+    key = counter_rng.key(seed, epoch, length, number, _PACK)
+    shuffled = counter_rng.shuffled(key, len(pairs))
     packing = pack(pairs.length[shuffled], length, most_per_row(length))
     return pairs, Packing(shuffled[packing.order], packing.starts)
 

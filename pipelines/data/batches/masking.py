@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.data.batches import keyed
+from pipelines.data.batches import counter_rng
 
 _CHOICE, _REPLACEMENT, _RANDOM_TOKEN = range(3)
 
@@ -61,10 +61,10 @@ def mask_tokens(
     wanted = np.maximum(1, np.rint(lengths * probability).astype(np.int64))
     count = np.minimum(np.minimum(wanted, slots), candidates.sum(axis=1))
     if word_starts is None:
-        positions = _choose(candidates, keyed.key(key, _CHOICE), count, slots)
+        positions = _choose(candidates, counter_rng.key(key, _CHOICE), count, slots)
     else:
         starts = candidates & (word_starts[token_ids] | ~np.roll(candidates, 1, axis=1))
-        chosen = _choose_words(candidates, starts, keyed.key(key, _CHOICE), count)
+        chosen = _choose_words(candidates, starts, counter_rng.key(key, _CHOICE), count)
         count = chosen.sum(axis=1)
         positions = _first_true(chosen, slots)
     used = np.arange(slots) < count[:, None]
@@ -73,8 +73,10 @@ def mask_tokens(
     targets = np.where(used, token_ids[rows, positions], 0)
 
     slot = np.arange(slots, dtype=np.uint64)
-    draw = keyed.uniform(keyed.bits(keyed.key(key, _REPLACEMENT)[:, None], slot))
-    anything = keyed.below(keyed.bits(keyed.key(key, _RANDOM_TOKEN)[:, None], slot), vocab_size)
+    draw = counter_rng.uniform(counter_rng.bits(counter_rng.key(key, _REPLACEMENT)[:, None], slot))
+    anything = counter_rng.below(
+        counter_rng.bits(counter_rng.key(key, _RANDOM_TOKEN)[:, None], slot), vocab_size
+    )
     kept_or_random = np.where(draw < MASKED + KEPT, targets, anything)
     replacement = np.where(draw < MASKED, mask_id, kept_or_random)
     used_rows = np.broadcast_to(rows, used.shape)[used]
@@ -89,7 +91,7 @@ def _choose(candidates: np.ndarray, key: np.ndarray, count: np.ndarray, slots: i
     B, T = candidates.shape
     # One sortable number per position: random high bits, the position in the low bits.
     position_bits = max(1, (T - 1).bit_length())
-    words = keyed.bits(key[:, None], np.arange((T + 1) // 2, dtype=np.uint64))
+    words = counter_rng.bits(key[:, None], np.arange((T + 1) // 2, dtype=np.uint64))
     ticket = words.view(np.uint32).reshape(B, -1)[:, :T] >> np.uint32(position_bits)
     ticket = ticket << np.uint32(position_bits) | np.arange(T, dtype=np.uint32)
     ticket[~candidates] = np.iinfo(np.uint32).max
@@ -109,7 +111,7 @@ def _choose_words(
     word = np.cumsum(starts, axis=1) - 1
     flat = (rows[:, None] * T + word)[candidates]
     sizes = np.bincount(flat, minlength=B * T).reshape(B, T)
-    tickets = keyed.bits(key[:, None], np.arange(T, dtype=np.uint64))
+    tickets = counter_rng.bits(key[:, None], np.arange(T, dtype=np.uint64))
     tickets[sizes == 0] = np.iinfo(np.uint64).max
     taken = np.zeros((B, T), bool)
     total = np.zeros(B, np.int64)

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.data.batches import keyed
+from pipelines.data.batches import counter_rng
 from pipelines.data.store.token_store import Split
 
 Objective = Literal["nsp", "sop", "mlm"]
@@ -88,7 +88,7 @@ def plan(
     Returns:
         The examples, in the order of the corpus.
     """
-    key = keyed.key(seed, epoch, length)
+    key = counter_rng.key(seed, epoch, length)
     first, end = window or (0, split.documents)
     parts = []
     for start in range(first, end, _BLOCK):
@@ -107,8 +107,8 @@ def plan(
 def _targets(key: np.ndarray, document: np.ndarray, room: int, short_seq_prob: float) -> np.ndarray:
     """How many tokens the pairs of each document aim at; drawn once per document and pass."""
     counter = document.astype(np.uint64)
-    short = keyed.uniform(_draw(key, _SHORT, counter)) < short_seq_prob
-    shorter = 2 + keyed.below(_draw(key, _TARGET, counter), room - 1)
+    short = counter_rng.uniform(_draw(key, _SHORT, counter)) < short_seq_prob
+    shorter = 2 + counter_rng.below(_draw(key, _TARGET, counter), room - 1)
     return np.where(short, np.minimum(shorter, room), room)
 
 
@@ -133,9 +133,11 @@ def _cut(
             stop = np.maximum(stop, np.minimum(first + 2, end))
         sentences = stop - first
         counter = first.astype(np.uint64)  # a chunk is named by its first sentence
-        a_stop = first + np.maximum(1, 1 + keyed.below(_draw(key, _SPLIT, counter), sentences - 1))
+        a_stop = first + np.maximum(
+            1, 1 + counter_rng.below(_draw(key, _SPLIT, counter), sentences - 1)
+        )
         a_tokens = offsets[a_stop] - offsets[first]
-        not_next = keyed.uniform(_draw(key, _RANDOM, counter)) < 0.5
+        not_next = counter_rng.uniform(_draw(key, _RANDOM, counter)) < 0.5
 
         b_first, b_stop = a_stop.copy(), stop.copy()
         if objective == "nsp":
@@ -209,10 +211,10 @@ def _elsewhere(
     It begins at any sentence and has at least one, also where `target` is not positive.
     """
     low, high = window
-    other = low + keyed.below(_draw(key, _DOCUMENT, counter), high - low - 1)
+    other = low + counter_rng.below(_draw(key, _DOCUMENT, counter), high - low - 1)
     other += other >= document
     start, end = split.document_offsets[other], split.document_offsets[other + 1]
-    first = start + keyed.below(_draw(key, _SENTENCE, counter), end - start)
+    first = start + counter_rng.below(_draw(key, _SENTENCE, counter), end - start)
     goal = split.sentence_offsets[first] + np.maximum(target, 1)
     return first, np.minimum(np.searchsorted(split.sentence_offsets, goal), end)
 
@@ -236,8 +238,8 @@ def _truncate(
     rest = excess - uneven
     from_a = np.where(a > b, uneven, 0) + rest // 2
     from_b = np.where(a > b, 0, uneven) + (rest + 1) // 2
-    front_a = keyed.binomial_half(_draw(key, _TRIM_A, counter), from_a)
-    front_b = keyed.binomial_half(_draw(key, _TRIM_B, counter), from_b)
+    front_a = counter_rng.binomial_half(_draw(key, _TRIM_A, counter), from_a)
+    front_b = counter_rng.binomial_half(_draw(key, _TRIM_B, counter), from_b)
     return (
         a_start + front_a,
         (a - from_a).astype(np.int32),
@@ -247,4 +249,4 @@ def _truncate(
 
 
 def _draw(key: np.ndarray, name: int, counter: np.ndarray) -> np.ndarray:
-    return keyed.bits(keyed.key(key, name), counter)
+    return counter_rng.bits(counter_rng.key(key, name), counter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.data.batches import keyed
+from pipelines.data.batches import counter_rng
 from pipelines.data.batches.masking import Predictions, mask_tokens
 
 VOCAB, MASK, CLS, SEP = 1000, 4, 2, 3
@@ -22,7 +22,7 @@ def masked(
     token_ids[position >= lengths[:, None]] = 0
     candidates = (position > 0) & (position < lengths[:, None] - 1)
     before = token_ids.copy()
-    key = keyed.key(seed, np.arange(len(lengths)))
+    key = counter_rng.key(seed, np.arange(len(lengths)))
     found = mask_tokens(token_ids, candidates, lengths, key, slots, probability, MASK, VOCAB)
     return before, token_ids, found
 
@@ -97,7 +97,7 @@ def words(
     token_ids = np.random.default_rng(2).integers(5, VOCAB, (len(lengths), width)).astype(np.int32)
     candidates = (position > 0) & (position < lengths[:, None] - 1)
     before = token_ids.copy()
-    key = keyed.key(seed, np.arange(len(lengths)))
+    key = counter_rng.key(seed, np.arange(len(lengths)))
     found = mask_tokens(
         token_ids, candidates, lengths, key, slots, 0.15, MASK, VOCAB, word_starts=starts
     )

@@ -1,8 +1,9 @@
-"""Randomness without state: every draw is a pure function of a key and a counter.
+"""Counter-based random numbers: every draw is a pure function of a key and a counter.
 
-A step's batch can so be made alone, in any process and after any restart, and the numbers do not
-depend on the version of NumPy. The generator is SplitMix64 (Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators", OOPSLA 2014): a Weyl sequence through a mixing function.
+There is no generator state, so any process can compute the batch of any step, also after a restart.
+The numbers do not depend on the version of NumPy. The generator is SplitMix64 (Steele, Lea and
+Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): a Weyl sequence followed by a
+mixing function.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
-    """A key from integers or arrays of them (which broadcast); uint64."""
+    """Return a key (uint64) made from integers or from arrays of them, which broadcast."""
     mixed = np.zeros((), np.uint64)
     for part in parts:
         mixed = bits(mixed, np.asarray(part).astype(np.uint64))
@@ -23,7 +24,7 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def bits(key: np.ndarray, counter: np.ndarray | np.uint64) -> np.ndarray:
-    """64 random bits for every pair of a key and a counter (both uint64, broadcast)."""
+    """Return 64 random bits per pair of a key and a counter; both are uint64 and broadcast."""
     with np.errstate(over="ignore"):
         x = np.atleast_1d(key + (counter + np.uint64(1)) * _WEYL)
         for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
@@ -34,36 +35,36 @@ def bits(key: np.ndarray, counter: np.ndarray | np.uint64) -> np.ndarray:
 
 
 def uniform(bits: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1) from random bits."""
+    """Convert random bits to float64 in [0, 1)."""
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def below(bits: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
-    """int64 in [0, bound) from random bits; `bound` up to 2**32."""
+    """Convert random bits to int64 in [0, bound), where `bound` is at most 2**32."""
     return (uniform(bits) * bound).astype(np.int64)
 
 
 def binomial_half(key: np.ndarray, trials: np.ndarray) -> np.ndarray:
-    """Heads among `trials` tosses of a fair coin, one sum per key; int64 [N].
+    """Count the heads among `trials` tosses of a fair coin, once per key; int64 [N].
 
     Args:
         key: uint64 [N].
         trials: int64 [N].
     """
     heads = np.zeros(len(trials), np.int64)
-    left = trials.copy()
-    active = np.flatnonzero(left > 0)
+    remaining = trials.copy()
+    active = np.flatnonzero(remaining > 0)
     word = 0
     while len(active):
-        used = np.minimum(left[active], 64).astype(np.uint64)
-        tossed = bits(key[active], np.uint64(word)) >> (np.uint64(64) - used)
-        heads[active] += np.bitwise_count(tossed)
-        left[active] -= 64
-        active = active[left[active] > 0]
+        used = np.minimum(remaining[active], 64).astype(np.uint64)
+        tosses = bits(key[active], np.uint64(word)) >> (np.uint64(64) - used)
+        heads[active] += np.bitwise_count(tosses)
+        remaining[active] -= 64
+        active = active[remaining[active] > 0]
         word += 1
     return heads
 
 
 def shuffled(key: np.ndarray, size: int) -> np.ndarray:
-    """A random permutation of range(`size`), chosen by `key` (a uint64 scalar); int64."""
+    """Return the permutation of range(`size`) that `key`, a uint64 scalar, selects; int64."""
     return np.argsort(bits(key, np.arange(size, dtype=np.uint64)), kind="stable")
