@@ -8,49 +8,17 @@ Dimensions as in `layers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bert_jax.config.accelerators import has_attention_kernel
+from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
 from bert_jax.nn.dropout import dropped
 from bert_jax.nn.hardware import device_kind
 from bert_jax.nn.matmul import einsum
-
-# Added to the scores of keys that may not be attended to; finite, so that a row without any key
-# (an example of weight 0) gives numbers instead of NaN.
-MASKED_SCORE = -1e9
-# `jax.Device.device_kind` of what runs the kernel: on v2 and v3 Mosaic has no bfloat16 products.
-KERNEL_DEVICES = ("TPU v4", "TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e")
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class AttentionMask:
-    """Which tokens see which.
-
-    Attributes:
-        segment_ids: int [B, T]; 0 is padding, which no token sees.
-        packed: Whether tokens see only those of their own sequence; else a row is one sequence.
-        left_to_right: Whether they see only those before them, and themselves.
-    """
-
-    segment_ids: Array
-    packed: bool = field(default=False, metadata={"static": True})
-    left_to_right: bool = field(default=False, metadata={"static": True})
-
-    def mask(self) -> Array:
-        """bool [B, T or 1, S]."""
-        ids = self.segment_ids
-        mask = ids[:, None, :] > 0
-        if self.packed:
-            mask = mask & (ids[:, None, :] == ids[:, :, None])
-        if self.left_to_right:
-            T = ids.shape[1]
-            mask = mask & jnp.tril(jnp.ones((1, T, T), bool))
-        return mask
 
 
 def takes_kernel(kernel: str, length: int, width: int, head_size: int) -> bool:
@@ -62,7 +30,7 @@ def takes_kernel(kernel: str, length: int, width: int, head_size: int) -> bool:
         width: D.
         head_size: H.
     """
-    if kernel == "xla" or (kernel == "auto" and device_kind() not in KERNEL_DEVICES):
+    if kernel == "xla" or (kernel == "auto" and not has_attention_kernel(device_kind())):
         return False
     # Brings a compiler for TPUs along, which others need not load.
     from bert_jax.nn import attention_pallas

@@ -17,7 +17,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bert_jax.nn.attention import MASKED_SCORE, AttentionMask
+from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
 from bert_jax.nn.dropout import kept
 from bert_jax.nn.hardware import device_kind, first_row
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -12,12 +12,13 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.attention import AttentionMask
+from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.hardware import device_kind
 from bert_jax.nn.heads import MaskedLanguageHead, NextSentenceHead
 from bert_jax.nn.layers import Einsum, Embeddings, EncoderLayer, split
 from bert_jax.nn.lstm import LstmLayer, begins
 
+Params = dict[str, Any]  # nested, of float32 arrays
 M = TypeVar("M", bound=nnx.Module)
 
 # How the backward pass of a layer is changed.
@@ -185,3 +186,14 @@ class BertForPreTraining(nnx.Module):
             mlm=self.mlm(predicted, self.bert.embeddings.token[...]),
             nsp=self.nsp(self.bert.pool(hidden, cls_positions)),
         )
+
+
+@cache
+def define(config: ModelConfig) -> nnx.GraphDef[BertForPreTraining]:
+    """The network without its arrays; `nnx.merge` with parameters makes it callable."""
+    return nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
+
+
+def init_params(config: ModelConfig, seed: int) -> Params:
+    """Fresh parameters."""
+    return nnx.to_pure_dict(nnx.state(BertForPreTraining(config, nnx.Rngs(seed))))

@@ -18,7 +18,8 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.attention import AttentionMask, attend, probabilities, takes_kernel
+from bert_jax.nn.attention import attend, probabilities, takes_kernel
+from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.dropout import dropout, seeds
 from bert_jax.nn.matmul import linear
 

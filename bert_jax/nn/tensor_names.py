@@ -19,9 +19,8 @@ import jax
 import numpy as np
 
 from bert_jax.config.run import ModelConfig
+from bert_jax.nn.encoder import Params, init_params
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.checksums import named_leaves
-from bert_jax.training.state import Params, init_params
 
 Naming = Literal["hugging_face", "google_research"]
 
@@ -347,3 +346,9 @@ class ModelWeights:
     architecture: str
     labels: tuple[str, ...] = ()
     problem_type: str = ""
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree with names such as ``bert/pooler/bias``."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in named]

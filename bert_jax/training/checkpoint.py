@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bert_jax.nn.encoder import Params
 from bert_jax.runtime.console import say
 from bert_jax.runtime.distributed import any_process
 from bert_jax.runtime.errors import BadInputError, UserError, tells_of_lost_process
@@ -30,7 +31,7 @@ from bert_jax.runtime.paths import absolute, check_kind, explained, is_remote, r
 from bert_jax.training import orbax_repairs
 from bert_jax.training.checksums import checksums_if_finite, examined
 from bert_jax.training.metadata import DamagedError, Meta, believed, signed
-from bert_jax.training.state import Params, TrainState
+from bert_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 

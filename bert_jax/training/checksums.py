@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bert_jax.nn.tensor_names import named_leaves
 from bert_jax.runtime.errors import NotFiniteError
 
 
@@ -47,12 +48,6 @@ def examined(tree: dict[str, Any]) -> tuple[dict[str, list[int]], list[str]]:
 @jax.jit
 def _examine(tree: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
     return checksums(tree), {n: jnp.isfinite(array).all() for n, array in named_leaves(tree)}
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree with names such as ``bert/pooler/bias``."""
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in named]
 
 
 def _checksum(array: Array) -> Array:

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.nn.encoder import Params
 from bert_jax.training.batch import Batch
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import Params
 from bert_jax.training.step import LossSums, means
 
 _LARGEST_EXPONENT = 700.0  # a diverged model has a perplexity that is too large, not an error

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from bert_jax.config.run import CheckpointConfig, ModelConfig, Phase, RunConfig
+from bert_jax.nn.encoder import Params
 from bert_jax.training.batch import Batch, TrainingData
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.flops import training_flops
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import Params, TrainState, WarmStart, init_state
+from bert_jax.training.state import TrainState, WarmStart, init_state
 from bert_jax.training.step import Steps
 
 

@@ -1,15 +1,17 @@
-"""The update rules: what is done with a gradient, and the learning rate of every step.
+"""Optimizers by name, and the learning rate of every update.
 
-An optimiser here turns gradients into a direction; the step scales it by the learning rate and
-subtracts it, so that the rate is a pure function of the step and no counter is kept twice.
+An entry of `OPTIMIZERS` is a complete optax transformation, its learning rate included: stock ones
+can be entered as they are. The step of the run is the only counter: transformations receive it as
+the extra argument ``step``, so that a schedule does not keep a second one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +20,61 @@ from jax import Array
 
 from bert_jax.config.run import OptimizerConfig, Phase
 
+Schedule = Callable[[Array], Array]
 
-def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by the global norm, Adam's direction, decoupled weight decay.
 
-    ``adamw`` corrects the bias of the moments (Loshchilov and Hutter 2019). ``bert2018`` does not,
-    as google-research/bert's ``optimization.py``. That code also clips on every core before it sums
-    the gradients of all cores, so its result depends on their number; here the norm is global.
-    ``lamb`` is ``adamw`` with `scale_by_trust` at the end.
-    """
-    adam = scale_by_uncorrected_adam if config.recipe == "bert2018" else optax.scale_by_adam
-    dtype = jnp.dtype(config.first_moment)
-    rules = [
+def optimizer(config: OptimizerConfig, phases: Sequence[Phase]) -> optax.GradientTransformation:
+    """Return the optimizer of a run with these phases."""
+    return OPTIMIZERS[config.recipe](config, schedule(config, phases))
+
+
+def _adam_with_decay(
+    config: OptimizerConfig,
+    rate: Schedule,
+    adam: Callable[..., optax.GradientTransformation],
+    *last: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Chain clipping by the global norm, Adam, decoupled weight decay and `last`."""
+    direction = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon, mu_dtype=dtype),
+        adam(
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            mu_dtype=jnp.dtype(config.first_moment),
+        ),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
-    ]
-    return optax.chain(*rules, *[scale_by_trust()] * (config.recipe == "lamb"))
+        *last,
+    )
+    return at_learning_rate(direction, rate)
 
 
-def schedule(config: OptimizerConfig, phases: Sequence[Phase]) -> Callable[[Array], Array]:
-    """The learning rate of each update of a run: one line, or one for each phase (see `Phase`)."""
+def at_learning_rate(
+    direction: optax.GradientTransformation, rate: Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """Scale the updates of `direction` by minus the learning rate of ``step``; adds no state."""
+
+    def update(
+        gradients: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        step: Array,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        directions, state = direction.update(gradients, state, params)
+        factor = -rate(step.astype(jnp.float32))
+        return jax.tree.map(lambda d: factor * d, directions), state
+
+    return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+def schedule(config: OptimizerConfig, phases: Sequence[Phase]) -> Schedule:
+    """Return the schedule of a run: one for all phases, or one for each (see `Phase`)."""
     if not phases[0].learning_rate:
         return learning_rate(config, sum(phase.steps for phase in phases))
-    begins = list(accumulate((phase.steps for phase in phases), initial=0))
-    lines = [
+    starts = list(accumulate((phase.steps for phase in phases), initial=0))
+    schedules = [
         learning_rate(
             replace(config, learning_rate=phase.learning_rate, warmup_steps=phase.warmup_steps),
             phase.steps,
@@ -51,14 +83,16 @@ def schedule(config: OptimizerConfig, phases: Sequence[Phase]) -> Callable[[Arra
     ]
 
     def rate(step: Array) -> Array:
-        values = [line(step - begin) for line, begin in zip(lines, begins, strict=False)]
-        return jnp.select([step < end for end in begins[1:]], values, 0.0)
+        values = [
+            of_phase(step - start) for of_phase, start in zip(schedules, starts, strict=False)
+        ]
+        return jnp.select([step < end for end in starts[1:]], values, 0.0)
 
     return rate
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Array], Array]:
-    """The learning rate of update number `step` (0 is the first) of `steps`.
+def learning_rate(config: OptimizerConfig, steps: int) -> Schedule:
+    """Return the learning rate of update number `step` (0 is the first) of `steps`.
 
     ``adamw`` and ``lamb`` rise linearly to the peak in the last warm-up step and fall linearly, to
     reach 0 one step after the end. ``bert2018`` follows the published code: 0 at step 0, and the
@@ -79,7 +113,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> Callable[[Array], Arra
 
 
 def decay_mask(params: optax.Params) -> optax.Params:
-    """Which parameters decay: all but biases and LayerNorm, told by their names.
+    """Select the parameters that decay: all but biases and LayerNorm, by their names.
 
     Embeddings do decay, as in google-research/bert.
     """
@@ -102,11 +136,10 @@ class Moments(NamedTuple):
 
 
 def scale_by_trust() -> optax.GradientTransformation:
-    """LAMB's last step (You et al. 2020, algorithm 2): as long a step as the parameter is large.
+    """Scale each update to the norm of its parameter: LAMB's trust ratio (You et al. 2020).
 
-    The direction of each array is scaled to the norm of its parameter; each layer of a stack counts
-    as an array. As in google-research/albert's ``lamb_optimizer.py`` biases and LayerNorm are left
-    as they are.
+    Algorithm 2 of the paper; each layer of a stack counts as an array. As in
+    google-research/albert's ``lamb_optimizer.py`` biases and LayerNorm are left as they are.
     """
 
     def scaled(path: tuple[jax.tree_util.DictKey, ...], direction: Array, param: Array) -> Array:
@@ -117,8 +150,8 @@ def scale_by_trust() -> optax.GradientTransformation:
         of_param, of_direction = (
             jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (param, direction)
         )
-        known = (of_param > 0) & (of_direction > 0)
-        return direction * jnp.where(known, of_param / jnp.where(known, of_direction, 1), 1)
+        nonzero = (of_param > 0) & (of_direction > 0)
+        return direction * jnp.where(nonzero, of_param / jnp.where(nonzero, of_direction, 1), 1)
 
     def update(
         directions: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
@@ -131,7 +164,7 @@ def scale_by_trust() -> optax.GradientTransformation:
 def scale_by_uncorrected_adam(
     b1: float, b2: float, eps: float, mu_dtype: jnp.dtype
 ) -> optax.GradientTransformation:
-    """Adam without bias correction; epsilon stands outside the root."""
+    """Return Adam without bias correction; epsilon is added outside the root."""
 
     def init(params: optax.Params) -> Moments:
         mu, nu = (
@@ -150,3 +183,18 @@ def scale_by_uncorrected_adam(
         return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), Moments(kept, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+# Name of optimizer.recipe -> (config, learning rate of an update) -> transformation.
+OPTIMIZERS: Mapping[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
+    # Bias-corrected moments (Loshchilov and Hutter 2019).
+    "adamw": partial(_adam_with_decay, adam=optax.scale_by_adam),
+    # No bias correction, as in google-research/bert's optimization.py. That code also clips on
+    # every core before it sums the gradients of all cores, so its result depends on their number;
+    # here the norm is global.
+    "bert2018": partial(_adam_with_decay, adam=scale_by_uncorrected_adam),
+    # adamw with layer-wise trust ratios (You et al. 2020).
+    "lamb": lambda config, rate: _adam_with_decay(
+        config, rate, optax.scale_by_adam, scale_by_trust()
+    ),
+}

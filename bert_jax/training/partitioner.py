@@ -18,9 +18,10 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config.run import ParallelConfig
+from bert_jax.nn.encoder import Params
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.batch import Arrays, Shape
-from bert_jax.training.state import Params, TrainState
+from bert_jax.training.state import TrainState
 from bert_jax.training.step import DeviceBatch, Steps
 
 DATA, FSDP = AXES = ("copies", "parts")

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.encoder import BertForPreTraining
-
-Params = dict[str, Any]
+from bert_jax.nn.encoder import Params, init_params
 
 
 @jax.tree_util.register_dataclass
@@ -36,17 +31,6 @@ class TrainState:
 
 
 WarmStart = Callable[[], TrainState]
-
-
-@cache
-def define(config: ModelConfig) -> nnx.GraphDef[BertForPreTraining]:
-    """The network without its arrays; `nnx.merge` with parameters makes it callable."""
-    return nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
-
-
-def init_params(config: ModelConfig, seed: int) -> Params:
-    """Fresh parameters."""
-    return nnx.to_pure_dict(nnx.state(BertForPreTraining(config, nnx.Rngs(seed))))
 
 
 def init_state(

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from bert_jax.config.run import RunConfig
+from bert_jax.nn.encoder import Params
 from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
@@ -18,7 +19,7 @@ from bert_jax.runtime.paths import at
 from bert_jax.training.checkpoint import newest_meta
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import Params, TrainState, WarmStart, new_state
+from bert_jax.training.state import TrainState, WarmStart, new_state
 from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
 from pipelines.models.open import LoadedModel, completed, network_of, open_model
 
@@ -71,7 +72,7 @@ def _first_state(
     if added:
         say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
         params = _with_means(params, added, partitioner)
-    return partitioner.build(partial(new_state, optimizer(config.optimizer)), params)
+    return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 
 def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bert_jax.config.head import HeadConfig
 from bert_jax.config.run import (
     CheckpointConfig,
     ModelConfig,
@@ -12,7 +13,6 @@ from bert_jax.config.run import (
     ParallelConfig,
     Phase,
 )
-from bert_jax.nn.task_heads import HeadConfig
 from bert_jax.runtime.errors import BadInputError, at_least, share
 from pipelines.tasks.task import Columns
 

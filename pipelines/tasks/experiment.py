@@ -15,15 +15,16 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.config.run import Phase
-from bert_jax.nn.task_heads import TaskNetwork, objectives
+from bert_jax.nn.encoder import Params
+from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.flops import training_flops
-from bert_jax.training.optimizers import learning_rate, optimizer
+from bert_jax.training.optimizers import optimizer, schedule
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import Params, TrainState, new_state
+from bert_jax.training.state import TrainState, new_state
 from bert_jax.training.step import Steps
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel
@@ -102,7 +103,7 @@ def finetuning(
         model: To start from; None where the run is resumed.
     """
     network = task_network(config, len(classes))
-    rule = optimizer(config.optimizer)
+    rule = optimizer(config.optimizer, config.phases)
     shapes = jax.eval_shape(partial(network.init_params, config.seed))
     more = {"tokenizer": tokenizer.digest}
     data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
@@ -113,9 +114,9 @@ def finetuning(
     return Experiment(
         config=config,
         steps=Steps(
-            objectives(network, task.objective),
+            task_objective(network, task.objective),
             rule,
-            learning_rate(config.optimizer, config.steps),
+            schedule(config.optimizer, config.phases),
             config.seed,
             network.lr_scales(shapes),
             config.train.accumulate,
@@ -148,7 +149,7 @@ def _warm_start(
     params = partitioner.build(partial(network.init_params, config.seed))
     # A pooler that the model lacks stays fresh.
     params |= {"bert": params["bert"] | model.weights.params["bert"]}
-    return partitioner.build(partial(new_state, optimizer(config.optimizer)), params)
+    return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:

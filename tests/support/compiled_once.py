@@ -17,7 +17,6 @@ import pytest
 
 import pipelines.models.initial
 import pipelines.tasks.experiment
-from bert_jax.nn import task_heads
 from bert_jax.training import optimizers, step
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
@@ -40,24 +39,20 @@ def _once(
 def _parts(of: Steps) -> tuple[Hashable, ...]:
     leaves, tree = jax.tree.flatten(of.lr_scales)
     factors = tuple((leaf.shape, leaf.tobytes()) for leaf in map(jax.device_get, leaves))
-    return (of.objectives, *of.optimizer, of.learning_rate, of.seed, tree, factors,
+    return (of.objective, *of.optimizer, of.learning_rate, of.seed, tree, factors,
             of.accumulate, of.compute_dtype)  # fmt: skip
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Lets later runs of this process find the steps of earlier ones."""
-    optimizer, schedule, rate = (
-        cache(optimizers.optimizer),
-        cache(optimizers.schedule),
-        optimizers.learning_rate,
-    )
+    optimizer, schedule = cache(optimizers.optimizer), cache(optimizers.schedule)
     patch.setattr(step, "optimizer", optimizer)
     patch.setattr(step, "schedule", schedule)
     patch.setattr(step, "pretraining", cache(step.pretraining))
     patch.setattr(pipelines.models.initial, "optimizer", optimizer)
     patch.setattr(pipelines.tasks.experiment, "optimizer", optimizer)
-    patch.setattr(pipelines.tasks.experiment, "learning_rate", cache(rate))
-    patch.setattr(pipelines.tasks.experiment, "objectives", cache(task_heads.objectives))
+    patch.setattr(pipelines.tasks.experiment, "schedule", schedule)
+    patch.setattr(pipelines.tasks.experiment, "task_objective", cache(step.task_objective))
 
     train_step, eval_step, build = Partitioner.train_step, Partitioner.eval_step, Partitioner.build
 

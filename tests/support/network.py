@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.config.run import ModelConfig, OptimizerConfig
-from bert_jax.nn.attention import AttentionMask
-from bert_jax.nn.encoder import BertForPreTraining
-from bert_jax.nn.tensor_names import from_tensors
-from bert_jax.training.checksums import named_leaves
-from bert_jax.training.optimizers import learning_rate, optimizer
-from bert_jax.training.state import Params, define, new_state
-from bert_jax.training.step import Steps, forward, means, pretraining_sums
+from bert_jax.config.run import ModelConfig, OptimizerConfig, Phase
+from bert_jax.nn.attention_mask import AttentionMask
+from bert_jax.nn.encoder import BertForPreTraining, Params, define
+from bert_jax.nn.tensor_names import from_tensors, named_leaves
+from bert_jax.training.optimizers import optimizer, schedule
+from bert_jax.training.state import new_state
+from bert_jax.training.step import Steps, forward, means, pretraining, pretraining_sums
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -130,11 +129,11 @@ def assert_equal(found: dict[str, Any], theirs: Arrays, config: ModelConfig, bat
 
 def training_curve(params: Params, config: ModelConfig, batches: list[Arrays]) -> np.ndarray:
     """Both losses before every update, [steps, 2]."""
-    definition = define(config)
+    phases = (Phase(steps=len(batches)),)
     steps = Steps(
-        lambda params, batch, key: pretraining_sums(forward(definition, params, batch, key), batch),
-        optimizer(RULE),
-        learning_rate(RULE, len(batches)),
+        pretraining(config),
+        optimizer(RULE, phases),
+        schedule(RULE, phases),
         seed=0,
     )
     state, train = new_state(steps.optimizer, params), jax.jit(steps.train)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import DataConfig, Phase, RunConfig
+from bert_jax.nn.encoder import define, init_params
 from bert_jax.training.batch import FIELDS, PACKED_FIELDS
 from bert_jax.training.losses import cross_entropy
-from bert_jax.training.state import define, init_params
 from bert_jax.training.step import forward
 from pipelines.data.batches.examples import Examples
 from pipelines.data.batches.loader import PretrainingData

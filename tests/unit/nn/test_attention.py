@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bert_jax.nn import attention_pallas
-from bert_jax.nn.attention import MASKED_SCORE, AttentionMask, attend
+from bert_jax.nn.attention import attend
+from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
 from bert_jax.nn.dropout import dropout, kept, places, seeds
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner

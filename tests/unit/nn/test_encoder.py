@@ -15,13 +15,13 @@ from flax import nnx
 
 from bert_jax.config.presets import PRESETS
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.attention import AttentionMask
+from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.dropout import dropout
-from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits
+from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits, init_params
 from bert_jax.nn.layers import Attention
 from bert_jax.nn.lstm import LstmLayer, begins
 from bert_jax.nn.tensor_names import abstract_params
-from bert_jax.training.state import init_params, parameter_count
+from bert_jax.training.state import parameter_count
 
 # Prime sizes, so that a wrong axis shows itself in the message.
 B, T, P, V, D, N, F, L = 2, 13, 3, 101, 35, 5, 23, 3

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bert_jax.config.run import OptimizerConfig
-from bert_jax.nn.task_heads import HeadConfig, TaskNetwork, objectives
+from bert_jax.config.head import HeadConfig
+from bert_jax.config.run import OptimizerConfig, Phase
+from bert_jax.nn.encoder import Params
+from bert_jax.nn.task_heads import TaskNetwork
+from bert_jax.nn.tensor_names import named_leaves
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.checksums import named_leaves
 from bert_jax.training.losses import cross_entropy
 from bert_jax.training.optimizers import optimizer
-from bert_jax.training.state import Params, new_state
-from bert_jax.training.step import Steps
+from bert_jax.training.state import new_state
+from bert_jax.training.step import Steps, task_objective
 from pipelines.models.formats import hugging_face
 from support.commands import ROOT
 
@@ -89,12 +91,12 @@ def updated(head: HeadConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     """Parameters before and after an update with clipping and decay."""
     network = TaskNetwork(CONFIG, head, C, tokens=False)
     params = network.init_params(0)
-    rule = optimizer(OptimizerConfig(warmup_steps=0))
-    sums = objectives(
+    rule = optimizer(OptimizerConfig(learning_rate=0.01, warmup_steps=0), (Phase(steps=1),))
+    objective = task_objective(
         network, lambda found, b: cross_entropy(found[:, 0], b["labels"], b["weights"])
     )
     lr_scales = network.lr_scales(params)
-    steps = Steps(sums, rule, lambda _: jnp.float32(0.01), seed=0, lr_scales=lr_scales)
+    steps = Steps(objective, rule, lambda _: jnp.float32(0.01), seed=0, lr_scales=lr_scales)
     before = {name: np.array(leaf) for name, leaf in named_leaves(params)}
     state, metrics = jax.jit(steps.train)(new_state(rule, params), batch())
     assert set(metrics) == {"loss", "task_loss", "task_accuracy", "grad_norm", "learning_rate"}

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import Phase, RunConfig
+from bert_jax.nn.encoder import define
 from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.losses import cross_entropy
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import TrainState, define, init_state
+from bert_jax.training.state import TrainState, init_state
 from bert_jax.training.step import Steps, forward
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
