@@ -49,7 +49,7 @@ def test_a_wrong_option_in_the_docs_would_be_noticed(
     for wrong in (
         ["bert-jax", "fill-mask", "runs/tiny", "--topk", "3"],
         ["bert-jax", "pretrain", "--optimizer.learning_rate", "fast"],
-        ["python", "-m", "tpu", "status", "RUN", "--jsn"],
+        ["bert-jax", "tpu", "status", "RUN", "--jsn"],
     ):
         with pytest.raises(Exception, match="bert-jax"):
             accepted(wrong, monkeypatch)

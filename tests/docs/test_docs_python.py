@@ -34,7 +34,7 @@ def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shown")
     (folder / "runs").mkdir()
     (folder / "data/whose-docs").mkdir(parents=True)
-    for name in ("runs/books", "MODEL"):
+    for name in ("runs/books", "runs/tiny", "MODEL"):
         (folder / name).symlink_to(trained)
     rows = "text,label\nthe red fox ate,fable\nthe old man sat,story\n"
     for name in ("train", "dev", "test"):

@@ -73,8 +73,8 @@ NOT_RUN = {
     "for": "of gcloud",
     "done": "of gcloud",
     "xpk": "it asks for an account",
-    "python -m tpu preflight": "minutes of the TPU compiler; tests/compiler asks it for less",
-    "python -m tpu local": "minutes; test_tpu_gs.py runs it",
+    "bert-jax tpu preflight": "minutes of the TPU compiler; tests/compiler asks it for less",
+    "bert-jax tpu local": "minutes; test_tpu_gs.py runs it",
 }
 
 
@@ -112,8 +112,8 @@ class World:
             return self.run_both(words)
         if words[:2] == ["bert-jax", "serve"]:
             self.beside.append(self.start(command(*words[1:])))
-        elif words[:3] == ["python", "-m", "tpu"]:
-            return self.in_the_cloud(words[3:])
+        elif words[:2] == ["bert-jax", "tpu"]:
+            return self.in_the_cloud(words[2:])
         elif words[0] == "bert-jax":
             return well(invoke(*words[1:], folder=self.folder))
         else:

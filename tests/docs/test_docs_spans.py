@@ -27,7 +27,8 @@ from support.commands import ROOT
 from support.doc_commands import MAKEFILE, accepted, without_code
 from tpu.__main__ import COMMANDS as TPU_COMMANDS
 
-BEGINNING = re.compile(r"([A-Z_]+=\S+ |taskset -c 0 )*(bert-jax|python -m tpu|python \w+/|make) ?")
+BEGINNING = re.compile(r"([A-Z_]+=\S+ |taskset -c 0 )*(bert-jax|python \w+/|make) ?")
+OPTION = re.compile(r"(?<![\w-])--?\w[\w.-]*")
 PYTORCH = find_spec("torch") is not None and find_spec("transformers") is not None
 # What a parser says of a command whose values or needed options are left out.
 LEFT_OUT = re.compile(r"^give |expected (one|at least one) argument|takes a value")
@@ -75,16 +76,17 @@ def test_a_command_in_a_sentence_is_one(span: str, monkeypatch: pytest.MonkeyPat
 
 def check(span: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = words_of(span)
-    start = 3 if words[:3] == ["python", "-m", "tpu"] else 1
-    if words[start:] in ([], ["…"], ["tpu", "…"]):
+    if words[1:] in ([], ["…"], ["tpu"], ["tpu", "…"]):
         return
     assert known(words), span
     options = [word.partition("=")[0] for word in words if re.match(r"--\w", word)]
     if words[0] != "make" and options:
-        text = help_of(words, monkeypatch)
+        listed = {
+            option.replace("_", "-") for option in OPTION.findall(help_of(words, monkeypatch))
+        }
         for option in options:
-            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), option
-    if "…" in words or not words[start + 1 :]:
+            assert option.replace("_", "-") in listed, option
+    if "…" in words or not words[2:]:
         return
     try:
         assert accepted(words, monkeypatch), words
@@ -97,8 +99,6 @@ def known(words: list[str]) -> bool:
     """Whether there is a command, script or target of that name."""
     if words[0] == "make":
         return all(re.search(rf"^{word}:", MAKEFILE, re.M) for word in words[1:] if "=" not in word)
-    if words[1] == "-m":
-        return words[3] in TPU_COMMANDS
     if words[0] == "python":
         return (ROOT / words[1]).is_file()
     if words[1] == "tpu":
@@ -118,8 +118,6 @@ def help_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
         if words[0] == "bert-jax":
             given = words[2:3] if words[1] in ("tpu", "finetune") else []
             main_of(words[1])([*(given or ["classification"] * (words[1] == "finetune")), "--help"])
-        elif words[1] == "-m":
-            main_of("tpu")([words[3], "--help"])
         else:
             monkeypatch.setattr(sys, "argv", [words[1], "--help"])
             monkeypatch.syspath_prepend(str((ROOT / words[1]).parent))
@@ -136,8 +134,8 @@ def help_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
         "bert-jax prepare --corpus 'text:GLOB' --holdout 0.1",
         "bert-jax bench-loader STORE --length long",
         "bert-jax finetune sentiment",
-        "python -m tpu watsh RUN",
-        "python -m tpu local --config C --preempt-every 100",
+        "bert-jax tpu watsh RUN",
+        "bert-jax tpu local --config C --preempt-every 100",
         "python benchmarks/packing.py STORE --sizes mini",
         "python benchmarks/steps.py",
         "make pre-train",

@@ -49,8 +49,6 @@ def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     elif words[0] == "bert-jax":
         assert words[1] in COMMANDS, words
         parsed(command(words[1]), words[2:])
-    elif words[:3] == ["python", "-m", "tpu"]:
-        parsed(command("tpu"), words[3:])
     elif words[0] == "python" and words[1].endswith(".py"):
         monkeypatch.setattr(sys, "argv", words[1:])
         monkeypatch.setattr(sys, "path", [str((ROOT / words[1]).parent), *sys.path])

@@ -69,10 +69,10 @@ def test_a_dry_run_prints_the_request_and_the_script_without_a_network(tmp_path:
     assert found == GOLDEN.read_text("utf-8")
 
 
-def test_the_readme_shows_what_a_dry_run_prints() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
+def test_the_guide_shows_what_a_dry_run_prints() -> None:
+    text = (ROOT / "docs/how-to/spot.md").read_text("utf-8")
     command = re.search(
-        r"^python -m tpu (submit \S+ .*--dry-run)\n```\n```\n(.*?)```", text, re.M | re.S
+        r"^bert-jax tpu (submit \S+ .*--dry-run)\n```\n```\n(.*?)```", text, re.M | re.S
     )
     assert command is not None
     result = submit(*command[1].split()[1:])
