@@ -25,7 +25,7 @@ from bert_jax.training.flops import training_flops
 from bert_jax.training.optimizers import optimizer, schedule
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
-from bert_jax.training.step import Steps
+from bert_jax.training.step import Steps, task_objective
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.batches import TaskBatches, in_order
