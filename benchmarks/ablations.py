@@ -27,7 +27,7 @@ from bert_jax.config.run import RunConfig
 from bert_jax.runtime import distributed
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
-from pipelines.commands.evaluate import measure
+from pipelines.models.evaluate import evaluate
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.models.open import open_model
@@ -48,7 +48,7 @@ def main(store: Path, runs: Path) -> None:
         subprocess.run(["bert-jax", "pretrain", *command], check=True)
         model = open_model(runs / name, partitioner)
         config = replace(run_config(command), model=model.network)
-        found = measure(replace(model, run=config), Store(store), partitioner)
+        found = evaluate(replace(model, run=config), Store(store), partitioner)
         nsp = "-" if found["nsp_accuracy"] is None else f"{found['nsp_accuracy']:.3f}"
         rows[name] = (
             f"| {name} | {config.data.objective} | {parameter_count(model.weights.params):,}"

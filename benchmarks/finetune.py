@@ -26,13 +26,13 @@ import finetune_torch
 import numpy as np
 import transformers
 
-from bert_jax.nn.task_heads import HeadConfig
+from bert_jax.config.head import HeadConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.counter_rng import key, shuffled
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel, open_model
-from pipelines.run_folder import taken, train
+from pipelines.run_folder import open_run_folder
 from pipelines.tasks import ranking
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig, TaskOptions
 from pipelines.tasks.experiment import (
@@ -179,8 +179,8 @@ def here(config: FinetuneConfig, case: Case) -> np.ndarray:
     work = finetuning(
         config, task, classes, case.train, nothing, tokenizer, partitioner, case.model
     )
-    with taken(Path(config.run_dir)):
-        params = train(work, partitioner, tokenizer)
+    with open_run_folder(config.run_dir) as folder:
+        params = folder.train(work, partitioner, tokenizer)
     return all_logits(run, params, case.test.features, ROWS, partitioner)
 
 

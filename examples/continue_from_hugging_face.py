@@ -24,10 +24,10 @@ from bert_jax.config.run import (
 )
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.convert import convert
-from pipelines.commands.evaluate import measure
+from pipelines.models.convert import convert
+from pipelines.models.evaluate import evaluate
 from pipelines.commands.prepare import prepare
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.data.store.token_store import Store
 from pipelines.models.open import open_model
 
@@ -58,7 +58,7 @@ def main() -> None:
     pretrain(config, partitioner)
     store = Store(out / "store-field")
     for name in (model, out / "continued"):
-        found = measure(open_model(name, partitioner), store, partitioner, length=32)
+        found = evaluate(open_model(name, partitioner), store, partitioner, length=32)
         print(f"{name}: masked-token loss {found['mlm_loss']:.4f}")
     if not (out / "continued-hf").exists():
         convert(open_model(out / "continued", partitioner), out / "continued-hf", "hf")

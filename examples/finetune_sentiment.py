@@ -18,7 +18,7 @@ import bert_jax
 from bert_jax.config.run import ModelConfig, OptimizerConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.finetune import finetune
+from pipelines.finetuning import finetune
 from pipelines.tasks.config import FinetuneConfig, FinetuneTrainConfig, TaskDataConfig
 
 NEW = ["Emma bought a splendid coat in Lima .", "The meal that Hugo found was dreadful ."]

@@ -24,7 +24,7 @@ from bert_jax.config.run import (
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.prepare import prepare
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.commands.train_tokenizer import train
 from pipelines.data.sources.corpora import open_corpus
 

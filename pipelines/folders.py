@@ -20,6 +20,7 @@ from bert_jax.runtime.paths import is_remote
 RUN_CONFIG = "config.yaml"
 RUN_TOKENIZER = "tokenizer"
 DATA_CARD = "data.md"  # the card of the store
+RUN_RESULTS = "eval_results.json"  # the last evaluation of a fine-tuning run
 RUN_LAUNCH = "launch"  # what the machines of a submitted run install
 RUN_MARKS = (RUN_CONFIG, "checkpoints", RUN_LAUNCH)  # one of them is in every folder of a run
 

@@ -37,7 +37,7 @@ from bert_jax.config.run import (
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.prepare import prepare
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers import training
 from support import compilations, compiled_once

@@ -14,14 +14,13 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.config.run import ModelConfig
-from bert_jax.nn.encoder import BertModel
+from bert_jax.nn.encoder import BertModel, Params, define
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import Params, define
-from pipelines.commands.fill_mask import fill_mask
 from pipelines.data.batches.padding import padded
 from pipelines.data.sources.files import HALF_CHARACTER
+from pipelines.models.fill_mask import fill_mask
 from pipelines.models.open import LoadedModel, open_model
 
 Pooling = Literal["mean", "cls", "max"]
@@ -163,7 +162,7 @@ class Bert:
         Source: the heads of Devlin et al. 2018, section 4.
         """
         # A task may bring large libraries, which other uses need not wait for.
-        from pipelines.commands.predict import columns_of, predict, task_of
+        from pipelines.models.predict import columns_of, predict, task_of
         from pipelines.tasks.registry import open_task
         from pipelines.tasks.task import Columns
 

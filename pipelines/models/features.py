@@ -22,7 +22,7 @@ import numpy as np
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.signals import end_at_once, take_over
-from pipelines.data.sources import json_lines
+from pipelines.data.sources import numbered_lines
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.api import Bert, Pooling
 from pipelines.models.formats import feature_files
@@ -83,10 +83,10 @@ def read(path: Path) -> Iterator[Text]:
         BadInputError: It cannot be read; one line that names file and line.
     """
     if path.suffix == ".jsonl":
-        for place, record in json_lines.records(path):
-            yield (json_lines.text(json_lines.field(record, "text", place), "text", place),)
+        for place, record in numbered_lines.records(path):
+            yield (numbered_lines.text(numbered_lines.field(record, "text", place), "text", place),)
     elif path.suffix == ".txt":
-        for _, line in json_lines.lines(path):
+        for _, line in numbered_lines.lines(path):
             first, _, second = line.strip().rpartition(SEPARATOR)
             yield (first, second) if first else (second,)
     else:

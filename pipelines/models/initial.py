@@ -1,4 +1,4 @@
-"""``--init MODEL``: a run that begins with the weights of another model, at step 0."""
+"""``--init MODEL``: start a run at step 0 with the weights of another model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import at
-from bert_jax.training.checkpoint import newest_meta
+from bert_jax.training.checkpoint import Meta
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, WarmStart, new_state
@@ -25,33 +25,34 @@ from pipelines.models.open import LoadedModel, completed, network_of, open_model
 
 
 def start_from(
-    config: RunConfig, tokenizer: Tokenizer, partitioner: Partitioner
+    config: RunConfig, tokenizer: Tokenizer, partitioner: Partitioner, newest: Meta | None
 ) -> tuple[RunConfig, WarmStart | None]:
-    """The run with the network of ``init``, and the state that it begins with.
+    """Return the run with the network of ``init``, and a function for its initial state.
 
-    A run that has a checkpoint goes on from that; its ``init`` is not opened again.
+    A run that has a checkpoint resumes from it; its ``init`` is not opened again.
 
     Args:
         config: Of the run.
         tokenizer: Of the store.
-        partitioner: Where it runs.
+        partitioner: The devices.
+        newest: Metadata of the newest checkpoint of the run; None without one.
 
     Raises:
-        BadInputError: The model cannot be opened, or config or store ask for another network.
+        BadInputError: The model cannot be opened, or config or store need another network.
     """
-    run_dir = at(config.run_dir)
-    meta = newest_meta(run_dir)
-    if meta is not None:
-        if not meta.config.get("init"):
+    if newest is not None:
+        run_dir = at(config.run_dir)
+        if not newest.config.get("init"):
             raise BadInputError(
-                f"{run_dir} began without --init; leave it out to go on, or choose another run_dir"
+                f"{run_dir} was started without --init; leave it out to resume, or choose another"
+                " run_dir"
             )
-        return replace(config, model=config.model.started_from(network_of(meta, run_dir))), None
+        return replace(config, model=config.model.started_from(network_of(newest, run_dir))), None
     model = open_model(at(config.init), partitioner)
     network = model.network
     config = replace(config, model=config.model.started_from(network))
     say(
-        f"the network of {model.path}: {network.layers} layers, hidden size {network.hidden_size},"
+        f"network of {model.path}: {network.layers} layers, hidden size {network.hidden_size},"
         f" {network.heads} heads, {network.max_positions} positions, GELU {network.gelu},"
         f" encoder {network.encoder}"
     )
@@ -62,21 +63,21 @@ def start_from(
 def _first_state(
     config: RunConfig, model: LoadedModel, added: dict[int, list[int]], partitioner: Partitioner
 ) -> TrainState:
-    say(f"weights from {model.described}; the run begins at step 0")
+    say(f"weights from {model.described}; the run starts at step 0")
     if HEAD in parts(model.weights.params):
-        say("its task head is left out")
+        say(f"the task head of {model.path} is not used")
     lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
     if lacking:
-        say(f"fresh weights for what it lacks: {', '.join(sorted(lacking))}")
+        say(f"new weights for missing parts: {', '.join(sorted(lacking))}")
     params = completed(model.weights.params, config.model, config.seed, partitioner)
     if added:
-        say(f"{len(added)} tokens are new; each begins as the mean of the pieces it used to be")
+        say(f"{len(added)} new tokens; each starts as the mean of its former pieces")
         params = _with_means(params, added, partitioner)
     return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 
 def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[int]]:
-    """Tokens of the store that stand in [unused] slots of the model: id -> its old pieces.
+    """Return the tokens of the store in [unused] slots of the model: id -> former pieces.
 
     Raises:
         BadInputError: The vocabularies differ in another way.
@@ -84,24 +85,24 @@ def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[in
     own = model.tokenizer()
     if own.digest == tokenizer.digest:
         return {}
-    refused = BadInputError(
+    mismatch = BadInputError(
         f"the store was made with another tokenizer ({tokenizer.digest[:12]}) than {model.path}"
-        f" ({own.digest[:12]}); prepare the text with --tokenizer {model.path}, or with one that"
-        " bert-jax extend-tokenizer made of it"
+        f" ({own.digest[:12]}); prepare the text with --tokenizer {model.path}, or with a tokenizer"
+        " that bert-jax extend-tokenizer made from it"
     )
     if not isinstance(own, WordPieceTokenizer) or not isinstance(tokenizer, WordPieceTokenizer):
-        raise refused
+        raise mismatch
     if own.config() != tokenizer.config() or own.vocab_size != tokenizer.vocab_size:
-        raise refused
+        raise mismatch
     pairs = enumerate(zip(own.pieces, tokenizer.pieces, strict=True))
     changed = {number: new for number, (old, new) in pairs if old != new}
     if not all(re.fullmatch(r"\[unused\d+\]", own.pieces[number]) for number in changed):
-        raise refused
+        raise mismatch
     return dict(zip(changed, own.encode(list(changed.values())), strict=True))
 
 
 def _with_means(params: Params, added: dict[int, list[int]], partitioner: Partitioner) -> Params:
-    """Embedding and output bias of each added token as the mean of those of its pieces."""
+    """Set embedding and output bias of each added token to the mean over its pieces."""
 
     def averaged(old: Array) -> Array:
         table = np.array(old)

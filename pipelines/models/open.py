@@ -10,6 +10,7 @@ import jax
 
 from bert_jax.config.renamed import renamed_model_keys
 from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.nn.encoder import Params, init_params
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,
     HEAD,
@@ -25,7 +26,6 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import absolute, is_remote
 from bert_jax.training.checkpoint import FOLDER, Meta, newest_params
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import Params, init_params
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import absent

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from bert_jax.config.run import RunConfig
+from bert_jax.nn.encoder import define
 from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadInputError, printable
 from bert_jax.training.batch import Arrays
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import define
-from pipelines.commands.fill_mask import compiled_forward
+from pipelines.models.fill_mask import compiled_forward
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from bert_jax.runtime.errors import BadArgumentsError, UserError
 from bert_jax.runtime.paths import absolute
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
-from pipelines.commands.fill_mask import answers, read_masked
+from pipelines.models.fill_mask import answers, read_masked
 from pipelines.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer
 from pipelines.models.open import LoadedModel
 from pipelines.serving import tasks
@@ -88,7 +88,7 @@ class Answers:
         return ""
 
     async def fill_mask(self, text: str, top_k: int) -> dict[str, Any]:
-        """See `pipelines.commands.fill_mask`.
+        """See `pipelines.models.fill_mask`.
 
         Raises:
             BadArgumentsError: There is no mask, there are too many, or the text is too long.

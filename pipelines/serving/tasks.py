@@ -10,9 +10,8 @@ import numpy as np
 
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.commands.predict import longest_row, network_of, ranked, task_of
-from pipelines.data.sources.files import paragraphs
-from pipelines.data.store.shards import split_document
+from pipelines.models.predict import ranked, row_length, task_network_of, task_of
+from pipelines.data.sources.documents import paragraphs, split_sentences
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel
 from pipelines.serving.batching import Row
@@ -61,8 +60,8 @@ class ServedTask:
         """
         name, head, options = task_of(model)
         task = open_task(name, options)
-        network, labels = network_of(model, task, head), tuple(model.weights.labels)
-        length = longest_row(model)
+        network, labels = task_network_of(model, task, head), tuple(model.weights.labels)
+        length = row_length(model)
         return cls(name, options.language, task, network, tokenizer, labels, length)
 
     @property
@@ -169,7 +168,7 @@ def document_of(text: str, language: str) -> list[summarization.Example]:
     Raises:
         BadArgumentsError: There is no sentence.
     """
-    sentences = split_document(paragraphs(text), language)
+    sentences = split_sentences(paragraphs(text), language)
     if not sentences:
         raise BadArgumentsError("the document has no sentence")
     return [summarization.Example(_ID, tuple(sentences), None)]

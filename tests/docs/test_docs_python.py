@@ -111,7 +111,7 @@ def raised_by(function: Callable[..., Any]) -> set[str]:
 
 
 def test_errors_that_are_raised_are_found() -> None:
-    assert raised_by(functions()["pipelines.commands.convert.convert"]) == {
+    assert raised_by(functions()["pipelines.models.convert.convert"]) == {
         "BadArgumentsError",
         "BadInputError",
         "UserError",

@@ -28,7 +28,7 @@ from bert_jax.config.run import DataConfig, RunConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.commands.prepare import prepare
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.data.tokenizers import training
 from support import doc_blocks, gcs_emulator, submitted_run
 from support.commands import ROOT, command, environment, invoke

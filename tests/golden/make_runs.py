@@ -44,7 +44,7 @@ from bert_jax.runtime import entry_point
 from bert_jax.runtime.distributed import join
 from bert_jax.runtime.errors import PreemptedError
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.settings import run_config
 from support.corpora import story, write_corpus
 

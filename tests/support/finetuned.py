@@ -11,7 +11,7 @@ from typing import Any
 
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.finetune import finetune
+from pipelines.finetuning import finetune
 from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from support.commands import ROOT

@@ -17,11 +17,11 @@ import uvicorn
 
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands import serve
 from pipelines.models.open import LoadedModel, open_model
 from pipelines.serving.answers import Answers
 from pipelines.serving.app import create_app
 from pipelines.serving.guards import Hosts
+from pipelines.serving.serve import listening, url
 from pipelines.serving.server import config
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from support.commands import ROOT
@@ -120,14 +120,14 @@ def answers_of(model: Path | LoadedModel) -> Answers:
 def served(model: Path | LoadedModel | Answers) -> Iterator[Client]:
     """A server of a model, in a thread of this process."""
     answers = model if isinstance(model, Answers) else answers_of(model)
-    with serve.listening("127.0.0.1", 0) as sock:
+    with listening("127.0.0.1", 0) as sock:
         app = create_app(answers, Hosts("127.0.0.1"))
         # Without the handlers of signals, which the main thread has.
         server = uvicorn.Server(config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
-            yield Client(serve.url(sock))
+            yield Client(url(sock))
         finally:
             server.should_exit = True
             thread.join()

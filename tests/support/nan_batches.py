@@ -30,7 +30,8 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.rollback import RollbackGuard
 from bert_jax.training.state import TrainState, init_state
 from bert_jax.training.step import Steps
-from pipelines.commands import cli, pretrain
+from pipelines import pretraining
+from pipelines.commands import cli
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 
@@ -55,7 +56,7 @@ Poison = Callable[..., None]
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
     """Puts NaN into the batches of these steps."""
-    monkeypatch.setattr(pretrain, "PretrainingData", PoisonedData)
+    monkeypatch.setattr(pretraining, "PretrainingData", PoisonedData)
     return lambda *steps: monkeypatch.setattr(PoisonedData, "bad", frozenset(steps))
 
 
@@ -128,5 +129,5 @@ if __name__ == "__main__":
     if told := os.environ.get("TOLD_TO_END"):
         told_to_end_going_back(told == os.environ.get("JAX_PROCESS_ID", "0"))
     PoisonedData.bad = frozenset(map(int, sys.argv.pop(1).split(",")))
-    pretrain.PretrainingData = PoisonedData  # type: ignore[misc]
+    pretraining.PretrainingData = PoisonedData  # type: ignore[misc]
     cli.main()

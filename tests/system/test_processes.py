@@ -20,7 +20,7 @@ from bert_jax.runtime.distributed import devices
 from bert_jax.training import metrics
 from bert_jax.training.batch import FIELDS
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from support.commands import command, inspected, refused, run_process, start, write_config

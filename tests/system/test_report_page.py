@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from pipelines.commands.report import write
+from pipelines.reports.write import write
 from support import browsers
 
 pytest_plugins = ["support.browsers"]

@@ -19,7 +19,7 @@ from bert_jax.training import metrics, preemption
 from bert_jax.training.checkpoint import Checkpoints, newest_meta
 from bert_jax.training.preemption import StopRequests
 from bert_jax.training.rollback import RollbackGuard
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.data.store.token_store import Store
 from pipelines.tasks.batches import TaskBatches
 from support.commands import ROOT, command, refused, write_config

@@ -21,7 +21,7 @@ import pytest
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime import console
 from pipelines.commands.cli import COMMANDS
-from pipelines.commands.evaluate import riddle
+from pipelines.models.evaluate import masked_sentence
 from pipelines.commands.prepare import prepare
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer
@@ -203,7 +203,7 @@ def test_what_to_fill_in_is_of_the_language_of_the_model(words: str, tmp_path: P
     lines = [" ".join(order) + ".\n" for order in islice(permutations(known), 40)]
     (tmp_path / "text.txt").write_text("\n".join(lines), "utf-8")
     prepare([f"text:{tmp_path / 'text.txt'}"], tmp_path / "tokenizer", tmp_path / "store", 0.3)
-    text = riddle(Store(tmp_path / "store"))
+    text = masked_sentence(Store(tmp_path / "store"))
     ids = tokenizer.encode_masked(text)
     assert ids.count(tokenizer.mask_id) == 1
     assert tokenizer.unk_id not in ids
@@ -213,7 +213,7 @@ def test_what_to_fill_in_is_of_the_language_of_the_model(words: str, tmp_path: P
         "\n".join(f"foreign words of number {n}\n" for n in range(40))
     )
     prepare([f"text:{tmp_path / 'text.txt'}"], tmp_path / "tokenizer", tmp_path / "other", 0.3)
-    assert riddle(Store(tmp_path / "other")).count("[MASK]") == 1
+    assert masked_sentence(Store(tmp_path / "other")).count("[MASK]") == 1
 
 
 def _next(said: str) -> str:

@@ -25,8 +25,8 @@ from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import FOLDER
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.convert import convert
-from pipelines.commands.pretrain import pretrain
+from pipelines.models.convert import convert
+from pipelines.pretraining import pretrain
 from pipelines.folders import DATA_CARD
 from pipelines.models.formats import hugging_face
 from pipelines.models.model_card import model_card

@@ -18,10 +18,10 @@ from bert_jax.runtime.paths import at
 from bert_jax.training import metrics
 from bert_jax.training.batch import Arrays
 from pipelines.commands import convert, report
-from pipelines.commands.report import write
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.reports.figures import thinned
+from pipelines.reports.write import write
 from support import gcs_emulator
 from support.commands import invoke, refused
 from support.finetuned import MODEL, options

@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pytest
 
-from pipelines.commands.report import write
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
+from pipelines.reports.write import write
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.reporting import around, facts
 from pipelines.tasks.tagging import bio_tags

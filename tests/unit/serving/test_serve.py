@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import bert_jax as bert_jax_package
+from bert_jax.nn.encoder import define
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import define
 from bert_jax.training.step import forward
-from pipelines.commands.predict import predict, task_of
+from pipelines.models.predict import predict, task_of
 from pipelines.models.open import open_model
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns

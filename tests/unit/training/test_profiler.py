@@ -11,7 +11,7 @@ import pytest
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.profiler import steps_of
-from pipelines.commands.report import write
+from pipelines.reports.write import write
 from support.commands import invoke, refused, write_config
 from support.report_page import read, shown, table
 

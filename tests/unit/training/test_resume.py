@@ -16,7 +16,7 @@ from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, PreemptedError
 from bert_jax.training import metrics, resume
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 
 
 def test_a_run_of_an_older_version_goes_on(config: RunConfig) -> None:

@@ -20,7 +20,7 @@ from bert_jax.training.checkpoint import Checkpoints, Meta, newest_meta, save_pa
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.rollback import RollbackGuard
 from bert_jax.training.state import TrainState
-from pipelines.commands.pretrain import pretrain
+from pipelines.pretraining import pretrain
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from support.nan_batches import Poison, layout_of, reached, reference, skipped_in

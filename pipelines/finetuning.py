@@ -1,0 +1,181 @@
+"""Fine-tune a model on a task."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.runtime import trackers
+from bert_jax.runtime.console import say, summary
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.paths import at
+from bert_jax.training.partitioner import Partitioner
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.folders import RUN_RESULTS
+from pipelines.models.open import LoadedModel, network_of, open_model
+from pipelines.run_folder import RunFolder, open_run_folder
+from pipelines.tasks import reporting
+from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.experiment import (
+    PREDICTIONS,
+    Examples,
+    Validation,
+    finetuning,
+    logits_step,
+    planned,
+    write_records,
+)
+from pipelines.tasks.registry import open_task, task_network
+from pipelines.tasks.task import Task
+
+
+def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]:
+    """Train the run of `config` from its start or its newest checkpoint.
+
+    Args:
+        config: Of the run, ``task`` and ``run_dir`` included.
+        partitioner: The devices, and how the step is mapped over them.
+
+    Returns:
+        The metrics of the last evaluation by name; empty without validation data.
+
+    Raises:
+        BadInputError: Config, data, model and run folder do not match.
+        PreemptedError: The process was asked to stop; everything is saved.
+
+    Source: Devlin et al. 2018, section 4 and appendix A.3.
+    """
+    started = time.monotonic()
+    trackers.require(config.wandb)
+    task = open_task(config.task, config.options)
+    examples = task.read(config.data.train, config.data.columns, labelled=True)
+    source = config.data.validation
+    held_out = task.read(source, config.data.columns, labelled=True) if source else []
+    with open_run_folder(config.run_dir) as run:
+        config, classes, tokenizer, model = _start(config, task, examples, partitioner, run)
+        length = _row_length(config)
+        sets = [
+            Examples(part, task.features(part, tokenizer, length, classes))
+            for part in (examples, held_out)
+            if part
+        ]
+        has_labels = examples and sets[0].features.arrays["weights"].any()
+        config = planned(config, len(sets[0].features.examples) if has_labels else 0)
+        say(f"{len(examples):,} training and {len(held_out):,} validation examples")
+        step = logits_step(task_network(config, len(classes)), partitioner)
+        validation_set = sets[1] if held_out else None
+        validation = Validation(validation_set, task, classes, step, partitioner)
+        experiment = finetuning(
+            config, task, classes, sets[0], validation, tokenizer, partitioner, model
+        )
+        files = {reporting.DATA: _data_facts(task, sets, length)}
+        params = run.train(experiment, partitioner, tokenizer, files)
+        if validation.latest is None:  # the run was already complete
+            validation(None, params, config.phases[-1])
+        metrics = _write_results(run.path, config, held_out, validation)
+        summary(
+            f"{run.path} is complete: {config.steps:,} of {config.steps:,} steps",
+            started,
+            ("predict", str(run.path), "--input", "FILE", "--output", "predictions.jsonl"),
+            **run.latest_metrics("loss"),
+            **{name: f"{x:.4g}" for name, x in metrics.items() if isinstance(x, float)},
+            results=run.path / RUN_RESULTS if metrics else "",
+        )
+        return metrics
+
+
+def finetune_seeds(config: FinetuneConfig, partitioner: Partitioner, seeds: int) -> None:
+    """Train `seeds` runs in ``run_dir/seed-…``; report mean and deviation of their metrics."""
+    run_dir = at(config.run_dir)
+    runs = [
+        finetune(replace(config, seed=seed, run_dir=str(run_dir / f"seed-{seed}")), partitioner)
+        for seed in range(config.seed, config.seed + seeds)
+    ]
+    table = {}
+    for name in [name for name, value in runs[0].items() if isinstance(value, float)]:
+        values = [metrics[name] for metrics in runs]
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        table[name] = {"mean": mean, "sd": deviation, "values": values}
+        say(f"{name}: {mean:.4f} ± {deviation:.4f} over {len(values)} seeds")
+    if jax.process_index() == 0:
+        (run_dir / RUN_RESULTS).write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+
+
+def _start(
+    config: FinetuneConfig,
+    task: Task,
+    examples: Sequence[Any],
+    partitioner: Partitioner,
+    run: RunFolder,
+) -> tuple[FinetuneConfig, list[str], Tokenizer, LoadedModel | None]:
+    """Take network, classes and tokenizer from the run if it has started, else from ``init``."""
+    model = None
+    if (meta := run.newest) is not None:
+        if meta.config.get("task") != config.task:
+            raise BadInputError(f"{run.path} is not a run of {config.task}; choose another run_dir")
+        network, classes = network_of(meta, run.path), meta.labels
+        tokenizer = tokenizers.load(run.path)
+        config = replace(config, init=config.init or meta.config["init"])
+    elif not config.init:
+        raise BadInputError("init is not set; give the model to start from: --init MODEL")
+    else:
+        model = open_model(at(config.init), partitioner)
+        network, tokenizer = model.network, model.tokenizer()
+        classes = task.classes(examples)
+    return (
+        replace(config, model=config.model.started_from(network)),
+        list(classes),
+        tokenizer,
+        model,
+    )
+
+
+def _row_length(config: FinetuneConfig) -> int:
+    length = min(config.data.length, config.model.max_positions)
+    if length < config.data.length:
+        say(f"data.length {config.data.length} is reduced to the {length} positions of the model")
+    return length
+
+
+def _data_facts(task: Task, sets: Sequence[Examples], length: int) -> bytes:
+    """Return the facts about the data for the report, as JSON."""
+    facts = {
+        name: reporting.facts(task, part.examples, part.features, length)
+        for name, part in zip(("train", "validation"), sets, strict=False)
+    }
+    return json.dumps({"length": length, **facts}).encode()
+
+
+def _write_results(
+    run_dir: Path, config: FinetuneConfig, examples: Sequence[Any], validation: Validation
+) -> dict[str, Any]:
+    """Write the last evaluation, with the tables for the report; return its metrics."""
+    if validation.latest is None:
+        return {}
+    metrics, records = validation.latest
+    results: dict[str, Any] = {"step": config.steps, **metrics}
+    if config.task == "classification":
+        # Imports scikit-learn, which other tasks do not need.
+        from pipelines.tasks.classification import confusion
+
+        matrix = confusion(examples, records, validation.classes)
+        results["confusion"] = {"classes": validation.classes, "true_by_predicted": matrix}
+    if config.task == "tagging":
+        from pipelines.tasks.tagging.bio_tags import by_type
+
+        tags = [sentence.tags for sentence in examples], [record["tags"] for record in records]
+        results["types"] = by_type(*tags)
+    if jax.process_index() == 0:
+        write_records(records, run_dir / PREDICTIONS)
+        samples = reporting.samples(validation.task, examples, records)
+        write_records(samples, run_dir / reporting.SAMPLES)
+        (run_dir / RUN_RESULTS).write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    return metrics

@@ -1,0 +1,101 @@
+"""Predictions of a fine-tuned model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from bert_jax.config.head import HeadConfig
+from bert_jax.nn.task_heads import TaskNetwork
+from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.partitioner import Partitioner
+from pipelines.models.open import LoadedModel
+from pipelines.tasks.config import TaskOptions
+from pipelines.tasks.experiment import all_logits, logits_step
+from pipelines.tasks.task import Columns, Record, Task
+
+# Hugging Face's architecture -> task, for models that were fine-tuned elsewhere.
+_TASKS = {
+    "BertForSequenceClassification": "classification",
+    "BertForTokenClassification": "tagging",
+    "BertForQuestionAnswering": "qa",
+    "BertForMultipleChoice": "multiple-choice",
+}
+
+
+def predict(
+    model: LoadedModel,
+    task: Task,
+    head: HeadConfig,
+    examples: Sequence[Any],
+    partitioner: Partitioner,
+    batch_size: int = 32,
+    length: int = 0,
+) -> list[Record]:
+    """Return one JSON object per example, in their order.
+
+    Raises:
+        BadInputError: The network lacks a part that the task needs.
+    """
+    classes = list(model.weights.labels)
+    if not examples:
+        return []
+    features = task.features(examples, model.tokenizer(), row_length(model, length), classes)
+    network = task_network_of(model, task, head)
+    params = network.completed(model.weights.params)
+    logits = all_logits(
+        logits_step(network, partitioner), params, features, batch_size, partitioner
+    )
+    return task.predict(examples, features, logits, classes)
+
+
+def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
+    """Return the task of a fine-tuned model, its head and its options.
+
+    The architecture decides for a model that was fine-tuned elsewhere.
+
+    Raises:
+        BadInputError: The model has no task head.
+    """
+    if model.finetune is not None:
+        return model.finetune.task, model.finetune.head, model.finetune.options
+    kind = model.weights.architecture
+    if HEAD not in parts(model.weights.params) or kind not in _TASKS:
+        raise BadInputError(
+            f"{model.path} is a {kind} without a task head; train one with bert-jax finetune TASK"
+        )
+    is_score = kind == "BertForSequenceClassification" and len(model.weights.labels) == 1
+    return "regression" if is_score else _TASKS[kind], HeadConfig(), TaskOptions()
+
+
+def task_network_of(model: LoadedModel, task: Task, head: HeadConfig) -> TaskNetwork:
+    """Return the network of a fine-tuned model; `head` comes from `task_of`."""
+    return TaskNetwork(model.network, head, len(model.weights.labels), task.head == "tokens")
+
+
+def row_length(model: LoadedModel, length: int = 0) -> int:
+    """Return the most tokens of a row: `length`, or as trained; at most what the model accepts."""
+    trained = model.finetune.data.length if model.finetune else model.network.max_positions
+    return min(length or trained, model.network.max_positions)
+
+
+def columns_of(model: LoadedModel, columns: Columns) -> Columns:
+    """Return `columns`, completed by those that the model was trained with."""
+    trained = model.finetune.data.columns if model.finetune else Columns()
+    return Columns(**{k: v or getattr(trained, k) for k, v in vars(columns).items()})
+
+
+def ranking() -> Any:
+    """Import the ranking of passages, which takes long because of scikit-learn."""
+    return importlib.import_module("pipelines.tasks.ranking").TASK
+
+
+def ranked(
+    examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
+) -> list[Record]:
+    """Return the records of all queries, the best passage of each query first."""
+    module = importlib.import_module("pipelines.tasks.ranking")
+    queries = module.rank(module.scored(examples, predictions, classes))
+    return [record for records in queries for record in records]

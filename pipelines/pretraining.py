@@ -1,0 +1,123 @@
+"""Pre-train BERT on a token store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+
+from bert_jax.config.run import RunConfig
+from bert_jax.runtime import trackers
+from bert_jax.runtime.console import say, summary
+from bert_jax.runtime.errors import BadInputError
+from bert_jax.training.experiment import pretraining
+from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.watchdog import Watchdog
+from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.card import CARD
+from pipelines.data.store.store_cache import ensure_local
+from pipelines.data.store.token_store import Store, token_dtype
+from pipelines.folders import DATA_CARD
+from pipelines.models.initial import start_from
+from pipelines.run_folder import open_run_folder
+
+# Metrics in the summary of a complete run.
+_METRICS = ("loss", "eval_loss", "eval_mlm_accuracy", "eval_nsp_accuracy", "tokens")
+
+
+def pretrain(
+    config: RunConfig, partitioner: Partitioner, on_step: Callable[[int], None] = lambda step: None
+) -> None:
+    """Train the run of `config` from its start or its newest checkpoint.
+
+    After ``train.hang_timeout`` seconds without a step, if set, the process ends with code 70.
+
+    Args:
+        config: Of the run, ``run_dir`` and ``data.store`` included.
+        partitioner: The devices, and how the step is mapped over them.
+        on_step: Called with the number of every finished step.
+
+    Returns:
+        Nothing; checkpoints, metrics and tokenizer are in ``config.run_dir``.
+
+    Raises:
+        BadInputError: Config, store and run folder do not match.
+        NotFiniteError: A loss, gradient or the state became infinite or NaN; none of it is saved.
+        PreemptedError: The process was asked to stop; everything is saved.
+
+    Source: Devlin et al. 2018, section 3.1 and appendix A.2; ``run_pretraining.py`` of
+    google-research/bert.
+    """
+    started = time.monotonic()
+    kind = partitioner.devices[0].device_kind
+    say(
+        f"{len(partitioner.devices)} x {kind}, {jax.process_count()} process(es), mesh"
+        f" {dict(partitioner.mesh.shape)}, mapping {partitioner.mapping}; jax {jax.__version__}"
+    )
+    trackers.require(config.wandb)
+    store = _open_store(config)
+    with open_run_folder(config.run_dir) as run:
+        warm_start_fn = None
+        if config.init:
+            config, warm_start_fn = start_from(config, store.tokenizer, partitioner, run.newest)
+        config = replace(config, model=config.model.with_vocabulary(store.tokenizer.vocab_size))
+        data = PretrainingData(store, config)
+        _check_plan(config, data)
+        experiment = pretraining(config, partitioner, data, warm_start_fn)
+        card = store.folder / CARD  # absent from stores of older versions
+        files = {DATA_CARD: card.read_bytes()} if card.is_file() else {}
+        with Watchdog(config.train.hang_timeout) as watchdog:
+
+            def finish_step(step: int) -> None:
+                watchdog.beat(step)
+                on_step(step)
+
+            run.train(experiment, partitioner, store.tokenizer, files, finish_step)
+            summary(
+                f"{run.path} is complete: {config.steps:,} of {config.steps:,} steps",
+                started,
+                ("evaluate", str(run.path)),
+                **run.latest_metrics(*_METRICS),
+            )
+
+
+def _open_store(config: RunConfig) -> Store:
+    if not config.data.store:
+        raise BadInputError("data.store is not set; give a folder written by bert-jax prepare")
+    store = Store(ensure_local(config.data.store))
+    started = time.monotonic()
+    store.verify_all()
+    ledger = store.ledger
+    tokens, seconds = ledger.total("train", "tokens"), time.monotonic() - started
+    say(f"{store.folder}: {tokens:,} tokens of {ledger.corpus}, verified in {seconds:.1f} s")
+    window = min(tokens, config.data.shuffle_tokens) * token_dtype(ledger.vocab_size).itemsize
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if window > 0.7 * memory:
+        say(
+            f"the shuffle window takes {window / 2**30:.1f} of {memory / 2**30:.1f} GiB of memory,"
+            " so reading will be slow; lower data.shuffle_tokens"
+        )
+    return store
+
+
+def _check_plan(config: RunConfig, data: PretrainingData) -> None:
+    """Report settings that are allowed but probably not intended."""
+    if config.train.eval_every and not data.can_evaluate:
+        say(
+            f"no held-out evaluation: {config.data.store} holds out fewer than two documents; run"
+            " bert-jax prepare with a larger --held-out"
+        )
+    if not config.phases[0].learning_rate and config.optimizer.warmup_steps >= config.steps:
+        say(
+            f"optimizer.warmup_steps {config.optimizer.warmup_steps:,} is not shorter than the run"
+            f" ({config.steps:,} steps); lower it"
+        )
+    for phase in config.phases:
+        if phase.learning_rate and phase.warmup_steps >= phase.steps:
+            say(
+                f"phases: warmup_steps {phase.warmup_steps:,} is not shorter than its phase"
+                f" ({phase.steps:,} steps); lower it"
+            )
