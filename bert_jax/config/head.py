@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bert_jax.config.run import free
 from bert_jax.runtime.errors import BadInputError, at_least, share
 
 # Name -> which of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how several
@@ -37,9 +38,9 @@ class HeadConfig:
     kind: Literal["linear", "bilstm"] = "linear"
     features: str = "last"
     lstm_layers: int = 2
-    dropout: float = 0.1
-    trainable: str = "all"
-    layer_decay: float = 1.0
+    dropout: float = free(0.1)
+    trainable: str = free("all")
+    layer_decay: float = free(1.0)
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
 from bert_jax.config.phases import Phase, planned
 from bert_jax.config.presets import PRESETS
@@ -31,6 +31,30 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+_PRINT = {"resume": "print"}
+
+
+def free(default: Any, resume: Literal["print", "silent"] = "print") -> Any:
+    """Declare a key that a resumed run may change, with or without a line about it.
+
+    A key that is declared without this is fixed: a run is not resumed with another value. The
+    metadata ``{"resume": "print"}`` of a section does the same for all its keys.
+    """
+    return field(default=default, metadata={"resume": resume})
+
+
+def resume_policies(kind: type, prefix: str = "", above: str = "") -> dict[str, str]:
+    """Return key -> fixed, print or silent for every key of a config, with dots."""
+    hints, policies = get_type_hints(kind), dict[str, str]()
+    for key in fields(kind):
+        policy = above or key.metadata.get("resume", "")
+        if is_dataclass(hints[key.name]):
+            policies |= resume_policies(hints[key.name], f"{prefix}{key.name}.", policy)
+        else:
+            policies[f"{prefix}{key.name}"] = policy or "fixed"
+    return policies
 
 
 @dataclass(frozen=True)
@@ -61,7 +85,7 @@ class ModelConfig:
             but matrix products) or layers (all but the inputs of layers).
     """
 
-    preset: str = ""
+    preset: str = free("", "silent")
     vocab_size: int = 0
     hidden_size: int = 0
     layers: int = 0
@@ -69,15 +93,15 @@ class ModelConfig:
     feed_forward_size: int = 0
     max_positions: int = 512
     type_vocab_size: int = 2
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
+    hidden_dropout: float = free(0.1)
+    attention_dropout: float = free(0.1)
     gelu: Literal["tanh", "erf"] = "tanh"
     layer_norm_epsilon: float = 1e-12
-    initializer_range: float = 0.02
+    initializer_range: float = free(0.02)
     encoder: Literal["transformer", "left-to-right", "lstm"] = "transformer"
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    attention: Literal["auto", "xla", "pallas"] = "auto"
-    remat: Literal["none", "elementwise", "layers"] = "none"
+    dtype: Literal["bfloat16", "float32"] = free("bfloat16")
+    attention: Literal["auto", "xla", "pallas"] = free("auto")
+    remat: Literal["none", "elementwise", "layers"] = free("none")
 
     @property
     def is_stated(self) -> bool:
@@ -173,7 +197,7 @@ class DataConfig:
             2 or 4 bytes each, which should fit in memory; most stores are one stretch.
     """
 
-    store: str = ""
+    store: str = free("", "silent")
     mlm_probability: float = 0.15
     max_predictions: int = 0
     short_seq_prob: float = 0.1
@@ -213,13 +237,13 @@ class OptimizerConfig:
     """
 
     recipe: Literal["adamw", "bert2018", "lamb"] = "adamw"
-    learning_rate: float = 1e-4
-    warmup_steps: int = 10_000
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    clip_norm: float = 1.0
+    learning_rate: float = free(1e-4)
+    warmup_steps: int = free(10_000)
+    weight_decay: float = free(0.01)
+    beta1: float = free(0.9)
+    beta2: float = free(0.999)
+    epsilon: float = free(1e-6)
+    clip_norm: float = free(1.0)
     first_moment: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -231,35 +255,49 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Length of the run and what is reported on the way.
+class LoopConfig:
+    """Batches and reports of a training loop, of pre-training or fine-tuning.
+
+    Args:
+        batch_size: Rows per update, over all devices and processes.
+        accumulate: Parts of a batch that run one after the other, to save memory.
+        log_every: Updates between lines of metrics.jsonl.
+        eval_every: Updates between evaluations; 0 = none, in fine-tuning after each epoch.
+        on_nonfinite: Reaction to a loss, gradient or state that is infinite or NaN: stop with code
+            78, or rollback to the newest checkpoint and skip the offending batches.
+    """
+
+    batch_size: int = free(256, "silent")
+    accumulate: int = free(1)
+    log_every: int = free(100)
+    eval_every: int = free(1000)
+    on_nonfinite: Literal["stop", "rollback"] = free("stop")
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        at_least("train", self, 1, "batch_size log_every accumulate")
+        at_least("train", self, 0, "eval_every")
+
+
+@dataclass(frozen=True)
+class TrainConfig(LoopConfig):
+    """Length of a pre-training run, its batches and reports.
 
     Args:
         steps: Updates in all, at which phases are cut off or the last one ends; 0 = their sum.
-        batch_size: Sequences per update, over all devices and processes.
-        accumulate: Parts of a batch that run one after the other, to save memory.
-        log_every: Updates between lines of metrics.jsonl.
-        eval_every: Updates between held-out evaluations; 0 = none.
         eval_batches: Batches of a held-out evaluation; 0 = all there are.
         hang_timeout: Seconds without a step (the first may take three times as long) after which
             the process ends with code 70; 0 = never.
-        on_nonfinite: What follows a loss, gradient or state that is infinite or NaN: stop with code
-            78, or rollback to the newest checkpoint, from which the offending batches are skipped.
     """
 
-    steps: int = 0
-    batch_size: int = 256
-    accumulate: int = 1
-    log_every: int = 100
-    eval_every: int = 1000
-    eval_batches: int = 50
-    hang_timeout: int = 0
-    on_nonfinite: Literal["stop", "rollback"] = "stop"
+    steps: int = free(0, "silent")
+    eval_batches: int = free(50)
+    hang_timeout: int = free(0)
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
-        at_least("train", self, 1, "batch_size log_every accumulate")
-        at_least("train", self, 0, "steps eval_every eval_batches hang_timeout")
+        """Check the ranges."""
+        super().__post_init__()
+        at_least("train", self, 0, "steps eval_batches hang_timeout")
 
 
 @dataclass(frozen=True)
@@ -296,37 +334,56 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """A pre-training run.
+class TrainableConfig:
+    """A run of the training loop: the keys that pre-training and fine-tuning share.
 
     Args:
         run_dir: Folder of the run, on a disk or gs://…; the same folder again resumes it.
-        init: Model to take the network and its weights from, at step 0; empty = fresh weights.
-        seed: Decides initial weights, pairs, order, masks and dropout.
+        init: Model to take the network and its weights from, at step 0; empty = new weights.
+        seed: Decides initial weights, order, masks and dropout.
         profile: START:STOP traces the updates between these steps into run_dir/profile.
         wandb: Project of Weights & Biases that follows the run too; empty = none.
-        phases: Stretches of the run, in order, as a list of {length, steps, batch_size}.
+        phases: Spans of the run, in order, as a list of {length, steps, batch_size}.
     """
 
-    run_dir: str = ""
-    init: str = ""
+    run_dir: str = free("", "silent")
+    init: str = free("")
     seed: int = 0
-    profile: str = ""
-    wandb: str = ""
-    data: DataConfig = field(default_factory=DataConfig)
+    profile: str = free("", "silent")
+    wandb: str = free("", "silent")
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    phases: tuple[Phase, ...] = (Phase(),)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    train: LoopConfig = field(default_factory=LoopConfig)
+    phases: tuple[Phase, ...] = free((), "silent")
+    checkpoint: CheckpointConfig = field(
+        default_factory=CheckpointConfig, metadata={"resume": "print"}
+    )
+    parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata={"resume": "print"})
 
     def __post_init__(self) -> None:
-        """States every size, and every phase's steps and batch size."""
+        """Check what can be checked without the model."""
         if not 0 <= self.seed < 1 << 32:
             raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
         if not self.run_dir:
-            raise BadInputError("run_dir is not set; give the folder of the run, as --run_dir DIR")
+            raise BadInputError("run_dir is not set; give the folder of the run, as --run-dir DIR")
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return sum(phase.steps for phase in self.phases)
+
+
+@dataclass(frozen=True)
+class RunConfig(TrainableConfig):
+    """A pre-training run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    phases: tuple[Phase, ...] = free((Phase(),), "silent")
+
+    def __post_init__(self) -> None:
+        """State every size, and every phase's steps and batch size."""
+        super().__post_init__()
         phases = planned(self.phases, self.train.steps, self.train.batch_size)
         object.__setattr__(self, "phases", phases)
         if not self.init or self.model.is_stated:
@@ -343,8 +400,3 @@ class RunConfig:
                     f"phases: length {phase.length} is longer than"
                     f" model.max_positions {self.model.max_positions}"
                 )
-
-    @property
-    def steps(self) -> int:
-        """Updates in all."""
-        return sum(phase.steps for phase in self.phases)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from bert_jax.config.run import CheckpointConfig, ModelConfig, Phase, RunConfig
+from bert_jax.config.run import Phase, RunConfig, TrainableConfig
 from bert_jax.nn.encoder import Params
 from bert_jax.training.batch import Batch, TrainingData
 from bert_jax.training.evaluate import evaluate
@@ -15,59 +15,6 @@ from bert_jax.training.flops import training_flops
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, WarmStart, init_state
 from bert_jax.training.step import Steps
-
-
-class LoopConfig(Protocol):
-    """When something is reported, and what follows if it is not finite."""
-
-    @property
-    def log_every(self) -> int:
-        """Updates between lines of metrics.jsonl."""
-
-    @property
-    def eval_every(self) -> int:
-        """Updates between evaluations; 0 = none."""
-
-    @property
-    def on_nonfinite(self) -> str:
-        """Stop or rollback."""
-
-
-class TrainableConfig(Protocol):
-    """The part of a config that the loop reads; any frozen dataclass that has it will do."""
-
-    @property
-    def run_dir(self) -> str:
-        """Folder of the run."""
-
-    @property
-    def profile(self) -> str:
-        """Which updates are traced."""
-
-    @property
-    def wandb(self) -> str:
-        """Project of Weights & Biases; empty = none."""
-
-    @property
-    def model(self) -> ModelConfig:
-        """The network."""
-
-    @property
-    def train(self) -> LoopConfig:
-        """When something is reported, and what follows if it is not finite."""
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Stretches of the run, in order."""
-
-    @property
-    def checkpoint(self) -> CheckpointConfig:
-        """What is saved."""
-
-    @property
-    def steps(self) -> int:
-        """Updates in all."""
-
 
 Evaluate = Callable[[Any, Params, Phase], dict[str, Any]]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bert_jax.config.phases import contradict, written
 from bert_jax.config.renamed import renamed_keys
-from bert_jax.config.run import Phase, RunConfig, as_dict, flatten
+from bert_jax.config.run import Phase, RunConfig, TrainableConfig, as_dict, flatten, resume_policies
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import Checkpoints, Meta
@@ -15,47 +15,8 @@ from bert_jax.training.experiment import Experiment
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState
 
-# Whatever is not listed here and not a digest of the data may change; it is printed.
-_FIXED = {
-    "seed",
-    "task",
-    "head.kind",
-    "head.features",
-    "head.lstm_layers",
-    "data.length",
-    "data.mlm_probability",
-    "data.max_predictions",
-    "data.short_seq_prob",
-    "data.objective",
-    "data.whole_words",
-    "data.packing",
-    "data.shuffle_tokens",
-    "model.vocab_size",
-    "model.hidden_size",
-    "model.layers",
-    "model.heads",
-    "model.feed_forward_size",
-    "model.max_positions",
-    "model.type_vocab_size",
-    "model.gelu",
-    "model.layer_norm_epsilon",
-    "model.encoder",
-    "optimizer.recipe",
-    "optimizer.first_moment",
-}
 # What decides the number of steps, of pre-training and of fine-tuning.
 _LENGTH = ("train.steps or the steps of its phases", "train.epochs")
-# Follow from other keys, or say only where things are: not worth a line.
-_SILENT = {
-    "run_dir",
-    "profile",
-    "wandb",
-    "data.store",
-    "train.steps",
-    "train.batch_size",
-    "model.preset",
-    "phases",
-}
 
 
 def restore_or_init(
@@ -68,8 +29,10 @@ def restore_or_init(
     """
 
     def check(meta: Meta) -> None:
-        now = as_dict(experiment.config)
-        for line in changes(meta.config, now, meta.data, experiment.data.digests, meta.step):
+        lines = changes(
+            meta.config, experiment.config, meta.data, experiment.data.digests, meta.step
+        )
+        for line in lines:
             say(f"changed since step {meta.step:,}: {line}")
 
     warm_start_fn = experiment.warm_start_fn or partial(partitioner.build, experiment.init_fn)
@@ -94,7 +57,7 @@ def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta
 
 def changes(
     old: dict[str, Any],
-    new: dict[str, Any],
+    config: TrainableConfig,
     old_data: dict[str, str],
     new_data: dict[str, str],
     step: int,
@@ -103,7 +66,7 @@ def changes(
 
     Args:
         old: Resolved config in the checkpoint, as a nested dict.
-        new: Resolved config asked for.
+        config: The config asked for.
         old_data: Digests of store and tokenizer in the checkpoint.
         new_data: Digests of what is there now.
         step: Of the checkpoint.
@@ -112,6 +75,7 @@ def changes(
         BadInputError: Network, data or seed differ, or the length or batch size of any step that
             both have; or the config ends before `step`.
     """
+    new, policies = as_dict(config), resume_policies(type(config))
     if "phases" not in old:
         raise BadInputError(
             f"{new['run_dir']} holds converted weights, not a run; give it as --init, and another"
@@ -134,7 +98,9 @@ def changes(
             f" config; raise {_LENGTH['task' in new]}, or choose another run_dir"
         )
     differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
-    refused = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key in _FIXED]
+    refused = [
+        f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if policies[key] == "fixed"
+    ]
     refused += [
         f"{name}: {old_data.get(name, 'none')[:12]} -> {new_data[name][:12]}"
         for name in new_data
@@ -147,7 +113,9 @@ def changes(
             f"{now['run_dir']} cannot go on with another setting of {'; '.join(refused)}."
             " Change it back, or start a new run with another run_dir"
         )
-    allowed = [f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if key not in _SILENT]
+    allowed = [
+        f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if policies[key] == "print"
+    ]
     if written(old["phases"]) != written(new["phases"]):
         allowed.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
     return allowed

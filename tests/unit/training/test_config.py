@@ -92,7 +92,7 @@ def test_names_of_older_versions_are_read_with_a_notice(
     saved["model"]["segments"] = saved["model"].pop("type_vocab_size")
     assert config_from_dict(saved, "checkpoint", RunConfig) == config
     assert config_from_dict(saved["model"], "checkpoint", ModelConfig) == config.model
-    assert changes(saved, as_dict(config), {}, {}, 0) == []
+    assert changes(saved, config, {}, {}, 0) == []
 
 
 def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:

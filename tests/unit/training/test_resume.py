@@ -5,31 +5,32 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bert_jax.config.run import RunConfig, as_dict
+from bert_jax.config.run import DataConfig, ModelConfig, RunConfig, as_dict, resume_policies
 from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, PreemptedError
 from bert_jax.training import metrics, resume
 from bert_jax.training.partitioner import Partitioner
 from pipelines.pretraining import pretrain
+from pipelines.tasks.config import FinetuneConfig
 
 
 def test_a_run_of_an_older_version_goes_on(config: RunConfig) -> None:
     """Keys that came later count as their defaults."""
     old = json.loads(json.dumps(as_dict(config)))
     del old["init"], old["model"]["encoder"], old["data"]["whole_words"]
-    assert resume.changes(old, as_dict(config), {}, {}, 5) == []
+    assert resume.changes(old, config, {}, {}, 5) == []
     words = replace(config, data=replace(config.data, whole_words=True))
     with pytest.raises(BadInputError, match=r"data\.whole_words: False -> True"):
-        resume.changes(old, as_dict(words), {}, {}, 5)
+        resume.changes(old, words, {}, {}, 5)
     begun = replace(config, init="elsewhere", model=config.model)
     with pytest.raises(BadInputError, match="began without --init"):
-        resume.changes(old, as_dict(begun), {}, {}, 5)
+        resume.changes(old, begun, {}, {}, 5)
 
 
 def held_out(run: Path) -> list[tuple[int, Any]]:
@@ -54,3 +55,24 @@ def test_an_evaluation_that_a_request_to_stop_left_out_is_made_up_for(
     pretrain(config, partitioner)
     pretrain(config, partitioner)
     assert held_out(run) == held_out(trained)
+
+
+def test_a_key_is_fixed_unless_its_field_says_otherwise() -> None:
+    """A resumed run would train on other data, or another network, without an error."""
+    shared = {f"model.{key.name}" for key in fields(ModelConfig)} - {
+        f"model.{name}"
+        for name in (
+            *("preset", "hidden_dropout", "attention_dropout", "initializer_range"),
+            *("dtype", "attention", "remat"),
+        )
+    } | {"seed", "optimizer.recipe", "optimizer.first_moment"}
+    expected = {
+        RunConfig: {f"data.{key.name}" for key in fields(DataConfig)} - {"data.store"},
+        FinetuneConfig: {
+            *("task", "data.length", "head.kind", "head.features", "head.lstm_layers")
+        },
+    }
+    for kind, own in expected.items():
+        policies = resume_policies(kind)
+        assert {key for key, policy in policies.items() if policy == "fixed"} == shared | own
+        assert set(policies.values()) == {"fixed", "print", "silent"}
