@@ -108,7 +108,10 @@ def _tables(kind: Any, left_out: Sequence[str] = ()) -> Iterator[str]:
 
 def _table(kind: Any, prefix: str, make: Any = MISSING) -> str:
     """The keys of a dataclass; sections of it have tables of their own."""
-    meaning = {p.arg_name: p.description for p in docstring_parser.parse(kind.__doc__).params}
+    # A key may be described by a base class.
+    texts = [base.__doc__ for base in reversed(kind.__mro__) if is_dataclass(base)]
+    parameters = [p for text in texts for p in docstring_parser.parse(text or "").params]
+    meaning = {p.arg_name: p.description for p in parameters}
     hints = get_type_hints(kind)
     defaults = make() if make is not MISSING else None
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]

@@ -84,9 +84,9 @@ FAULTS = [
     ),
     Fault(
         name="resume-with-another-seed",
-        file="bert_jax/training/resume.py",
-        old='    "seed",\n',
-        new="",
+        file="bert_jax/config/run.py",
+        old="    seed: int = 0\n",
+        new="    seed: int = free(0)\n",
         description="a run that is resumed with another seed trains on other data unnoticed",
         core=True,
         hint=("test_checkpoint", "test_resume", "test_run_commands", "test_run"),
