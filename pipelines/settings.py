@@ -1,4 +1,4 @@
-"""Command lines and config files: typed, and with errors that name the nearest right key."""
+"""Command lines and config files, typed; errors name the nearest valid key."""
 
 from __future__ import annotations
 
@@ -25,57 +25,69 @@ from pipelines.help import essentials, example
 
 C = TypeVar("C")
 
-# A config file has some hundred values in some kilobytes. Aliases of aliases can make as many of
-# them as there are atoms, and PyYAML is slow.
-_LARGEST = 1 << 18
-_MOST_VALUES = 10_000
+# Limits of a config file: aliases of aliases can multiply its values, and PyYAML is slow.
+_MAX_BYTES = 1 << 18
+_MAX_VALUES = 10_000
+
+# Type -> placeholder of an option's value in the help.
+_METAVARS = {"int": "N", "PositiveInt": "N", "float": "X"}
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """An ending for an error message that names the known word most like `word`, if any is."""
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return the end of an error message that suggests the candidate most like `word`, if any."""
     if word.endswith((".yaml", ".yml")):
         return f"; did you mean '--config {word}'?"
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class _Help(DefaultHelpFormatter):
-    """Wraps paragraphs but not indented lines, such as examples; says nothing of empty defaults."""
+    """Wraps paragraphs but not indented lines, such as examples; shows defaults but no types."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines = text.splitlines()
         return "\n".join(x if x.startswith(" ") else textwrap.fill(x, width) for x in lines)
 
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and heading.replace("``", ""))
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        name = super()._get_default_metavar_for_optional(action)
+        return _METAVARS.get(self._get_type_str(action) or "", name)
+
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = super()._get_help_string(action)
-        if action.default not in (None, ""):
-            return text
-        return re.sub(
-            r", default: %\(default\)s| \((type: str, )?default: %\(default\)s\)", "", text
-        )
+        text = (action.help or "").replace("``", "").removesuffix(".")
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        default = action.default
+        if isinstance(default, bool):
+            return text if action.nargs == 0 else f"{text} (default: {str(default).lower()})"
+        if default not in ("", argparse.SUPPRESS) and isinstance(default, int | float | str):
+            return f"{text} (default: %(default)s)"
+        return text
 
 
-class _Asked(Exception):  # noqa: N818
-    """Takes a parser to whoever wants to know the options of a command."""
+class _ParserRequest(Exception):  # noqa: N818
+    """Returns the parser of a command to `parser_of`."""
 
     def __init__(self, parser: ArgumentParser) -> None:
         self.parser = parser
 
 
-_ASK = "--the-parser-itself"
+_REQUEST_PARSER = "--the-parser-itself"
 
 
 def parser_of(main: Callable[[Sequence[str]], None], *words: str) -> ArgumentParser:
-    """The parser of a command, which is called with `words` and ends when it would read options."""
+    """Return the parser of a command: call it with `words`, and stop when it parses its options."""
     try:
-        main([*words, _ASK])
-    except _Asked as found:
-        return found.parser
-    raise AssertionError("the command has read no options with `parse`")
+        main([*words, _REQUEST_PARSER])
+    except _ParserRequest as request:
+        return request.parser
+    raise AssertionError("the command has not called `parse`")
 
 
 def command_parser(command: str, description: str) -> ArgumentParser:
-    """Parser of ``bert-jax command``; `parse` reads with it."""
+    """Return the parser of ``bert-jax command``, for `parse`."""
     return ArgumentParser(
         prog=f"bert-jax {command}",
         description=f"{description}\n\n{essentials(command)}".strip(),
@@ -87,35 +99,35 @@ def command_parser(command: str, description: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = None) -> Namespace:
-    """Reads the options `argv` over `base`; "_" and "-" in their names mean the same.
+    """Parse the options `argv` over `base`; "_" and "-" in their names are equivalent.
 
     Raises:
         BadArgumentsError: An option is unknown, missing or of the wrong type.
     """
-    if _ASK in argv:
-        raise _Asked(parser)
-    known = list(parser._option_string_actions)  # argparse has no public list of them
-    spelled = {name.replace("_", "-"): name for name in known}
+    if _REQUEST_PARSER in argv:
+        raise _ParserRequest(parser)
+    names = list(parser._option_string_actions)  # argparse has no public list of them
+    spellings = {name.replace("_", "-"): name for name in names}
     try:
-        words = [_respelled(word, spelled) for word in map(_renamed, argv)]
+        words = [_respelled(word, spellings) for word in map(_renamed, argv)]
         return parser.parse_args(words, namespace=base)
     except argparse.ArgumentError as error:
         text = str(error)
     if unknown := re.match(r"unrecognized arguments: (\S+)", text):
         option = unknown[1].partition("=")[0]
-        text = f"unknown option {option!r}{nearest(option, known)}"
+        text = f"unknown option {option!r}{nearest(option, names)}"
     elif missing := re.search(r"arguments are required: (.+)|Key .(\w+). is required", text):
-        names = (missing[1] or missing[2]).split(", ")
-        options = [spelled.get(f"--{name.replace('_', '-')}", name.upper()) for name in names]
+        keys = (missing[1] or missing[2]).split(", ")
+        options = [spellings.get(f"--{key.replace('_', '-')}", key.upper()) for key in keys]
         text = f"give {', '.join(options)}"
     raise BadArgumentsError(f"{_plain(text)}  ({parser.prog} --help lists the options)")
 
 
-def _respelled(word: str, spelled: Mapping[str, str]) -> str:
+def _respelled(word: str, spellings: Mapping[str, str]) -> str:
     name, equals, value = word.partition("=")
     if not name.startswith("--"):
         return word
-    return spelled.get(name.replace("_", "-"), name) + equals + value
+    return spellings.get(name.replace("_", "-"), name) + equals + value
 
 
 def _renamed(word: str) -> str:
@@ -123,16 +135,16 @@ def _renamed(word: str) -> str:
     new = OPTIONS.get(name.removeprefix("--").replace("-", "_")) if name[:2] == "--" else None
     if new is None:
         return word
-    _note_renamed(name, f"--{new}")
+    _report_renamed(name, f"--{new}")
     return f"--{new}{equals}{value}"
 
 
-def _note_renamed(old: str, new: str) -> None:
-    say(f"{old} is now called {new}; the old name is read until version 1.0")
+def _report_renamed(old: str, new: str) -> None:
+    say(f"{old} is now called {new}; the old name works until version 1.0")
 
 
 def _plain(text: str) -> str:
-    """jsonargparse's complaint with option and type names as a user writes them."""
+    """Rewrite an error of jsonargparse with names of options and types as a user writes them."""
     if "phases" in text and ("class_path" in text or "class path" in text or "tuple" in text):
         return "phases must be a list such as [{length: 128, steps: 1000, batch_size: 256}]"
     text = re.sub(r'Parser key "([^"]+)":\s*', r"--\1: ", text)
@@ -143,23 +155,21 @@ def _plain(text: str) -> str:
 
 
 def run_config(argv: Sequence[str]) -> RunConfig:
-    """The config of a pre-training run; see `read_config`."""
-    parser = command_parser(
-        "pretrain", "Trains BERT on a token store; the same command again resumes."
-    )
-    return read_config(parser, argv, RunConfig, passed_over=("tpu",))[0]
+    """Return the config of a pre-training run; see `read_config`."""
+    parser = command_parser("pretrain", "Train BERT on a token store. Run it again to resume.")
+    return read_config(parser, argv, RunConfig, ignored=("tpu",))[0]
 
 
 def read_config(
-    parser: ArgumentParser, argv: Sequence[str], kind: type[C], passed_over: tuple[str, ...] = ()
+    parser: ArgumentParser, argv: Sequence[str], kind: type[C], ignored: tuple[str, ...] = ()
 ) -> tuple[C, dict[str, Any]]:
-    """A config: the file after ``--config``, then the options ``--a.b VALUE``.
+    """Read a config: the file after ``--config``, then the options ``--a.b VALUE``.
 
     Args:
-        parser: Of the command, with its other options; gets those of the config.
+        parser: Of the command, with its other options; receives those of the config.
         argv: Of the command.
         kind: A frozen dataclass.
-        passed_over: Sections of the file that are for another command.
+        ignored: Sections of the file that are for another command.
 
     Returns:
         The config, and the values of the other options.
@@ -168,116 +178,125 @@ def read_config(
         BadArgumentsError: A wrong option.
         BadInputError: A wrong file, key or value.
     """
-    parser.add_argument("--config", metavar="FILE", help="a YAML file such as those of configs/")
+    parser.add_argument("--config", metavar="FILE", help="YAML file, such as those in configs/")
     parser.add_class_arguments(kind)
+    _tidy(parser)
     parser.usage = f"{parser.prog} [--config FILE] [--KEY VALUE …]"
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config")
+    file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    file_parser.add_argument("--config")
     try:
-        file = first.parse_known_args(argv)[0].config
+        file = file_parser.parse_known_args(argv)[0].config
     except argparse.ArgumentError as error:
         raise BadArgumentsError(str(error)) from None
     base = None
     if file is not None:
         try:
-            base = parser.parse_object(read_yaml(Path(file), kind, passed_over))
+            base = parser.parse_object(read_yaml(Path(file), kind, ignored))
         except argparse.ArgumentError as error:
             raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
         except OverflowError as error:  # a number of hundreds of digits
-            raise BadInputError(f"{file} holds a number that is too large: {error}") from None
-    given = parser.instantiate(parse(parser, argv, base))
-    values = vars(given)
+            raise BadInputError(f"{file} contains a number that is too large: {error}") from None
+    values = vars(parser.instantiate(parse(parser, argv, base)))
     keys = {field.name for field in fields(cast(Any, kind))}
     others = {name: values.pop(name) for name in values.keys() - keys}
     return kind(**values), others
 
 
+def _tidy(parser: ArgumentParser) -> None:
+    """Hide what jsonargparse adds for itself, and spell keys without a section with hyphens."""
+    for action in parser._actions:
+        if action.metavar == "CONFIG" or action.dest.endswith(".help"):
+            action.help = argparse.SUPPRESS
+        old = next(iter(action.option_strings), "")
+        if "_" in old and "." not in old:
+            new = old.replace("_", "-")
+            action.option_strings = [new]
+            parser._option_string_actions[new] = parser._option_string_actions.pop(old)
+
+
 def read_yaml(
-    path: Path, kind: type, passed_over: tuple[str, ...] = (), above: tuple[Path, ...] = ()
+    path: Path, kind: type, ignored: tuple[str, ...] = (), above: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    """A config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
+    """Read a config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
 
     Args:
         path: Of the file.
         kind: The dataclass whose keys it may have.
-        passed_over: Keys that it may have beside them, and that are left out.
-        above: Files that it is a base of.
+        ignored: Other keys that it may have, which are left out.
+        above: Files that have it as a base.
 
     Raises:
-        BadInputError: The file is absent, is not YAML, or has an unknown key.
+        BadInputError: The file does not exist, is not YAML, or has an unknown key.
     """
-    given = _yaml(path)
+    values = _yaml(path)
     if path.resolve() in above:
-        raise BadInputError(f"{path}: base leads back to the file itself")
-    if not isinstance(given, dict):
-        found = "nothing" if given is None else f"a {type(given).__name__}"
-        raise BadInputError(f"{path}: expected keys and values, found {found}")
-    base = given.pop("base", None)
-    given = {key: value for key, value in given.items() if key not in passed_over}
-    for old, new in old_keys(given).items():
-        _note_renamed(f"{path}: {old}", new)
-    given = renamed_keys(given)
-    check_keys(given, kind, str(path))
+        raise BadInputError(f"{path}: base leads back to the file itself; remove one of them")
+    if not isinstance(values, dict):
+        content = "nothing" if values is None else f"a {type(values).__name__}"
+        raise BadInputError(f"{path}: expected keys and values, found {content}")
+    base = values.pop("base", None)
+    values = {key: value for key, value in values.items() if key not in ignored}
+    for old, new in old_keys(values).items():
+        _report_renamed(f"{path}: {old}", new)
+    values = renamed_keys(values)
+    check_keys(values, kind, str(path))
     if base is None:
-        return given
+        return values
     if not isinstance(base, str):
         raise BadInputError(f"{path}: base must be the name of a file, not {base!r}")
-    return _merged(
-        read_yaml(path.parent / base, kind, passed_over, (*above, path.resolve())), given
-    )
+    return _merged(read_yaml(path.parent / base, kind, ignored, (*above, path.resolve())), values)
 
 
 def _yaml(path: Path) -> Any:
-    """The plain values that a YAML file holds."""
     check_kind(path)
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     return yaml_values(content, path)
 
 
 def yaml_values(content: bytes, path: Path) -> Any:
-    """The plain values that `content`, read from `path`, holds.
+    """Return the plain values in `content`, which was read from `path`.
 
     Raises:
-        BadInputError: It is no YAML, or no config by its size.
+        BadInputError: The content is not YAML, or too large for a config.
     """
-    if len(content) > _LARGEST:
-        raise BadInputError(f"{path} is no config: it has more than {_LARGEST:,} bytes")
+    if len(content) > _MAX_BYTES:
+        raise BadInputError(f"{path} is too large for a config: more than {_MAX_BYTES:,} bytes")
     try:
         loader = yaml.SafeLoader(content.decode("utf-8"))
         node = loader.get_single_node()
-        if _values(node, {}) > _MOST_VALUES:
+        if _values(node, {}) > _MAX_VALUES:
             raise BadInputError(
-                f"{path} stands for more than {_MOST_VALUES:,} values; write less, without aliases"
+                f"{path} expands to more than {_MAX_VALUES:,} values; write it without aliases"
             )
         return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} is not a YAML file: {error}") from None
-    # What PyYAML's parts happen to raise on a value that is not of its tag, such as !!int "".
+    # PyYAML raises these for a value that does not match its tag, such as !!int "".
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise BadInputError(f"{path} is not a YAML file that can be read: {error}") from None
+        raise BadInputError(f"{path} cannot be read as YAML: {error}") from None
 
 
-def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values a node stands for, with every alias written out."""
+def _values(node: yaml.Node | None, counts: dict[int, int]) -> int:
+    """Count the values of a node with every alias expanded; `counts` has those of known nodes."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
-    if id(node) not in known:
-        known[id(node)] = _MOST_VALUES + 1  # of a node within itself
+    if id(node) not in counts:
+        counts[id(node)] = _MAX_VALUES + 1  # for a node that contains itself
         pairs = isinstance(node, yaml.MappingNode)
-        parts = chain.from_iterable(node.value) if pairs else node.value
-        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
-    return known[id(node)]
+        children = chain.from_iterable(node.value) if pairs else node.value
+        counts[id(node)] = 1 + sum(_values(child, counts) for child in children)
+    return counts[id(node)]
 
 
 def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C:
-    """The config that ``as_dict`` of a `kind` gave.
+    """Return the config of type `kind` whose ``as_dict`` is `values`.
 
     Raises:
-        BadInputError: It was written by another version and does not fit any more.
+        BadInputError: Another version wrote it, with keys or values that this one does not accept.
     """
     values = renamed_model_keys(values) if kind is ModelConfig else renamed_keys(values)
     check_keys(values, kind, source)
@@ -290,30 +309,30 @@ def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved config as a YAML file that ``--config`` takes."""
+    """Return the resolved config as the text of a YAML file for ``--config``."""
     return yaml.safe_dump(as_dict(config), sort_keys=False)
 
 
-def check_keys(given: Mapping[str, Any], kind: type, source: str, prefix: str = "") -> None:
-    """Refuses a key that dataclass `kind` does not have, naming the nearest that it has.
+def check_keys(values: Mapping[str, Any], kind: type, source: str, prefix: str = "") -> None:
+    """Refuse a key that dataclass `kind` does not have; suggest the nearest one.
 
     Raises:
-        BadInputError: There is one, or a section is not a section.
+        BadInputError: There is such a key, or a section is not a section.
     """
     hints = get_type_hints(kind)
-    for key, value in given.items():
+    for key, value in values.items():
         name = f"{prefix}{key}"
         if "." in str(key) and key in _keys(kind):
             nested = ": {".join(str(key).split(".")) + ": …" + "}" * str(key).count(".")
             raise BadInputError(f"{source}: write {key!r} as {nested}")
         if value is None:
-            raise BadInputError(f"{source}: {name} has no value")
+            raise BadInputError(f"{source}: {name} has no value; set it or remove the key")
         if key not in hints:
-            known = [f"{prefix}{key}" for key in hints] if prefix else _keys(kind)
-            raise BadInputError(f"{source}: unknown key {name!r}{nearest(name, known)}")
+            valid = [f"{prefix}{key}" for key in hints] if prefix else _keys(kind)
+            raise BadInputError(f"{source}: unknown key {name!r}{nearest(name, valid)}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadInputError(f"{source}: {name} must hold keys and values, not {value!r}")
+                raise BadInputError(f"{source}: {name} must contain keys and values, not {value!r}")
             check_keys(value, cast(type, hints[key]), source, f"{name}.")
         elif name == "phases" and isinstance(value, list):
             for phase in filter(lambda phase: isinstance(phase, Mapping), value):
