@@ -1,9 +1,9 @@
-"""Draws the figures of README.md and docs/.
+"""Draw the figures of README.md and docs/.
 
     python docs/figures/make.py                      from the numbers in this folder
-    python docs/figures/make.py --run runs/tiny      takes these from a run and its store first
+    python docs/figures/make.py --run runs/tiny      updates these from a run and its store first
 
-The table of ablations is read where it stands, in benchmarks/RESULTS.md.
+The figure of the ablations reads its table in benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ _FILLS = {"[MASK]": "#fff1c2", "random": "#ffd8d3", "kept": "#d3f4da"}
 
 
 def main() -> None:
-    """Writes every figure."""
+    """Write every figure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", type=Path, help="run folder to take the numbers from")
-    given = parser.parse_args().run
-    if given:
-        shutil.copy(given / "metrics.jsonl", RUN)
-        from collect import seen
+    parser.add_argument("--run", type=Path, help="run folder with new numbers")
+    run_dir = parser.parse_args().run
+    if run_dir:
+        shutil.copy(run_dir / "metrics.jsonl", RUN)
+        from collect import collect
 
-        BATCH.write_text(json.dumps(seen(given), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        BATCH.write_text(json.dumps(collect(run_dir), indent=1, ensure_ascii=False) + "\n", "utf-8")
     for name, drawing in figures().items():
         (HERE / f"{name}.svg").write_text(drawing.content(), "utf-8")
 
 
 def figures() -> dict[str, Drawing]:
-    """All of them by name."""
+    """Return all figures by name."""
     batch = json.loads(BATCH.read_text("utf-8"))
     return {
         "run": run(),
         "inputs": inputs(batch["tokens"]),
         "masking": masking(batch["counts"]),
-        "sight": sight(batch["tokens"]),
+        "attention": attention(batch["tokens"]),
         "ablations": ablations(),
     }
 
 
 def run() -> Drawing:
-    """Curves of a run: loss, and accuracies on held-out text."""
+    """Draw the loss and the held-out accuracies of a run."""
     lines = [json.loads(line) for line in RUN.read_text("utf-8").splitlines()]
     train = [line for line in lines if "loss" in line]
     held_out = [line for line in lines if "eval_mlm_loss" in line]
@@ -60,15 +60,15 @@ def run() -> Drawing:
     ticks = [0, 500, 1000, 1500, 2000]
     loss = Axes(draw, 50, 40, 310, 180, (0, last), (3.5, 7.5))
     loss.frame("masked-token loss, nats", ticks, [4, 5, 6, 7])
-    right = Axes(draw, 430, 40, 310, 180, (0, last), (0, 0.8))
-    right.frame("right on held-out text", ticks, [0, 0.2, 0.4, 0.6, 0.8], ".0%")
+    accuracy = Axes(draw, 430, 40, 310, 180, (0, last), (0, 0.8))
+    accuracy.frame("held-out accuracy", ticks, [0, 0.2, 0.4, 0.6, 0.8], ".0%")
     clipped = [(line["step"], min(max(line["mlm_loss"], 3.5), 7.5)) for line in train]
-    for axes in (loss, right):
+    for axes in (loss, accuracy):
         axes.curve([(_LONGER, axes.y[0]), (_LONGER, axes.y[1])], FAINT, dashes="3,3")
     loss.curve(clipped, GREY)
     loss.curve([(line["step"], line["eval_mlm_loss"]) for line in held_out], BLUE, 2.4)
     for key, color in (("eval_mlm_accuracy", BLUE), ("eval_nsp_accuracy", ORANGE)):
-        right.curve([(line["step"], line[key]) for line in held_out], color, 2.4)
+        accuracy.curve([(line["step"], line[key]) for line in held_out], color, 2.4)
     entries = (
         (50, GREY, "training batches"),
         (190, BLUE, "held-out text"),
@@ -82,10 +82,10 @@ def run() -> Drawing:
 
 
 def inputs(tokens: list[dict[str, Any]]) -> Drawing:
-    """A training sequence: tokens, what is predicted, segments and positions."""
+    """Draw a training sequence: tokens, predicted tokens, token types and positions."""
     half = (len(tokens) + 1) // 2
     draw = Drawing(
-        760, 300, "A training sequence with its segments, positions and predicted tokens"
+        760, 300, "A training sequence with its token types, positions and predicted tokens"
     )
     for number, token in enumerate(tokens):
         row, column = divmod(number, half)
@@ -97,21 +97,26 @@ def inputs(tokens: list[dict[str, Any]]) -> Drawing:
         if token["fate"]:
             words = token["original"][:12]
             draw.text(x + width / 2, y + 44, words, size=10, fill=ORANGE, anchor="middle")
-        draw.box(x, y + 54, width, 22, "#ddf4ff" if token["segment"] == 0 else "#fbefff")
-        draw.text(x + width / 2, y + 69, "AB"[token["segment"]], size=11, anchor="middle")
+        draw.box(x, y + 54, width, 22, "#ddf4ff" if token["token_type"] == 0 else "#fbefff")
+        draw.text(x + width / 2, y + 69, "AB"[token["token_type"]], size=11, anchor="middle")
         draw.box(x, y + 80, width, 22, "#f6f8fa")
         draw.text(x + width / 2, y + 95, str(number), size=11, fill=FAINT, anchor="middle")
         if column == 0:
-            for offset, name in ((18, "token"), (44, "predict"), (69, "segment"), (95, "position")):
+            for offset, name in (
+                (18, "token"),
+                (44, "predict"),
+                (69, "token type"),
+                (95, "position"),
+            ):
                 draw.text(66, y + offset, name, size=11, fill=FAINT, anchor="end")
     return draw
 
 
 def masking(counts: dict[str, int]) -> Drawing:
-    """What became of the tokens of some batches."""
+    """Draw the fractions of predicted tokens and of their replacements."""
     predicted = sum(counts[key] for key in ("[MASK]", "random", "kept"))
     total = predicted + counts["not predicted"]
-    draw = Drawing(760, 150, "Shares of tokens that are predicted, and what is put in their place")
+    draw = Drawing(760, 150, "Fractions of predicted tokens, and their replacements")
     bars = (
         ("all tokens", total, (("not predicted", "#d0d7de"), ("predicted", BLUE))),
         ("predicted", predicted, (("[MASK]", ORANGE), ("random", "#cf222e"), ("kept", GREEN))),
@@ -124,18 +129,18 @@ def masking(counts: dict[str, int]) -> Drawing:
             width = 650 * numbers[part] / whole
             draw.box(x, y, width, 30, color)
             words = f"{part} {numbers[part] / whole:.1%}"
-            anchor, place = (
+            anchor, text_x = (
                 ("end", x + width) if part in ("random", "kept") else ("middle", x + width / 2)
             )
-            draw.text(place, y + 46, words, size=11, fill=INK, anchor=anchor)
+            draw.text(text_x, y + 46, words, size=11, fill=INK, anchor=anchor)
             x += width
     return draw
 
 
-def sight(tokens: list[dict[str, Any]]) -> Drawing:
-    """Which tokens a token sees, in both directions and from left to right."""
+def attention(tokens: list[dict[str, Any]]) -> Drawing:
+    """Draw which tokens a token attends to, in both directions and from left to right."""
     words = [token["token"] for token in tokens[:9]]
-    draw = Drawing(760, 330, "What each token sees in BERT, and from left to right")
+    draw = Drawing(760, 330, "Which tokens each token attends to, in BERT and from left to right")
     for side, name in enumerate(("BERT: both directions", "left to right")):
         left, top, cell = 110 + side * 370, 90, 24
         draw.text(left, 24, name, size=13)
@@ -148,26 +153,28 @@ def sight(tokens: list[dict[str, Any]]) -> Drawing:
             for column in range(len(words)):
                 fill = BLUE if side == 0 or column <= row else "#f6f8fa"
                 draw.box(left + column * cell, top + row * cell, cell - 2, cell - 2, fill)
-    draw.text(110, 320, "rows: the token that looks; columns: what it sees", size=11, fill=FAINT)
+    draw.text(
+        110, 320, "rows: tokens; columns: the tokens that they attend to", size=11, fill=FAINT
+    )
     return draw
 
 
 def ablations() -> Drawing:
-    """Held-out perplexity and accuracy of the ablations, from the table of RESULTS.md."""
+    """Draw held-out accuracy and perplexity of the ablations, from the table of RESULTS.md."""
     text = RESULTS.read_text("utf-8").partition("\n## Ablations\n")[2]
     row = re.compile(r"^\| (\w+) \| \w+ \| [\d,]+ \| (0\.\d+) \| [\d.]+ \| (\d+) \|", re.M)
-    found = [(name, float(right), int(lost)) for name, right, lost in row.findall(text)]
-    draw = Drawing(760, 60 + 40 * len(found), "Accuracy and perplexity of the ablations")
-    draw.text(130, 30, "masked tokens right", size=13)
-    draw.text(450, 30, "perplexity (less is better)", size=13)
-    most = max(lost for _, _, lost in found)
-    for number, (name, right, lost) in enumerate(found):
+    rows = [(name, float(acc), int(perplexity)) for name, acc, perplexity in row.findall(text)]
+    draw = Drawing(760, 60 + 40 * len(rows), "Accuracy and perplexity of the ablations")
+    draw.text(130, 30, "masked-token accuracy", size=13)
+    draw.text(450, 30, "perplexity (lower is better)", size=13)
+    highest = max(perplexity for _, _, perplexity in rows)
+    for number, (name, acc, perplexity) in enumerate(rows):
         y = 44 + number * 40
         draw.text(120, y + 20, name, size=12, anchor="end")
-        draw.box(130, y, 700 * right, 28, BLUE)
-        draw.text(136 + 700 * right, y + 19, f"{right:.1%}", size=11, fill=FAINT)
-        draw.box(450, y, 240 * lost / most, 28, ORANGE)
-        draw.text(456 + 240 * lost / most, y + 19, str(lost), size=11, fill=FAINT)
+        draw.box(130, y, 700 * acc, 28, BLUE)
+        draw.text(136 + 700 * acc, y + 19, f"{acc:.1%}", size=11, fill=FAINT)
+        draw.box(450, y, 240 * perplexity / highest, 28, ORANGE)
+        draw.text(456 + 240 * perplexity / highest, y + 19, str(perplexity), size=11, fill=FAINT)
     return draw
 
 

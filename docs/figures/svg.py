@@ -1,4 +1,4 @@
-"""Small drawings as SVG, written by hand: no library, and the same bytes on every machine."""
+"""Write small SVG drawings without a library, with the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass
 class Drawing:
-    """A picture on a white card, which is readable on a dark page, too.
+    """A drawing on a white card, readable on dark pages too.
 
     Attributes:
         width: In pixels.
         height: In pixels.
-        title: What a screen reader says of it.
+        title: For screen readers.
     """
 
     width: int
@@ -30,24 +30,24 @@ class Drawing:
     def text(
         self, x: float, y: float, words: str, *, size: int = 12, fill: str = INK, anchor: str = ""
     ) -> None:
-        """Puts words on the baseline y; anchor is start, middle or end."""
-        place = f' text-anchor="{anchor}"' if anchor else ""
+        """Draw words on the baseline y; anchor is start, middle or end."""
+        attribute = f' text-anchor="{anchor}"' if anchor else ""
         self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}"{place}>'
+            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}"{attribute}>'
             f"{escape(words)}</text>"
         )
 
     def box(
         self, x: float, y: float, width: float, height: float, fill: str, stroke: str = "none"
     ) -> None:
-        """Draws a rectangle."""
+        """Draw a rectangle."""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="3"'
             f' fill="{fill}" stroke="{stroke}"/>'
         )
 
     def line(self, points: Points, stroke: str, width: float = 1.0, dashes: str = "") -> None:
-        """Draws straight lines from point to point."""
+        """Draw straight lines from point to point."""
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self.parts.append(
@@ -56,7 +56,7 @@ class Drawing:
         )
 
     def content(self) -> str:
-        """The file."""
+        """Return the content of the file."""
         size = f'width="{self.width}" height="{self.height}"'
         view = f'viewBox="0 0 {self.width} {self.height}"'
         head = (
@@ -71,11 +71,14 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Axes:
-    """Where numbers lie in a drawing.
+    """A coordinate system in a drawing.
 
     Attributes:
         drawing: To draw on.
-        left: Of the area, in pixels; also top, width and height.
+        left: Of the area, in pixels.
+        top: In pixels.
+        width: In pixels.
+        height: In pixels.
         x: Least and greatest number from left to right.
         y: Least and greatest number from bottom to top.
     """
@@ -89,24 +92,24 @@ class Axes:
     y: tuple[float, float]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The place of two numbers."""
+        """Return the pixel position of two numbers."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return self.left + across * self.width, self.top + (1 - up) * self.height
 
     def frame(self, title: str, xs: Sequence[float], ys: Sequence[float], form: str = "g") -> None:
-        """Draws the grid with its numbers and a title."""
+        """Draw the grid with its numbers and a title."""
         draw = self.drawing
         draw.text(self.left, self.top - 10, title, size=13)
         for y in ys:
-            place = self.at(self.x[0], y)[1]
-            draw.line([(self.left, place), (self.left + self.width, place)], GRID)
-            draw.text(self.left - 6, place + 4, f"{y:{form}}", size=11, fill=FAINT, anchor="end")
+            pixel = self.at(self.x[0], y)[1]
+            draw.line([(self.left, pixel), (self.left + self.width, pixel)], GRID)
+            draw.text(self.left - 6, pixel + 4, f"{y:{form}}", size=11, fill=FAINT, anchor="end")
         for x in xs:
-            place = self.at(x, self.y[0])[0]
+            pixel = self.at(x, self.y[0])[0]
             below = self.top + self.height + 16
-            draw.text(place, below, f"{x:,g}", size=11, fill=FAINT, anchor="middle")
+            draw.text(pixel, below, f"{x:,g}", size=11, fill=FAINT, anchor="middle")
 
     def curve(self, points: Points, stroke: str, width: float = 1.6, dashes: str = "") -> None:
-        """Draws numbers as a line."""
+        """Draw numbers as a line."""
         self.drawing.line([self.at(*point) for point in points], stroke, width, dashes)
