@@ -1,17 +1,17 @@
-# Two commands do everything on a machine with Python >= 3.11, make and PyPI:
-#   make pretrain     the whole way from text to a trained model, on this computer
-#   make test         lint, the in-process tests and the system tests of the main promises
-# The rest of the evidence:
-#   make test-all     make test, then every other test: test-rest (processes, buckets, pages of the
-#                     docs, drill, fuzz), test-tpu (TPU compiler) and test-parity (PyTorch)
-#   make test-lowest  the in-process tests with the lower bounds of setup.cfg
-#   make drill        inject every fault into real runs and print the results (DRILL=--help)
-#   make fuzz         fuzz the file parsers, one minute for each (FUZZ=--help)
-#   make mutants      insert faults into the product and report which tests detect them (MUTANTS=--help)
-# And:
-#   make tutorial     the commands of docs/tutorial, one after the other, on this computer
-#   make docs         the site, in docs/_build/html; a warning or a broken link fails
-#   make lock         pin what TPU VMs install
+# Requirements: Python >= 3.11, make and access to PyPI. Start with these two:
+#   make pretrain     trains a BERT from text on this computer
+#   make test         runs lint, the in-process tests and the system tests of the main promises
+# More tests:
+#   make test-all     runs make test, then every other test: test-rest (processes, buckets, pages of
+#                     the docs, drill, fuzz), test-tpu (TPU compiler) and test-parity (PyTorch)
+#   make test-lowest  runs the in-process tests with the lower bounds of setup.cfg
+#   make drill        injects every fault into real runs and prints the results (DRILL=--help)
+#   make fuzz         fuzzes the file parsers, one minute for each (FUZZ=--help)
+#   make mutants      inserts faults into the product and reports which tests detect them (MUTANTS=--help)
+# Other targets:
+#   make tutorial     runs the commands of docs/tutorial on this computer
+#   make docs         builds the site in docs/_build/html; a warning or a broken link is an error
+#   make lock         pins the packages that TPU VMs install
 # PYTHON selects the interpreter, as in: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -19,10 +19,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA := data/python-docs
-# The requirement that the parity tests install first, to pick a build of PyTorch.
+# The parity tests install this requirement first, to select a build of PyTorch.
 TORCH ?= torch
 
-# A virtual environment of another Python than the one asked for is made anew.
+# If the virtual environment has another Python than PYTHON, it is replaced.
 ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
 .PHONY: $(BIN)/python
 endif
@@ -61,7 +61,7 @@ venv: $(VENV)/test
 tpu-compiler: $(VENV)/tpu
 parity: $(VENV)/parity
 
-# Large arrays in large pages: a quarter faster where Linux leaves that to the program.
+# Large arrays in huge pages: a quarter faster where Linux lets the program choose.
 pretrain: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 pretrain: $(VENV)/core
 	$(BIN)/bert-jax train-tokenizer --corpus python-docs --vocab-size 8000 --out $(DATA)/tokenizer
@@ -71,8 +71,8 @@ pretrain: $(VENV)/core
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "The default [MASK] is zero."
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Returns the number of [MASK] in the list."
 	$(BIN)/bert-jax fill-mask runs/tiny --top-k 3 "Return a new array with the given [MASK] and type."
-	@echo "The run is in runs/tiny; $(BIN)/bert-jax report runs/tiny makes a page of it."
-	@echo "To fine-tune it: . $(BIN)/activate, and on with README.md, To a fine-tuned model and its report."
+	@echo "The run is in runs/tiny. To write an HTML report: $(BIN)/bert-jax report runs/tiny"
+	@echo "To fine-tune it: . $(BIN)/activate, then the next commands of README.md."
 
 tutorial: $(VENV)/core
 	PYTHONPATH=tests $(BIN)/python -m support.doc_blocks docs/tutorial/index.md
@@ -95,8 +95,8 @@ test: lint
 test-rest: $(VENV)/test
 	$(PYTEST) -m 'full and not tpu_backend' tests/unit tests/system tests/docs
 
-# One process at a time may use libtpu. The tests skip where a package is missing; these two targets
-# fail there.
+# Only one process at a time can use libtpu. Tests whose package is missing are skipped; these two
+# targets fail instead.
 test-tpu: $(VENV)/tpu
 	$(BIN)/python -c "import libtpu"
 	$(BIN)/pytest -m tpu_backend tests/compiler tests/system
@@ -111,7 +111,7 @@ test-all:
 	$(MAKE) test-tpu
 	$(MAKE) test-parity
 
-# The oldest versions that setup.cfg admits, in an environment of their own.
+# The oldest versions that setup.cfg allows, in a separate environment.
 test-lowest: $(VENV)/test
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[test]'
@@ -126,7 +126,7 @@ fuzz: $(VENV)/test
 mutants: $(VENV)/test
 	$(BIN)/python -m tools.mutants $(MUTANTS)
 
-# What TPU VMs install, each file of it with its hash. For the Python of tpu/lock/python.txt.
+# The packages that TPU VMs install, each file with its hash, for the Python of tpu/lock/python.txt.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_34
 lock: $(VENV)/test
