@@ -1,7 +1,7 @@
-"""What ``bert-jax doctor`` looks at.
+"""The checks of ``bert-jax doctor``.
 
-A check returns what it found, with a remedy if that is worth a warning. If nothing can be trained
-like this, it raises a UserError whose text says both; a SkippedError if it cannot be made here.
+A check returns a `Result`, with a remedy for a warning. It raises a UserError, whose text includes
+the remedy, if training is impossible, and a SkippedError if it does not apply to this system.
 """
 
 from __future__ import annotations
@@ -25,59 +25,64 @@ from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import CLOUD, absolute, at, is_remote, region_of
 
 _GIB = 1 << 30
-_LEAST_DISK, _LEAST_MEMORY, _LEAST_FILES = 5 * _GIB, 2 * _GIB, 1024
-_LARGEST_SKEW = 30.0  # seconds; Google refuses signatures that are minutes off
-_SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+_MIN_DISK, _MIN_MEMORY, _MIN_FILES = 5 * _GIB, 2 * _GIB, 1024
+_MAX_SKEW = 30.0  # seconds; Google refuses signatures with a clock error of minutes
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _PLUGINS = ("libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
-# Extra -> what Linux calls its devices.
+# Extra -> names of its devices in /dev of Linux.
 _HARDWARE = {"gpu": ("nvidia[0-9]*",), "tpu": ("accel[0-9]*", "vfio/[0-9]*")}
 _MEMORY = Path("/proc/meminfo")
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 _TIMEOUT = 5.0  # seconds
-_CONTINENTS = ("us", "eu", "asia")  # multi-regions; of a dual region, such as nam4, it is not said
+# Multi-regions. The name of a dual region, such as nam4, does not include its continent.
+_CONTINENTS = ("us", "eu", "asia")
 
 
-class Found(NamedTuple):
-    """What a check found, and what to do about it if anything."""
+class Result(NamedTuple):
+    """The result of a check, and the remedy if there is a problem."""
 
     text: str
     remedy: str = ""
 
 
 class SkippedError(Exception):
-    """Why a check cannot be made."""
+    """The check does not apply to this system."""
 
 
-def python() -> Found:
-    """The version of Python."""
+def python() -> Result:
+    """Check the version of Python."""
     version = platform.python_version()
     try:
         needed = metadata.metadata("bert-jax")["Requires-Python"]
     except metadata.PackageNotFoundError:
-        return Found(version)
+        return Result(version)
     if version not in SpecifierSet(needed, prereleases=True):
-        raise BadInputError(f"{version} is here, {needed} is needed; make an environment with that")
-    return Found(f"{version} ({platform.system()}, {platform.machine()})")
+        raise BadInputError(
+            f"{version} is too old: {needed} is needed; create an environment with it"
+        )
+    return Result(f"{version} ({platform.system()}, {platform.machine()})")
 
 
-def packages() -> Found:
-    """The versions of what is needed, against the lower bounds of setup.cfg."""
-    shown = ", ".join(f"{name} {_version(name)}" for name in _SHOWN if _version(name))
+def packages() -> Result:
+    """Check the versions of all dependencies against the lower bounds of setup.cfg."""
+    versions = ", ".join(f"{name} {_version(name)}" for name in _VERSIONS if _version(name))
     try:
         required = metadata.requires("bert-jax") or []
     except metadata.PackageNotFoundError:
-        return Found(f"{shown}; bounds unknown", "bert-jax is not installed: pip install -e .")
+        return Result(f"{versions}; bounds unknown", "bert-jax is not installed: pip install -e .")
     needs = [need for need in map(Requirement, required) if _applies(need)]
-    wrong = {
+    outdated = {
         need: _version(need.name)
         for need in needs
         if not need.specifier.contains(_version(need.name) or "0", prereleases=True)
     }
-    if wrong:
-        said = ", ".join(f"{need.name} {version or 'is absent'}" for need, version in wrong.items())
-        names = " ".join(f"'{need.name}{need.specifier}'" for need in wrong)
-        raise BadInputError(f"{said}; mend with: pip install -U {names}")
-    return Found(f"{shown}; {len(needs)} packages are new enough")
+    if outdated:
+        problems = ", ".join(
+            f"{need.name} {version or 'is missing'}" for need, version in outdated.items()
+        )
+        names = " ".join(f"'{need.name}{need.specifier}'" for need in outdated)
+        raise BadInputError(f"{problems}; fix with: pip install -U {names}")
+    return Result(f"{versions}; all {len(needs)} packages are recent enough")
 
 
 def _applies(need: Requirement) -> bool:
@@ -91,44 +96,46 @@ def _version(name: str) -> str:
         return ""
 
 
-def devices() -> Found:
-    """What JAX computes on, and whether it leaves an accelerator unused."""
+def devices() -> Result:
+    """List the devices that JAX uses; warn about an accelerator that it does not use."""
     from bert_jax.runtime import distributed
 
-    found = distributed.devices()
-    kind = found[0].device_kind
-    text = f"{len(found)} x {kind}"
-    limit = (found[0].memory_stats() or {}).get("bytes_limit")
+    accelerators = distributed.devices()
+    kind = accelerators[0].device_kind
+    text = f"{len(accelerators)} x {kind}"
+    limit = (accelerators[0].memory_stats() or {}).get("bytes_limit")
     text += f", {limit / _GIB:.1f} GiB each" if limit else ""
     plugins = [f"{name} {_version(name)}" for name in _PLUGINS if _version(name)]
     text += f" ({', '.join(plugins)})" if plugins else ""
-    if found[0].platform != "cpu":
-        return Found(text)
+    if accelerators[0].platform != "cpu":
+        return Result(text)
     if chosen := os.environ.get("JAX_PLATFORMS"):
-        return Found(f"{text}, as JAX_PLATFORMS={chosen} says")
+        return Result(f"{text}, because of JAX_PLATFORMS={chosen}")
     for extra, names in _HARDWARE.items():
         if any(next(Path("/dev").glob(name), None) for name in names):
-            remedy = f"a {extra.upper()} is there and not used: pip install 'bert-jax[{extra}]'"
-            return Found(text, remedy)
-    return Found(text)
+            remedy = f"a {extra.upper()} is not used; fix with: pip install 'bert-jax[{extra}]'"
+            return Result(text, remedy)
+    return Result(text)
 
 
-def compiler() -> Found:
-    """Whether a compiled product is right."""
+def compiler() -> Result:
+    """Compare a compiled matrix product with NumPy."""
     import jax
     import numpy as np
 
     a, b = np.random.default_rng(0).standard_normal((2, 128, 128), np.float32)
     started = time.monotonic()
     product = jax.jit(lambda x, y: jax.numpy.matmul(x, y, precision="highest"))(a, b)
-    off = float(np.abs(np.asarray(product) - a @ b).max())
-    if not off < 1e-3:
-        raise UserError(f"a compiled product is off by {off:.2g}; install jax and its driver anew")
-    return Found(f"a compiled product agrees with NumPy ({time.monotonic() - started:.1f} s)")
+    error = float(np.abs(np.asarray(product) - a @ b).max())
+    if not error < 1e-3:
+        raise UserError(
+            f"a compiled matrix product has an error of {error:.2g}; reinstall jax and its driver"
+        )
+    return Result(f"a compiled matrix product is correct ({time.monotonic() - started:.1f} s)")
 
 
-def compile_cache() -> Found:
-    """Where compiled programs are kept."""
+def compile_cache() -> Result:
+    """Check that the folder of compiled programs can be written."""
     import jax
 
     from bert_jax.runtime import distributed
@@ -137,133 +144,143 @@ def compile_cache() -> Found:
     config: Any = jax.config
     folder = str(config.jax_compilation_cache_dir)
     if "://" in folder:
-        return Found(folder)
+        return Result(folder)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         _write_and_read(Path(folder))
     except (OSError, UserError) as error:
-        remedy = "every start compiles anew; set JAX_COMPILATION_CACHE_DIR to another folder"
-        return Found(f"{folder}: {getattr(error, 'strerror', None) or error}", remedy)
+        remedy = "every start compiles again; set JAX_COMPILATION_CACHE_DIR to another folder"
+        return Result(f"{folder}: {getattr(error, 'strerror', None) or error}", remedy)
     size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    return Found(f"{folder}, {size / (1 << 20):,.0f} MiB")
+    return Result(f"{folder}, {size / (1 << 20):,.0f} MiB")
 
 
-def memory() -> Found:
-    """Of the machine, or of the container that this runs in."""
+def memory() -> Result:
+    """Check the free memory of the machine, or of the container that this runs in."""
     try:
         lines = [line.split() for line in _MEMORY.read_text("utf-8").splitlines()]
     except FileNotFoundError:
-        raise SkippedError(f"there is no {_MEMORY}, as Linux has it") from None
+        raise SkippedError(f"{_MEMORY} does not exist; only Linux has it") from None
     sizes = {line[0]: int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
     total, free = sizes["MemTotal:"], sizes["MemAvailable:"]
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8"))
         used = int(Path("/sys/fs/cgroup/memory.current").read_text("utf-8"))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # not a container, or one without a limit
         limit, used = total, total - free
     total, free = min(total, limit), min(free, limit - used)
     text = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
-    remedy = "end other programs, or train a smaller model than bert-base"
-    return Found(text, "" if free >= _LEAST_MEMORY else remedy)
+    remedy = "stop other programs, or train a smaller model than bert-base"
+    return Result(text, "" if free >= _MIN_MEMORY else remedy)
 
 
-def cores() -> Found:
-    """Those that this process may use."""
+def cores() -> Result:
+    """Count the cores that this process may use."""
     if not hasattr(os, "sched_getaffinity"):
-        raise SkippedError("the system does not tell, as Linux does")
+        raise SkippedError("only Linux reports the cores of a process")
     count = len(os.sched_getaffinity(0))
-    return Found(f"{count}", "" if count > 1 else "text and batches wait for each other; use more")
+    return Result(
+        f"{count}",
+        "" if count > 1 else "reading and training share it; use more cores",
+    )
 
 
-def open_files() -> Found:
-    """How many files a process may hold open."""
+def open_files() -> Result:
+    """Check how many files a process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = soft == resource.RLIM_INFINITY or soft >= _LEAST_FILES
-    return Found(f"{soft:,}", "" if enough else f"ulimit -n {min(_LEAST_FILES * 4, hard)}")
+    enough = soft == resource.RLIM_INFINITY or soft >= _MIN_FILES
+    return Result(f"{soft:,}", "" if enough else f"fix with: ulimit -n {min(_MIN_FILES * 4, hard)}")
 
 
 class Storage:
-    """The folder where runs shall be, probed once with a small file."""
+    """The folder for runs, probed once with a small file."""
 
     def __init__(self, run_dir: str) -> None:
-        """Of a folder, which need not be there yet, or ``gs://…``."""
+        """Set the folder, which may not exist yet, or ``gs://…``."""
         self._run_dir = run_dir
-        self._ahead: float | None = None
+        self._ahead: float | None = None  # seconds by which the clock of the storage is ahead
 
-    def written(self) -> Found:
-        """Whether runs can be written there, and how much room there is."""
-        asked = absolute(at(self._run_dir))
-        folder = _nearest(asked)
-        there = folder == asked or is_remote(asked)
-        name = f"{asked}" if there else f"{asked} (to be made in {folder})"
+    def written(self) -> Result:
+        """Check that runs can be written to the folder, and its free space."""
+        requested = absolute(at(self._run_dir))
+        folder = _nearest(requested)
+        exists = folder == requested or is_remote(requested)
+        name = f"{requested}" if exists else f"{requested} (will be created in {folder})"
         try:
             self._ahead = _write_and_read(folder)
         except OSError as error:
             raise BadInputError(
-                f"{name}: {error.strerror or error}; choose another --run-dir, or mend this one"
+                f"{name}: {error.strerror or error}; choose another --run-dir, or fix this one"
             ) from None
         if is_remote(folder):
-            return Found(f"{name}: written, read and deleted")
+            return Result(f"{name}: written, read and deleted")
         free = shutil.disk_usage(folder).free
         text = f"{name}: written, read and deleted; {free / _GIB:,.1f} GiB free"
         remedy = "a checkpoint of bert-base takes 1.3 GiB; make room, or choose another --run-dir"
-        return Found(text, "" if free >= _LEAST_DISK else remedy)
+        return Result(text, "" if free >= _MIN_DISK else remedy)
 
-    def clock(self) -> Found:
-        """Our clock against that of the file system, the bucket or Google Cloud."""
+    def clock(self) -> Result:
+        """Compare the clock with that of the file system, the bucket or Google Cloud."""
         if on_google_cloud() and not self._run_dir.startswith(CLOUD):
-            ahead, of = parsedate_to_datetime(_ask()[1]).timestamp() - time.time(), "Google Cloud"
+            date, reference = _instance_metadata()[1], "Google Cloud"
+            ahead = parsedate_to_datetime(date).timestamp() - time.time()
         elif self._ahead is None:
-            raise SkippedError("there is no other to compare it with, as storage was not written")
+            raise SkippedError("no clock to compare with, because storage could not be written")
         else:
-            ahead, of = self._ahead, str(absolute(at(self._run_dir)))
-        text = f"{abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} that of {of}"
-        remedy = "logins and heartbeats rely on it: switch on time synchronisation (timedatectl)"
-        return Found(text, "" if abs(ahead) < _LARGEST_SKEW else remedy)
+            ahead, reference = self._ahead, str(absolute(at(self._run_dir)))
+        text = f"{abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} that of {reference}"
+        remedy = "logins and heartbeats need it: enable time synchronization (timedatectl)"
+        return Result(text, "" if abs(ahead) < _MAX_SKEW else remedy)
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or what is there of the way to it."""
+    """Return the folder, or its nearest parent that exists."""
     while not is_remote(folder) and not folder.exists():
         folder = folder.parent
     return folder
 
 
 def _write_and_read(folder: Path) -> float:
-    """Writes, reads and deletes a small file; by how many seconds its clock is ahead of ours.
+    """Write, read and delete a small file; return the seconds by which its clock is ahead.
 
     Raises:
-        OSError: It cannot be done.
-        UserError: Something else is read than was written.
+        OSError: The file cannot be written, read or deleted.
+        UserError: The content that is read differs.
     """
     file, content = folder / f".doctor-{uuid.uuid4().hex}", os.urandom(64)
     try:
         file.write_bytes(content)
         now = time.time()
         same = file.read_bytes() == content
-        about: Any = file.stat()
+        stat: Any = file.stat()
     finally:
         file.unlink(missing_ok=True)
     if not same:
-        raise UserError(f"{folder}: what was written is not what is read; use another disk")
-    return float(getattr(about, "st_mtime", None) or about.mtime) - now
+        raise UserError(f"{folder}: a file reads differently than written; use another disk")
+    return float(getattr(stat, "st_mtime", None) or stat.mtime) - now
 
 
-def region(run_dir: str) -> Found:
-    """Whether the bucket is where this machine is: data that leaves a region is slow and costs."""
-    where = region_of(at(run_dir))
+def region(run_dir: str) -> Result:
+    """Check that the bucket is in the region of this machine: other traffic is slow and costs."""
+    location = region_of(at(run_dir))
     if not on_google_cloud():
-        return Found(f"the bucket is in {where}, this machine not on Google Cloud")
-    zone = _ask()[0].rpartition("/")[2]
-    text = f"the bucket is in {where}, this machine in {zone}"
-    wanted = zone.rpartition("-")[0]
-    apart = zone[:2] != where[:2] if where in _CONTINENTS else "-" in where and where != wanted
-    remedy = f"gcloud storage buckets create gs://NAME --location {wanted}, and keep runs there"
-    return Found(text, remedy if apart else "")
+        return Result(f"the bucket is in {location}, this machine is not on Google Cloud")
+    zone = _instance_metadata()[0].rpartition("/")[2]
+    text = f"the bucket is in {location}, this machine in {zone}"
+    local = zone.rpartition("-")[0]
+    if location in _CONTINENTS:
+        is_elsewhere = zone[:2] != location[:2]
+    else:
+        is_elsewhere = "-" in location and location != local
+    remedy = (
+        "keep runs in a bucket of this region; create it with: gcloud storage buckets create"
+        f" gs://NAME --location {local}"
+    )
+    return Result(text, remedy if is_elsewhere else "")
 
 
 def on_google_cloud() -> bool:
-    """Whether this is one of its machines, without asking the network."""
+    """Return whether this machine is one of Google Cloud; do not use the network."""
     if {"GCE_METADATA_IP", "GCE_METADATA_HOST"} & os.environ.keys():
         return True
     try:
@@ -272,14 +289,14 @@ def on_google_cloud() -> bool:
         return False
 
 
-def _ask() -> tuple[str, str]:
-    """The zone of this machine and the time, from its metadata server."""
-    known = (os.environ.get(f"GCE_METADATA_{name}") for name in ("IP", "HOST"))
-    host = next(filter(None, known), "metadata.google.internal")
+def _instance_metadata() -> tuple[str, str]:
+    """Return the zone of this machine and the time, from its metadata server."""
+    hosts = (os.environ.get(f"GCE_METADATA_{name}") for name in ("IP", "HOST"))
+    host = next(filter(None, hosts), "metadata.google.internal")
     address = f"http://{host}/computeMetadata/v1/instance/zone"
-    asked = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
+    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
     try:
-        with urllib.request.urlopen(asked, timeout=_TIMEOUT) as answer:  # noqa: S310
-            return answer.read().decode(), answer.headers["Date"]
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
+            return response.read().decode(), response.headers["Date"]
     except OSError as error:
-        raise UserError(f"{address} does not answer: {error}; is there a firewall?") from None
+        raise UserError(f"{address} does not answer: {error}; check the firewall") from None

@@ -1,4 +1,4 @@
-"""``bert-jax doctor``: is this machine ready to train, and how is it made so."""
+"""``bert-jax doctor``: check devices, versions and storage, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.text import Text
 from bert_jax.runtime.errors import BadInputError, UserError, one_line, printable
 from bert_jax.runtime.paths import CLOUD, failures_explained
 from pipelines.commands import checks
-from pipelines.commands.checks import Found
 from pipelines.settings import command_parser, parse
 
 _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "failure": "bold red"}
@@ -22,7 +21,7 @@ _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "failure": "bol
 
 @dataclass(frozen=True)
 class Line:
-    """What is said of one check."""
+    """The report on one check."""
 
     name: str
     state: Literal["ok", "skipped", "warning", "failure"]
@@ -31,15 +30,13 @@ class Line:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command.
+    """Run the command.
 
     Raises:
         UserError: A check failed; of the class of the first failure.
     """
-    parser = command_parser("doctor", "Looks whether this machine can train, and how to mend it.")
-    parser.add_argument(
-        "--run-dir", metavar="RUN", default=".", help="where runs shall be: a folder, or gs://…"
-    )
+    parser = command_parser("doctor", "Check devices, versions and storage, and suggest fixes.")
+    parser.add_argument("--run-dir", metavar="RUN", default=".", help="folder for runs, or gs://…")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, argv)
     console = Console(highlight=False, soft_wrap=True)
@@ -49,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         lines.append(line)
         failures += [error] if error else []
         if not options.json:
-            _show(console, line)
+            _print(console, line)
     if options.json:
         print(json.dumps({"ok": not failures, "checks": [asdict(line) for line in lines]}))  # noqa: T201
     if failures:
@@ -57,12 +54,10 @@ def main(argv: Sequence[str]) -> None:
         raise type(failures[0])(f"{len(failures)} of {len(lines)} checks failed: {names}")
 
 
-def _checks(run_dir: str) -> Iterator[tuple[str, Callable[[], Found]]]:
-    """The checks by name, in the order in which one failure leads to the next."""
-    yield "python", checks.python
-    yield "packages", checks.packages
-    yield "devices", checks.devices
-    yield "compiler", checks.compiler
+def _checks(run_dir: str) -> Iterator[tuple[str, Callable[[], checks.Result]]]:
+    """Yield the checks by name; those whose failure causes others come first."""
+    for check in (checks.python, checks.packages, checks.devices, checks.compiler):
+        yield check.__name__, check
     yield "compile cache", checks.compile_cache
     yield "memory", checks.memory
     yield "cores", checks.cores
@@ -74,24 +69,23 @@ def _checks(run_dir: str) -> Iterator[tuple[str, Callable[[], Found]]]:
         yield "region", partial(checks.region, run_dir)
 
 
-def examined(name: str, check: Callable[[], Found]) -> tuple[Line, UserError | None]:
-    """What a check says, and its failure if it failed."""
+def examined(name: str, check: Callable[[], checks.Result]) -> tuple[Line, UserError | None]:
+    """Make a check; return the report on it, and its error if it failed."""
     try:
         with failures_explained():
-            found = check()
+            result = check()
     except checks.SkippedError as error:
         return Line(name, "skipped", str(error)), None
     except UserError as error:
         return Line(name, "failure", str(error)), error
-    # A broken installation fails in ways of its own; all of them are what is looked for.
-    except Exception as error:
+    except Exception as error:  # a broken installation can raise anything
         text = one_line(f"{type(error).__name__}: {error}")
-        failure = BadInputError(f"{text}; install bert-jax anew, in an environment of its own")
+        failure = BadInputError(f"{text}; reinstall bert-jax in a new environment")
         return Line(name, "failure", str(failure)), failure
-    return Line(name, "warning" if found.remedy else "ok", *found), None
+    return Line(name, "warning" if result.remedy else "ok", *result), None
 
 
-def _show(console: Console, line: Line) -> None:
-    said = f"{line.found}; {line.remedy}" if line.remedy else line.found
+def _print(console: Console, line: Line) -> None:
+    text = f"{line.found}; {line.remedy}" if line.remedy else line.found
     state = (f"{line.state:8}", _STYLES[line.state])
-    console.print(Text.assemble(state, f" {line.name:13}  {printable(said)}"))
+    console.print(Text.assemble(state, f" {line.name:13}  {printable(text)}"))

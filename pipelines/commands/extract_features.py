@@ -1,4 +1,4 @@
-"""``bert-jax extract-features``: vectors of the texts of a file, for other programs."""
+"""``bert-jax extract-features``: write hidden states of texts for other programs."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    parser = command_parser("extract-features", "Writes hidden states of every text of a file.")
-    # argparse takes -1,-2 for an option unless told that it is a number; it has no public way.
+    """Run the command."""
+    parser = command_parser("extract-features", "Write hidden states of every text in a file.")
+    # argparse treats -1,-2 as an option, and has no public way to change that.
     parser._negative_number_matcher = re.compile(r"-\d")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "--input", required=True, help='.txt with a text or "a ||| b" per line, or .jsonl {"text"}'
+        "--input",
+        required=True,
+        help='.txt with a text or "a ||| b" per line, or .jsonl {"text": …}',
     )
     parser.add_argument("--output", required=True, help=".npz, or .arrow for Arrow IPC")
     parser.add_argument(
-        "--layers", default="-1", help="such as -1,-2; 0 is the embeddings, -1 the last layer"
+        "--layers", default="-1", help="list such as -1,-2; 0 is the embeddings, -1 the last layer"
     )
     parser.add_argument(
         "--pooling",
         choices=("cls", "mean", "max", "none"),
-        help="of a text's tokens (default: mean); none: a vector of every token",
+        help="pooling over the tokens of a text (default: mean); none: a vector per token",
     )
     parser.add_argument(
         "--words",
         action="store_true",
-        help="a vector of every word instead: the mean of its tokens",
+        help="write a vector per word instead: the mean over its tokens",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="texts at a time")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts per batch")
     options = parse(parser, argv)
     started = time.monotonic()
     if options.words and options.pooling:
-        raise BadArgumentsError("--words and --pooling exclude each other; choose one")
+        raise BadArgumentsError("--words and --pooling cannot be combined; choose one")
     if options.batch_size < 1:
         raise BadArgumentsError(f"--batch-size must be at least 1, not {options.batch_size}")
     pooling: Pooling | None = None if options.pooling == "none" else options.pooling or "mean"
@@ -53,15 +55,15 @@ def main(argv: Sequence[str]) -> None:
     bert = Bert(options.model)
     check_layers(bert.model.network, layers)
     if len({layer % (bert.model.network.layers + 1) for layer in layers}) < len(layers):
-        raise BadArgumentsError(f"--layers {options.layers} names a layer twice")
-    which = Extraction(layers, pooling, options.words, options.batch_size)
-    texts = extract(bert, Path(options.input), Path(options.output), which)
-    arrow = options.output.endswith(".arrow")
+        raise BadArgumentsError(f"--layers {options.layers} names a layer twice; name it once")
+    extraction = Extraction(layers, pooling, options.words, options.batch_size)
+    texts = extract(bert, Path(options.input), Path(options.output), extraction)
+    reader = "pyarrow.ipc.open_file" if options.output.endswith(".arrow") else "numpy.load"
     summary(
-        f"{options.output}: {texts:,} texts, {bert.model.network.hidden_size} numbers a vector",
+        f"{options.output}: {texts:,} texts, vectors of {bert.model.network.hidden_size} numbers",
         started,
         ("serve", options.model),
-        opened_by=f"{'pyarrow.ipc.open_file' if arrow else 'numpy.load'}({options.output!r})",
+        opened_by=f"{reader}({options.output!r})",
     )
 
 
