@@ -36,12 +36,12 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's rows of a batch.
+    """This process's rows of a global batch.
 
     Attributes:
-        arrays: One array per field of FIELDS.
-        tokens: Tokens of the whole batch, over all processes, without padding.
-        sequences: Sequences of the whole batch; more than rows where they are packed.
+        arrays: One array per field of FIELDS and, if packed, of PACKED_FIELDS.
+        tokens: Number of tokens in the global batch, without padding.
+        sequences: Number of sequences in the global batch; more than rows where packed.
     """
 
     arrays: Arrays
@@ -57,7 +57,7 @@ class BatchShape:
         rows: B.
         length: T.
         predictions: P.
-        sequences: K; 0 for batches that are not packed.
+        sequences: K; 0 for batches without packing.
     """
 
     rows: int
@@ -66,7 +66,7 @@ class BatchShape:
     sequences: int = 0
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
-        """Shape and dtype of every field."""
+        """Return shape and dtype of every field."""
         sizes = {"B": self.rows, "T": self.length, "P": self.predictions}
         sizes["K"] = max(1, self.sequences)
         names = FIELDS | PACKED_FIELDS if self.sequences else FIELDS
@@ -85,16 +85,16 @@ class Shape(Protocol):
 
 
 class TrainingData(Protocol):
-    """Where the loop gets its batches; `rows` are this process's rows of the global batch.
+    """A source of batches; `rows` are this process's rows of the global batch.
 
     Attributes:
-        digests: By which a resumed run knows its data again.
+        digests: Identify the data when a run is resumed.
     """
 
     digests: dict[str, str]
 
     def shape(self, length: int, batch_size: int) -> Shape:
-        """Of the batches of a phase."""
+        """Return the shape of the batches of a phase."""
 
     def batches(self, first: int, last: int, rows: slice) -> Iterator[Batch]:
-        """The batches of steps first, first + 1, … last - 1 (all in one phase)."""
+        """Yield the batches of steps first, first + 1, … last - 1 (all in one phase)."""

@@ -1,11 +1,11 @@
-"""Saving and restoring; nothing else but `orbax_repairs` knows Orbax.
+"""Save and restore checkpoints; only this file and `orbax_repairs` import Orbax.
 
     RUN/checkpoints/STEP/params, opt_state, meta
 
-Orbax writes in the background, commits atomically, and restores onto any mesh. It does not notice a
-changed bit in a file, and does not look at an older step when the newest is damaged. So `meta`
-holds a checksum of every array, which is compared after every restore, and the newest step that
-passes is taken. `meta` holds a SHA-256 of itself for the same reason.
+Orbax writes in the background, commits atomically, and restores onto any mesh. It does not detect a
+changed bit in a file and does not fall back to an older step when the newest is damaged. So `meta`
+has a checksum of every array, which is compared after every restore, and the newest step that
+passes is used. `meta` has a SHA-256 of itself for the same reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bert_jax.runtime.errors import BadInputError, UserError, tells_of_lost_proc
 from bert_jax.runtime.paths import absolute, check_kind, explained, is_remote, remove
 from bert_jax.training import orbax_repairs
 from bert_jax.training.checksums import checksums_if_finite, examined
-from bert_jax.training.metadata import DamagedError, Meta, believed, signed
+from bert_jax.training.metadata import DamagedError, Meta, signed, verified
 from bert_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -39,7 +39,7 @@ orbax_repairs.keep_quiet()
 orbax_repairs.use_steady_clock()
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
-# In messages of XLA and TensorStore.
+# Parts of messages of XLA and TensorStore about other problems than damaged files.
 _NOT_DAMAGE = (
     "RESOURCE_EXHAUSTED",
     "PERMISSION_DENIED",
@@ -54,12 +54,12 @@ class Checkpoints:
     """The checkpoints of a run."""
 
     def __init__(self, run_dir: Path, keep: int = 3, keep_best: bool = False) -> None:
-        """Opens or creates the folder.
+        """Open or create the folder.
 
         Args:
-            run_dir: Of the run.
-            keep: How many of the newest to keep.
-            keep_best: Also keep the one with the lowest held-out loss.
+            run_dir: Folder of the run.
+            keep: Number of newest checkpoints to keep.
+            keep_best: Also keep the checkpoint with the lowest held-out loss.
         """
         self.folder = absolute(run_dir) / FOLDER
         self._saving = 0
@@ -82,12 +82,12 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, meta: Meta, eval_loss: float | None = None) -> None:
-        """Begins to save; returns once the arrays are copied off the devices.
+        """Start to save; return once the arrays are copied off the devices.
 
         Args:
-            state: At ``meta.step``.
-            meta: What is saved beside it.
-            eval_loss: Held-out loss of `state`, if it was just measured.
+            state: State after ``meta.step`` updates.
+            meta: Saved beside it.
+            eval_loss: Held-out loss of `state`, if it was just evaluated.
 
         Raises:
             NotFiniteError: A value anywhere in `state` is infinite or NaN; nothing is saved.
@@ -109,7 +109,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Return when everything is on disk.
 
         Raises:
             UserError: The disk is full.
@@ -118,7 +118,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Ends the background threads; a save that fails only now is not reported, see `wait`."""
+        """End the background threads; a save that fails only now is not reported, see `wait`."""
         with suppress(Exception):
             self._manager.close()
         orbax_repairs.release_waiting()
@@ -126,14 +126,14 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, check: Callable[[Meta], None]
     ) -> tuple[TrainState, Meta] | None:
-        """The newest good checkpoint; damaged newer ones are then renamed to ``STEP.damaged``.
+        """Restore the newest good checkpoint; rename damaged newer ones to ``STEP.damaged``.
 
         Args:
             abstract: Shapes, dtypes and shardings to restore to.
-            check: Is shown what was saved beside the arrays before they are read; may raise.
+            check: Called with the metadata before the arrays are read; may raise.
 
         Returns:
-            The state and what was saved beside it; None if nothing was ever saved.
+            The state and its metadata; None if nothing was ever saved.
 
         Raises:
             BadInputError: All checkpoints are damaged.
@@ -147,13 +147,13 @@ class Checkpoints:
                 state = self._restore_state(step, abstract, sums)
             except DamagedError as error:
                 damage = str(error)
-            # Processes must not go on from different steps.
+            # Processes must not continue from different steps.
             if not any_process(bool(damage)):
                 self._set_aside(damaged)
                 if damaged:
                     lost = damaged[0] - step
-                    again = "1 step has" if lost == 1 else f"{lost:,} steps have"
-                    say(f"checkpoint {step} is whole: {again} to be done again")
+                    repeated = "1 step" if lost == 1 else f"{lost:,} steps"
+                    say(f"resuming from checkpoint {step}; repeating {repeated}")
                 return state, meta
             reason = damage or "another process could not read it"
             say(f"checkpoint {step} is damaged ({reason})")
@@ -178,8 +178,8 @@ class Checkpoints:
             target = self.folder / f"{step}.damaged"
             remove(target)
             (self.folder / str(step)).rename(target)
-            say(f"checkpoint {step} is kept as {target.name}, not used")
-        any_process(False)  # nobody goes on before they are renamed
+            say(f"checkpoint {step} is kept as {target.name} and not used")
+        any_process(False)  # no process continues before they are renamed
         self._manager.reload()
 
     def _check_space(self, state: TrainState) -> None:
@@ -206,18 +206,18 @@ class Checkpoints:
             raise UserError(
                 f"{where}: {'the disk is full' if full else _cause(text)}."
                 f" {f'Step {good[0]} is safe' if good else 'No step is saved'};"
-                f" {'make room' if full else 'mend that'} and run the same command to go on"
+                f" {'make room' if full else 'fix the cause'} and run the same command to resume"
             ) from error
 
 
 def _cause(text: str) -> str:
-    """What TensorStore or the system says, without what they were doing."""
+    """Return the cause from a message of TensorStore or the system."""
     code = re.search(r"os_error_code='(\d+)'", text)
     return os.strerror(int(code[1])) if code else (text.splitlines() or ["?"])[0][:160]
 
 
 def save_params(run_dir: Path, params: Params, meta: Meta) -> None:
-    """Saves parameters alone, if finite, as a checkpoint that can be used but not trained on."""
+    """Save finite parameters alone, as a checkpoint for use but not for more training."""
     sums = checksums_if_finite({"params": params}, meta.step)
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
@@ -230,37 +230,39 @@ def save_params(run_dir: Path, params: Params, meta: Meta) -> None:
 def newest_params(
     run_dir: Path, define: Callable[[Meta], Params], step: int | None = None
 ) -> tuple[Params, Meta]:
-    """The parameters of the newest good checkpoint of a run, for reading only.
+    """Return the parameters of the newest good checkpoint of a run; changes nothing.
 
     Args:
-        run_dir: Of the run.
-        define: Shapes, dtypes and shardings of the parameters of a run.
-        step: Take this one instead of the newest.
+        run_dir: Folder of the run.
+        define: Metadata -> shapes, dtypes and shardings of the parameters.
+        step: Read this checkpoint instead of the newest.
 
     Raises:
-        BadInputError: There is none, or all are damaged.
+        BadInputError: None exists, or all are damaged.
     """
     folder = absolute(run_dir) / FOLDER
-    there = _newest_first(folder)
-    if not there:
-        raise BadInputError(f"{run_dir} holds no checkpoint yet")
-    if step is not None and step not in there:
-        known = ", ".join(map(str, reversed(there)))
-        raise BadInputError(f"{run_dir} has no checkpoint {step}; there are {known}")
-    for candidate in there if step is None else [step]:
+    steps = _newest_first(folder)
+    if not steps:
+        raise BadInputError(f"{run_dir} has no checkpoint yet; train first")
+    if step is not None and step not in steps:
+        existing = ", ".join(map(str, reversed(steps)))
+        raise BadInputError(f"{run_dir} has no checkpoint {step}; choose one of {existing}")
+    for candidate in steps if step is None else [step]:
         try:
             meta, sums = read_meta(folder / str(candidate))
             arrays = _restore_items(folder / str(candidate), {"params": define(meta)})
             _compare(arrays, sums)
         except DamagedError as error:
-            say(f"checkpoint {candidate} of {run_dir} is damaged ({error}); not used")
+            say(f"checkpoint {candidate} of {run_dir} is damaged ({error}) and not used")
             continue
         return arrays["params"], meta
-    raise BadInputError(f"{run_dir} holds no checkpoint that can be used")
+    raise BadInputError(
+        f"{run_dir} has no checkpoint that can be read; restore the folder from a copy"
+    )
 
 
 def newest_meta(run_dir: Path) -> Meta | None:
-    """What was saved beside the newest checkpoint whose note can be read; None without any."""
+    """Return the metadata of the newest checkpoint where it can be read; None without any."""
     folder = absolute(run_dir) / FOLDER
     for step in _newest_first(folder):
         try:
@@ -271,23 +273,23 @@ def newest_meta(run_dir: Path) -> Meta | None:
 
 
 def read_meta(folder: Path) -> tuple[Meta, dict[str, list[int]]]:
-    """What was saved beside the arrays, and their checksums.
+    """Read the metadata of a checkpoint and the checksums of its arrays.
 
     Raises:
-        DamagedError: It cannot be read, or is not what was saved.
+        DamagedError: It cannot be read, or differs from what was saved.
     """
     with _damage_reported():
         check_kind(folder / "meta" / "metadata")
-        given = _restore_items(folder, {"meta": None})["meta"]
-        return believed(given, int(folder.name))
+        content = _restore_items(folder, {"meta": None})["meta"]
+        return verified(content, int(folder.name))
 
 
 def _newest_first(folder: Path) -> list[int]:
-    # Not by glob, which takes a bucket that cannot be reached for an empty one.
-    there: list[Path] = []
+    # Not by glob, which treats a bucket that cannot be reached as empty.
+    entries: list[Path] = []
     with suppress(FileNotFoundError):
-        there = list(folder.iterdir())
-    steps = [path for path in there if path.name.isdigit()]
+        entries = list(folder.iterdir())
+    steps = [path for path in entries if path.name.isdigit()]
     finished = [path for path in steps if ocp.utils.is_checkpoint_finalized(path)]
     return sorted((int(path.name) for path in finished), reverse=True)
 
@@ -303,9 +305,9 @@ def _restore_items(folder: Path, items: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _damage_reported() -> Iterator[None]:
-    """Orbax, TensorStore and json raise many types on damaged files; all mean the same here.
+    """Raise DamagedError for the many types of errors that damaged files cause.
 
-    What says nothing about the files (no memory, no permission, too many open files) passes.
+    Errors that tell nothing of the files (no memory, no permission, too many open files) pass.
     """
     orbax_repairs.ignore_late_failures()
     try:
@@ -323,4 +325,4 @@ def _damage_reported() -> Iterator[None]:
 def _compare(arrays: dict[str, Any], expected: dict[str, list[int]]) -> None:
     for name, sums in examined(arrays)[0].items():
         if sums != expected.get(name):
-            raise DamagedError(f"{name} is not what was saved")
+            raise DamagedError(f"the checksum of {name} differs")

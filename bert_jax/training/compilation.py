@@ -1,4 +1,4 @@
-"""The compiled update of a phase."""
+"""Compile the update of a phase."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from bert_jax.training.partitioner import Partitioner
 
 
 def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> Any:
-    """(state, batch) -> (state, metrics), donating the state; says what it needs."""
+    """Return the compiled (state, batch) -> (state, metrics), which donates the state.
+
+    Prints the size of a step and the memory that it needs.
+    """
     B, T = phase.batch_size, phase.length
     say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
     state = partitioner.abstract_state(experiment.init_fn)
     batch = partitioner.abstract_batch(experiment.data.shape(T, B))
-    program = partitioner.train_step(experiment.steps).lower(state, batch).compile()
-    memory = program.memory_analysis()
+    step = partitioner.train_step(experiment.steps).lower(state, batch).compile()
+    memory = step.memory_analysis()
     gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
     say(f"memory per device: {gib[0]:.2f} GiB arguments + {gib[1]:.2f} GiB temporary")
-    return program
+    return step

@@ -23,21 +23,21 @@ def evaluate(
     params: Params,
     batches: Iterator[Batch],
 ) -> dict[str, Any]:
-    """Losses, accuracies and perplexity over `batches`.
+    """Compute losses, accuracies and perplexity over `batches`.
 
     Args:
-        eval_step: Of `partitioner`.
-        partitioner: Where the step runs.
-        params: Of the model.
-        batches: This process's rows of each.
+        eval_step: `Partitioner.eval_step`.
+        partitioner: Shards the batches.
+        params: Parameters of the model.
+        batches: This process's rows of each batch.
 
     Returns:
         loss, mlm_loss, nsp_loss (nats), mlm_accuracy, nsp_accuracy, perplexity (of masked tokens),
         predictions (masked tokens), sequences (with a label); empty if there is no batch. Without
         any label the two of nsp are None.
     """
-    # One step behind, so that the next batch is sent while this one is computed; added up in
-    # float64, because thousands of float32 sums would lose digits.
+    # Sums are fetched one step late, so that the next batch is sent while this one is computed.
+    # They are added in float64: thousands of float32 sums would lose digits.
     total: LossSums | None = None
     pending: LossSums | None = None
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What a run does: what `train` needs to know of it, be it pre-training or a task."""
+"""What the training loop needs of a run, of pre-training or of a task."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ class Experiment:
     Attributes:
         config: Of the run; ``model.vocab_size`` must be set.
         steps: One update, one evaluation.
-        data: What is learned from.
-        init_fn: The state before the first update, as a pure function.
-        evaluate: Metrics of the held-out data, from the compiled evaluation, the parameters and the
-            phase.
-        flops: Of an update of so many tokens in so many sequences.
-        warm_start_fn: What a new run begins with; None is `init_fn`.
-        absent: Metrics that have no meaning in this run.
-        architecture: Of the network with its heads; see `convert`.
+        data: Training batches.
+        init_fn: Returns the state before the first update; pure.
+        evaluate: (compiled evaluation, parameters, phase) -> metrics of the held-out data.
+        flops: (tokens, sequences) of an update -> its floating point operations.
+        warm_start_fn: Returns the state that a new run with ``init`` starts from.
+        absent: Metrics without a meaning in this run.
+        architecture: Name of the network with its heads; see `tensor_names`.
         labels: Names of the classes of a task head.
-        criterion: What tells the best checkpoint among these metrics: the lower the better.
+        criterion: Metrics -> the value by which the best checkpoint is chosen, lower is better.
     """
 
     config: TrainableConfig
@@ -48,14 +47,14 @@ class Experiment:
     absent: tuple[str, ...] = ()
     architecture: str = "BertForPreTraining"
     labels: list[str] = field(default_factory=list)
-    criterion: Callable[[dict[str, Any]], float | None] = lambda found: found.get("loss")
+    criterion: Callable[[dict[str, Any]], float | None] = lambda metrics: metrics.get("loss")
 
 
 class PretrainingData(TrainingData, Protocol):
     """Data with a held-out part."""
 
     def held_out(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
-        """The batches of held-out text: at most `limit` unless that is 0."""
+        """Return the batches of held-out text: at most `limit`, unless that is 0."""
 
 
 def pretraining(
@@ -64,10 +63,10 @@ def pretraining(
     data: PretrainingData,
     warm_start_fn: WarmStart | None = None,
 ) -> Experiment:
-    """MLM + NSP."""
+    """Return the pre-training run of a config (MLM and NSP)."""
     steps = Steps.of(config)
 
-    def measure(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
+    def evaluate_held_out(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
         rows, limit = partitioner.rows(phase.batch_size), config.train.eval_batches
         batches = data.held_out(phase.length, phase.batch_size, rows, limit)
         return evaluate(eval_step, partitioner, params, batches)
@@ -81,7 +80,7 @@ def pretraining(
         steps=steps,
         data=data,
         init_fn=partial(init_state, config.model, steps.optimizer, config.seed),
-        evaluate=measure,
+        evaluate=evaluate_held_out,
         flops=flops,
         warm_start_fn=warm_start_fn,
         absent=("nsp_loss", "nsp_accuracy") if config.data.objective == "mlm" else (),

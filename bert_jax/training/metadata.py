@@ -1,7 +1,7 @@
-"""What is saved beside the arrays of a checkpoint, with a checksum of each of them.
+"""The metadata of a checkpoint, with a checksum of each array.
 
-It is signed with a SHA-256 of itself, which finds damage but keeps nobody from writing what he
-likes; so its values are believed only as far as they are of the right types.
+Its SHA-256 of itself detects damage, not intent: anybody can write a valid one, so the types of all
+values are checked as well.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ Checksums = dict[str, list[int]]
 
 
 class DamagedError(Exception):
-    """A checkpoint cannot be read, or is not what was saved."""
+    """A checkpoint cannot be read, or differs from what was saved."""
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What is saved beside the arrays.
+    """Metadata of a checkpoint.
 
     Attributes:
-        step: Updates done.
-        tokens: Trained on so far, without padding.
-        seconds: Spent on training so far, over all restarts.
-        config: Of the run, resolved; of converted weights only the section ``model``.
+        step: Number of updates done.
+        tokens: Tokens trained on so far, without padding.
+        seconds: Time spent on training so far, over all sessions.
+        config: Resolved config of the run; of converted weights only the section ``model``.
         data: Digests that the data must have.
-        architecture: Of the network with its heads, by Hugging Face's name.
+        architecture: Hugging Face's name of the network with its heads.
         labels: Names of the classes of a task head.
-        problem_type: Of them; see `convert.ModelWeights`.
-        parts: Of the parameters (see `convert`) those that are there; empty = as in pre-training.
+        problem_type: Kind of these labels; see `tensor_names.ModelWeights`.
+        parts: Names of the existing parts of the parameters (see `tensor_names`); empty = those of
+            pre-training.
     """
 
     step: int = 0
@@ -49,31 +50,31 @@ _EMPTY = Meta()
 
 
 def signed(meta: Meta, sums: Checksums) -> dict[str, Any]:
-    """What is written."""
+    """Return the JSON values to write."""
     return _signed(asdict(meta) | {"checksums": sums})
 
 
-def believed(given: dict[str, Any], step: int) -> tuple[Meta, Checksums]:
-    """What was written at `step`: the note and the checksums of the arrays.
+def verified(saved: dict[str, Any], step: int) -> tuple[Meta, Checksums]:
+    """Return the metadata and the checksums that `signed` made at `step`.
 
     Raises:
-        DamagedError: It is something else.
-        Exception: Of many types, on what `signed` never gave.
+        DamagedError: It differs from what was saved.
+        Exception: Of many types, for values that `signed` never returns.
     """
-    content = {key: value for key, value in given.items() if key != "sha256"}
-    if given != _signed(content):
-        raise DamagedError("meta is not what was saved")
+    content = {key: value for key, value in saved.items() if key != "sha256"}
+    if saved != _signed(content):
+        raise DamagedError("the SHA-256 of meta differs")
     sums = content.pop("checksums")
     meta = Meta(**content)
     if meta.step != step:
         raise DamagedError(f"it was saved as step {meta.step}")
-    for one in fields(Meta):
-        value, default = getattr(meta, one.name), getattr(_EMPTY, one.name)
-        if type(value) is not type(default) and not (one.name == "seconds" and type(value) is int):
-            raise DamagedError(f"{one.name} is {value!r:.40}")
+    for key in (each.name for each in fields(Meta)):
+        value, default = getattr(meta, key), getattr(_EMPTY, key)
+        if type(value) is not type(default) and not (key == "seconds" and type(value) is int):
+            raise DamagedError(f"{key} is {value!r:.40}")
     texts = [meta.architecture, meta.problem_type, *meta.labels, *meta.parts, *meta.data.values()]
     if not all(isinstance(text, str) for text in texts):
-        raise DamagedError("a label, part or digest is no text")
+        raise DamagedError("a label, part or digest is not a string")
     return meta, sums
 
 

@@ -1,7 +1,7 @@
-"""How the pure steps run on many devices and hosts; the only file that names jit, pmap or a mesh.
+"""Map the pure steps over devices and hosts; the only file that names jit, pmap or a mesh.
 
 All parallelism is over the data: every device computes with all parameters on its rows of a batch.
-Devices are ordered by process, so a process's rows of the global batch are one block.
+Devices are ordered by process, so a process's rows of the global batch are contiguous.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ from bert_jax.training.batch import Arrays, Shape
 from bert_jax.training.state import TrainState
 from bert_jax.training.step import DeviceBatch, Steps
 
-DATA, FSDP = AXES = ("copies", "parts")
+# Parameters are sharded along "fsdp" but all-gathered once per step, not per layer: peak memory has
+# all of them.
+DATA, FSDP = AXES = ("data", "fsdp")
 _ALL, _ROWS = PartitionSpec(), PartitionSpec(AXES)
-# Over how many devices a state is split, at most. By the TPU compiler's figures (benchmarks/
-# RESULTS.md) smaller parts are slower to put together, and they do not divide most networks' sizes.
-_MOST_PARTS = 16
+# Largest number of shards of a state. By the TPU compiler's figures (benchmarks/RESULTS.md) smaller
+# shards are slower to gather, and larger numbers do not divide most networks' sizes.
+_MAX_SHARDS = 16
 
 
 @dataclass(frozen=True)
 class Partitioner:
-    """Devices, and how the step is mapped over them.
+    """Devices and the mapping of the step over them.
 
     Attributes:
         devices: In the order of the rows of a batch.
-        mapping: jit or pmap.
-        shard_state: Whether each device keeps and updates only a part of the parameters and the
-            optimiser state (Xu et al. 2020, https://arxiv.org/abs/2004.13336). Parameters are put
-            together before each step, and evaluation. Of more than 16 devices every 16 have all.
+        mapping: jit (over a shard_map) or pmap.
+        shard_state: Keep and update only a shard of the parameters and of the optimizer state on
+            each device (Xu et al. 2020, https://arxiv.org/abs/2004.13336). Parameters are
+            all-gathered before each step and evaluation. Beyond 16 devices, each group of 16 holds
+            a full copy.
     """
 
     devices: Sequence[jax.Device]
@@ -49,18 +52,18 @@ class Partitioner:
 
     @classmethod
     def of(cls, config: ParallelConfig, devices: Sequence[jax.Device]) -> Partitioner:
-        """As a config asks for."""
+        """Build the partitioner of a config."""
         return cls(devices, config.mapping, config.shard_state)
 
     def __post_init__(self) -> None:
-        """Refuses pmap on several processes, and with a split state.
+        """Reject pmap with several processes or a sharded state.
 
-        Its state would be local to each host there, which Orbax cannot save.
+        Orbax cannot save a state that is local to each host.
         """
         if self.mapping == "pmap" and self.shard_state:
             raise BadInputError(
-                "parallel.shard_state needs parallel.mapping: jit; pmap has the whole state on"
-                " every device"
+                "parallel.shard_state needs parallel.mapping: jit; pmap keeps the whole state"
+                " on every device"
             )
         processes = len({device.process_index for device in self.devices})
         if self.mapping == "pmap" and processes > 1:
@@ -71,23 +74,23 @@ class Partitioner:
 
     @cached_property
     def mesh(self) -> Mesh:
-        """All devices in order, in groups that have a copy of the state each."""
-        parts = max(n for n in range(1, _MOST_PARTS + 1) if len(self.devices) % n == 0)
-        groups = np.array(self.devices).reshape(-1, parts if self.shard_state else 1)
+        """All devices in order, in groups that hold a copy of the state each."""
+        shards = max(n for n in range(1, _MAX_SHARDS + 1) if len(self.devices) % n == 0)
+        groups = np.array(self.devices).reshape(-1, shards if self.shard_state else 1)
         return Mesh(groups, AXES, axis_types=(AxisType.Auto,) * 2)
 
     @property
     def replicated(self) -> NamedSharding:
-        """On every device."""
+        """A full copy on every device."""
         return NamedSharding(self.mesh, _ALL)
 
     @property
     def by_row(self) -> NamedSharding:
-        """Split along the first dimension."""
+        """Shards of the first dimension on all devices."""
         return NamedSharding(self.mesh, _ROWS)
 
     def rows(self, batch_size: int, parts: int = 1) -> slice:
-        """This process's rows of a batch that runs in so many `parts`.
+        """Return this process's rows of a batch that runs in `parts`, one after the other.
 
         Raises:
             BadInputError: The batch cannot be split evenly.
@@ -104,30 +107,30 @@ class Partitioner:
         return slice(first * per_device, (first + sum(mine)) * per_device)
 
     def build(self, make: Callable[..., Any], *arguments: Any) -> Any:
-        """What `make` returns, computed where `shardings` puts it."""
+        """Compute what `make` returns, sharded by `shardings`."""
         shapes = jax.eval_shape(make, *arguments)
         return jax.jit(make, out_shardings=self.shardings(shapes))(*arguments)
 
     def abstract_state(self, make: Callable[[], Any]) -> Any:
-        """Shapes, dtypes and shardings of what `build` would give."""
+        """Return the shapes, dtypes and shardings of what `build` would return."""
         return self.abstract(jax.eval_shape(make))
 
     def abstract(self, tree: Any) -> Any:
-        """The shapes and dtypes of a tree, with the shardings of `shardings`."""
+        """Return the shapes and dtypes of a tree, with its shardings."""
         return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
             self.shardings(tree),
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Where the arrays of a tree are: on every device, but for a state that is split."""
+        """Return the sharding of each array: replicated, except for a sharded state."""
         if isinstance(tree, TrainState):
-            return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._part(leaf)), tree)
+            return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._spec(leaf)), tree)
         return jax.tree.map(lambda _: self.replicated, tree)
 
     def shard_batch(self, arrays: Arrays) -> DeviceBatch:
-        """Sends this process's rows to its devices; together they are the global batch."""
+        """Send this process's rows to its devices as a part of the global batch."""
         if self.mapping == "pmap":
             arrays = {name: self._per_device(array) for name, array in arrays.items()}
         return {
@@ -136,7 +139,7 @@ class Partitioner:
         }
 
     def abstract_batch(self, batch: Shape) -> dict[str, Any]:
-        """What `shard_batch` gives for a batch of these sizes, as shapes."""
+        """Return the shapes and shardings of `shard_batch` for a batch of these sizes."""
         count = len(self.devices)
         lead = (count, batch.rows // count) if self.mapping == "pmap" else (batch.rows,)
         return {
@@ -145,9 +148,9 @@ class Partitioner:
         }
 
     def train_step(self, steps: Steps) -> Any:
-        """`Steps.train` over the devices: (state, batch) -> (state, metrics); donates the state.
+        """Map `Steps.train` over the devices: (state, batch) -> (state, metrics).
 
-        The state must lie as `shardings` says.
+        It donates the state, which must be sharded by `shardings`.
         """
         if self.mapping == "pmap":
             return jax.pmap(
@@ -160,25 +163,26 @@ class Partitioner:
             )
 
         def train(state: TrainState, batch: DeviceBatch) -> Any:
-            # Each device computes on its rows, and what they exchange is written down here: left to
-            # itself XLA moves activations as well where the state is split.
-            parts = jax.tree.map(self._part, state.params)
+            # Each device computes on its rows, and all communication is written here: left to
+            # itself XLA moves activations as well where the state is sharded.
+            specs = jax.tree.map(self._spec, state.params)
 
-            def local(mine: Params, step: Array, batch: DeviceBatch) -> Any:
-                params = jax.tree.map(_gathered, mine, parts, steps.param_gather_dtype(mine))
-                gradients, found = steps.gradients(params, step, batch, _sum_over_devices)
-                return jax.tree.map(_sum_part, gradients, parts), _sum_over_devices(found)
+            def on_device(shards: Params, step: Array, batch: DeviceBatch) -> Any:
+                dtypes = steps.param_gather_dtype(shards)
+                params = jax.tree.map(_all_gather, shards, specs, dtypes)
+                gradients, sums = steps.gradients(params, step, batch, _sum_over_devices)
+                return jax.tree.map(_reduce_scatter, gradients, specs), _sum_over_devices(sums)
 
-            gradients, found = self._mapped(local, (parts, _ALL, _ROWS), (parts, _ALL))(
+            gradients, sums = self._mapped(on_device, (specs, _ALL, _ROWS), (specs, _ALL))(
                 state.params, state.step, batch
             )
-            new, metrics = steps.update(state, gradients, found)
+            new, metrics = steps.update(state, gradients, sums)
             return jax.lax.with_sharding_constraint(new, self.shardings(new)), metrics
 
         return jax.jit(train, donate_argnums=0)
 
     def skip_step(self, state: TrainState) -> TrainState:
-        """The state after a step without an update: nothing but their count goes on."""
+        """Return the state after a step without an update: only the count grows."""
         return replace(state, step=self._next(state.step))
 
     @cached_property
@@ -187,7 +191,7 @@ class Partitioner:
         return jax.jit(lambda step: step + 1, out_shardings=self.replicated)
 
     def eval_step(self, steps: Steps) -> Any:
-        """`Steps.evaluate` over the devices: (params, batch) -> sums."""
+        """Map `Steps.evaluate` over the devices: (params, batch) -> sums."""
         if self.mapping == "pmap":
             evaluate = partial(steps.evaluate, reduce=_over_pmap)
             return jax.pmap(evaluate, DATA, in_axes=(None, 0), out_axes=None, devices=self.devices)
@@ -195,36 +199,36 @@ class Partitioner:
         return jax.jit(self._mapped(evaluate, (_ALL, _ROWS), _ALL))
 
     def predict_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """`run`, (params, batch) -> outputs of every row, on all devices; each has all outputs.
+        """Map `run`, (params, batch) -> outputs by row, over the devices; replicates the outputs.
 
-        The batch is this process's rows; the mapping is jit, whatever that of training is.
+        The batch has this process's rows; the mapping is jit, whatever that of training is.
         """
         mapped = jax.jit(self._mapped(run, (_ALL, _ROWS), _ROWS), out_shardings=self.replicated)
 
-        def placed(params: Any, arrays: Arrays) -> Any:
+        def predict(params: Any, arrays: Arrays) -> Any:
             batch = {
                 name: jax.make_array_from_process_local_data(self.by_row, array)
                 for name, array in arrays.items()
             }
             return mapped(params, batch)
 
-        return placed
+        return predict
 
     def _mapped(self, run: Callable[..., Any], inputs: Any, outputs: Any) -> Callable[..., Any]:
-        """`run` on every device's own part of the arguments."""
+        """Run `run` on every device's own shard of the arguments."""
         return jax.shard_map(
             run, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
         )
 
-    def _part(self, leaf: Any) -> PartitionSpec:
-        """Which part of a parameter, its gradient and its optimiser state a device has.
+    def _spec(self, leaf: Any) -> PartitionSpec:
+        """Return the sharding of a parameter, its gradient and its optimizer state.
 
-        Along the first dimension that can be split; all of it if there is none.
+        Along the first axis that divides; without such an axis every device has all of it.
         """
-        divided = [size % self.mesh.shape[FSDP] == 0 for size in leaf.shape]
-        if not self.shard_state or True not in divided:
+        divides = [size % self.mesh.shape[FSDP] == 0 for size in leaf.shape]
+        if not self.shard_state or True not in divides:
             return _ALL
-        return PartitionSpec(*[None] * divided.index(True), FSDP)
+        return PartitionSpec(*[None] * divides.index(True), FSDP)
 
     def _per_device(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(len(self.devices), -1, *array.shape[1:])
@@ -238,18 +242,18 @@ def _over_pmap(tree: Any) -> Any:
     return jax.lax.psum(tree, DATA)
 
 
-def _sum_part(gradient: Array, part: PartitionSpec) -> Array:
-    """The sum over the devices of this device's part."""
-    if part == _ALL:
+def _reduce_scatter(gradient: Array, spec: PartitionSpec) -> Array:
+    """Return this device's shard of the sum over all devices."""
+    if spec == _ALL:
         return _sum_over_devices(gradient)
-    of_group = jax.lax.psum_scatter(gradient, FSDP, scatter_dimension=len(part) - 1, tiled=True)
-    # The sum over a single copy would not be left out by XLA.
+    of_group = jax.lax.psum_scatter(gradient, FSDP, scatter_dimension=len(spec) - 1, tiled=True)
+    # XLA would not leave out a sum over one group.
     return jax.lax.psum(of_group, DATA) if jax.lax.axis_size(DATA) > 1 else of_group
 
 
-def _gathered(mine: Array, part: PartitionSpec, dtype: jnp.dtype) -> Array:
-    """The whole parameter, of which each device has a part; it is sent as `dtype`."""
-    if part == _ALL:
-        return mine
-    whole = jax.lax.all_gather(mine.astype(dtype), FSDP, axis=len(part) - 1, tiled=True)
-    return whole.astype(mine.dtype)
+def _all_gather(shard: Array, spec: PartitionSpec, dtype: jnp.dtype) -> Array:
+    """Return the whole parameter from the shards of all devices, which are sent as `dtype`."""
+    if spec == _ALL:
+        return shard
+    whole = jax.lax.all_gather(shard.astype(dtype), FSDP, axis=len(spec) - 1, tiled=True)
+    return whole.astype(shard.dtype)

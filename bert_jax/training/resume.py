@@ -1,4 +1,4 @@
-"""Where a run goes on; what may change between two sittings of it, and what may not."""
+"""Resume a run, and check what changed since its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bert_jax.training.experiment import Experiment
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState
 
-# What decides the number of steps, of pre-training and of fine-tuning.
+# The keys that decide the number of steps, of pre-training and of fine-tuning.
 _LENGTH = ("train.steps or the steps of its phases", "train.epochs")
 
 
 def restore_or_init(
     checkpoints: Checkpoints, experiment: Experiment, partitioner: Partitioner
 ) -> tuple[TrainState, Meta]:
-    """The newest good checkpoint of a run; its beginning where there is none.
+    """Restore the newest good checkpoint of a run; initialize the run where none exists.
 
     Raises:
-        BadInputError: The run began with other settings, or all checkpoints are damaged.
+        BadInputError: The run started with other settings, or all checkpoints are damaged.
     """
 
     def check(meta: Meta) -> None:
@@ -43,7 +43,7 @@ def restore_or_init(
 
 
 def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta:
-    """What is saved beside the state after `step`, to go on from there."""
+    """Return the metadata to save beside the state after `step`."""
     return Meta(
         step=step,
         tokens=tokens,
@@ -56,66 +56,62 @@ def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta
 
 
 def changes(
-    old: dict[str, Any],
+    saved: dict[str, Any],
     config: TrainableConfig,
-    old_data: dict[str, str],
-    new_data: dict[str, str],
+    saved_data: dict[str, str],
+    data: dict[str, str],
     step: int,
 ) -> list[str]:
-    """The harmless differences between a saved config and the one asked for, as "key: old -> new".
+    """Return the allowed differences between a saved and a new config, as "key: old -> new".
 
     Args:
-        old: Resolved config in the checkpoint, as a nested dict.
-        config: The config asked for.
-        old_data: Digests of store and tokenizer in the checkpoint.
-        new_data: Digests of what is there now.
-        step: Of the checkpoint.
+        saved: Resolved config in the checkpoint, as a nested dict.
+        config: The new config.
+        saved_data: Digests of store and tokenizer in the checkpoint.
+        data: Digests of the present ones.
+        step: Step of the checkpoint.
 
     Raises:
-        BadInputError: Network, data or seed differ, or the length or batch size of any step that
-            both have; or the config ends before `step`.
+        BadInputError: A fixed key or the data differ, or the length or batch size of any step that
+            both configs have; or the new config ends before `step`.
     """
-    new, policies = as_dict(config), resume_policies(type(config))
-    if "phases" not in old:
+    new = as_dict(config)
+    if "phases" not in saved:
         raise BadInputError(
-            f"{new['run_dir']} holds converted weights, not a run; give it as --init, and another"
-            " run_dir"
+            f"{config.run_dir} has converted weights, not a run; give it as --init and choose"
+            " another run_dir"
         )
-    # What an older version did not know, it did as the default says.
-    was = flatten(as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))) | flatten(
-        renamed_keys(old)
-    )
-    now = flatten(new)
-    if bool(was["init"]) != bool(now["init"]):
-        began = f"with --init {was['init']}" if was["init"] else "without --init"
+    # A key that an older version lacked had the effect of its default.
+    defaults = as_dict(RunConfig(run_dir="-", phases=(Phase(steps=1),)))
+    before, now = flatten(defaults) | flatten(renamed_keys(saved)), flatten(new)
+    if bool(before["init"]) != bool(now["init"]):
+        start = f"with --init {before['init']}" if before["init"] else "without --init"
         raise BadInputError(
-            f"{now['run_dir']} began {began}; give the same to go on, or choose another run_dir"
+            f"{config.run_dir} started {start}; give the same to resume, or choose another run_dir"
         )
-    asked = sum(phase["steps"] for phase in new["phases"])
-    if asked < step:
+    if config.steps < step:
         raise BadInputError(
-            f"{now['run_dir']} is at step {step:,} already, beyond the {asked:,} steps of this"
-            f" config; raise {_LENGTH['task' in new]}, or choose another run_dir"
+            f"{config.run_dir} is at step {step:,} already, beyond the {config.steps:,} steps of"
+            f" this config; raise {_LENGTH['task' in new]}, or choose another run_dir"
         )
-    differing = {key: (was.get(key), now.get(key)) for key in now if was.get(key) != now.get(key)}
-    refused = [
-        f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if policies[key] == "fixed"
+    policies = resume_policies(type(config))
+    lines: dict[str, list[str]] = {"fixed": [], "print": [], "silent": []}
+    for key, value in now.items():
+        if before.get(key) != value:
+            lines[policies[key]].append(f"{key}: {before.get(key)} -> {value}")
+    refused = lines["fixed"] + [
+        f"{name}: {saved_data.get(name, 'none')[:12]} -> {digest[:12]}"
+        for name, digest in data.items()
+        if saved_data.get(name) != digest
     ]
-    refused += [
-        f"{name}: {old_data.get(name, 'none')[:12]} -> {new_data[name][:12]}"
-        for name in new_data
-        if old_data.get(name) != new_data[name]
-    ]
-    if contradict(old["phases"], new["phases"]):
-        refused.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
+    phases = f"phases: {written(saved['phases'])} -> {written(new['phases'])}"
+    if contradict(saved["phases"], new["phases"]):
+        refused.append(phases)
     if refused:
         raise BadInputError(
-            f"{now['run_dir']} cannot go on with another setting of {'; '.join(refused)}."
+            f"{config.run_dir} cannot resume with a changed {'; '.join(refused)}."
             " Change it back, or start a new run with another run_dir"
         )
-    allowed = [
-        f"{key}: {a} -> {b}" for key, (a, b) in differing.items() if policies[key] == "print"
-    ]
-    if written(old["phases"]) != written(new["phases"]):
-        allowed.append(f"phases: {written(old['phases'])} -> {written(new['phases'])}")
-    return allowed
+    if written(saved["phases"]) != written(new["phases"]):
+        lines["print"].append(phases)
+    return lines["print"]

@@ -1,4 +1,4 @@
-"""What training changes from step to step."""
+"""The state of training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TrainState:
     """Arrays only: random keys follow from the seed and the step, data from the step.
 
     Attributes:
-        step: int32 scalar: updates done.
+        step: int32 scalar, the number of updates done.
         params: Nested dict of float32 arrays.
-        opt_state: Of the optimiser.
+        opt_state: State of the optimizer.
     """
 
     step: Array
@@ -36,15 +36,15 @@ WarmStart = Callable[[], TrainState]
 def init_state(
     config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """The state before the first update, with fresh parameters."""
+    """Return the state before the first update, with new parameters."""
     return new_state(optimizer, init_params(config, seed))
 
 
 def new_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    """The state before the first update."""
+    """Return the state before the first update of `params`."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def parameter_count(params: Params) -> int:
-    """Number of scalars in `params`, abstract or not."""
+    """Return the number of scalars in `params`, abstract or not."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -94,8 +94,8 @@ FAULTS = [
     Fault(
         name="resume-with-other-data",
         file="bert_jax/training/resume.py",
-        old="if old_data.get(name) != new_data[name]",
-        new="if name not in old_data",
+        old="if saved_data.get(name) != digest",
+        new="if name not in saved_data",
         description="a run that is resumed with another store or tokenizer goes on unnoticed",
         core=True,
         hint=("test_checkpoint", "test_resume", "test_run_commands", "test_run"),

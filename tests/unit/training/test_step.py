@@ -115,9 +115,9 @@ def test_groups_of_devices_with_a_copy_each_give_the_same(
     still: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, states = trained(still, store, Partitioner(devices()[:1]), 3)
-    monkeypatch.setattr("bert_jax.training.partitioner._MOST_PARTS", 2)
+    monkeypatch.setattr("bert_jax.training.partitioner._MAX_SHARDS", 2)
     partitioner = Partitioner(devices(), shard_state=True)
-    assert dict(partitioner.mesh.shape) == {"copies": 4, "parts": 2}
+    assert dict(partitioner.mesh.shape) == {"data": 4, "fsdp": 2}
     found, split_states = trained(still, store, partitioner, 3)
     for one, two in zip(wanted, found, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
