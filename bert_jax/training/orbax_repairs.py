@@ -1,7 +1,8 @@
-"""What Orbax does when something goes wrong, mended from outside.
+"""Repairs of what Orbax does when something goes wrong.
 
-All of it touches parts of Orbax that are not public. A version that has moved them loses a repair,
-which the tests show, and not its checkpoints.
+They patch private parts of Orbax, because its public options have no equivalent (each function
+says which option comes closest). A version that moves these parts loses a repair, which the tests
+detect, and no checkpoint.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import jax
 
 _LATE = (
     "Event loop is closed",
-    # Of a loop that got no files to begin with, when it is removed.
+    # From the removal of an event loop that never got its file descriptors.
     "'_UnixSelectorEventLoop' object has no attribute '_ssock'",
 )
 
 
 def keep_quiet() -> None:
-    """Silences its log: every failure with a traceback for each thread, which it raises as well.
+    """Silence its log: a traceback in each thread for every failure that it raises as well.
 
     A full disk made 300 lines.
     """
@@ -34,7 +35,11 @@ def keep_quiet() -> None:
 
 
 def use_steady_clock() -> None:
-    """Lets it measure its waits by a clock that is never set; else it gives up a save then."""
+    """Let it measure its waits by a clock that nobody sets.
+
+    When the system clock jumps forward, Orbax gives up a save. The public ``timeout_secs`` of
+    AsyncOptions only makes the jump longer that it takes.
+    """
     with suppress(ImportError):
         from orbax.checkpoint._src.futures import future, signaling_client
 
@@ -45,7 +50,10 @@ def use_steady_clock() -> None:
 
 
 def release_waiting() -> None:
-    """Ends its threads that wait for another that failed; they would keep the process minutes."""
+    """End its threads that wait for a failed one; they would keep the process alive for minutes.
+
+    ``CheckpointManager.close`` waits for them, and has no timeout.
+    """
     if jax.process_count() > 1:  # what they wait for can come from another process
         return
     with suppress(ImportError, AttributeError):
@@ -53,27 +61,30 @@ def release_waiting() -> None:
 
         for thread in threading.enumerate():
             if isinstance(thread, future._SignalingThread):
-                # What they were to do is not done, which is no news.
+                # Their tasks are not done, which was reported already.
                 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
                 thread.cancel()
                 future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 def ignore_late_failures() -> None:
-    """Silences what fails in it after it gave up a save or restore: nobody waits for it."""
+    """Silence failures in it after it gave up a save or restore: nothing waits for them.
+
+    They reach Python's hooks for unhandled errors, not the caller.
+    """
     hook, uncaught = sys.unraisablehook, sys.excepthook
     if getattr(hook, "ignores_late_failures", False):
         return
 
-    def filtered(late: Any) -> None:
+    def drop_late(late: Any) -> None:
         code = getattr(late.object, "cr_code", None)
         orphaned = code is not None and "orbax" in code.co_filename
         if not orphaned and str(late.exc_value) not in _LATE:
             hook(late)
 
-    def filtered_of_threads(kind: Any, error: BaseException, trace: Any) -> None:
+    def drop_late_of_threads(kind: Any, error: BaseException, trace: Any) -> None:
         if str(error) not in _LATE:
             uncaught(kind, error, trace)
 
-    filtered.ignores_late_failures = True  # type: ignore[attr-defined]
-    sys.unraisablehook, sys.excepthook = filtered, filtered_of_threads
+    drop_late.ignores_late_failures = True  # type: ignore[attr-defined]
+    sys.unraisablehook, sys.excepthook = drop_late, drop_late_of_threads
