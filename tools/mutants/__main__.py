@@ -26,10 +26,21 @@ _ROOT = Path(__file__).parents[2]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("make mutants", description=__doc__)
     add = parser.add_argument
-    add("--tree", type=Path, default=_ROOT, metavar="DIR", help="checkout to test; this one")
-    add("--python", default=sys.executable, metavar="FILE", help="with the packages of the tests")
-    add("--only", nargs="+", default=[], metavar="NAME", help="these faults alone")
-    add("--jobs", type=int, default=1, metavar="N", help="copies of the tree at work at once")
+    add(
+        "--tree",
+        type=Path,
+        default=_ROOT,
+        metavar="DIR",
+        help="tree to test (default: this one)",
+    )
+    add(
+        "--python",
+        default=sys.executable,
+        metavar="FILE",
+        help="has the test packages",
+    )
+    add("--only", nargs="+", default=[], metavar="NAME", help="only these faults")
+    add("--jobs", type=int, default=1, metavar="N", help="number of parallel copies of the tree")
     add(
         "--limit",
         type=float,
@@ -37,9 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds after which a test counts as hung",
     )
-    add("--near", action="store_true", help="the nearest tests only; --resume tries the others")
-    add("--json", type=Path, metavar="FILE", help="write the results to this file as they come")
-    add("--resume", type=Path, metavar="FILE", help="skip the faults that have a result there")
+    add("--near", action="store_true", help="run only the nearest tests; --resume runs the others")
+    add("--json", type=Path, metavar="FILE", help="write each result to this file")
+    add("--resume", type=Path, metavar="FILE", help="skip the faults with a result in this file")
     add("--markdown", type=Path, metavar="FILE", help="write a table of the results")
     add("--list", action="store_true", help="print the faults and exit")
     add("--check", action="store_true", help="compare the faults with the tree and exit")
@@ -50,56 +61,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(argv)
     tree = options.tree.resolve()
-    faults = _chosen(options.only)
+    faults = _selected(options.only)
     if options.list:
         for fault in faults:
-            _say(f"{fault.name:40} {fault.file:36} {fault.description}")
+            _print(f"{fault.name:40} {fault.file:36} {fault.description}")
         return 0
-    if found := problems(faults, tree):
-        _say("\n".join(found))
+    if mismatches := problems(faults, tree):
+        _print("\n".join(mismatches))
         return 1
     if options.check:
-        _say(f"{len(faults)} faults fit {tree}")
+        _print(f"{len(faults)} faults fit {tree}")
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log = report.Log(options.json or options.resume, options.resume)
-    left = [
+    pending = [
         fault for fault in faults if fault.name not in log.results or log.results[fault.name].error
     ]
     try:
-        _try_all(left, log, options)
+        _try_all(pending, log, options)
     except KeyboardInterrupt:
-        _say("stopped; --resume goes on")
+        _print("stopped; continue with --resume")
         return 130
     results = [log.results[fault.name] for fault in faults if fault.name in log.results]
     if options.markdown is not None:
         options.markdown.write_text(report.markdown(results, log.unreliable.all()), "utf-8")
-    _say(report.summary(results))
+    _print(report.summary(results))
     return 0
 
 
-def _chosen(names: Sequence[str]) -> list[Fault]:
-    known = {fault.name: fault for fault in FAULTS}
-    if unknown := [name for name in names if name not in known]:
-        sys.exit(f"there is no fault {unknown[0]!r}; --list prints all")
-    return [known[name] for name in names] or list(FAULTS)
+def _selected(names: Sequence[str]) -> list[Fault]:
+    by_name = {fault.name: fault for fault in FAULTS}
+    if unknown := [name for name in names if name not in by_name]:
+        sys.exit(f"no fault {unknown[0]!r}; --list prints all")
+    return [by_name[name] for name in names] or list(FAULTS)
 
 
 def _try_all(faults: Sequence[Fault], log: report.Log, options: argparse.Namespace) -> None:
-    """Try faults, as many at once as there are jobs."""
+    """Try faults in parallel, each job in its own copy of the tree."""
     folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
     free: SimpleQueue[Trials] = SimpleQueue()
-    places: list[Workspace] = []
+    workspaces: list[Workspace] = []
     jobs = min(options.jobs, len(faults))
     try:
         for number in range(jobs):
-            place = Workspace(options.tree.resolve(), folder, number, options.python, options.limit)
-            places.append(place)
-            plan = Plan(place.tree, options.python)
-            free.put(Trials(place, plan, log.unreliable, _say, options.near))
+            workspace = Workspace(
+                options.tree.resolve(), folder, number, options.python, options.limit
+            )
+            workspaces.append(workspace)
+            plan = Plan(workspace.tree, options.python)
+            free.put(Trials(workspace, plan, log.unreliable, _print, options.near))
 
-        if places:
-            _check_collection(places[0])
+        if workspaces:
+            _check_collection(workspaces[0])
 
         def attempt(fault: Fault) -> None:
             trials = free.get()
@@ -108,30 +121,30 @@ def _try_all(faults: Sequence[Fault], log: report.Log, options: argparse.Namespa
             finally:
                 free.put(trials)
             log.add(result)
-            _say(f"{len(log.results)}/{len(FAULTS)} {report.line(result)}")
+            _print(f"{len(log.results)}/{len(FAULTS)} {report.line(result)}")
 
         with ThreadPoolExecutor(max(1, jobs)) as pool:
-            under_way = [pool.submit(attempt, fault) for fault in faults]
+            futures = [pool.submit(attempt, fault) for fault in faults]
             try:
-                for future in under_way:
+                for future in futures:
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for place in places:
-                    place.stop()
+                for workspace in workspaces:
+                    workspace.stop()
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_collection(place: Workspace) -> None:
-    """Refuse a tree or an interpreter with which the tests cannot even be collected."""
-    run = place.pytest(["tests"], ("--collect-only",))
+def _check_collection(workspace: Workspace) -> None:
+    """Exit if the tests cannot be collected with this tree and interpreter."""
+    run = workspace.pytest(["tests"], ("--collect-only",))
     if not run.passed:
-        sys.exit(f"the tests cannot be collected: {run.test or run.said[-400:].strip()}")
+        sys.exit(f"the tests cannot be collected: {run.test or run.output[-400:].strip()}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, flush=True)  # noqa: T201
 
 

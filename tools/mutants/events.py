@@ -1,6 +1,6 @@
-"""A plugin of pytest that writes down what happens; loaded by its file, without the package.
+"""A pytest plugin that records events and runs test files in a given order.
 
-It runs the test files in the order in which they were given, whatever the tree's own conftest does.
+pytest loads this file alone, without its package.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ EVENTS = "MUTANTS_EVENTS"  # environment variable: the file to write
 FILES = "MUTANTS_FILES"  # environment variable: test files in their order, separated by colons
 
 
-def _note(event: str, name: str) -> None:
-    # Workers of pytest-xdist report to the first process, which is the one that writes.
+def _record(event: str, name: str) -> None:
+    # Only the main process writes; workers of pytest-xdist report to it.
     if "PYTEST_XDIST_WORKER" not in os.environ:
         with Path(os.environ[EVENTS]).open("a", encoding="utf-8") as file:
             file.write(json.dumps([event, name]) + "\n")
@@ -26,26 +26,26 @@ def _note(event: str, name: str) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests by their files."""
     files = os.environ.get(FILES, "").split(":")
-    places = {file: number for number, file in enumerate(files)}
-    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+    ranks = {file: rank for rank, file in enumerate(files)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """Write down that a test begins."""
-    _note("begin", nodeid)
+    """Record the start of a test."""
+    _record("begin", nodeid)
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:
-    """Write down that a test is over."""
-    _note("over", nodeid)
+    """Record the end of a test."""
+    _record("over", nodeid)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write down how a part of a test ended."""
-    _note("fail" if report.failed else "part", report.nodeid)
+    """Record the result of a phase of a test."""
+    _record("fail" if report.failed else "part", report.nodeid)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Write down a file that cannot be imported."""
+    """Record a file that cannot be imported."""
     if report.failed:
-        _note("fail", report.nodeid)
+        _record("fail", report.nodeid)

@@ -1,4 +1,4 @@
-"""The description of a fault, and the way it gets into a file."""
+"""A fault: its description and its insertion into a file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Fault:
-    """A change of one file of the product that makes it wrong.
+    """A wrong change of one file of the product.
 
     Attributes:
         name: Short, in kebab case; unique.
-        file: Path below the root of the tree.
+        file: Path relative to the root of the tree.
         old: Text that occurs exactly once in the file.
         new: Replaces `old`.
-        description: What a user suffers.
-        core: Whether it is in the core of pre-training: model, step, order of the data, masking,
-            pairs, resuming, preflight.
+        description: Effect on a user.
+        core: True for the core of pre-training: model, step, order of the data, masking, pairs,
+            resuming, preflight.
         hint: Stems of test files to run before all others, such as "test_step".
     """
 
@@ -35,7 +35,7 @@ class Fault:
 
     @property
     def module(self) -> str:
-        """The name by which the file is imported; empty if it is not Python."""
+        """Return the name of the module; empty if the file is not Python."""
         path = Path(self.file)
         return ".".join(path.with_suffix("").parts) if path.suffix == ".py" else ""
 
@@ -52,21 +52,21 @@ class Fault:
 
 
 def problems(faults: Sequence[Fault], tree: Path) -> list[str]:
-    """Return what is wrong with the catalog, a line each; empty if it fits the tree."""
-    found = []
+    """Return the mismatches of catalog and tree, a line each."""
+    messages = []
     names = [fault.name for fault in faults]
-    found += [f"{name}: two faults have this name" for name in names if names.count(name) > 1]
+    messages += [f"{name}: two faults have this name" for name in names if names.count(name) > 1]
     for fault in faults:
         if not _NAME.fullmatch(fault.name):
-            found.append(f"{fault.name}: the name is not in kebab case")
+            messages.append(f"{fault.name}: the name is not in kebab case")
         if fault.old == fault.new:
-            found.append(f"{fault.name}: it changes nothing")
+            messages.append(f"{fault.name}: the change is empty")
         try:
             mutated = fault.applied((tree / fault.file).read_text("utf-8"))
             if fault.module:
                 compile(mutated, fault.file, "exec", dont_inherit=True)
         except SyntaxError as error:
-            found.append(f"{fault.name}: {fault.file} does not compile: {error}")
+            messages.append(f"{fault.name}: {fault.file} does not compile: {error}")
         except (OSError, ValueError) as error:
-            found.append(str(error))
-    return found
+            messages.append(str(error))
+    return messages

@@ -141,7 +141,8 @@ FAULTS = [
         name="mean-of-device-means",
         file="bert_jax/training/step.py",
         old="counts = reduce(self.objective.counts(batch))",
-        new="counts = jax.tree.map(lambda n: n * reduce(jnp.ones(())), self.objective.counts(batch))",
+        new="counts = jax.tree.map("
+        "lambda n: n * reduce(jnp.ones(())), self.objective.counts(batch))",
         description="predictions weigh more on devices that have few of them",
         core=True,
     ),

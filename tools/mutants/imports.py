@@ -1,4 +1,4 @@
-"""Which test files are near a module: by what they import, directly or through another module."""
+"""The test files near a module: those that import it directly or through one other module."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tools.mutants.fault import Fault
 
-# Roots of modules, each with what stands before a path below it; the first that fits counts.
+# Folders on the import path of the tests; the first match counts.
 _ROOTS = ("tests/parity", "tests", "")
 _PACKAGES = ("bert_jax", "pipelines", "tpu", "tools", "tests")
-# They take longest, and come after all others that are as near.
+# Slow test files come after the others at the same distance.
 _SLOW: tuple[str, ...] = (
     "docs_run",
     "drill",
@@ -23,55 +23,52 @@ _SLOW: tuple[str, ...] = (
     "processes",
 )
 _SLOW += ("run", "rollback_interrupted", "drill_hostile")
-# Every test depends on it, which tells nothing.
+# Every test depends on it, so it gives no information.
 _SHARED = "tests/conftest.py"
 
 
 class Imports:
-    """The imports between the files of a tree, as far as they can be read from the text.
+    """The static imports between the files of a tree.
 
     Attributes:
         tree: Its root.
     """
 
     def __init__(self, tree: Path) -> None:
-        """Take the tree; files are read when they are needed."""
+        """Set the tree; files are read on demand."""
         self.tree = tree
 
     @cached_property
     def files(self) -> list[str]:
-        """All Python files that count, as paths below the root."""
-        found = [path for name in _PACKAGES for path in (self.tree / name).rglob("*.py")]
-        return sorted(str(path.relative_to(self.tree)) for path in found)
+        """Return all Python files, as paths relative to the root."""
+        paths = [path for name in _PACKAGES for path in (self.tree / name).rglob("*.py")]
+        return sorted(str(path.relative_to(self.tree)) for path in paths)
 
     @cached_property
     def importers(self) -> dict[str, set[str]]:
-        """The files that import each file."""
-        found: dict[str, set[str]] = {file: set() for file in self.files}
+        """Return the files that import each file."""
+        importers: dict[str, set[str]] = {file: set() for file in self.files}
         for file in self.files:
             if file != _SHARED:
                 for name in _imported((self.tree / file).read_text("utf-8")):
                     if (target := self._file(name)) is not None:
-                        found[target].add(file)
-        return found
+                        importers[target].add(file)
+        return importers
 
     def tests_near(self, fault: Fault, tests: Sequence[str]) -> list[str]:
-        """Return those of `tests` that are at most one module away from a fault, nearest first.
-
-        Those that the fault names as a hint stand before all others.
-        """
+        """Return the tests at most one module away from a fault: its hints, then nearest first."""
         direct = self.importers.get(fault.file, set())
         second = {far for near in direct for far in self.importers[near]}
         stem = Path(fault.file).stem
 
-        def place(test: str) -> tuple[int, bool, bool, bool, str]:
+        def rank(test: str) -> tuple[int, bool, bool, bool, str]:
             name = Path(test).stem
             hinted = fault.hint.index(name) if name in fault.hint else len(fault.hint)
             slow = name.removeprefix("test_") in _SLOW
             return hinted, slow, stem not in name, test not in direct, test
 
         hinted = {test for test in tests if Path(test).stem in fault.hint}
-        return sorted(hinted | ((direct | second) & set(tests)), key=place)
+        return sorted(hinted | ((direct | second) & set(tests)), key=rank)
 
     def _file(self, module: str) -> str | None:
         """Return the file of a module of the tree."""
@@ -89,7 +86,7 @@ class Imports:
 
 
 def _imported(text: str) -> Iterator[str]:
-    """Yield the names of modules that a file may import; some are names of what is in modules."""
+    """Yield names in imports: modules, and attributes of modules."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""In which order the tests of a tree look for a fault: four stages, the nearest tests first."""
+"""The order in which tests run against a fault: four stages, the nearest tests first."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tools.mutants.fault import Fault
 from tools.mutants.imports import Imports
 
 _BACKEND = "not tpu_backend"
-# A test with "mutants" in its name looks at the catalog, which does not fit a tree with a fault.
+# Tests of the catalog ("mutants" in the name) fail in a tree with a fault.
 _OTHERS = "not mutants"
-_NEAR = 12  # test files of the first stage, at most; the others wait for two processes
+_NEAR = 12  # largest number of test files in the first stage
 _EXTRAS = {"tests/parity": "torch", "tests/compiler": "libtpu"}  # folder -> package it needs
 _PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
@@ -24,9 +24,9 @@ class Stage:
     """A call of pytest.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         tier: The command that runs these tests: test or test-all.
-        files: To be run, nearest first.
+        files: Test files, nearest first.
         selection: Options of pytest that select tests by marker and name.
         parallel: Options of pytest-xdist.
     """
@@ -72,8 +72,8 @@ class Plan:
 
     @cached_property
     def _all_tests(self) -> list[str]:
-        found = (self._tree / "tests").rglob("test_*.py")
-        return sorted(str(path.relative_to(self._tree)) for path in found)
+        paths = (self._tree / "tests").rglob("test_*.py")
+        return sorted(str(path.relative_to(self._tree)) for path in paths)
 
     @cached_property
     def _tests(self) -> list[str]:
@@ -81,7 +81,7 @@ class Plan:
 
     @cached_property
     def _extras(self) -> dict[str, list[str]]:
-        """Folder -> test files of the extras that are installed."""
+        """Return folder -> test files of the installed extras."""
         return {
             folder: [file for file in self._all_tests if file.startswith(f"{folder}/")]
             for folder, package in _EXTRAS.items()
@@ -90,7 +90,7 @@ class Plan:
 
     @cached_property
     def _has_tiers(self) -> bool:
-        """Whether the tests have the marker ``full``."""
+        """Return whether the tests have the marker ``full``."""
         return "    full:" in (self._tree / "setup.cfg").read_text("utf-8")
 
     def _has(self, package: str) -> bool:

@@ -16,34 +16,34 @@ from pathlib import Path
 from tools.mutants import events
 from tools.mutants.fault import Fault
 
-_LOOK = 0.5  # seconds between looks at a run
-_TEARDOWN = 60.0  # seconds in which an interrupted run must clean up
+_POLL = 0.5  # seconds
+_TEARDOWN = 60.0  # seconds for the cleanup of an interrupted run
 _PLUGIN = "mutants_events"
 _QUIET = ("-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-p", _PLUGIN)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a call of pytest.
+    """Result of a pytest run.
 
     Attributes:
         ending: passed, failed, crashed (pytest itself ended) or hung.
-        test: That failed, or was running when pytest crashed or hung.
-        said: The end of the output.
+        test: The test that failed, or that ran when pytest crashed or hung.
+        output: The end of the output.
     """
 
     ending: str
     test: str
-    said: str
+    output: str
 
     @property
     def passed(self) -> bool:
-        """Whether no test failed; also where there was none to run."""
+        """Return whether no test failed; true if there was none to run."""
         return self.ending == "passed"
 
 
 class Workspace:
-    """One copy.
+    """One copy of a tree.
 
     Attributes:
         tree: Root of the copy.
@@ -53,9 +53,9 @@ class Workspace:
         """Copy a tree.
 
         Args:
-            source: The tree; files that git ignores are left out.
-            folder: For the copy and the compiled programs, which all copies share.
-            number: Of this copy.
+            source: The tree; files that git ignores are not copied.
+            folder: For the copies and the compiled programs that they share.
+            number: Number of this copy.
             python: Interpreter with the packages of the tests.
             limit: Seconds without an event after which a run counts as hung.
         """
@@ -69,8 +69,8 @@ class Workspace:
         shutil.copy(events.__file__, plugins / f"{_PLUGIN}.py")
         _copy(source, self.tree)
         paths = (self.tree, self.tree / "tests", plugins)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "JAX_"))}
-        self._environment = kept | {
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "JAX_"))}
+        self._environment = inherited | {
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -80,21 +80,21 @@ class Workspace:
 
     @contextmanager
     def mutated(self, fault: Fault) -> Iterator[None]:
-        """Insert a fault, and remove it in the end."""
+        """Insert a fault; remove it at the end."""
         path = self.tree / fault.file
-        before = path.read_text("utf-8")
-        _write(path, fault.applied(before))
+        original = path.read_text("utf-8")
+        _write(path, fault.applied(original))
         try:
             yield
         finally:
-            _write(path, before)
+            _write(path, original)
 
     def pytest(self, targets: Sequence[str], options: Sequence[str] = ()) -> Run:
         """Run tests until the first failure.
 
         Args:
-            targets: Test files, which are run in this order, or ids of tests.
-            options: Of pytest.
+            targets: Test files, which run in this order, or test ids.
+            options: Options of pytest.
         """
         self._events.write_text("")
         command = [self._python, "-m", "pytest", *_QUIET, f"--basetemp={self._base}"]
@@ -109,69 +109,69 @@ class Workspace:
                 start_new_session=True,
             )
             try:
-                hung = not self._ends(process)
+                hung = not self._wait(process)
             finally:
                 _end(process)
-        said = self._log.read_text("utf-8", "replace")[-2000:]
-        failed, last = self._happened()
+        output = self._log.read_text("utf-8", "replace")[-2000:]
+        failed, last = self._read_events()
         if failed:
-            return Run("failed", failed, said)
+            return Run("failed", failed, output)
         if hung:
-            return Run("hung", last, said)
+            return Run("hung", last, output)
         # 5: no test was selected.
-        return Run("passed" if process.returncode in (0, 5) else "crashed", last, said)
+        return Run("passed" if process.returncode in (0, 5) else "crashed", last, output)
 
     def stop(self) -> None:
-        """End the run that goes on in another thread, if any, and all that come after it."""
+        """End the current run in another thread, and refuse further runs."""
         self._stopped = True
 
-    def _ends(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for the end of a run; False if nothing has happened for too long."""
+    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for the end of a run; return False if there is no event for too long."""
         size, silent = 0, 0.0
         while process.poll() is None:
             if self._stopped:
-                raise RuntimeError("told to stop")
-            time.sleep(_LOOK)
-            silent += _LOOK  # not by the clock, which goes on while all of this is suspended
+                raise RuntimeError("stopped")
+            time.sleep(_POLL)
+            silent += _POLL  # not the clock, which continues while this process is suspended
             if (grown := self._events.stat().st_size) != size:
                 size, silent = grown, 0.0
             if silent > self._limit:
                 return False
         return True
 
-    def _happened(self) -> tuple[str, str]:
-        """Return the first test that failed and the first that is not over; empty if there is none.
+    def _read_events(self) -> tuple[str, str]:
+        """Return the first failed test and the first unfinished one; empty if there is none.
 
-        Where all that began are over, the last one stands for the second.
+        If all are finished, the last one replaces the second.
         """
         lines = self._events.read_text("utf-8").splitlines()
-        noted = [json.loads(line) for line in lines]
-        failed = next((name for event, name in noted if event == "fail"), "")
-        begun = [name for event, name in noted if event == "begin"]
-        over = {name for event, name in noted if event == "over"}
-        return failed, next((name for name in begun if name not in over), (begun or [""])[-1])
+        records = [json.loads(line) for line in lines]
+        failed = next((name for event, name in records if event == "fail"), "")
+        started = [name for event, name in records if event == "begin"]
+        over = {name for event, name in records if event == "over"}
+        return failed, next((name for name in started if name not in over), (started or [""])[-1])
 
     def _check_imports(self) -> None:
-        """Refuse an environment in which the tests would import another copy of the product."""
+        """Raise an error if the tests would import another copy of the product."""
         code = "import bert_jax, pipelines, tpu; print(bert_jax.__file__)"
-        found = _output([self._python, "-c", code], self.tree, self._environment).strip()
-        if not Path(found).is_relative_to(self.tree):
-            raise RuntimeError(f"the tests would import {found}, not the copy in {self.tree}")
+        imported = _output([self._python, "-c", code], self.tree, self._environment).strip()
+        if not Path(imported).is_relative_to(self.tree):
+            raise RuntimeError(f"the tests would import {imported}, not the copy in {self.tree}")
 
 
 def _copy(source: Path, target: Path) -> None:
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in filter(None, _output(listed, source).split("\0")):
-        if (source / name).is_file():  # a file may be deleted and not yet committed
+        if (source / name).is_file():  # a deleted file may still be tracked
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / name, target / name)
-    # Some tests look at what is tracked.
+    # Some tests read the list of tracked files.
     _output(["git", "init", "--quiet"], target)
     _output(["git", "add", "--all"], target)
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the text of a file; compiled copies of it are never taken for those of the new."""
+    """Replace the text of a file; its compiled copies become outdated."""
     later = path.stat().st_mtime + 10
     path.write_text(text, "utf-8")
     os.utime(path, (later, later))
@@ -180,14 +180,14 @@ def _write(path: Path, text: str) -> None:
 def _output(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> str:
-    ended = subprocess.run(
+    result = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    return ended.stdout
+    return result.stdout
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process with its group, if it has not ended: first so that fixtures clean up."""
+    """End a process group: first with SIGINT, so that fixtures clean up."""
     for number, patience in ((signal.SIGINT, _TEARDOWN), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
