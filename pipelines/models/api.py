@@ -1,4 +1,4 @@
-"""``bert_jax.load``: a trained model in a program or notebook."""
+"""``bert_jax.load``: use a trained model in a program or notebook."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Pooling = Literal["mean", "cls", "max"]
 
 
 class Bert:
-    """A model that is ready to use, on the first device of this process.
+    """A model on the first device of this process.
 
     Attributes:
-        model: Its weights, network and origin.
-        tokenizer: Its own.
+        model: The weights, the network and their origin.
+        tokenizer: The tokenizer of the model.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Opens a MODEL: a run, one of its checkpoints, or a folder of others' making.
+        """Open a run, a checkpoint, or a folder from Hugging Face or google-research/bert.
 
         Raises:
-            BadInputError: There is none, or it is damaged.
+            BadInputError: The path contains no model, or a damaged one.
         """
-        self._layout = Partitioner(jax.local_devices()[:1])
-        self.model: LoadedModel = open_model(at(path), self._layout)
+        self._partitioner = Partitioner(jax.local_devices()[:1])
+        self.model: LoadedModel = open_model(at(path), self._partitioner)
         self.tokenizer = self.model.tokenizer()
 
     def encode(
@@ -51,20 +51,20 @@ class Bert:
         pooling: Pooling | None = "mean",
         batch_size: int = 32,
     ) -> np.ndarray | list[np.ndarray]:
-        """Vectors of texts; of a text that is too long, its beginning counts.
+        """Return vectors of texts; a text that is too long is truncated at its end.
 
         Args:
             texts: Any number of them.
-            layer: Whose hidden states: 0 is the embeddings, 1 the first layer, -1 the last.
+            layer: Layer of the hidden states: 0 is the embeddings, 1 the first layer, -1 the last.
             pooling: mean or max over all tokens ([CLS] and [SEP] included), cls for the state of
-                [CLS], None for all of them.
-            batch_size: Texts at a time.
+                [CLS], None for the states of all tokens.
+            batch_size: Texts per batch.
 
         Returns:
             float32 [texts, hidden size]; without pooling, per text float32 [tokens, hidden size].
 
         Raises:
-            BadArgumentsError: There is no such layer or pooling, `batch_size` is below 1, or
+            BadArgumentsError: The layer or pooling does not exist, `batch_size` is below 1, or
                 `texts` is not a list of Unicode strings.
 
         Source: layers as features, Devlin et al. 2018, section 5.3; pooling as in Sentence-BERT
@@ -76,15 +76,15 @@ class Bert:
         if batch_size < 1:
             raise BadArgumentsError(f"batch_size must be at least 1, not {batch_size}")
         ids = self._ids(texts)
-        segments = [[0] * len(one) for one in ids]
-        found: list[Any] = [None] * len(ids)
+        segments = [[0] * len(tokens) for tokens in ids]
+        encoded: list[Any] = [None] * len(ids)
         for rows, states in self.states(ids, segments, (layer,), pooling, batch_size):
             for row, vectors in zip(rows, states[0], strict=True):
-                found[row] = vectors if pooling else vectors[: len(ids[row])]
+                encoded[row] = vectors if pooling else vectors[: len(ids[row])]
         if pooling is None:
-            return found
+            return encoded
         D = self.model.network.hidden_size
-        return np.stack(found) if found else np.zeros((0, D), np.float32)
+        return np.stack(encoded) if encoded else np.zeros((0, D), np.float32)
 
     def states(
         self,
@@ -94,18 +94,18 @@ class Bert:
         pooling: Pooling | None,
         batch_size: int,
     ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Hidden states of sequences, a batch of like length at a time and the shortest first.
+        """Yield hidden states of sequences, in batches of similar length, the shortest first.
 
         Args:
-            token_ids: Of each sequence, special tokens included; none longer than the model takes.
+            token_ids: Of each sequence, with special tokens; at most as many as the model accepts.
             token_type_ids: Of each token.
             layers: See `encode`; several cost no more than the highest one.
             pooling: See `encode`.
-            batch_size: Sequences at a time.
+            batch_size: Sequences per batch.
 
         Yields:
-            Numbers of B sequences, and float32 [layers, B, D], without pooling [layers, B, T, D],
-            where T is the length of the longest or more.
+            Indices of B sequences, and float32 [layers, B, D], without pooling [layers, B, T, D],
+            where T is at least the length of the longest.
         """
         L, longest = self.model.network.layers, self.model.network.max_positions
         which = tuple(layer % (L + 1) for layer in layers)
@@ -119,13 +119,13 @@ class Bert:
             yield rows, np.asarray(states)[:, : len(rows)]
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:
-        """The most probable tokens for every [MASK] of a text.
+        """Return the most probable tokens for every [MASK] of a text.
 
         Each mask is filled on its own; the others stay in the text.
 
         Args:
-            text: One sequence with at least one [MASK], not longer than the model takes.
-            top_k: Answers for each mask, at least 1.
+            text: One sequence with at least one [MASK], at most as long as the model accepts.
+            top_k: Answers per mask, at least 1.
 
         Returns:
             Per mask, in the order of the text, a list of `top_k` answers, the most probable first:
@@ -133,9 +133,9 @@ class Bert:
             vocabulary) and ``text``, where this mask is filled in.
 
         Raises:
-            BadArgumentsError: `text` is no Unicode string, has no mask or too many tokens, or
+            BadArgumentsError: `text` is not a Unicode string, has no mask or too many tokens, or
                 `top_k` is below 1.
-            BadInputError: The model has no masked language head.
+            BadInputError: The model has no masked language modeling head.
 
         Source: the masked language model of Devlin et al. 2018, section 3.1.
         """
@@ -145,15 +145,15 @@ class Bert:
         return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
     def predict(self, inputs: str | Path, batch_size: int = 32) -> list[dict[str, Any]]:
-        """What a fine-tuned model says of a file of inputs; see ``bert-jax predict``.
+        """Return the predictions of a fine-tuned model; see ``bert-jax predict``.
 
         Args:
             inputs: A file, or ``tfds:NAME:SPLIT``, as for training; labels are not needed.
-            batch_size: Rows at a time.
+            batch_size: Rows per batch.
 
         Returns:
             One dictionary per example, in the order of the file, with the fields that ``bert-jax
-            predict`` writes for the task: of a classification ``id``, ``label`` and
+            predict`` writes for the task: for classification ``id``, ``label`` and
             ``probabilities`` (class to float, sum 1).
 
         Raises:
@@ -161,7 +161,7 @@ class Bert:
 
         Source: the heads of Devlin et al. 2018, section 4.
         """
-        # A task may bring large libraries, which other uses need not wait for.
+        # A task may import large libraries.
         from pipelines.models.predict import columns_of, predict, task_of
         from pipelines.tasks.registry import open_task
         from pipelines.tasks.task import Columns
@@ -169,11 +169,11 @@ class Bert:
         name, head, options = task_of(self.model)
         task = open_task(name, options)
         examples = task.read(str(inputs), columns_of(self.model, Columns()), labelled=False)
-        return predict(self.model, task, head, examples, self._layout, batch_size)
+        return predict(self.model, task, head, examples, self._partitioner, batch_size)
 
     @cached_property
     def _params(self) -> Params:
-        return self.model.pretraining_params(self._layout)
+        return self.model.pretraining_params(self._partitioner)
 
     @cached_property
     def _states(self) -> Callable[..., Array]:
@@ -192,25 +192,25 @@ class Bert:
                 raise BadArgumentsError(f"texts must be strings, not {text!r:.60}")
             if HALF_CHARACTER.search(text):
                 raise BadArgumentsError(
-                    f"{text[:60]!r} is not Unicode text (half a surrogate pair)"
+                    f"{text[:60]!r} is not Unicode text: it contains half a surrogate pair"
                 )
-        room = self.model.network.max_positions - 2
+        limit = self.model.network.max_positions - 2
         tokenizer = self.tokenizer
         return [
-            [tokenizer.cls_id, *ids[:room], tokenizer.sep_id] for ids in tokenizer.encode(texts)
+            [tokenizer.cls_id, *ids[:limit], tokenizer.sep_id] for ids in tokenizer.encode(texts)
         ]
 
 
 def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
-    """Refuses layers that a network has not.
+    """Refuse layers that a network does not have.
 
     Raises:
-        BadArgumentsError: There is one.
+        BadArgumentsError: A layer does not exist.
     """
     for layer in layers:
         if not -network.layers - 1 <= layer <= network.layers:
             raise BadArgumentsError(
-                f"layer {layer}: the model has 0 (the embeddings) to {network.layers}"
+                f"layer {layer} does not exist; use 0 (the embeddings) to {network.layers}"
             )
 
 
@@ -222,18 +222,18 @@ def hidden_states(
     layers: tuple[int, ...],
     pooling: Pooling | None,
 ) -> Array:
-    """float32 [layers, B, D], or [layers, B, T, D] without pooling; see `Bert.states`."""
-    there = token_ids != pad_id
-    ids = there.astype(jnp.int32)
-    last, inputs = bert.hidden_states(token_ids, token_type_ids, ids)
+    """Return float32 [layers, B, D], or [layers, B, T, D] without pooling; see `Bert.states`."""
+    is_token = token_ids != pad_id  # [B, T]
+    segment_ids = is_token.astype(jnp.int32)
+    last, inputs = bert.hidden_states(token_ids, token_type_ids, segment_ids)
     L = inputs.shape[0]
     states = jnp.stack([last if layer == L else inputs[layer] for layer in layers])
     states = states.astype(jnp.float32)
     if pooling == "cls":
         return states[:, :, 0]
     if pooling == "max":
-        return jnp.max(jnp.where(there[None, ..., None], states, -jnp.inf), axis=2)
+        return jnp.max(jnp.where(is_token[None, ..., None], states, -jnp.inf), axis=2)
     if pooling == "mean":
-        count = jnp.maximum(jnp.sum(ids, axis=1), 1)[None, :, None]  # rows that fill up have none
-        return jnp.einsum("KBTD,BT->KBD", states, there.astype(jnp.float32)) / count
+        count = jnp.maximum(jnp.sum(segment_ids, axis=1), 1)[None, :, None]  # padding rows have 0
+        return jnp.einsum("KBTD,BT->KBD", states, is_token.astype(jnp.float32)) / count
     return states

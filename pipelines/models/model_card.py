@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, how it was trained, on what, how good it is."""
+"""The README.md of an exported model: network, recipe, data and held-out results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.tasks.config import FinetuneConfig
 
 
 def model_card(model: LoadedModel) -> str:
-    """Markdown, with the header that Hugging Face's hub reads."""
+    """Return Markdown, with the header for Hugging Face's hub."""
     weights, network = model.weights, model.network
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["bert", "bert-jax"]}
     if MLM in weights.params and weights.architecture in ("BertForPreTraining", "BertForMaskedLM"):
@@ -41,18 +41,18 @@ def model_card(model: LoadedModel) -> str:
     ]
     if weights.labels:
         sections.append(f"Classes: {', '.join(map(escaped, weights.labels))}.")
-    made = model.run or model.finetune
-    if made is None:
-        sections.append("How these weights were trained was not kept with them.")
+    config = model.run or model.finetune
+    if config is None:
+        sections.append("The recipe of the training was not saved with these weights.")
     else:
         if model.run is not None and model.run.data.objective == "sop":
             sections.append(
-                "The next sentence head was trained to tell whether the two segments are swapped."
+                "The next sentence head was trained to detect whether the two segments are swapped."
             )
         sections += [
             *results(model.folder, model.step or 0),
             "## Recipe",
-            _fenced(_recipe(made)),
+            _fenced(_recipe(config)),
         ]
         sections += _data(model.folder / DATA_CARD)
     sections.append(f"SHA-256 of the parameters in bert-jax: {digest(weights.params)}")
@@ -60,7 +60,7 @@ def model_card(model: LoadedModel) -> str:
 
 
 def _recipe(run: RunConfig | FinetuneConfig) -> str:
-    """The config without what it says of the machine: where things lie."""
+    """Return the config as YAML, without the paths of the machine."""
     values = as_dict(run)
     del values["run_dir"]
     values["data"].pop("store", None)
@@ -71,19 +71,19 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
 
 
 def results(run_dir: Path, step: int) -> list[str]:
-    """The last evaluation that the checkpoint of a run at `step` has seen, as Markdown."""
+    """Return the last evaluation of a run up to `step`, as Markdown."""
     lines = [line for line in metrics.read(run_dir) if any(n.startswith("eval_") for n in line)]
-    found: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
+    newest: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
-        for name, value in found.items()
+        for name, value in newest.items()
         if re.fullmatch(r"eval_[\w@]+", name, re.ASCII)
         if isinstance(value, float) and math.isfinite(value)
     ]
     if not rows:
         return []
     return [
-        f"## Held-out results at step {found['step']:,}",
+        f"## Held-out results at step {newest['step']:,}",
         "\n".join(["| | |\n|---|---:|", *rows]),
     ]
 
@@ -92,12 +92,12 @@ def _data(card: Path) -> list[str]:
     if not card.is_file():
         return []
     text = card.read_bytes().decode("utf-8", "replace").partition("\n## ")[0]
-    # It came with the store. What is HTML, a link or an image in it shall not be one here.
-    plain = re.sub(r"(\\.)|([<\[])", lambda found: found[1] or f"\\{found[2]}", text)
+    # The card came with the store: escape HTML, links and images in it.
+    plain = re.sub(r"(\\.)|([<\[])", lambda match: match[1] or f"\\{match[2]}", text)
     return ["## Data", plain.removeprefix("# ").strip()]
 
 
 def _fenced(text: str) -> str:
-    """YAML as a block of code that no line of it can end."""
+    """Return YAML as a code block with a fence that does not occur in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}yaml\n{text}{fence}"

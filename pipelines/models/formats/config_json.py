@@ -1,4 +1,4 @@
-"""``config.json`` and ``bert_config.json``: the network as others write it down."""
+"""``config.json`` and ``bert_config.json``: configs of networks in other formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bert_jax.config.run import ModelConfig
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import check_kind
 
-# Their key -> ours and the largest value that is believed.
+# Their key -> our key and the largest value that is accepted.
 _SIZES = {
     "vocab_size": ("vocab_size", 1 << 24),
     "hidden_size": ("hidden_size", 1 << 16),
@@ -31,53 +31,53 @@ Gelu = Literal["tanh", "erf"]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        BadInputError: There is none.
+        BadInputError: The file cannot be read, or is not a JSON object.
     """
     check_kind(path)
     try:
-        given = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise BadInputError(f"{path}: expected keys and values, found a {type(given).__name__}")
-    return given
+    if not isinstance(content, dict):
+        raise BadInputError(f"{path}: expected keys and values, found a {type(content).__name__}")
+    return content
 
 
-def network(given: Mapping[str, Any], path: Path, activations: Mapping[str, Gelu]) -> ModelConfig:
-    """The network that a config describes; products in float32, as where the weights come from.
+def network(content: Mapping[str, Any], path: Path, activations: Mapping[str, Gelu]) -> ModelConfig:
+    """Return the network of a config; it computes in float32, like the source of the weights.
 
     Args:
-        given: Of `path`.
+        content: Of `path`.
         path: For messages.
-        activations: What the names of activation functions mean there.
+        activations: Their names of activation functions -> ours.
 
     Raises:
-        BadInputError: A size is missing or impossible, or this network is not BERT's.
+        BadInputError: A size is missing or out of range, or the network is not BERT's.
     """
     values: dict[str, Any] = {}
     for key, (ours, most) in _SIZES.items():
-        size = given.get(key)
+        size = content.get(key)
         if type(size) is not int or not 1 <= size <= most:
             raise BadInputError(
                 f"{path}: {key} must be a whole number from 1 to {most}, not {size!r}"
             )
         values[ours] = size
     for key, ours in _RATES.items():
-        rate = given.get(key)
+        rate = content.get(key)
         if rate is None:
             continue
         if type(rate) not in (int, float) or not 0 <= rate < 1:
             raise BadInputError(f"{path}: {key} must be a number in [0, 1), not {rate!r}")
         values[ours] = float(rate)
-    activation = given.get("hidden_act", "gelu")
+    activation = content.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in activations:
         raise BadInputError(
-            f"{path}: hidden_act {activation!r} is not BERT's; known: {', '.join(activations)}"
+            f"{path}: hidden_act {activation!r} is not BERT's; valid: {', '.join(activations)}"
         )
     try:
         return ModelConfig(**values, gelu=activations[activation], dtype="float32").resolved()
@@ -86,6 +86,6 @@ def network(given: Mapping[str, Any], path: Path, activations: Mapping[str, Gelu
 
 
 def described(config: ModelConfig) -> dict[str, Any]:
-    """The keys of ``config.json`` for a network, sizes and rates."""
+    """Return the sizes and rates of a network under the keys of ``config.json``."""
     sizes = {key: getattr(config, ours) for key, (ours, _) in _SIZES.items()}
     return sizes | {key: getattr(config, ours) for key, ours in _RATES.items()}

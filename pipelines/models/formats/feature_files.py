@@ -1,4 +1,4 @@
-"""Files of vectors, .npz and Arrow, that are written as the vectors come."""
+"""Files of vectors, .npz and Arrow, written incrementally."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ OFFSETS = "offsets"
 
 
 class Writer(Protocol):
-    """Writes columns of as many rows as there are texts, or as their lengths add up to."""
+    """Writes columns with a row per text, or with as many rows as their lengths add up to."""
 
     def append(self, columns: Mapping[str, np.ndarray], lengths: np.ndarray | None) -> None:
-        """Adds texts.
+        """Add texts.
 
         Args:
-            columns: Arrays [N, …], of the same names, dtypes and widths in every call.
-            lengths: int64 [texts]: how many of the N rows are of each text; None = one.
+            columns: Arrays [N, …], with the same names, dtypes and widths in every call.
+            lengths: int64 [texts]: number of the N rows of each text; None = one.
         """
 
     def finish(self) -> Path:
-        """Completes the file, which is in the draft folder; nothing can be appended any more."""
+        """Complete the file in the draft folder and return its path; `append` is over."""
 
     def close(self) -> None:
-        """Closes what is open, after `finish` or instead of it."""
+        """Close all files, after `finish` or instead of it."""
 
 
 def writer(suffix: str, draft: Path) -> Writer:
-    """The writer of files that end in `suffix`.
+    """Return the writer of files that end in `suffix`.
 
     Args:
         suffix: .npz or .arrow.
-        draft: An empty folder for what is not finished.
+        draft: An empty folder for unfinished files.
 
     Raises:
-        BadArgumentsError: There is none, or its library is not installed.
+        BadArgumentsError: The suffix is unknown, or the library for it is not installed.
     """
     if suffix == ".npz":
         return NpzWriter(draft)
@@ -54,13 +54,13 @@ def writer(suffix: str, draft: Path) -> Writer:
 class NpzWriter:
     """An array [N, …] per column; with lengths also ``offsets``, int64 [texts + 1].
 
-    The arrays grow side by side in files of their own, as a zip file is written from one end to the
-    other. At the end they are put into it one by one, so the disk must have room for all of them
-    and once more for the largest.
+    A zip file is written sequentially, so each array grows in a file of its own. At the end they
+    are copied into the zip file one by one: the disk needs room for all arrays and a second time
+    for the largest.
     """
 
     def __init__(self, draft: Path) -> None:
-        """Writes in the folder `draft`."""
+        """Write in the folder `draft`."""
         self._draft = draft
         self._open = ExitStack()
         self._parts: dict[str, tuple[IO[bytes], np.ndarray]] = {}
@@ -98,7 +98,7 @@ class NpzWriter:
         return out
 
     def _add(self, archive: zipfile.ZipFile, name: str, empty: np.ndarray) -> None:
-        # With a ZipInfo the time in the file is 1980, and the same vectors are the same bytes.
+        # A ZipInfo has the constant date 1980, so equal vectors make equal files.
         entry = zipfile.ZipInfo(f"{name}.npy")
         shape = (self._rows[name], *empty.shape[1:])
         header = np.lib.format.header_data_from_array_1_0(empty) | {"shape": shape}
@@ -114,7 +114,7 @@ class ArrowWriter:
     """A row per text in an Arrow IPC file; with lengths the cells are lists."""
 
     def __init__(self, draft: Path) -> None:
-        """Writes in the folder `draft`.
+        """Write in the folder `draft`.
 
         Raises:
             BadArgumentsError: pyarrow is not installed.

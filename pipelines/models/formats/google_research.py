@@ -17,32 +17,32 @@ from pipelines.models.formats.tensor_bundle import Bundle
 CONFIG = "bert_config.json"
 WEIGHTS = "bert_model.ckpt"
 
-# Architecture -> a tensor that only it has; the first found decides.
-_TELLING = {
+# Architecture -> a tensor of it; the first one in the file decides.
+_DISTINCTIVE = {
     "BertForSequenceClassification": "output_weights",
     "BertForQuestionAnswering": "cls/squad/output_weights",
     "BertForPreTraining": "cls/seq_relationship/output_weights",
     "BertForMaskedLM": "cls/predictions/output_bias",
 }
-# Its gelu is the tanh form (modeling.py).
+# Its gelu is the tanh approximation (modeling.py).
 _ACTIVATIONS: Mapping[str, Gelu] = {"gelu": "tanh"}
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether it is of this kind."""
+    """Return whether the folder has this format."""
     return (folder / CONFIG).is_file()
 
 
 def read(folder: Path) -> ModelWeights:
-    """The model in a folder as google-research/bert publishes it, or as its programs write it.
+    """Read the model of a folder that google-research/bert published or its scripts wrote.
 
     Raises:
-        BadInputError: A file is missing, damaged or holds another network.
+        BadInputError: A file is missing or damaged, or contains another network.
     """
     config = network(read_json(folder / CONFIG), folder / CONFIG, _ACTIVATIONS)
     prefix = _prefix(folder)
     bundle = Bundle(prefix)
-    architecture = next((a for a, t in _TELLING.items() if t in bundle), "BertModel")
+    architecture = next((a for a, t in _DISTINCTIVE.items() if t in bundle), "BertModel")
     params = from_tensors(bundle, "google_research", architecture, config, f"{prefix}.index")
     labels: tuple[str, ...] = ()
     if "head" in params:
@@ -51,7 +51,7 @@ def read(folder: Path) -> ModelWeights:
 
 
 def _prefix(folder: Path) -> Path:
-    """The published name, or else the newest that training wrote."""
+    """Return the published checkpoint, or else the newest one of a training."""
     if (folder / f"{WEIGHTS}.index").is_file():
         return folder / WEIGHTS
     steps = {
@@ -60,5 +60,5 @@ def _prefix(folder: Path) -> Path:
         if (match := re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name))
     }
     if not steps:
-        raise BadInputError(f"{folder} has no {WEIGHTS}.index; unpack the whole archive there")
+        raise BadInputError(f"{folder} has no {WEIGHTS}.index; extract the whole archive there")
     return steps[max(steps)].with_suffix("")

@@ -39,7 +39,7 @@ _OTHER_WEIGHTS = {
 }
 
 _ACTIVATIONS: Mapping[str, Gelu] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-# Copies of tied tensors, and a constant, that older versions of transformers wrote.
+# Copies of tied tensors, and a constant, from older versions of transformers.
 _COPIES = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -48,65 +48,71 @@ _CONSTANTS = {"bert.embeddings.position_ids"}
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether it is of this kind."""
+    """Return whether the folder has this format."""
     return (folder / CONFIG).is_file()
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there is something to read."""
+    """Return whether the folder has weights that can be read."""
     return is_folder(folder) and any((folder / name).is_file() for name in (WEIGHTS, INDEX))
 
 
 def read(folder: Path) -> ModelWeights:
-    """The model in a Hugging Face folder.
+    """Read the model of a Hugging Face folder.
 
     Raises:
-        BadInputError: It is not BERT, or a file is missing, damaged or holds another network.
+        BadInputError: It is not BERT, or a file is missing or damaged.
     """
     path = folder / CONFIG
-    given = read_json(path)
-    _refuse_relatives(given, path)
-    config = network(given, path, _ACTIVATIONS)
+    config_json = read_json(path)
+    _refuse_relatives(config_json, path)
+    config = network(config_json, path, _ACTIVATIONS)
     tensors = {canonical(name): array for name, array in _tensors(folder).items()}
     file = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
     for copy, of in _COPIES.items():
         if copy in tensors and of not in tensors:
             tensors[of] = tensors.pop(copy)
         elif copy in tensors and not np.array_equal(tensors.pop(copy), tensors[of], equal_nan=True):
-            raise BadInputError(f"{file}: {copy} differs from {of}; here both are one tensor")
-    architecture = _architecture(given, tensors, path)
+            raise BadInputError(
+                f"{file}: {copy} differs from {of}, but bert-jax has one tensor for both"
+            )
+    architecture = _architecture(config_json, tensors, path)
     params = from_tensors(tensors, "hugging_face", architecture, config, str(file))
     used = {canonical(name) for name in names_used(params, architecture)}
     unused = sorted(set(tensors) - used - _CONSTANTS)
     if unused:
-        say(f"{file}: not used, as {architecture} has no such part: {', '.join(unused[:5])}")
-    labels = _labels(given, params, path)
-    return ModelWeights(params, config, architecture, labels, str(given.get("problem_type") or ""))
+        say(f"{file}: ignoring tensors that {architecture} does not have: {', '.join(unused[:5])}")
+    labels = _labels(config_json, params, path)
+    return ModelWeights(
+        params, config, architecture, labels, str(config_json.get("problem_type") or "")
+    )
 
 
-def _refuse_relatives(given: Mapping[str, Any], path: Path) -> None:
-    kind = given.get("model_type", "bert")
+def _refuse_relatives(config_json: Mapping[str, Any], path: Path) -> None:
+    kind = config_json.get("model_type", "bert")
     if kind != "bert":
-        raise BadInputError(f"{path}: model_type {kind!r} is another network than BERT")
-    absolute = given.get("position_embedding_type") in (None, "absolute")
+        raise BadInputError(f"{path}: model_type {kind!r} is not BERT; use a model of type bert")
+    absolute = config_json.get("position_embedding_type") in (None, "absolute")
     for key, fits in {
         "position_embedding_type": absolute,
-        "is_decoder": not given.get("is_decoder"),
-        "add_cross_attention": not given.get("add_cross_attention"),
-        "tie_word_embeddings": given.get("tie_word_embeddings") is not False,
+        "is_decoder": not config_json.get("is_decoder"),
+        "add_cross_attention": not config_json.get("add_cross_attention"),
+        "tie_word_embeddings": config_json.get("tie_word_embeddings") is not False,
     }.items():
         if not fits:
-            raise BadInputError(f"{path}: {key}: {given[key]} is not supported; BERT has it not")
+            raise BadInputError(
+                f"{path}: {key}: {config_json[key]} is not supported; BERT does not have it"
+            )
 
 
-def _architecture(given: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -> str:
-    names = given.get("architectures") or []
+def _architecture(config_json: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -> str:
+    names = config_json.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadInputError(f"{path}: architectures must be a list of names, not {names!r}")
     if names:
         if names[0] not in ARCHITECTURES:
             raise BadInputError(
-                f"{path}: architecture {names[0]!r} is unknown; known: {', '.join(ARCHITECTURES)}"
+                f"{path}: architecture {names[0]!r} is unknown; valid: {', '.join(ARCHITECTURES)}"
             )
         if names[0] != "BertModel":
             return names[0]
@@ -115,12 +121,12 @@ def _architecture(given: Mapping[str, Any], tensors: Mapping[str, Any], path: Pa
     return "BertForPreTraining" if "cls.seq_relationship.bias" in tensors else "BertForMaskedLM"
 
 
-def _labels(given: Mapping[str, Any], params: Any, path: Path) -> tuple[str, ...]:
+def _labels(config_json: Mapping[str, Any], params: Any, path: Path) -> tuple[str, ...]:
     if HEAD not in parts(params):
         return ()
     count = params["head"]["bias"].size
-    names = given.get("id2label")
-    if not names or count == 1:  # a score, whatever the config says of its default two classes
+    names = config_json.get("id2label")
+    if not names or count == 1:  # a score; the config may list the two default classes
         names = {str(i): f"LABEL_{i}" for i in range(count)}
     expected = {str(i) for i in range(count)}
     if not isinstance(names, dict) or set(map(str, names)) != expected:
@@ -134,15 +140,15 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
         return _read_file(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
         raise BadInputError(_no_weights(folder))
-    places = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict):
+    files = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(files, dict):
         raise BadInputError(f"{folder / INDEX} has no weight_map")
-    found: dict[str, np.ndarray] = {}
-    for name in sorted({str(place) for place in places.values()}):
+    tensors: dict[str, np.ndarray] = {}
+    for name in sorted(set(map(str, files.values()))):
         if Path(name).name != name:
-            raise BadInputError(f"{folder / INDEX} names {name!r}, which is not beside it")
-        found |= _read_file(folder / name)
-    return found
+            raise BadInputError(f"{folder / INDEX} names {name!r}, which is in another folder")
+        tensors |= _read_file(folder / name)
+    return tensors
 
 
 def _no_weights(folder: Path) -> str:
@@ -150,7 +156,7 @@ def _no_weights(folder: Path) -> str:
     for name, reason in _OTHER_WEIGHTS.items():
         if (folder / name).is_file():
             return (
-                f"{folder / name} is not read ({reason}); convert it once with transformers:"
+                f"{folder / name} is not supported ({reason}); convert it with transformers:"
                 f" {names[0]}.from_pretrained({str(folder)!r}).save_pretrained(NEW), which writes"
                 f" {WEIGHTS}"
             )
@@ -164,16 +170,20 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise BadInputError(f"{path} is missing; download it again") from None
-    except (OSError, UnicodeEncodeError) as error:  # of a library that names no file
+    except (OSError, UnicodeEncodeError) as error:  # from a library, without the name of the file
         raise BadInputError(f"{path} cannot be read: {error}; download it again") from None
-    except (SafetensorError, TypeError, AttributeError) as error:  # a type NumPy has not
+    except (
+        SafetensorError,
+        TypeError,
+        AttributeError,
+    ) as error:  # a dtype that NumPy does not have
         raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
 
 
 def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
-    """Writes ``config.json`` and ``model.safetensors`` as transformers would."""
+    """Write ``config.json`` and ``model.safetensors`` in the format of transformers."""
     tensors = to_hugging_face(model.params, model.architecture)
-    # transformers refuses a file without this note.
+    # transformers refuses a file without this metadata.
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -189,7 +199,7 @@ def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
     }
     if model.problem_type:
         config["problem_type"] = model.problem_type
-    # Multiple choice has one score, which has no name there.
+    # Multiple choice has one score, without a name in this format.
     if model.labels and model.architecture != "BertForMultipleChoice":
         config["id2label"] = {str(i): name for i, name in enumerate(model.labels)}
         config["label2id"] = {name: i for i, name in enumerate(model.labels)}

@@ -1,14 +1,14 @@
-"""Reads checkpoints of TensorFlow, without TensorFlow.
+"""Read TensorFlow checkpoints without TensorFlow.
 
-    PREFIX.index                    names, shapes and places of the tensors
-    PREFIX.data-00000-of-00001      the tensors, little-endian, end to end
+    PREFIX.index                    names, shapes and offsets of the tensors
+    PREFIX.data-00000-of-00001      the tensors, little-endian, concatenated
 
-The index is a table as in LevelDB: blocks of keys in ascending order, each key a stretch of the key
-before it and new bytes; then a block of the places of these blocks; then a footer with the place of
-that. A value is a protocol buffer: for the empty key a BundleHeaderProto, for the name of a tensor
-its BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto).
+The index is a table as in LevelDB: blocks of keys in ascending order, each key a prefix of the key
+before it and new bytes; then a block with the offsets of these blocks; then a footer with the
+offset of that. A value is a protocol buffer: for the empty key a BundleHeaderProto, for the name of
+a tensor its BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto).
 
-The files come from strangers: no length in them is believed before it was compared with the file.
+The files are not trusted: every length in them is compared with the size of the file.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ import numpy as np
 from bert_jax.runtime.errors import BadInputError
 from pipelines.models.formats.protobuf import fields, varints
 
-# By their number in tensorflow/core/framework/types.proto.
+# Numbers of tensorflow/core/framework/types.proto.
 _DTYPES: dict[int, Any] = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 14: jnp.bfloat16, 19: "<f2"}
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
 _TRAILER = 5  # after each block: its compression and checksum
-# The index of BERT-Large with the slots of its optimizer takes 0.1 MiB, its names 80 bytes. Without
-# bounds a small index could describe names that fill the memory, as each may repeat the one before.
-_LARGEST_INDEX = 4 << 20
-_LONGEST_NAME = 512
+# The index of BERT-Large with its optimizer takes 0.1 MiB, a name at most 80 bytes. Without limits,
+# a small index could expand to names that fill the memory, because each can repeat the last one.
+_MAX_INDEX = 4 << 20
+_MAX_NAME = 512
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of a tensor.
+    """The entry of a tensor in the index.
 
     Attributes:
         shape: Of the tensor.
         dtype: Of its values.
-        unreadable: Why `Bundle.array` refuses it, or nothing.
-        shard, offset, size: Data file, first byte in there, and bytes.
+        unsupported: Why the tensor cannot be read, or empty.
+        shard, offset, size: Number of the data file, first byte in it, and bytes.
         crc: CRC-32C of these bytes, masked.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    unreadable: str
+    unsupported: str
     shard: int
     offset: int
     size: int
@@ -60,14 +60,14 @@ class Entry:
 
 
 class Bundle(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint by name; each is read when it is asked for.
+    """The tensors of a checkpoint by name; each is read on access.
 
     Attributes:
-        entries: What the index says of them.
+        entries: Their entries in the index.
     """
 
     def __init__(self, prefix: Path) -> None:
-        """Reads the index of `prefix`, such as ``uncased_L-12_H-768_A-12/bert_model.ckpt``.
+        """Read the index of `prefix`, such as ``uncased_L-12_H-768_A-12/bert_model.ckpt``.
 
         Raises:
             BadInputError: A file is missing, truncated or damaged.
@@ -75,18 +75,18 @@ class Bundle(Mapping[str, np.ndarray]):
         self._prefix = prefix
         self._index = Path(f"{prefix}.index")
         with _readable(self._index), self._index.open("rb") as file:
-            table = file.read(_LARGEST_INDEX + 1)
+            table = file.read(_MAX_INDEX + 1)
         try:
             items = dict(_items(table))
             header, _ = _parse(items.pop(b"", b""))
             self._shards = header.get(1, 0)
             if self._shards < 1 or header.get(2, 0):
                 raise ValueError("it has no header, or a big-endian one")
-            # A key that begins with a zero is of a slice of a tensor that is split.
+            # A key that starts with 0 is a slice of a split tensor.
             self.entries = {key.decode(): _entry(item) for key, item in items.items() if key[0]}
         except NotImplementedError:
             raise BadInputError(
-                f"{self._index} is compressed, which is not read here; save the checkpoint again"
+                f"{self._index} is compressed, which is not supported; save the checkpoint again"
                 " with TensorFlow 1.15"
             ) from None
         except ValueError as error:
@@ -99,28 +99,28 @@ class Bundle(Mapping[str, np.ndarray]):
                 raise _damaged(path, f"it ends at byte {size}, before {name!r}")
 
     def __iter__(self) -> Iterator[str]:
-        """The names, in ascending order."""
+        """Iterate over the names in ascending order."""
         return iter(self.entries)
 
     def __len__(self) -> int:
-        """How many tensors there are."""
+        """Return the number of tensors."""
         return len(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a tensor of this name; reads nothing."""
+        """Return whether a tensor has this name; do not read it."""
         return name in self.entries
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A tensor, read-only.
+        """Return a tensor, read-only.
 
         Raises:
-            KeyError: There is none of this name.
-            BadInputError: It is damaged, or of a kind that is not read here.
+            KeyError: No tensor has this name.
+            BadInputError: It is damaged, or of an unsupported kind.
         """
         entry = self.entries[name]
-        if entry.unreadable:
+        if entry.unsupported:
             raise BadInputError(
-                f"{self._index}: {name!r} is {entry.unreadable}, which is not read here; save the"
+                f"{self._index}: {name!r} is {entry.unsupported}, which is not supported; save the"
                 " checkpoint without it"
             )
         path = self._data(entry.shard)
@@ -145,22 +145,22 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BadInputError(
-            f"{path} cannot be read ({error.strerror}); a checkpoint is named by what stands before"
-            " .index, and has its .data files beside that"
+            f"{path} cannot be read ({error.strerror}); a checkpoint needs its .index file and its"
+            " .data files in one folder"
         ) from None
 
 
 def _items(table: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a table."""
-    if len(table) > _LARGEST_INDEX:
-        raise ValueError(f"it is larger than {_LARGEST_INDEX} bytes")
+    """Yield the keys and values of a table."""
+    if len(table) > _MAX_INDEX:
+        raise ValueError(f"it is larger than {_MAX_INDEX} bytes")
     if len(table) < _FOOTER or not table.endswith(_MAGIC):
-        raise ValueError("it does not end as an index of TensorFlow does")
-    (_, _, *place), _ = varints(table[-_FOOTER:], 0, 4)
+        raise ValueError("its end is not that of a TensorFlow index")
+    (_, _, *location), _ = varints(table[-_FOOTER:], 0, 4)
     end = 0
-    for _, value in _block(table, *place):
+    for _, value in _block(table, *location):
         (offset, size), _ = varints(value, 0, 2)
-        # A block that is read many times would take long.
+        # A file that refers to one block many times would take long.
         if offset < end:
             raise ValueError("its blocks overlap")
         end = offset + size
@@ -168,7 +168,7 @@ def _items(table: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block."""
+    """Yield the keys and values of a block."""
     stop = offset + size + _TRAILER
     if stop > len(table) - _FOOTER:
         raise ValueError("a block ends beyond the file")
@@ -176,19 +176,19 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
         raise ValueError("the checksum of a block differs")
     if table[stop - _TRAILER]:
         raise NotImplementedError
-    # Behind the entries are places to start a search at, which are not needed, and their number.
+    # The entries are followed by offsets for searches, which are not needed, and their number.
     block = table[offset : offset + size]
     end = size - 4 - 4 * int.from_bytes(block[-4:], "little")
     if end < 0:
-        raise ValueError("a block is shorter than it says")
-    at, key = 0, b""
-    while at < end:
-        (shared, fresh, length), at = varints(block, at, 3)
-        if shared > len(key) or shared + fresh > _LONGEST_NAME or fresh + length > end - at:
+        raise ValueError("a block is shorter than its list of offsets")
+    position, key = 0, b""
+    while position < end:
+        (shared, added, length), position = varints(block, position, 3)
+        if shared > len(key) or shared + added > _MAX_NAME or added + length > end - position:
             raise ValueError("an entry is longer than its block")
-        key = key[:shared] + block[at : at + fresh]
-        at += fresh + length
-        yield key, block[at - length : at]
+        key = key[:shared] + block[position : position + added]
+        position += added + length
+        yield key, block[position - length : position]
 
 
 def _entry(value: bytes) -> Entry:
@@ -199,22 +199,22 @@ def _entry(value: bytes) -> Entry:
     shape = tuple(_parse(dim)[0].get(1, 0) for dim in sizes)
     kind, size = numbers.get(1, 0), numbers.get(5, 0)
     dtype = np.dtype(_DTYPES.get(kind, "V"))
-    unreadable = ""
+    unsupported = ""
     if 7 in parts:
-        unreadable = "split into slices"
+        unsupported = "split into slices"
     elif kind not in _DTYPES:
-        unreadable = f"of TensorFlow's type {kind}"
+        unsupported = f"of TensorFlow's type {kind}"
     elif 0 in shape:
-        unreadable = "empty"
+        unsupported = "empty"
     elif math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"a tensor of shape {shape} and type {dtype} has {size} bytes")
     shard, offset = numbers.get(3, 0), numbers.get(4, 0)
     crc = int.from_bytes(parts.get(6, [b""])[-1], "little")
-    return Entry(shape, dtype, unreadable, shard, offset, size, crc)
+    return Entry(shape, dtype, unsupported, shard, offset, size, crc)
 
 
 def _parse(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
-    """Numbers and parts of a protocol buffer, by field; of a repeated number the last."""
+    """Return numbers and parts of a protocol buffer by field; the last of a repeated number."""
     numbers: dict[int, int] = {}
     parts: dict[int, list[bytes]] = {}
     for field, value in fields(message):
@@ -226,6 +226,6 @@ def _parse(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
 
 
 def _masked_crc(data: bytes) -> int:
-    """CRC-32C as TensorFlow stores it."""
+    """Return the CRC-32C in the masked form of TensorFlow."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

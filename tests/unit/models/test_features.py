@@ -17,8 +17,8 @@ import pytest
 from flax import nnx
 
 import bert_jax as package
+from bert_jax.nn.encoder import define
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
-from bert_jax.training.state import define
 from pipelines.commands import extract_features
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
@@ -114,8 +114,8 @@ def test_a_word_is_the_mean_of_its_pieces(
     # Nothing of the second, of the third what the model takes.
     assert found["offsets"].tolist() == [0, 5, 5, 5 + LONGEST - 2]
     said = capsys.readouterr().err
-    assert f"longer than {LONGEST} tokens, cut to them: 1" in said
-    assert "texts without a word: 1" in said
+    assert f"1 texts truncated to the {LONGEST} positions" in said
+    assert "1 texts without a word" in said
 
 
 def test_words_and_texts_have_the_same_tokens(tokenizer: Tokenizer) -> None:
@@ -229,7 +229,7 @@ def test_the_command_writes_the_file_and_says_so(bert: Bert, tmp_path: Path) -> 
     expected = np.stack(list(bert.encode(lines(20), -2, "max")))
     np.testing.assert_allclose(found["layer_-2"], expected, atol=1e-6)
     again = out.read_bytes()
-    refused(invoke("extract-features", MODEL, *options), 78, "already there")
+    refused(invoke("extract-features", MODEL, *options), 78, "already exists")
     out.unlink()
     assert invoke("extract-features", MODEL, *options).returncode == 0
     assert out.read_bytes() == again
@@ -297,8 +297,8 @@ def test_wrong_options_are_one_line(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", b"", "a.txt holds no text"),
-        ("a.jsonl", b"\n", "holds no text"),
+        ("a.txt", b"", "a.txt contains no text"),
+        ("a.jsonl", b"\n", "contains no text"),
         ("a.csv", b"a", "neither in .txt"),
         ("a.txt", b"the man\ncaf\xe9\n", "a.txt, line 2: byte 0xe9 in column 4"),
         ("a.txt", "the".encode("utf-16"), "a.txt, line 1"),

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import Phase, RunConfig
+from bert_jax.nn.encoder import define
 from bert_jax.nn.tensor_names import ModelWeights, only
 from bert_jax.runtime.distributed import devices
 from bert_jax.training import metrics
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import define
 from bert_jax.training.step import forward, means, pretraining_sums
-from pipelines.commands.prepare import prepare
 from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.models.formats import hugging_face
@@ -77,7 +77,7 @@ def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
     init = ("--init", str(model))
     straight = invoke("pretrain", *options(their_store, whole), *init)
     assert straight.returncode == 0, straight.stderr
-    assert f"weights from {model} (BertForPreTraining); the run begins at step 0" in straight.stderr
+    assert f"weights from {model} (BertForPreTraining); the run starts at step 0" in straight.stderr
     # The loss before the first update is that of the weights on the first batch.
     read = hugging_face.read(THEIRS)
     config = RunConfig(run_dir="-", model=read.config, phases=(Phase(24, 6, 4),))
@@ -98,7 +98,7 @@ def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
     assert "resuming at step 3" in resumed.stderr
     again = invoke("pretrain", *options(their_store, cut), "--init", f"{model}/")
     assert again.returncode == 0, again.stderr  # the same model, written in another way
-    refused(invoke("pretrain", *options(their_store, cut)), 78, f"began with --init {model}")
+    refused(invoke("pretrain", *options(their_store, cut)), 78, f"started with --init {model}")
     refused(invoke("pretrain", *options(their_store, tmp_path / "new"), *init), 78, "not exist")
     assert not (tmp_path / "new").exists()
 
@@ -107,7 +107,7 @@ def test_a_run_that_began_without_a_model_is_not_given_one(
     their_store: Path, store: Store, trained: Path
 ) -> None:
     given = options(Path(store.folder), trained)
-    refused(invoke("pretrain", *given, "--init", THEIRS), 78, "began without --init")
+    refused(invoke("pretrain", *given, "--init", THEIRS), 78, "started without --init")
 
 
 def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path) -> None:
@@ -122,7 +122,7 @@ def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path)
         "pretrain", *options(their_store, run, 1, optimizer__learning_rate=0.0), "--init", folder
     )
     assert made.returncode == 0, made.stderr
-    assert "fresh weights for what it lacks: mlm, nsp, pooler" in made.stderr
+    assert "new weights for missing parts: mlm, nsp, pooler" in made.stderr
     params = open_model(run, Partitioner(devices()[:1])).weights.params
     jax.tree.map(np.testing.assert_array_equal, only(params, frozenset({"encoder"})), bare)
     assert np.std(params["nsp"]["classifier"]["kernel"]) > 0
@@ -164,7 +164,7 @@ def test_new_words_begin_as_the_mean_of_their_pieces(tmp_path: Path, text: Path)
         "pretrain", *options(store, run, 1, optimizer__learning_rate=0.0), "--init", model
     )
     assert made.returncode == 0, made.stderr
-    assert "2 tokens are new" in made.stderr
+    assert "2 new tokens" in made.stderr
     before = hugging_face.read(model).params["bert"]["embeddings"]["token"]
     after = np.array(
         open_model(run, Partitioner(devices()[:1])).weights.params["bert"]["embeddings"]["token"]

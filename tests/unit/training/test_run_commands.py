@@ -190,7 +190,7 @@ def test_inspect_knows_the_presets() -> None:
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path, two_phase_run: Path) -> None:
-    refused(invoke("inspect", tmp_path), 78, "is no MODEL", "checkpoints/", "config.json")
+    refused(invoke("inspect", tmp_path), 78, "is not a MODEL", "checkpoints/", "config.json")
     refused(invoke("inspect", two_phase_run / "checkpoints" / "7"), 78, "no checkpoint")
     mistyped = f"{str(two_phase_run)[:-1]}m"
     meant = f"{mistyped} does not exist; did you mean {two_phase_run}?"
