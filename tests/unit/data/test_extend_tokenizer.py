@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.commands.extend_tokenizer import MIN_COUNT, choose, extend, read_list
+from pipelines.data.tokenizers.extend import MIN_COUNT, choose_words, extend, read_words
 from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer, load
 from support.commands import invoke, refused
 
@@ -39,15 +39,15 @@ def test_the_words_that_save_most_tokens_take_the_free_places(
     arguments = ("extend-tokenizer", base, "--corpus", f"text:{report}", "--out", tmp_path / "new")
     result = invoke(*arguments, "--words", "2")
     assert result.returncode == 0, result.stderr
-    assert "3 [unusedN] tokens were free, 2 are words now" in result.stderr
+    assert "2 words replace 2 of 3 [unusedN] tokens" in result.stderr
     old, new = load(base), load(tmp_path / "new")
     assert new.pieces == ["[PAD]", "carditis", "artery", *PIECES[3:]]
     assert new.digest != old.digest
     assert new.encode(["The artery."])[0] == [*old.encode(["the"])[0], 2, old.pieces.index(".")]
     again = invoke(*arguments, "--words", "2")
     assert again.returncode == 0
-    assert "already there" in again.stderr
-    refused(invoke(*arguments, "--words", "1"), 78, "words 2 (asked: 1)", "--out")
+    assert "already exists" in again.stderr
+    refused(invoke(*arguments, "--words", "1"), 78, "words 2 (requested: 1)", "--out")
 
 
 def test_words_are_ranked_by_tokens_saved_and_then_by_name(base: Path) -> None:
@@ -56,10 +56,10 @@ def test_words_are_ranked_by_tokens_saved_and_then_by_name(base: Path) -> None:
     rare = ["zebra"] * (MIN_COUNT - 1)
     unknown = ["naïveté 北 Ω123"] * 100
     text = [*rare, *unknown, *["abcd bcda heart"] * MIN_COUNT, *["xyz"] * (MIN_COUNT + 9)]
-    assert choose(tokenizer, text, 9) == ["naivete", "xyz", "abcd", "bcda"]
-    assert choose(tokenizer, text, 3) == ["naivete", "xyz", "abcd"]
+    assert choose_words(tokenizer, text, 9) == ["naivete", "xyz", "abcd", "bcda"]
+    assert choose_words(tokenizer, text, 3) == ["naivete", "xyz", "abcd"]
     with pytest.raises(BadInputError, match="already"):
-        choose(tokenizer, ["heart"] * 100, 9)
+        choose_words(tokenizer, ["heart"] * 100, 9)
 
 
 def test_no_more_words_than_places(base: Path, report: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_list_gives_the_words_instead(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("heart\nby-pass\n", "line 2: 'by-pass' is not one word"),
+        ("heart\nby-pass\n", "line 2: the tokenizer does not read 'by-pass' as one word"),
         ("x" * 201, "at most 200 characters"),
         ("heart\n", "no word"),
         ("", "no word"),
@@ -98,7 +98,7 @@ def test_a_list_that_does_not_fit_is_refused(
     tokenizer = load(base)
     assert isinstance(tokenizer, WordPieceTokenizer)
     with pytest.raises(BadInputError, match=words):
-        read_list(tokenizer, file, 3)
+        read_words(tokenizer, file, 3)
 
 
 def test_a_list_that_is_a_pipe_is_refused(base: Path, tmp_path: Path) -> None:
@@ -106,14 +106,14 @@ def test_a_list_that_is_a_pipe_is_refused(base: Path, tmp_path: Path) -> None:
     tokenizer = load(base)
     assert isinstance(tokenizer, WordPieceTokenizer)
     with pytest.raises(BadInputError, match="pipe"):
-        read_list(tokenizer, tmp_path / "words.txt", 3)
+        read_words(tokenizer, tmp_path / "words.txt", 3)
 
 
 def test_a_vocabulary_without_places_is_refused(tokenizer_dir: Path, tmp_path: Path) -> None:
     WordPieceTokenizer([*SPECIALS, *LETTERS], uncased=True).save(tmp_path / "full")
     for model, words in ((tokenizer_dir, "SentencePiece"), (tmp_path / "full", r"no \[unusedN\]")):
         with pytest.raises(BadInputError, match=words):
-            extend(model, tmp_path / "new", listed=tmp_path / "words.txt")
+            extend(model, tmp_path / "new", word_list=tmp_path / "words.txt")
 
 
 @pytest.mark.parametrize(

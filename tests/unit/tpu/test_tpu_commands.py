@@ -99,7 +99,7 @@ def test_a_folder_with_other_things_is_not_submitted_to(
 ) -> None:
     Path(launch.run).mkdir()
     (Path(launch.run) / "thesis.tex").touch()
-    with pytest.raises(BadInputError, match=r"holds other things \(thesis\.tex"):
+    with pytest.raises(BadInputError, match=r"contains other files \(thesis\.tex"):
         submit(launch, {}, connect(PROJECT))
     assert creations(cloud) == 0
 
