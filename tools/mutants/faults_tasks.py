@@ -44,7 +44,7 @@ FAULTS = [
     Fault(
         name="pooling-includes-padding",
         file="pipelines/models/api.py",
-        old='jnp.einsum("KBTD,BT->KBD", states, there.astype(jnp.float32)) / count',
+        old='jnp.einsum("KBTD,BT->KBD", states, is_token.astype(jnp.float32)) / count',
         new="jnp.mean(states, axis=2)",
         description="the vector of a text depends on the texts beside it",
         hint=("test_features",),
