@@ -21,11 +21,11 @@ import pytest
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime import console
 from pipelines.commands.cli import COMMANDS
-from pipelines.models.evaluate import masked_sentence
-from pipelines.commands.prepare import prepare
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer
 from pipelines.help import EXAMPLES, GROUPS, example
+from pipelines.models.evaluate import masked_sentence
 from pipelines.settings import parse, parser_of
 from pipelines.tasks.registry import TASKS
 from support.commands import ROOT, invoke, refused, write_config
@@ -131,7 +131,7 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
     assert _next(said) == f"prepare --corpus text:{corpus} --tokenizer {tokenizer} --out {store}"
     said = invoke(*_next(said).split(), "--held-out", "0.1").stderr
     assert _next(said) == f"pretrain --config configs/tiny.yaml --data.store {store} " + (
-        "--run_dir runs/tiny"
+        "--run-dir runs/tiny"
     )
     assert f"  described in  {store}/card.md\n" in said
     file, phases = (
@@ -228,7 +228,7 @@ def test_the_help_lists_every_command_once_by_what_it_is_for() -> None:
     said = invoke("--help").stdout
     assert said == invoke("help").stdout
     assert said.rstrip().endswith(example("pretrain"))
-    assert said.index("Data:") < said.index("Pre-train:") < said.index("Words:")
+    assert said.index("Data:") < said.index("Pre-train:") < said.index("Terms:")
     for name, text in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(text)}$", said, re.MULTILINE)
 
@@ -245,14 +245,28 @@ def test_every_command_has_an_example_that_can_be_typed() -> None:
 def test_the_help_of_a_command_ends_with_its_example(name: str) -> None:
     said = invoke(*name.split(), "--help").stdout
     assert said.rstrip().endswith(example(name)), said[-300:]
-    assert "default: )" not in said
-    assert "default: null" not in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in COMMANDS if name not in ("finetune", "tpu")),
+        *(f"finetune {task}" for task in TASKS),
+        *(f"tpu {name}" for name in TPU_COMMANDS),
+    ],
+)
+def test_the_help_has_no_leftovers_of_the_parser(name: str) -> None:
+    text = invoke(*name.split(), "--help").stdout
+    assert f"usage: bert-jax {name}" in text
+    for leftover in ("default: )", "null", "(type:", "Literal[", "configuration file", "``"):
+        assert leftover not in text, leftover
+    assert not re.search(r"--(\S+\.help|\w+_[\w.]*) ", text)
 
 
 def test_the_help_of_pretrain_begins_with_what_is_needed() -> None:
     lines = invoke("pretrain", "--help").stdout.splitlines()
     first = "\n".join(lines[:16])
-    for option in ("--config FILE", "--data.store STORE", "--run_dir RUN", "--train.steps N"):
+    for option in ("--config FILE", "--data.store STORE", "--run-dir RUN", "--train.steps N"):
         assert f"  {option} " in first
 
 
