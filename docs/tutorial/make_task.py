@@ -1,6 +1,6 @@
-"""Writes a small labelled task: from which library's documentation is a sentence?
+"""Write a small labeled task: which library's documentation contains a sentence?
 
-The sentences are those of installed packages, so that nothing has to be downloaded.
+The sentences are from installed packages, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIBRARIES = ("jax", "numpy", "scipy", "scikit-learn")
 
 
 def main() -> None:
-    """Writes FOLDER/train.csv, dev.csv and test.csv with the columns text and label."""
+    """Write FOLDER/train.csv, dev.csv and test.csv with the columns text and label."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--per-library", type=int, default=700, help="sentences (default: 700)")
@@ -38,9 +38,9 @@ def main() -> None:
     )
 
 
-def sentences(library: str, wanted: int, rng: random.Random) -> list[str]:
-    """So many sentences of its docstrings, from files in a random order."""
-    found: dict[str, None] = {}
+def sentences(library: str, count: int, rng: random.Random) -> list[str]:
+    """Return `count` sentences of its docstrings, from files in a random order."""
+    candidates: dict[str, None] = {}
     files = sorted(metadata.files(library) or [], key=str)
     rng.shuffle(files)
     for file in files:
@@ -49,20 +49,20 @@ def sentences(library: str, wanted: int, rng: random.Random) -> list[str]:
         for node in ast.walk(ast.parse(Path(str(file.locate())).read_bytes())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 texts = prose(ast.get_docstring(node) or "")
-                found |= dict.fromkeys(text for text in texts if not names_a_library(text))
-        if len(found) > 3 * wanted:  # more than are taken, so that no file is taken whole
+                candidates |= dict.fromkeys(text for text in texts if not names_a_library(text))
+        if len(candidates) > 3 * count:  # more than needed, so that no file is used completely
             break
-    return rng.sample(list(found), wanted)
+    return rng.sample(list(candidates), count)
 
 
 def names_a_library(text: str) -> bool:
-    """Whether the sentence gives itself away."""
+    """Return True if the sentence contains a name that gives its label away."""
     lower = text.lower()
     return any(name in lower for name in ("jax", "numpy", "scipy", "scikit", "sklearn", "xla"))
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> None:
-    """Writes a CSV file with a header."""
+    """Write a CSV file with a header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
