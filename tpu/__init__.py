@@ -1,1 +1,1 @@
-"""Machines: what Cloud TPU slices are, and whether and how fast a run goes on one."""
+"""Cloud TPU: requests for slices, the programs on their hosts, estimates and rehearsals."""

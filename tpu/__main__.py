@@ -1,4 +1,4 @@
-"""``python -m tpu COMMAND``: Cloud TPU slices."""
+"""``bert-jax tpu COMMAND``, also ``python -m tpu COMMAND``: Cloud TPU slices."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pipelines.help import example
 from pipelines.settings import nearest
 
 COMMANDS = {
-    "types": "chips, hosts, memory and prices of all slices, or of one",
-    "preflight": "does a run fit on a slice, and how long will it take; needs no TPU",
-    "submit": "ask for a slice that trains; --dry-run shows the request",
-    "watch": "keep a slice there until the run is done, through preemptions",
-    "status": "what the slice and each of its hosts are doing",
-    "logs": "what the hosts said",
-    "ssh": "a shell or a command on a host",
-    "stop": "save, end and delete the slice",
+    "types": "list the slices with chips, hosts, memory and prices",
+    "preflight": "estimate memory, time and cost of a run on a slice; needs no TPU",
+    "submit": "request a slice that trains; --dry-run prints the request",
+    "watch": "request a new slice after a preemption, until the run is complete",
+    "status": "show the state of the slice and of each host",
+    "logs": "print the logs of the hosts",
+    "ssh": "open a shell or run a command on a host",
+    "stop": "save, stop and delete the slice",
     "delete": "delete the slice at once",
-    "gc": "delete our slices that are dead and count against the quota",
-    "local": "rehearse a submission on this computer, with emulated machines",
-    "selftest": "try the real cloud with the smallest slice; costs some cents",
+    "gc": "delete our failed and suspended slices, which count against the quota",
+    "local": "rehearse a submission on this computer with emulated hosts",
+    "selftest": "test the real cloud with the smallest slice; costs a few cents",
 }
-_FOLDERS = {"preflight": "preflight.preflight", "local": "rehearsal.local"}
+_MODULES = {"preflight": "preflight.preflight", "local": "rehearsal.local"}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command.
+    """Run the command.
 
     Raises:
-        BadArgumentsError: There is none of that name.
-        BadInputError: It needs the extra ``cloud``.
+        BadArgumentsError: The command is unknown.
+        BadInputError: The extra ``cloud`` is not installed.
     """
     if not argv or argv[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         raise BadArgumentsError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
-    module = _FOLDERS.get(argv[0], f"launch.{argv[0]}")
+    module = _MODULES.get(argv[0], f"launch.{argv[0]}")
     try:
         command = importlib.import_module(f"tpu.{module}").main
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The section ``tpu`` of a run's config: which slice, where, and what it may cost in attempts."""
+"""The section ``tpu`` of a run config: slice, zones and limits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from bert_jax.config.accelerators import Slice, find_slice
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime.errors import BadInputError, at_least
 from pipelines.settings import read_config
-from tpu.slices import Slice, find
 
 _ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
-# What a path of a run may consist of; it becomes part of scripts' arguments and of object names.
-_PLAIN = re.compile(r"(gs://[a-z0-9._-]{3,}|)/?[A-Za-z0-9._=@-]+(/[A-Za-z0-9._=@-]+)*/?")
+# Paths become arguments of scripts and names of objects.
+_SAFE_PATH = re.compile(r"(gs://[a-z0-9._-]{3,}|)/?[A-Za-z0-9._=@-]+(/[A-Za-z0-9._=@-]+)*/?")
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,22 @@ class TpuConfig:
     """A Cloud TPU slice.
 
     Args:
-        accelerator: Its type, such as v5litepod-16; python -m tpu types lists all.
-        zones: Where it may be, in the order in which they are tried.
-        project: Google Cloud project; empty = the environment's GOOGLE_CLOUD_PROJECT.
-        capacity: spot (cheap, may be taken away at any time), on-demand or reserved.
-        slices: How many slices train together.
+        accelerator: Accelerator type, such as v5litepod-16; see bert-jax tpu types.
+        zones: Allowed zones, in the order in which they are tried.
+        project: Google Cloud project; empty = GOOGLE_CLOUD_PROJECT of the environment.
+        capacity: spot (cheap, may be preempted at any time), on-demand or reserved.
+        slices: Number of slices that train together.
         runtime: Software version of the TPU VMs; auto = the one for this accelerator.
-        service_account: E-mail of the account that the VMs act as; empty = the project's default.
+        service_account: E-mail address of the service account of the VMs; empty = the default of
+            the project.
         network: VPC network; empty = default.
-        subnetwork: Of the network.
-        internal_ip: Whether the VMs have no external address (they then need Private Google Access
-            for the bucket, and Cloud NAT or a mirror for PyPI).
+        subnetwork: Subnetwork of the network.
+        internal_ip: Create VMs without external addresses. They then need Private Google Access
+            for the bucket, and Cloud NAT or a mirror for PyPI.
         max_wait: Seconds to wait for capacity in a zone before the next one is tried.
-        max_failures: Attempts without a new step, for reasons other than preemption, before it
-            is given up.
-        max_preemptions: Attempts that may be lost to preemption; 0 = any number.
+        max_failures: Attempts in a row without a new step, not counting preemptions, before the
+            run fails.
+        max_preemptions: Attempts that may end in a preemption; 0 = unlimited.
     """
 
     accelerator: str = ""
@@ -55,17 +56,16 @@ class TpuConfig:
     max_preemptions: int = 0
 
     def __post_init__(self) -> None:
-        """Checks names and ranges."""
         at_least("tpu", self, 1, "slices max_wait max_failures")
         at_least("tpu", self, 0, "max_preemptions")
         for zone in self.zones:
             if not _ZONE.fullmatch(zone):
-                raise BadInputError(f"tpu.zones: {zone!r} is no zone; one is such as us-west4-a")
+                raise BadInputError(f"tpu.zones: {zone!r} is not a zone; write it as us-west4-a")
 
     @property
     def slice(self) -> Slice:
-        """One of its slices; `tpu.slices.find` tells the errors."""
-        return find(self.accelerator)
+        """The slice of this accelerator type; raises as `find_slice`."""
+        return find_slice(self.accelerator)
 
     @property
     def runtime_version(self) -> str:
@@ -75,7 +75,7 @@ class TpuConfig:
 
 @dataclass(frozen=True)
 class SubmittedConfig(RunConfig):
-    """A pre-training run and where it runs.
+    """A pre-training run and its slice.
 
     Args:
         tpu: The slice.
@@ -84,78 +84,80 @@ class SubmittedConfig(RunConfig):
     tpu: TpuConfig = field(default_factory=TpuConfig)
 
     def __post_init__(self) -> None:
-        """Refuses what the machines have not installed, and no key for."""
         super().__post_init__()
         if self.wandb:
             raise BadInputError(
-                "wandb is not there on slices; leave it out, and look at the run with:"
+                "wandb is not installed on slices; remove the key and view the run with:"
                 f" tensorboard --logdir {self.run_dir}"
             )
 
     @property
     def run(self) -> RunConfig:
-        """What the machines are given."""
+        """The config without the slice."""
         return RunConfig(**{key.name: getattr(self, key.name) for key in fields(RunConfig)})
 
 
 def read(parser: Any, argv: Sequence[str]) -> tuple[SubmittedConfig, dict[str, Any]]:
-    """The config of a command, whose file may stand first; see `pipelines.settings.read_config`."""
-    given = list(argv)
-    if given and not given[0].startswith("-"):
-        given.insert(0, "--config")
-    return read_config(parser, given, SubmittedConfig)
+    """Read the config of a command; its file may be the first argument.
+
+    Returns and raises as `pipelines.settings.read_config`.
+    """
+    options = list(argv)
+    if options and not options[0].startswith("-"):
+        options.insert(0, "--config")
+    return read_config(parser, options, SubmittedConfig)
 
 
 def complete(config: SubmittedConfig) -> SubmittedConfig:
-    """Refuses a config that does not say where to run.
+    """Check that a config can be submitted, and return it.
 
     Raises:
         BadArgumentsError: The accelerator is unknown.
-        BadInputError: Something is missing, or its name cannot be used.
+        BadInputError: A key is missing or its value cannot be used.
     """
     if not config.tpu.accelerator:
-        raise BadInputError("tpu.accelerator is not set; python -m tpu types lists what there is")
+        raise BadInputError("tpu.accelerator is not set; choose one from bert-jax tpu types")
     _ = config.tpu.slice
     if not config.tpu.zones:
-        raise BadInputError("tpu.zones is not set; give one or more, such as [us-west4-a]")
+        raise BadInputError("tpu.zones is not set; set one or more zones, such as [us-west4-a]")
     if not config.data.store:
-        raise BadInputError("data.store is not set; give a folder made by bert-jax prepare")
+        raise BadInputError("data.store is not set; set a folder made by bert-jax prepare")
     account = config.tpu.service_account
     if account and "@" not in account:
         raise BadInputError(
-            f"tpu.service_account {account!r} must be its e-mail address, such as"
+            f"tpu.service_account {account!r} is not an e-mail address; write"
             f" {account}@PROJECT.iam.gserviceaccount.com"
         )
     if re.fullmatch(r"gs://[^/]*/?", config.run_dir):
         raise BadInputError(f"run_dir {config.run_dir} is a whole bucket; add a name to it")
     for name, path in (("run_dir", config.run_dir), ("data.store", config.data.store)):
         if re.match(r"[a-z0-9]+:/", path) and not path.startswith("gs://"):
-            raise BadInputError(f"{name} {path}: write gs://BUCKET/NAME, or the path of a folder")
+            raise BadInputError(f"{name} {path}: write gs://BUCKET/NAME or the path of a folder")
         if path.startswith("gs://YOUR-BUCKET"):
-            raise BadInputError(f"{name} {path}: put your own bucket in the place of YOUR-BUCKET")
-        if not _PLAIN.fullmatch(path):
+            raise BadInputError(f"{name} {path}: replace YOUR-BUCKET with your bucket")
+        if not _SAFE_PATH.fullmatch(path):
             raise BadInputError(
-                f"{name} {path!r}: on TPU VMs a path may have letters, digits and ._=@- between"
-                " its slashes, and nothing else"
+                f"{name} {path!r}: a path on TPU VMs may only contain letters, digits, ._=@- and"
+                " slashes; rename the folder"
             )
     return config
 
 
-def project_of(given: str) -> str:
-    """The project that is named, or the environment's.
+def resolve_project(project: str) -> str:
+    """Return the project, or that of the environment if it is empty.
 
     Raises:
-        BadInputError: There is none.
+        BadInputError: No project is set, or it is not a project id.
     """
-    project = given or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
+    project = project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
     if not project:
         raise BadInputError(
-            "tpu.project is not set; set it, or GOOGLE_CLOUD_PROJECT in the environment (gcloud"
-            " config get project tells yours)"
+            "tpu.project is not set; set it or the environment variable GOOGLE_CLOUD_PROJECT"
+            " (yours: gcloud config get project)"
         )
     if not re.fullmatch(r"[a-z][a-z0-9.:-]{4,61}[a-z0-9]", project):
-        what = "is the number of a project" if project.isdecimal() else "is no project id"
+        kind = "a project number" if project.isdecimal() else "not a project id"
         raise BadInputError(
-            f"tpu.project {project!r} {what}; give the id (gcloud projects list tells it)"
+            f"tpu.project {project!r} is {kind}; set the id (listed by: gcloud projects list)"
         )
     return project

@@ -40,6 +40,11 @@ class Accelerator:
     zones: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def has_large_hosts(self) -> bool:
+        """True if a single host may have more chips than each host of a larger slice."""
+        return self.chips_of_one_host > _CHIPS_PER_HOST
+
+    @property
     def peak(self) -> float:
         """Dense bfloat16 FLOP/s of a chip."""
         return self.peak_tflops * 1e12
@@ -112,7 +117,7 @@ def prices_as_of() -> str:
 def peak_flops(device_kind: str) -> float | None:
     """Return the dense bfloat16 FLOP/s of a JAX device; None if unknown."""
     accelerator = _of_kind(device_kind)
-    return accelerator and accelerator.peak / accelerator.devices_per_chip
+    return accelerator.peak / accelerator.devices_per_chip if accelerator else None
 
 
 def has_attention_kernel(device_kind: str) -> bool:

@@ -1,18 +1,18 @@
-"""What the machines and their watcher tell each other: small files in the run folder.
+"""Small files in the run folder through which TPU VMs and their watcher communicate.
 
-    RUN/launch/…                     what the machines install and run; see `bundle`
+    RUN/launch/…                     what the VMs install and run; see `tpu.launch.bundle`
     RUN/status/worker-N.json         heartbeat of each host
     RUN/status/DONE.json             the run is complete
-    RUN/status/FAILED.json           it cannot go on; starting again does not help
-    RUN/status/STOPPED.json          it was saved and ended because CONTROL said so
+    RUN/status/FAILED.json           the run failed and a restart does not help
+    RUN/status/STOPPED.json          the run was saved and stopped on request
     RUN/status/attempts/0001.json    each slice that was created, and why it ended
-    RUN/control/STOP                 save and end
-    RUN/control/watch.json           the newest look of a watcher
-    RUN/control/endpoint             of the emulated cloud, during a rehearsal
+    RUN/control/STOP                 request to save and stop
+    RUN/control/watch.json           written by every read; its time is the clock of the storage
+    RUN/control/endpoint             URL of the emulated cloud, during a rehearsal
     RUN/logs/attempt-0001/worker-N.log
 
-Ages are differences of modification times that the storage itself set, so that no clock but its own
-matters. Every file is replaced as a whole.
+Ages are differences of modification times that the storage itself set, so only its clock matters.
+Every write replaces the whole file.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _STOP = "control/STOP"
 _WATCH = "control/watch.json"
 _ENDPOINT = "control/endpoint"
 _ATTEMPTS = "status/attempts"
-_LARGEST = 1 << 53  # of whole numbers: beyond it they are none as seconds
-ENDINGS = ("DONE", "FAILED", "STOPPED")
+_LARGEST = 1 << 53  # larger integers are not exact as floats
+OUTCOMES = ("DONE", "FAILED", "STOPPED")
 
-# What a host says of its training process.
+# States of the training process of a host.
 STARTING, TRAINING, BUSY, ENDED = "starting", "training", "busy", "ended"
 
 M = TypeVar("M", bound="DataclassInstance")
-# Types of fields as the dataclasses here spell them.
-_PLAIN: dict[Any, Any] = {
+# Annotations of the dataclasses here -> type of a JSON value.
+_FIELD_TYPES: dict[Any, Any] = {
     "int": int, "str": str, "float": int | float, "int | None": int | None,
 }  # fmt: skip
 
@@ -56,15 +56,15 @@ class Heartbeat:
 
     Attributes:
         worker: Number of the host.
-        attempt: Number of the slice that it belongs to.
-        state: starting, training, busy (another process holds the chips) or ended.
-        step: Done so far; -1 before the first.
-        restarts: Of the training process on this slice.
-        busy: How many starts in a row found the chips held.
-        exit_code: Of the newest process that ended; None before.
-        pid: Of the training process.
-        note: Last line that it said when it ended.
-        age: Seconds since it was written.
+        attempt: Number of the slice.
+        state: starting, training, busy (another process uses the chips) or ended.
+        step: Last completed step; -1 before the first.
+        restarts: Restarts of the training process on this slice.
+        busy: Consecutive starts that found the chips in use.
+        exit_code: Exit code of the last process that ended; None before.
+        pid: Process id of the training process.
+        note: Last line of the log of the process that ended.
+        age: Seconds since the heartbeat was written.
     """
 
     worker: int
@@ -81,13 +81,13 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Outcome:
-    """DONE, FAILED or STOPPED, said by host 0.
+    """DONE, FAILED or STOPPED; written by host 0.
 
     Attributes:
-        spec: Of the launch that ended so.
+        spec: Digest of the launch that ended.
         attempt: Number of the slice.
-        step: Reached.
-        note: Why.
+        step: Last completed step.
+        note: Reason.
     """
 
     spec: str
@@ -102,16 +102,16 @@ class Attempt:
 
     Attributes:
         number: From 1.
-        spec: Of the launch.
-        zone: Where.
-        step: Of the run when it was created; -1 before the first.
-        created: Seconds since 1970.
-        active: When it was first seen to be there; 0 before.
-        ended: Why it was given up: preempted, capacity, silent (no host was ever heard of),
-            stalled, busy, maintenance, broken, failed, done, stopped; empty while it is there.
-        ended_at: Seconds since 1970.
-        ended_step: Of the run then.
-        note: The same in words.
+        spec: Digest of the launch.
+        zone: Zone of the slice.
+        step: Step of the run at creation; -1 before the first.
+        created: Time of creation, seconds since 1970.
+        active: Time at which it was first seen active; 0 before.
+        ended: Why it ended: preempted, capacity, silent (no host ever reported), stalled, busy,
+            maintenance, broken, failed, done or stopped; empty while it exists.
+        ended_at: Time of its end, seconds since 1970.
+        ended_step: Step of the run at its end.
+        note: The reason in words.
     """
 
     number: int
@@ -127,118 +127,118 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Markers:
-    """All that stands in a run folder.
+class RunStatus:
+    """The status files of a run folder.
 
     Attributes:
-        beats: Of the hosts, in order, of any attempt.
-        endings: DONE, FAILED, STOPPED -> what was said.
-        attempts: In order.
-        stop: Whether the run was asked to stop.
-        stop_age: Seconds since then.
+        heartbeats: Heartbeats of the hosts, in order, of any attempt.
+        outcomes: DONE, FAILED, STOPPED -> outcome.
+        attempts: Attempts, in order.
+        stop: True if a stop was requested.
+        stop_age: Seconds since that request.
     """
 
-    beats: tuple[Heartbeat, ...] = ()
-    endings: dict[str, Outcome] = field(default_factory=dict)
+    heartbeats: tuple[Heartbeat, ...] = ()
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     stop: bool = False
     stop_age: float = 0.0
 
 
-def look(run: Path) -> tuple[Markers, float]:
-    """The markers of a run, and what time it is by the clock of the storage."""
-    _write(run / _WATCH, {})
-    now = _changed(run / _WATCH)
-    beats = []
-    for path in _listed(run / STATUS, "worker-*.json"):
-        if (beat := _read(path, Heartbeat)) is not None:
-            beats.append(replace(beat, age=max(0.0, now - _changed(path))))
-    endings = {name: _read(run / STATUS / f"{name}.json", Outcome) for name in ENDINGS}
-    markers = Markers(
-        beats=tuple(sorted(beats, key=lambda beat: beat.worker)),
-        endings={name: ending for name, ending in endings.items() if ending is not None},
-        attempts=attempts(run),
-        stop=stop_asked(run),
+def read_status(run: Path) -> tuple[RunStatus, float]:
+    """Read the status of a run, and the time by the clock of the storage."""
+    _write_json(run / _WATCH, {})
+    now = _modified_at(run / _WATCH)
+    heartbeats = []
+    for path in _glob(run / STATUS, "worker-*.json"):
+        if (heartbeat := _read(path, Heartbeat)) is not None:
+            heartbeats.append(replace(heartbeat, age=max(0.0, now - _modified_at(path))))
+    outcomes = {name: read_outcome(run, name) for name in OUTCOMES}
+    status = RunStatus(
+        heartbeats=tuple(sorted(heartbeats, key=lambda heartbeat: heartbeat.worker)),
+        outcomes={name: outcome for name, outcome in outcomes.items() if outcome is not None},
+        attempts=read_attempts(run),
+        stop=stop_requested(run),
     )
-    if markers.stop:
-        markers = replace(markers, stop_age=max(0.0, now - _changed(run / _STOP)))
-    return markers, now
+    if status.stop:
+        status = replace(status, stop_age=max(0.0, now - _modified_at(run / _STOP)))
+    return status, now
 
 
-def attempts(run: Path) -> tuple[Attempt, ...]:
-    """The slices of a run, in order."""
-    found = [_read(path, Attempt) for path in _listed(run / _ATTEMPTS, "*.json")]
-    return tuple(attempt for attempt in found if attempt is not None)
+def read_attempts(run: Path) -> tuple[Attempt, ...]:
+    """Read the attempts of a run, in order."""
+    attempts = [_read(path, Attempt) for path in _glob(run / _ATTEMPTS, "*.json")]
+    return tuple(attempt for attempt in attempts if attempt is not None)
 
 
-def newest_beat(run: Path) -> float:
-    """When a host was heard of last, by the clock of the storage; 0 if never."""
-    return max(map(_changed, _listed(run / STATUS, "worker-*.json")), default=0.0)
+def newest_heartbeat(run: Path) -> float:
+    """Return the time of the newest heartbeat by the clock of the storage; 0 if there is none."""
+    return max(map(_modified_at, _glob(run / STATUS, "worker-*.json")), default=0.0)
 
 
-def beat(run: Path, sent: Heartbeat) -> None:
-    """Writes the heartbeat of a host."""
-    _write(run / STATUS / f"worker-{sent.worker}.json", asdict(sent))
+def write_heartbeat(run: Path, heartbeat: Heartbeat) -> None:
+    """Write the heartbeat of a host."""
+    _write_json(run / STATUS / f"worker-{heartbeat.worker}.json", asdict(heartbeat))
 
 
-def end(run: Path, name: str, ending: Outcome) -> None:
-    """Writes DONE, FAILED or STOPPED."""
-    _write(run / STATUS / f"{name}.json", asdict(ending))
+def write_outcome(run: Path, name: str, outcome: Outcome) -> None:
+    """Write DONE, FAILED or STOPPED."""
+    _write_json(run / STATUS / f"{name}.json", asdict(outcome))
 
 
-def ended(run: Path, name: str) -> Outcome | None:
-    """What was said with DONE, FAILED or STOPPED, if it was."""
+def read_outcome(run: Path, name: str) -> Outcome | None:
+    """Read DONE, FAILED or STOPPED; None if the run has no such outcome."""
     return _read(run / STATUS / f"{name}.json", Outcome)
 
 
-def record(run: Path, attempt: Attempt) -> None:
-    """Writes down an attempt."""
-    _write(run / _ATTEMPTS / f"{attempt.number:04}.json", asdict(attempt))
+def write_attempt(run: Path, attempt: Attempt) -> None:
+    """Write the record of an attempt."""
+    _write_json(run / _ATTEMPTS / f"{attempt.number:04}.json", asdict(attempt))
 
 
-def endpoint(run: Path) -> str:
-    """Where the emulated cloud of a rehearsal is; empty when it is over."""
+def read_endpoint(run: Path) -> str:
+    """Return the URL of the emulated cloud of a rehearsal; empty if it has ended."""
     path = run / _ENDPOINT
-    return text_of(path).strip() if _there(path) else ""
+    return read_text(path).strip() if _exists(path) else ""
 
 
-def set_endpoint(run: Path, url: str) -> None:
-    """Tells where it is; empty that it is over."""
+def write_endpoint(run: Path, url: str) -> None:
+    """Write the URL of the emulated cloud; an empty one removes it."""
     if url:
-        put(run / _ENDPOINT, url.encode())
+        write_file(run / _ENDPOINT, url.encode())
         return
     with failures_explained(str(run)):
         (run / _ENDPOINT).unlink(missing_ok=True)
 
 
-def ask_to_stop(run: Path) -> None:
-    """Asks the machines to save and end, and watchers to create no more of them."""
-    _write(run / _STOP, {})
+def request_stop(run: Path) -> None:
+    """Request that the hosts save and stop, and that watchers create no more slices."""
+    _write_json(run / _STOP, {})
 
 
-def stop_asked(run: Path) -> bool:
-    """Whether the run was asked to stop."""
-    return _there(run / _STOP)
+def stop_requested(run: Path) -> bool:
+    """Return True if a stop was requested."""
+    return _exists(run / _STOP)
 
 
 def clear(run: Path) -> None:
-    """Before a new submission: what was said to and by an earlier one does not count any more."""
-    for path in [run / _STOP, *(run / STATUS / f"{name}.json" for name in ENDINGS)]:
+    """Remove outcomes and the stop request of earlier submissions."""
+    for path in [run / _STOP, *(run / STATUS / f"{name}.json" for name in OUTCOMES)]:
         with failures_explained(str(path)):
             path.unlink(missing_ok=True)
 
 
 def log_file(run: Path, attempt: int, worker: int) -> Path:
-    """The log of a host."""
+    """Return the path of the log of a host."""
     return run / LOGS / f"attempt-{attempt:04}" / f"worker-{worker}.log"
 
 
-def put(path: Path, content: bytes) -> None:
-    """Writes or replaces a file; nobody sees half of it.
+def write_file(path: Path, content: bytes) -> None:
+    """Write or replace a file; readers never see a part of it.
 
     Raises:
-        OSError: It cannot be written.
-        UserError: So in a bucket.
+        OSError: The file cannot be written.
+        UserError: The object cannot be written to its bucket.
     """
     with failures_explained(str(path)):
         if is_remote(path):  # an object appears as a whole
@@ -253,65 +253,65 @@ def put(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def text_of(path: Path) -> str:
-    """The text of a small file of a run or machine; bytes that are not UTF-8 are replaced.
+def read_text(path: Path) -> str:
+    """Read a small text file of a run or a host; bytes that are not UTF-8 are replaced.
 
     Raises:
-        OSError: It cannot be read.
-        UserError: So in a bucket, or it is no file.
+        OSError: The file cannot be read.
+        UserError: The object cannot be read from its bucket, or the path is not a file.
     """
     check_kind(path)
     with failures_explained(str(path)):
         return path.read_bytes().decode("utf-8", "replace")
 
 
-def typed(kind: type[M], text: str) -> M:
-    """The dataclass of plain fields that `text`, a JSON object, describes.
+def from_json(kind: type[M], text: str) -> M:
+    """Read a dataclass with plain fields from a JSON object.
 
     Raises:
-        ValueError: It describes something else.
+        ValueError: The text describes something else.
     """
     try:
-        found = kind(**json.loads(text))
+        instance = kind(**json.loads(text))
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    for field_ in fields(found):
-        value, wanted = getattr(found, field_.name), _PLAIN[field_.type]
-        if isinstance(value, bool) or not isinstance(value, wanted):
+    for field_ in fields(instance):
+        value = getattr(instance, field_.name)
+        if isinstance(value, bool) or not isinstance(value, _FIELD_TYPES[field_.type]):
             raise ValueError(f"{field_.name} is {value!r:.40}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{field_.name} is {value}")
         if isinstance(value, int) and abs(value) >= _LARGEST:
             raise ValueError(f"{field_.name} is {value!r:.40}")
-    return found
+    return instance
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    known = {key: value for key, value in content.items() if key != "age"}
-    put(path, f"{json.dumps(known)}\n".encode())
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    stored = {key: value for key, value in content.items() if key != "age"}
+    write_file(path, f"{json.dumps(stored)}\n".encode())
 
 
 def _read(path: Path, kind: type[M]) -> M | None:
     try:
-        return typed(kind, text_of(path))
+        return from_json(kind, read_text(path))
     except FileNotFoundError:
         return None
-    except ValueError:
-        say(f"{path} is no marker of this version; passed over")
+    except ValueError as error:
+        say(f"{path} ignored: it is not a status file of this version ({error})")
         return None
 
 
-def _changed(path: Path) -> float:
+def _modified_at(path: Path) -> float:
     with failures_explained(str(path)):
-        found: Any = path.stat()
-    return float(found.mtime if is_remote(path) else found.st_mtime)
+        stat: Any = path.stat()
+    return float(stat.mtime if is_remote(path) else stat.st_mtime)
 
 
-def _there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     with failures_explained(str(path)):
         return path.exists()
 
 
-def _listed(folder: Path, pattern: str) -> list[Path]:
+def _glob(folder: Path, pattern: str) -> list[Path]:
     with failures_explained(str(folder)):
         return sorted(folder.glob(pattern)) if folder.exists() else []

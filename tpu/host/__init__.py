@@ -1,1 +1,1 @@
-"""What runs on a TPU VM."""
+"""Programs that run on the TPU VMs."""

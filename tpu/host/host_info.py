@@ -1,4 +1,4 @@
-"""What a TPU VM knows of itself: the metadata of its slice, as the startup script wrote it down."""
+"""Identity and settings of a host, from files that the startup script wrote at boot."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import at
 
-BEAT = "beat"  # the newest step, in the folder of the host
+STEP_FILE = "beat"  # the newest step, in the home folder of the host
 CONFIG, SETTINGS = "config.yaml", "host.json"  # in RUN/launch
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How hosts behave; part of a launch.
+    """Settings of all hosts; part of a launch.
 
     Attributes:
-        devices: Of all slices together, as JAX counts.
-        hang_timeout: Of the run's config; 0 = never.
-        silence: Seconds after which JAX takes a host for dead.
+        devices: Number of JAX devices of all slices together.
+        hang_timeout: train.hang_timeout of the run; 0 = never.
+        silence: Seconds after which JAX treats a silent host as dead.
         report: Seconds between heartbeats.
     """
 
@@ -32,33 +32,33 @@ class Settings:
     report: float = 15.0
 
     def text(self) -> str:
-        """As it is written."""
+        """Return the content of host.json."""
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def read(cls, launch: Path) -> Settings:
-        """From the folder that the startup script filled.
+        """Read host.json from the launch folder of the host.
 
         Raises:
-            BadInputError: They are damaged, or of another version.
+            BadInputError: The file is damaged or of another version.
         """
         path = launch / SETTINGS
         try:
-            return status_files.typed(cls, status_files.text_of(path))
+            return status_files.from_json(cls, status_files.read_text(path))
         except ValueError as error:
             raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
 
 
 @dataclass(frozen=True)
 class HostInfo:
-    """A host among those of a slice, or of several slices.
+    """A host of one or several slices.
 
     Attributes:
         run: Folder of the run.
-        spec: Of the launch.
-        attempt: Number of the slice.
+        spec: Digest of the launch.
+        attempt: Number of the attempt.
         worker: Number of the host.
-        hosts: How many there are.
+        hosts: Number of hosts.
     """
 
     run: Path
@@ -69,37 +69,37 @@ class HostInfo:
 
     @classmethod
     def read(cls, home: Path) -> HostInfo:
-        """From the attributes that the startup script fetched at this boot.
+        """Read the metadata attributes that the startup script fetched at this boot.
 
         Raises:
-            BadInputError: One is not what it should be.
+            BadInputError: An attribute is damaged.
         """
 
         def attribute(name: str) -> str:
-            return status_files.text_of(home / "attributes" / name).strip()
+            return status_files.read_text(home / "attributes" / name).strip()
 
         def number(name: str) -> int:
             if not re.fullmatch(r"\d{1,9}", text := attribute(name), re.ASCII):
                 raise BadInputError(
                     f"{home / 'attributes' / name} is {text!r:.40}, not a number; restart the"
-                    " machine, which fetches it again"
+                    " VM to fetch it again"
                 )
             return int(text)
 
-        per_slice = len(attribute("worker-network-endpoints").split(","))
-        # Lines such as MEGASCALE_NUM_SLICES: '2'; of a single slice there are none.
+        hosts_per_slice = len(attribute("worker-network-endpoints").split(","))
+        # Lines such as MEGASCALE_NUM_SLICES: '2'; a single slice has none.
         environment = attribute("tpu-env")
         slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
-        this = _number(environment, "MEGASCALE_SLICE_ID", 0)
+        slice_id = _number(environment, "MEGASCALE_SLICE_ID", 0)
         return cls(
             run=at(attribute("bert-jax-run")),
             spec=attribute("bert-jax-spec"),
             attempt=number("bert-jax-attempt"),
-            worker=this * per_slice + number("agent-worker-number"),
-            hosts=per_slice * slices,
+            worker=slice_id * hosts_per_slice + number("agent-worker-number"),
+            hosts=hosts_per_slice * slices,
         )
 
 
 def _number(environment: str, name: str, default: int) -> int:
-    found = re.search(rf"^\s*{name}\s*:\s*'?(\d{{1,9}})'?", environment, re.MULTILINE)
-    return int(found[1]) if found else default
+    match = re.search(rf"^\s*{name}\s*:\s*'?(\d{{1,9}})'?", environment, re.MULTILINE)
+    return int(match[1]) if match else default

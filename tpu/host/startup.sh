@@ -1,8 +1,8 @@
 #!/bin/bash
-# Runs as root at every boot of every TPU VM of a slice (metadata startup-script): gets the files of
-# RUN/launch, which must have the SHA-256 that the slice was created with, installs them once, and
-# leaves the rest to supervisord. To run it again is harmless. Nothing is downloaded that is not
-# pinned by a hash: tools.txt and requirements.txt are lock files, Python's hash is part of uv.
+# Runs as root at every boot of every TPU VM of a slice (metadata startup-script). It fetches the
+# files of RUN/launch, checks them against the SHA-256 that the slice was created with, installs them
+# once and starts supervisord. A second run is harmless. Every download is pinned by a hash:
+# tools.txt and requirements.txt are lock files, and uv contains the hash of Python.
 set -euo pipefail
 umask 077
 export HOME="${HOME:-/root}" # startup scripts may have none
@@ -10,17 +10,17 @@ export HOME="${HOME:-/root}" # startup scripts may have none
 metadata="http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1/instance"
 storage="${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}"
 home="${BERT_JAX_HOME:-/var/lib/bert-jax}"
-python="${BERT_JAX_PYTHON:-}" # set where workers are emulated: nothing is installed then
+python="${BERT_JAX_PYTHON:-}" # set on emulated hosts: nothing is installed there
 
-ask() {
-    # A VM that was just made may not know everything at once.
+get_metadata() {
+    # On a new VM some attributes may be missing at first.
     curl --silent --show-error --fail --retry 8 --retry-all-errors \
         --header 'Metadata-Flavor: Google' "$metadata/$1"
 }
 
 bucket() { # curl to Cloud Storage, as the machine's service account
-    # The token goes through a pipe: arguments can be read by everybody on a machine.
-    ask service-accounts/default/token |
+    # The token goes through a pipe: every process of the VM can read arguments.
+    get_metadata service-accounts/default/token |
         sed -E 's/.*"access_token" *: *"([^"]+)".*/header = "Authorization: Bearer \1"/' |
         curl --silent --show-error --fail --retry 8 --retry-connrefused --config - "$@"
 }
@@ -37,21 +37,21 @@ fetch() { # a file of RUN/launch, into the current folder
     mv "$1.part" "$1"
 }
 
-install() { # the locked environment; every step by `&&`, for `set -e` means nothing in here
+install() { # steps are joined by `&&` because `set -e` has no effect in here
     local uv="$home/tools/bin/uv"
     python3 -m pip install --quiet --require-hashes --no-deps --only-binary :all: --upgrade \
         --target "$home/tools" --requirement tools.txt &&
         "$uv" venv --quiet --clear --managed-python --python "$(cat python.txt)" "$environment" &&
         "$uv" pip install --quiet --python "$python" --require-hashes --no-build \
             --requirement tools.txt &&
-        # What has no wheel is built with the setuptools of tools.txt, not with a downloaded one.
+        # Packages without a wheel are built with the setuptools of tools.txt, not a downloaded one.
         "$uv" pip install --quiet --python "$python" --require-hashes --no-build-isolation \
             --requirement requirements.txt &&
         "$uv" pip install --quiet --python "$python" --no-deps --offline "$launch"/*.whl &&
         touch "$environment/ready"
 }
 
-tell() { # on failure: what was said, into RUN/logs, for nobody looks into the journal of a VM
+save_log() { # on failure: copies the output to RUN/logs, where `bert-jax tpu logs` reads it
     local code=$? name path
     [[ $code == 0 || -z "${run:-}" ]] && return
     printf -v name 'logs/attempt-%04d/startup-%d.log' "$attempt" "$worker"
@@ -66,20 +66,20 @@ tell() { # on failure: what was said, into RUN/logs, for nobody looks into the j
 
 mkdir -p "$home/attributes"
 exec > >(tee "$home/startup.log") 2>&1
-trap tell EXIT
-# supervisord inherits the lock and holds it as long as it lives.
+trap save_log EXIT
+# supervisord inherits the lock and keeps it until it exits.
 exec 4>"$home/lock"
 if ! flock --nonblock 4; then
-    echo "bert-jax: supervisord is running already"
+    echo "bert-jax: supervisord is already running"
     exit 0
 fi
 
-attempt="$(ask attributes/bert-jax-attempt)"
-worker="$(ask attributes/agent-worker-number)"
-run="$(ask attributes/bert-jax-run)" # from here on `tell` can tell
+attempt="$(get_metadata attributes/bert-jax-attempt)"
+worker="$(get_metadata attributes/agent-worker-number)"
+run="$(get_metadata attributes/bert-jax-run)" # from here on save_log can write
 for name in bert-jax-run bert-jax-spec bert-jax-attempt bert-jax-manifest \
     agent-worker-number worker-network-endpoints tpu-env; do
-    ask "attributes/$name" >"$home/attributes/$name"
+    get_metadata "attributes/$name" >"$home/attributes/$name"
 done
 manifest="$(cat "$home/attributes/bert-jax-manifest")"
 
@@ -88,7 +88,7 @@ mkdir -p "$launch"
 cd "$launch"
 fetch SHA256SUMS
 if ! sha256sum --check --status <<<"$manifest  SHA256SUMS"; then
-    echo "bert-jax: $run/launch is not what this slice was created with; submit again" >&2
+    echo "bert-jax: $run/launch has changed since this slice was created; submit again" >&2
     exit 1
 fi
 while read -r sum name; do
@@ -102,10 +102,10 @@ if [[ -z "$python" ]]; then
     python="$environment/bin/python"
     if [[ ! -e "$environment/ready" ]]; then
         if ! python3 -m pip --version >/dev/null; then
-            echo "bert-jax: this image has no pip for python3; choose another tpu.runtime" >&2
+            echo "bert-jax: the image has no pip for python3; choose another tpu.runtime" >&2
             exit 1
         fi
-        # One hiccup of the network should not cost a slice.
+        # A short network failure should not cost a slice.
         # shellcheck disable=SC2310
         install || { sleep 5 && install; } || { sleep 10 && install; }
     fi

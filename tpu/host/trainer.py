@@ -1,4 +1,4 @@
-"""The training process of a host, started and watched by `host`."""
+"""The training process of a host, started by `supervise`."""
 
 from __future__ import annotations
 
@@ -12,72 +12,69 @@ from pathlib import Path
 
 from bert_jax.runtime.entry_point import run
 from bert_jax.runtime.errors import DeviceUnavailableError
-from tpu.host.host_info import BEAT, CONFIG, HostInfo, Settings
+from tpu.host.host_info import CONFIG, STEP_FILE, HostInfo, Settings
 
-_OFTEN = 0.5  # seconds between notes of the step
+_INTERVAL = 0.5  # seconds between writes of the step
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    # First of all: two trainers on one host are how "TPU already in use" begins.
+    """Run the command."""
+    # Two training processes on one host are the cause of "TPU already in use".
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     train(*map(Path, argv))
 
 
 def train(home: Path, launch: Path) -> None:
-    """Trains, on all hosts together.
+    """Train on all hosts of the slice.
 
     Raises:
-        DeviceUnavailableError: Not all hosts or chips of the slice take part.
+        DeviceUnavailableError: A host or a chip of the slice is missing.
     """
     import jax  # takes seconds
 
     from bert_jax.runtime import distributed
     from bert_jax.runtime.console import be_quiet
     from bert_jax.training.partitioner import Partitioner
-    from pipelines.commands.pretrain import pretrain
+    from pipelines.pretraining import pretrain
     from pipelines.settings import run_config
 
-    place, settings = HostInfo.read(home), Settings.read(launch)
+    host, settings = HostInfo.read(home), Settings.read(launch)
     config = run_config(["--config", str(launch / CONFIG)])
     if "GCE_METADATA_IP" in os.environ:
-        # Where there is no chip JAX turns the metadata server off, emulated or not.
+        # Without a chip JAX ignores the metadata server, also an emulated one.
         os.environ.pop("TPU_SKIP_MDS_QUERY", None)
     distributed.enable_compilation_cache()
     partitioner = Partitioner.of(config.parallel, distributed.join(settings.silence))
-    found = (jax.process_count(), len(partitioner.devices))
-    if found != (place.hosts, settings.devices):
+    hosts, devices = jax.process_count(), len(partitioner.devices)
+    if (hosts, devices) != (host.hosts, settings.devices):
         raise DeviceUnavailableError(
-            f"{found[0]} hosts with {found[1]} devices take part, of {place.hosts} with"
+            f"the job has {hosts} hosts with {devices} devices; the slice has {host.hosts} with"
             f" {settings.devices}"
         )
     if jax.process_index():
         be_quiet()
-    beats = _Beats(home / BEAT)
+    step_file = _StepFile(home / STEP_FILE)
     try:
-        pretrain(config, partitioner, beats.done)
-        beats.done(config.steps)  # a run that was complete already reports no step
+        pretrain(config, partitioner, step_file.on_step)
+        step_file.on_step(config.steps)  # a run that was already complete calls no on_step
     finally:
-        beats.write()
+        step_file.write()
 
 
-class _Beats:
-    """Notes the newest step in a file of the host, a few times a second at most."""
+class _StepFile:
+    """Writes the newest step to a file of the host, a few times a second at most."""
 
     def __init__(self, path: Path) -> None:
-        """Into `path`."""
-        self._path, self._last, self._step = path, 0.0, -1
+        self._path, self._written_at, self._step = path, 0.0, -1
 
-    def done(self, step: int) -> None:
-        """Takes note of `step`."""
+    def on_step(self, step: int) -> None:
         self._step = step
-        if time.monotonic() - self._last > _OFTEN:
+        if time.monotonic() - self._written_at > _INTERVAL:
             self.write()
 
     def write(self) -> None:
-        """Writes down the newest step, if there is any."""
-        self._last = time.monotonic()
+        self._written_at = time.monotonic()
         if self._step >= 0:
             self._path.write_text(str(self._step), "utf-8")
 

@@ -1,9 +1,9 @@
-"""RUN/launch: what the machines of a run install and run, with the hash of every file.
+"""RUN/launch: the files that the hosts of a run install and run, each with its hash.
 
 bert_jax-….whl      this checkout
-config.yaml         of the run, resolved
-host.json           how hosts behave; see `place.Settings`
-python.txt          version of Python
+config.yaml         config of the run, resolved
+host.json           settings of the hosts; see `host_info.Settings`
+python.txt          Python version
 tools.txt           uv and setuptools, locked
 requirements.txt    everything else, locked (make lock)
 SHA256SUMS          of the files above
@@ -30,16 +30,16 @@ SUMS = "SHA256SUMS"
 LOCKS = ("python.txt", "tools.txt", "requirements.txt")
 _ROOT = Path(__file__).parents[2]
 _SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "bert_jax", "pipelines", "tpu")
-# Without a build environment of its own, which would be downloaded.
+# Without an isolated build environment, which would be downloaded.
 _BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-_EPOCH = "1577836800"  # 2020-01-01, the time of every file in the wheel: same code, same hash
+_EPOCH = "1577836800"  # 2020-01-01 for every file of the wheel: same code, same hash
 
 
 def bundle(config: SubmittedConfig, settings: Settings) -> dict[str, bytes]:
-    """The files of a launch but launch.json, by name.
+    """Return the files of a launch except launch.json, by name.
 
     Raises:
-        BadInputError: This is no checkout of the project.
+        BadInputError: The project was not installed from a checkout.
     """
     files = {name: (Path(__file__).parents[1] / "lock" / name).read_bytes() for name in LOCKS}
     files[CONFIG] = to_yaml(config.run).encode()
@@ -50,12 +50,12 @@ def bundle(config: SubmittedConfig, settings: Settings) -> dict[str, bytes]:
 
 
 def digest(files: dict[str, bytes]) -> str:
-    """Of all files of a bundle."""
+    """Return the digest of all files of a bundle."""
     return hashlib.sha256(files[SUMS]).hexdigest()
 
 
 def upload(files: dict[str, bytes], run: Path) -> None:
-    """Writes the files into the folder of the run; SHA256SUMS, which makes them count, last."""
+    """Write the files to the run folder; SHA256SUMS, which validates the others, comes last."""
     folder = run / RUN_LAUNCH
     with failures_explained(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,8 +69,8 @@ def _wheel() -> dict[str, bytes]:
     missing = [name for name in _SOURCES if not (_ROOT / name).exists()]
     if missing:
         raise BadInputError(
-            f"{_ROOT} has no {missing[0]}: machines are sent a checkout of the project; clone it"
-            " and pip install -e '.[cloud]' there"
+            f"{_ROOT} has no {missing[0]}: submit needs a checkout of the project; clone it and run"
+            " pip install -e '.[cloud]' in it"
         )
     with TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "source", Path(temporary) / "out"
@@ -83,7 +83,7 @@ def _wheel() -> dict[str, bytes]:
                 shutil.copytree(path, source / name, ignore=ignored)
             else:
                 shutil.copy(path, source / name)
-        for path in source.rglob("*"):  # whatever the checkout's are: same code, same hash
+        for path in source.rglob("*"):  # independent of the checkout: same code, same hash
             path.chmod(0o755 if path.is_dir() else 0o644)
         built = subprocess.run(  # noqa: S603
             [sys.executable, "-W", "ignore", "-c", _BUILD, str(out)],
@@ -95,6 +95,6 @@ def _wheel() -> dict[str, bytes]:
         )
         if built.returncode:
             last = (built.stderr.strip().splitlines() or ["?"])[-1]
-            raise UserError(f"the wheel cannot be built ({last}); pip install 'bert-jax[cloud]'")
+            raise UserError(f"building the wheel failed ({last}); pip install 'bert-jax[cloud]'")
         (wheel,) = out.glob("*.whl")
         return {wheel.name: wheel.read_bytes()}

@@ -1,7 +1,7 @@
-"""Why Cloud TPU refuses a request, and the next step: the table behind `tpu.launch.explain`.
+"""Error catalog of Cloud TPU: why a request is refused, and what to do.
 
-The messages are those of public threads and documents; none could be provoked here. Where nobody
-seems to have shown what Cloud TPU says, the source is another of Google's services, in brackets.
+The messages come from public threads and documents; none could be provoked here. Where the message
+of Cloud TPU itself was not found, the source is another Google service, named in brackets.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _OTHER = UserError.exit_code
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cause.
+class CatalogEntry:
+    """A cause of refusals.
 
     Attributes:
         kind: quota, capacity, permission, zone, runtime, name, auth, api-disabled, rate,
-            transient (a failure of the network or of the service), config (something named in the
-            config that is not there) or unknown.
-        statuses: With which it comes; empty for any.
-        pattern: Found in the message, whatever the case.
-        text: What a person is told; `{said}` is the message itself.
-        exit_code: Of the process.
-        retry_elsewhere: Whether another zone may help.
-        source: Where the message was seen.
+            transient (a failure of the network or of the service), config (a resource named in
+            the config does not exist) or unknown.
+        statuses: Names of the statuses of this cause; empty for any.
+        pattern: Regular expression that the message contains, in any case.
+        text: Message for the user; `{message}` is the message of the service.
+        exit_code: Exit code of the process.
+        retry_elsewhere: True if another zone may accept the request.
+        source: Where the message was published.
     """
 
     kind: str
@@ -46,9 +46,9 @@ class Row:
     source: str
 
 
-# The first row that fits counts: particular messages stand above general ones.
-ROWS = (
-    Row(
+# The first entry that matches is used, so specific entries come before general ones.
+CATALOG = (
+    CatalogEntry(
         "auth",
         (),
         r"default credentials were not found|Could not automatically determine credentials",
@@ -57,7 +57,7 @@ ROWS = (
         False,
         "google-auth 2.62: google/auth/_default.py",
     ),
-    Row(
+    CatalogEntry(
         "auth",
         (),
         r"invalid_grant|Reauthentication is needed",
@@ -66,7 +66,7 @@ ROWS = (
         False,
         "google-auth 2.62: google/oauth2/reauth.py",
     ),
-    Row(
+    CatalogEntry(
         "auth",
         (),
         r"requires a quota project|quota project.* not set",
@@ -76,28 +76,28 @@ ROWS = (
         False,
         "https://docs.cloud.google.com/docs/authentication/troubleshoot-adc",
     ),
-    Row(
+    CatalogEntry(
         "auth",
         ("PERMISSION_DENIED",),
         r"insufficient authentication scopes",
-        "this VM's credentials have no scope for TPUs: give the VM the scope cloud-platform"
+        "the credentials of this VM have no scope for TPUs: give the VM the scope cloud-platform"
         " (`gcloud compute instances set-service-account VM --scopes=cloud-platform`), or run"
         " `gcloud auth application-default login` on it",
         _OTHER,
         False,
         "https://github.com/tensorflow/tpu/issues/596",
     ),
-    Row(
+    CatalogEntry(
         "api-disabled",
         (),
         r"has not been used in project|SERVICE_DISABLED|accessNotConfigured",
-        "the Cloud TPU API is off in project {project}: run"
+        "the Cloud TPU API is disabled in project {project}: run"
         " `gcloud services enable tpu.googleapis.com --project={project}` and wait a few minutes",
         _OTHER,
         False,
         "https://github.com/skypilot-org/skypilot/issues/4981",
     ),
-    Row(
+    CatalogEntry(
         "permission",
         (),
         r"free.trial billing|billing account|billing.* (disabled|not enabled)",
@@ -107,199 +107,200 @@ ROWS = (
         False,
         "https://github.com/tensorflow/tpu/issues/124",
     ),
-    Row(
+    CatalogEntry(
         "rate",
         ("RESOURCE_EXHAUSTED",),
         r"(requests?|queries)( limit)? per (minute|day|second)|rate.?limit",
-        "the project asks Cloud TPU too often ({said}): wait a minute and run the command again",
+        "the project sends too many requests to Cloud TPU ({message}): wait a minute and run the"
+        " command again",
         _LATER,
         False,
         "https://github.com/marin-community/marin/pull/6198",
     ),
-    Row(
+    CatalogEntry(
         "quota",
         (),
         r"(IN_USE|STATIC|EXTERNAL)[\w-]*ADDRESS",
-        "the quota of external IP addresses is used up ({said}): set tpu.internal_ip to true, or"
-        " ask for more at https://console.cloud.google.com/iam-admin/quotas?project={project}",
+        "the quota of external IP addresses is exhausted ({message}): set tpu.internal_ip to true,"
+        " or request more at https://console.cloud.google.com/iam-admin/quotas?project={project}",
         _LATER,
         True,
         "https://github.com/kubernetes-sigs/sig-storage-local-static-provisioner/pull/526 (of GKE)",
     ),
-    Row(
+    CatalogEntry(
         "quota",
         ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "FAILED_PRECONDITION"),
         r"quota",
-        "no quota left for {accelerator} in {zone} ({said}): suspended and failed requests count,"
-        " so delete those that"
-        " `gcloud compute tpus queued-resources list --zone={zone} --project={project}` shows, or"
-        " ask for more at https://console.cloud.google.com/iam-admin/quotas?project={project}",
+        "no quota left for {accelerator} in {zone} ({message}): delete suspended and failed"
+        " requests, which count too (list them with"
+        " `gcloud compute tpus queued-resources list --zone={zone} --project={project}`), or"
+        " request more at https://console.cloud.google.com/iam-admin/quotas?project={project}",
         _LATER,
         True,
         "https://github.com/marin-community/marin/issues/87 and pull/1612",
     ),
-    Row(
+    CatalogEntry(
         "capacity",
         ("FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"),
         r"reserved capacity",
-        "your reservation in {zone} has no room for {accelerator}: enlarge it, or set tpu.capacity"
-        " to spot or on-demand",
+        "your reservation in {zone} has no capacity for {accelerator}: enlarge it, or set"
+        " tpu.capacity to spot or on-demand",
         _LATER,
         True,
         "https://github.com/skypilot-org/skypilot/issues/4579",
     ),
-    Row(
+    CatalogEntry(
         "capacity",
         (),
         r"no more capacity|not have enough resources|RESOURCE_POOL_EXHAUSTED|stockout"
         r"|currently unavailable in the",
-        "{zone} has no {accelerator} to give now: name more zones in tpu.zones, or wait",
+        "{zone} has no capacity for {accelerator} now: add zones to tpu.zones, or wait",
         _LATER,
         True,
         "https://github.com/GoogleCloudPlatform/magic-modules/pull/7297 and"
         " https://docs.cloud.google.com/compute/docs/resource-error",
     ),
-    Row(
+    CatalogEntry(
         "capacity",
         (),
         r"in state PREEMPTED",
-        "{accelerator} was taken back in {zone} while it was being made: try again or name more"
-        " zones in tpu.zones",
+        "{accelerator} was preempted in {zone} during its creation: try again or add zones to"
+        " tpu.zones",
         _LATER,
         True,
         "https://github.com/skypilot-org/skypilot: sky/backends/cloud_vm_ray_backend.py",
     ),
-    Row(
+    CatalogEntry(
         "zone",
         ("INVALID_ARGUMENT", "NOT_FOUND"),
         r"accelerator .*(not found|not be found)|provisioning model is not supported for accel",
-        "{zone} has no {accelerator} to offer ({said}): choose another zone, whose types"
-        " `gcloud compute tpus accelerator-types list --zone=ZONE` lists",
+        "{zone} does not offer {accelerator} ({message}): choose another zone; list its types with"
+        " `gcloud compute tpus accelerator-types list --zone=ZONE`",
         _CONFIG,
         True,
         "https://github.com/skypilot-org/skypilot/issues/3840",
     ),
-    Row(
+    CatalogEntry(
         "zone",
         ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"),
         r"zone \S+ is not supported|Location \S+ is not found|denied on '?locations/",
-        "{zone} is no zone in which project {project} may have TPUs: choose one of"
+        "project {project} cannot have TPUs in zone {zone}: choose one of"
         " `gcloud compute tpus locations list --project={project}`",
         _CONFIG,
         True,
         "https://github.com/dstackai/gpuhunt/issues/98",
     ),
-    Row(
+    CatalogEntry(
         "runtime",
         ("INVALID_ARGUMENT", "NOT_FOUND"),
         r"(runtime|software|tensorflow)[ _]?version",
-        "Cloud TPU does not know the runtime version {runtime} ({said}): set tpu.runtime to auto,"
+        "Cloud TPU has no runtime version {runtime} ({message}): set tpu.runtime to auto,"
         " or to one of `gcloud compute tpus versions list --zone={zone}`",
         _CONFIG,
         False,
         "https://github.com/tensorflow/tpu/issues/877 (of TPU Nodes)",
     ),
-    Row(
+    CatalogEntry(
         "permission",
         (),
         r"(access to|act as) (the )?service.?account|serviceAccounts?\.actAs|serviceAccountUser",
-        "you may not use the service account of the slice ({said}): its owner grants that with"
+        "you may not use the service account of the slice ({message}): its owner grants access with"
         " `gcloud iam service-accounts add-iam-policy-binding ACCOUNT"
         " --member=user:YOU --role=roles/iam.serviceAccountUser`",
         _OTHER,
         False,
         "https://github.com/dora-team/fourkeys/issues/459 (of Cloud Run)",
     ),
-    Row(
+    CatalogEntry(
         "config",
         ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"),
         r"service.?account",
-        "there is no such service account ({said}): set tpu.service_account to one of"
+        "the service account does not exist ({message}): set tpu.service_account to one of"
         " `gcloud iam service-accounts list --project={project}`",
         _CONFIG,
         False,
         "https://github.com/GoogleCloudPlatform/genai-for-marketing/issues/139 (of IAM)",
     ),
-    Row(
+    CatalogEntry(
         "config",
         ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"),
         r"network",
-        "the network of the slice is not there ({said}): set tpu.network and tpu.subnetwork to"
-        " what `gcloud compute networks subnets list --project={project}` shows for the region of"
-        " {zone}",
+        "the network of the slice does not exist ({message}): set tpu.network and tpu.subnetwork to"
+        " those of the region of {zone} in"
+        " `gcloud compute networks subnets list --project={project}`",
         _CONFIG,
         False,
         "https://github.com/GoogleCloudPlatform/terraform-google-managed-instance-group/issues/37"
         " and https://github.com/hashicorp/terraform-provider-google/issues/7895 (of Compute)",
     ),
-    Row(
+    CatalogEntry(
         "name",
         ("ALREADY_EXISTS",),
         r"",
-        "the name is taken in {zone} ({said}): look with"
-        " `gcloud compute tpus tpu-vm list --zone={zone} --project={project}` whose it is, and"
-        " choose another or delete that one",
+        "the name is already used in {zone} ({message}): find its owner with"
+        " `gcloud compute tpus tpu-vm list --zone={zone} --project={project}`, then choose another"
+        " name or delete that slice",
         _ARGUMENT,
         False,
         "https://docs.cloud.google.com/tpu/docs/queued-resources",
     ),
-    Row(
+    CatalogEntry(
         "name",
         ("INVALID_ARGUMENT",),
         r"(node|queued.?resource)s?[ _.]?(id|name)\b|invalid (resource )?(id|name)",
-        "Cloud TPU does not take the name ({said}): use small letters, digits and hyphens,"
-        " beginning with a letter",
+        "Cloud TPU rejects the name ({message}): use lowercase letters, digits and hyphens, and"
+        " begin with a letter",
         _ARGUMENT,
         False,
         "https://docs.cloud.google.com/python/docs/reference/tpu/latest (queued_resource_id)",
     ),
-    Row(
+    CatalogEntry(
         "permission",
         ("PERMISSION_DENIED",),
         r"",
-        "you may not manage TPUs in project {project} ({said}): an owner grants that with"
+        "you may not manage TPUs in project {project} ({message}): an owner grants access with"
         " `gcloud projects add-iam-policy-binding {project} --member=user:YOU"
         " --role=roles/tpu.admin`",
         _OTHER,
         False,
         "https://github.com/tensorflow/tpu/issues/296 and 227",
     ),
-    Row(
+    CatalogEntry(
         "auth",
         ("UNAUTHENTICATED",),
         r"",
-        "Google does not accept the credentials ({said}): run"
-        " `gcloud auth application-default login`",
+        "Google rejects the credentials ({message}): run `gcloud auth application-default login`",
         _OTHER,
         False,
         "https://docs.cloud.google.com/docs/authentication/troubleshoot-adc",
     ),
-    Row(
+    CatalogEntry(
         "capacity",
         ("RESOURCE_EXHAUSTED",),
         r"",
-        "{zone} gives no {accelerator} now ({said}): name more zones in tpu.zones, or wait",
+        "{zone} has no capacity for {accelerator} now ({message}): add zones to tpu.zones, or wait",
         _LATER,
         True,
         "https://github.com/skypilot-org/skypilot: sky/backends/cloud_vm_ray_backend.py, code 8",
     ),
-    Row(
+    CatalogEntry(
         "transient",
         ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "ABORTED", "UNKNOWN"),
         r"",
-        "Cloud TPU does not answer properly ({said}): wait and run the command again, which takes"
-        " up where this one stopped",
+        "Cloud TPU failed temporarily ({message}): wait and run the command again; it"
+        " continues from here",
         _LATER,
         False,
         "googleapis-common-protos: google/rpc/code.proto",
     ),
 )
 
-UNKNOWN = Row(
+UNKNOWN = CatalogEntry(
     "unknown",
     (),
     r"",
-    "Cloud TPU refused with {status}: {said} (docs.cloud.google.com/tpu/docs/troubleshooting)",
+    "Cloud TPU refused the request with {status}: {message}"
+    " (see docs.cloud.google.com/tpu/docs/troubleshooting)",
     _OTHER,
     False,
     "",

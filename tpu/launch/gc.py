@@ -1,4 +1,4 @@
-"""``python -m tpu gc``: delete our slices that are dead and still count against the quota."""
+"""``bert-jax tpu gc``: delete our failed and suspended slices, which count against the quota."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, UserError
 from bert_jax.runtime.paths import at
 from pipelines.settings import command_parser, parse
-from tpu.config import project_of
+from tpu.config import resolve_project
 from tpu.launch.decide import attempt_of
 from tpu.launch.provider import Provider, Resource, connect
 from tpu.launch.request import MANAGED_BY
@@ -20,50 +20,53 @@ DEAD = ("FAILED", "SUSPENDED")
 
 
 def dead(provider: Provider, zones: Sequence[str]) -> list[Resource]:
-    """Ours that will never run again; nobody else's."""
+    """Return the resources of this tool that never run again."""
     key, value = MANAGED_BY
-    found = [resource for zone in zones for resource in provider.list(zone)]
-    return [r for r in found if r.labels.get(key) == value and r.state in DEAD]
+    listed = [resource for zone in zones for resource in provider.list(zone)]
+    return [r for r in listed if r.labels.get(key) == value and r.state in DEAD]
 
 
-def _write_down(resource: Resource) -> None:
-    """Tells the run, or its watcher would take the slice for deleted by hand."""
+def _record_end(resource: Resource) -> None:
+    """Record the end of the attempt, so that a watcher does not treat it as deleted by hand."""
     try:
         run = at(resource.metadata["bert-jax-run"])
-        found, now = status_files.look(run)
-        for attempt in found.attempts:
+        status, now = status_files.read_status(run)
+        for attempt in status.attempts:
             if attempt.number == attempt_of(resource) and not attempt.ended:
-                why = "preempted" if resource.state == "SUSPENDED" else "broken"
-                end = replace(attempt, ended=why, ended_at=now, ended_step=attempt.step)
-                status_files.record(run, end)
+                ended = "preempted" if resource.state == "SUSPENDED" else "broken"
+                status_files.write_attempt(
+                    run, replace(attempt, ended=ended, ended_at=now, ended_step=attempt.step)
+                )
     except (KeyError, OSError, UserError) as error:
-        say(f"{resource.name}: its run folder could not be told ({error})")
+        say(f"{resource.name}: writing to its run folder failed ({error})")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = command_parser(
         "tpu gc",
         "Deletes queued resources of this tool that are FAILED or SUSPENDED: they never run again"
-        " and count against the quota. A watcher does this by itself for its own run.",
+        " and count against the quota. A watcher does this for its own run.",
     )
-    parser.add_argument("--project", default="", help="the environment's GOOGLE_CLOUD_PROJECT")
+    parser.add_argument("--project", default="", help="default: GOOGLE_CLOUD_PROJECT")
     parser.add_argument("--zones", nargs="+", default=[], help="such as us-west4-a europe-west4-b")
-    parser.add_argument("--dry-run", action="store_true", help="only list them")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--dry-run", action="store_true", help="list them without deleting")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, argv)
     if not options.zones:
-        raise BadArgumentsError("give --zones, such as us-west4-a; docs/tpu.md lists them")
-    provider = connect(project_of(options.project))
-    found = dead(provider, options.zones)
-    for resource in found:
+        raise BadArgumentsError(
+            "--zones is missing; name zones such as us-west4-a (see docs/tpu.md)"
+        )
+    provider = connect(resolve_project(options.project))
+    resources = dead(provider, options.zones)
+    for resource in resources:
         if not options.dry_run:
-            _write_down(resource)
+            _record_end(resource)
             provider.delete(resource.zone, resource.name)
     if options.json:
-        print(json.dumps([{"name": r.name, "zone": r.zone, "state": r.state} for r in found]))  # noqa: T201
+        print(json.dumps([{"name": r.name, "zone": r.zone, "state": r.state} for r in resources]))  # noqa: T201
         return
-    for resource in found:
+    for resource in resources:
         say(f"{resource.name} in {resource.zone}: {resource.state}")
-    verb = "would be deleted" if options.dry_run else "are being deleted"
-    say(f"{len(found)} {verb}")
+    verb = "to delete" if options.dry_run else "being deleted"
+    say(f"{len(resources)} slices {verb}")

@@ -1,4 +1,4 @@
-"""``python -m tpu logs RUN``: what the hosts said, from the run folder."""
+"""``bert-jax tpu logs RUN``: print the logs of the hosts from the run folder."""
 
 from __future__ import annotations
 
@@ -13,51 +13,55 @@ from bert_jax.runtime.paths import at, check_kind, failures_explained
 from pipelines.settings import command_parser, parse
 from tpu.launch.request import read_launch
 
-_PAUSE = 5.0  # seconds between looks of --follow
+_PAUSE = 5.0  # seconds between reads of --follow
 _LINES = 20  # of each host, unless --all
 
 
 def files(run: Path, attempt: int | None) -> dict[str, Path]:
-    """Name -> log, of an attempt, or of the newest that has any."""
+    """Return host -> log of an attempt, or of the newest one with logs."""
     with failures_explained(str(run)):
         folder = run / status_files.LOGS
         attempts = sorted(folder.glob("attempt-*")) if folder.exists() else []
         if attempt is not None:
             attempts = [path for path in attempts if path.name == f"attempt-{attempt:04}"]
-        found = sorted(attempts[-1].glob("*.log"), key=_number) if attempts else []
-    return {path.name.removesuffix(".log"): path for path in found}
+        logs = sorted(attempts[-1].glob("*.log"), key=_number) if attempts else []
+    return {path.name.removesuffix(".log"): path for path in logs}
 
 
 class Tail:
-    """New lines of one log, each with the name of its host before it."""
+    """Reads new lines of a log and prefixes each with the name of its host."""
 
     def __init__(self, name: str, path: Path, last: int | None) -> None:
-        """From the `last` lines on; None for all."""
-        self._name, self._path, self._last, self._seen = name, path, last, 0
+        """Start with the `last` lines; None for all."""
+        self._name, self._path, self._last, self._offset = name, path, last, 0
 
     def new(self) -> list[str]:
-        """Whole lines that were not there before."""
+        """Return the complete lines since the last call."""
         check_kind(self._path)
         with failures_explained(str(self._path)):
             content = self._path.read_bytes() if self._path.exists() else b""
-        if len(content) < self._seen:  # a new file: the old one was full, or of an earlier boot
-            self._seen = 0
-        whole = content.rfind(b"\n") + 1
-        lines = content[self._seen : whole].decode("utf-8", "replace").splitlines()
-        self._seen = whole
+        if len(content) < self._offset:  # a new file, after a rotation or a reboot
+            self._offset = 0
+        end = content.rfind(b"\n") + 1
+        lines = content[self._offset : end].decode("utf-8", "replace").splitlines()
+        self._offset = end
         if self._last is not None:
             lines, self._last = lines[-self._last :], None
         return [f"{self._name}: {printable(line.expandtabs())}" for line in lines]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    parser = command_parser("tpu logs", "What the hosts of a run said, copied every 15 seconds.")
+    """Run the command."""
+    parser = command_parser(
+        "tpu logs", "Prints the logs of the hosts, which are copied every 15 seconds."
+    )
     parser.add_argument("run", help="folder of the run")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
-    parser.add_argument("--worker", type=int, default=None, help="of this host alone")
-    parser.add_argument("--attempt", type=int, default=None, help="of this slice, not the newest")
-    parser.add_argument("--all", action="store_true", help="from the beginning")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")
+    parser.add_argument("--worker", type=int, default=None, help="only this host")
+    parser.add_argument(
+        "--attempt", type=int, default=None, help="this attempt instead of the newest"
+    )
+    parser.add_argument("--all", action="store_true", help="from the beginning of the logs")
     options = parse(parser, argv)
     run = at(options.run)
     read_launch(run)
@@ -68,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
                 tails.setdefault(path, Tail(name, path, None if options.all else _LINES))
         if not tails and not options.follow:
             raise BadInputError(
-                f"{run} has no such log yet; python -m tpu status {run} tells what is going on"
+                f"{run} has no such log yet; check its hosts with: bert-jax tpu status {run}"
             )
         for tail in tails.values():
             for line in tail.new():

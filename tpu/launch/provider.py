@@ -1,8 +1,7 @@
-"""Slices of Cloud TPU as queued resources: made, looked at and deleted.
+"""Create, describe and delete Cloud TPU slices as queued resources.
 
-A second provider, Compute Engine instance groups (``gce-mig``: the way to v5p and newer chips when
-the Cloud TPU API, in maintenance mode since 2026, ends), is not written: it would answer the same
-five verbs from a managed instance group with a workload policy.
+The Cloud TPU API is in maintenance mode since 2026. For newer chips a second provider could
+implement the same five methods with Compute Engine instance groups and a workload policy.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ from google.longrunning import operations_pb2
 from google.protobuf.json_format import ParseError
 
 from bert_jax.runtime.errors import BadInputError
-from tpu.launch.explain import CloudError, explain, status
+from tpu.launch.api_errors import CloudError, cloud_error, status_name
 
 A = TypeVar("A")
 
-# The variable that gcloud reads as well: one setting points both at another server.
+# gcloud reads this variable too, so one setting redirects both to another server.
 ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU"
 
-ABSENT = "ABSENT"  # the state of a node that its queued resource names but that there is not
+ABSENT = "ABSENT"  # state of a node that its queued resource names but that does not exist
 
-_ATTEMPT = 30.0  # seconds for one request; the library's own default is to wait for ever
-_PATIENCE = 90.0  # seconds that a request is tried again
-_BACK_OFF = 1.0  # seconds, at most, before the second attempt; then twice as long, up to
-_LONGEST = 20.0
-# Seconds in which a new request is admitted or refused; gcloud has been seen to wait for about 15.
+_TIMEOUT = 30.0  # seconds for one request; the default of the library is no limit
+_RETRY_TIME = 90.0  # seconds during which a request is retried
+_BACK_OFF = 1.0  # maximum of seconds before the first retry; doubled for each further one, up to
+_MAX_BACK_OFF = 20.0
+# Seconds in which a new request is admitted or refused; gcloud was seen to wait for about 15.
 _ADMISSION = 30.0
-_POLL = 0.5  # seconds between looks at whether it was
+_POLL = 0.5  # seconds between checks for the admission
 
-# What the client library lets through when a proxy, say, answers in the place of the API.
-_NO_ANSWER = (ParseError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+# Exceptions of the client library if something else answers, such as a proxy.
+_NOT_THE_API = (ParseError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
-_MOST_SLICES = 1000
+_MAX_SLICES = 1000
 
-# States in which nodes are there, or ought to be.
+# States of a resource in which its nodes exist, or should.
 _WITH_NODES = {"PROVISIONING", "ACTIVE", "SUSPENDING"}
 
 
@@ -58,9 +57,9 @@ class Node:
 
     Attributes:
         name: Short id.
-        state: Such as READY, PREEMPTED; ABSENT.
-        health: Such as HEALTHY, UNHEALTHY_MAINTENANCE.
-        endpoints: Internal addresses of the workers, worker 0 first.
+        state: State such as READY, PREEMPTED or ABSENT.
+        health: Health such as HEALTHY or UNHEALTHY_MAINTENANCE.
+        endpoints: Internal addresses of the hosts, host 0 first.
     """
 
     name: str
@@ -75,16 +74,16 @@ class Resource:
 
     Attributes:
         name: Short id.
-        zone: Where it is.
-        state: Such as WAITING_FOR_RESOURCES, ACTIVE, SUSPENDED.
-        initiator: Who brought the state about: USER, SERVICE, or "" where that is not said.
-        error_code: Name of the status of a FAILED one, such as RESOURCE_EXHAUSTED, or "".
-        error: What was said of it.
-        created: In seconds since 1970.
-        metadata: Of its nodes.
-        labels: Of its nodes.
-        accelerator: Type of each slice.
-        nodes: One for each slice; empty until there are any, and in what `list` gives.
+        zone: Its zone.
+        state: State such as WAITING_FOR_RESOURCES, ACTIVE or SUSPENDED.
+        initiator: Initiator of the state: USER, SERVICE, or "" if unknown.
+        error_code: Status of a FAILED resource, such as RESOURCE_EXHAUSTED, or "".
+        error: Message of a FAILED resource.
+        created: Time of creation, seconds since 1970.
+        metadata: Metadata of its nodes.
+        labels: Labels of its nodes.
+        accelerator: Accelerator type of each slice.
+        nodes: A node for each slice; empty before they exist, and in results of `list`.
     """
 
     name: str
@@ -100,45 +99,45 @@ class Resource:
     nodes: tuple[Node, ...]
 
 
-About = tuple[str, tpu_v2.QueuedResource | None]  # zone and what is asked for, for error texts
-Resources = list[Resource]  # inside the classes below, `list` is the verb
+Context = tuple[str, tpu_v2.QueuedResource | None]  # zone and requested resource, for messages
+Resources = list[Resource]  # inside the classes below, `list` is a method
 
 
 class Provider(Protocol):
-    """What a watcher needs of a cloud. Every verb raises a UserError that says what to do."""
+    """A cloud as watchers need it; every method raises UserErrors with a remedy."""
 
     def create(self, zone: str, name: str, resource: tpu_v2.QueuedResource) -> bool:
-        """Asks for slices; False where there is one of that name, in whatever state."""
+        """Request slices; return False if a resource of that name exists, in any state."""
 
     def describe(self, zone: str, name: str) -> Resource | None:
-        """The resource with its nodes as they are now; None where there is none."""
+        """Return the resource with its nodes as they are now; None if it does not exist."""
 
     def list(self, zone: str) -> Resources:
-        """All resources of the project in a zone, without their nodes."""
+        """Return all resources of the project in a zone, without their nodes."""
 
     def delete(self, zone: str, name: str) -> None:
-        """Begins to delete a resource and its nodes; nothing happens where there is none."""
+        """Start the deletion of a resource and its nodes, if it exists."""
 
     def endpoints(self, zone: str, name: str) -> tuple[str, ...]:
-        """Addresses of all workers, slice by slice."""
+        """Return the addresses of all hosts, slice by slice."""
 
 
 class QueuedResources(Provider):
-    """Slices of one project through the Cloud TPU API.
+    """Slices of a project through the Cloud TPU API.
 
     Attributes:
-        project: Its id.
+        project: Id of the project.
     """
 
     def __init__(self, project: str, client: tpu_v2.TpuClient) -> None:
-        """Those that a client reaches; see `connect`."""
+        """Take the client; `connect` makes one."""
         self.project = project
         self._client = client
 
     def create(self, zone: str, name: str, resource: tpu_v2.QueuedResource) -> bool:
-        """Asks for slices and waits until the request is admitted, not until it is met.
+        """Request slices and wait until the request is admitted, not until it is granted.
 
-        A caller that is killed in between loses nothing: its next call finds the name taken.
+        A caller that is killed meanwhile loses nothing: its next call finds the resource.
 
         Raises:
             CloudError: The request was refused.
@@ -146,77 +145,78 @@ class QueuedResources(Provider):
         request = tpu_v2.CreateQueuedResourceRequest(
             parent=self._zone(zone), queued_resource_id=name, queued_resource=resource
         )
-        about = (zone, resource)
+        context = (zone, resource)
         try:
-            operation = self._call(self._client.create_queued_resource, request, about)
-            self._check_admission(operation.operation, about)
+            operation = self._call(self._client.create_queued_resource, request, context)
+            self._check_admission(operation.operation, context)
         except CloudError as error:
             if error.status != "ALREADY_EXISTS" or self._resource(zone, name) is None:
-                raise  # where it is not there, a node of another one has the name of ours
+                raise  # the name is that of a node of another resource
             return False
         return True
 
     def describe(self, zone: str, name: str) -> Resource | None:
-        """The resource with its nodes.
+        """Return the resource with its nodes; None if it does not exist.
 
-        The resource alone does not tell: it stays ACTIVE while its node says PREEMPTED.
+        The resource alone is not enough: it stays ACTIVE while its node is PREEMPTED.
 
         Raises:
-            CloudError: The API could not be asked.
+            CloudError: The request failed.
         """
-        found = self._resource(zone, name)
-        if found is None:
+        resource = self._resource(zone, name)
+        if resource is None:
             return None
+        state = resource.state.state.name
         nodes: tuple[Node, ...] = ()
-        if found.state.state.name in _WITH_NODES:
-            nodes = tuple(self._node(path) for path in _node_paths(found))
-            if all(node.state == ABSENT for node in nodes) and found.state.state.name != "ACTIVE":
+        if state in _WITH_NODES:
+            nodes = tuple(self._node(path) for path in _node_paths(resource))
+            if all(node.state == ABSENT for node in nodes) and state != "ACTIVE":
                 nodes = ()
-        return _resource(found, nodes)
+        return _resource(resource, nodes)
 
     def list(self, zone: str) -> Resources:
-        """All resources in a zone, whoever made them, without their nodes.
+        """Return all resources in a zone, also those of other tools, without their nodes.
 
         Raises:
-            CloudError: The API could not be asked.
+            CloudError: The request failed.
         """
-        found: Resources = []
+        resources: Resources = []
         token = ""
         while True:
             request = tpu_v2.ListQueuedResourcesRequest(parent=self._zone(zone), page_token=token)
             pager = self._call(self._client.list_queued_resources, request, (zone, None))
             page = next(iter(pager.pages))
-            found += [_resource(one, ()) for one in page.queued_resources]
+            resources += [_resource(resource, ()) for resource in page.queued_resources]
             token = page.next_page_token
             if not token:
-                return found
+                return resources
 
     def delete(self, zone: str, name: str) -> None:
-        """Begins to delete a resource and its nodes.
+        """Start the deletion of a resource and its nodes.
 
         Raises:
-            CloudError: It was refused.
+            CloudError: The request was refused.
         """
-        # Without `force`, which is no argument of the client's method, one with nodes stays.
+        # Without `force`, which is not an argument of the client's method, nodes prevent it.
         request = tpu_v2.DeleteQueuedResourceRequest(name=self._name(zone, name), force=True)
         try:
             self._call(self._client.delete_queued_resource, request, (zone, None))
         except CloudError as error:
             if error.status == "NOT_FOUND":
                 return
-            # The status of a second deletion is not documented: look instead.
-            found = self._resource(zone, name)
-            if found is not None and found.state.state.name != "DELETING":
+            # The status of a second deletion is not documented, so compare the state.
+            resource = self._resource(zone, name)
+            if resource is not None and resource.state.state.name != "DELETING":
                 raise
 
     def endpoints(self, zone: str, name: str) -> tuple[str, ...]:
-        """Addresses of all workers, slice by slice.
+        """Return the addresses of all hosts, slice by slice.
 
         Raises:
-            CloudError: The API could not be asked.
+            CloudError: The request failed.
         """
-        found = self.describe(zone, name)
-        return tuple(ip for node in found.nodes for ip in node.endpoints) if found else ()
+        resource = self.describe(zone, name)
+        return tuple(ip for node in resource.nodes for ip in node.endpoints) if resource else ()
 
     def _zone(self, zone: str) -> str:
         return f"projects/{self.project}/locations/{zone}"
@@ -245,59 +245,56 @@ class QueuedResources(Provider):
         ips = tuple(endpoint.ip_address for endpoint in node.network_endpoints)
         return Node(short, node.state.name, _unless_unspecified(node.health.name), ips)
 
-    def _call(self, method: Callable[..., A], request: Any, about: About) -> A:
-        """The answer to a request, which is repeated while the failure is a passing one."""
+    def _call(self, method: Callable[..., A], request: Any, context: Context) -> A:
+        """Send a request, and retry it while its failure is temporary."""
 
         def once() -> A:
-            return method(request, retry=None, timeout=_ATTEMPT)
+            return method(request, retry=None, timeout=_TIMEOUT)
 
-        # Around the call, not handed to it: there, all attempts would share one timeout.
-        repeated = Retry(_passing, _BACK_OFF, _LONGEST, 2.0, _PATIENCE)(once)
+        # Around the call: as an argument of it, all attempts would share one timeout.
+        with_retries = Retry(_is_temporary, _BACK_OFF, _MAX_BACK_OFF, 2.0, _RETRY_TIME)(once)
         try:
-            return repeated()
+            return with_retries()
         except RetryError as error:
             cause: Exception = error.cause or error
         except (GoogleAPICallError, GoogleAuthError, OSError) as error:
             cause = error
-        except _NO_ANSWER as error:
+        except _NOT_THE_API as error:
             cause = Unknown(f"its answer cannot be read: {error}")
-        raise self._explain(cause, about) from cause
+        raise self._error(cause, context) from cause
 
-    def _check_admission(self, operation: operations_pb2.Operation, about: About) -> None:
-        """Raises what a new request is refused with, if it is refused soon.
-
-        A later refusal, and all that comes after, is in the state that `describe` tells.
-        """
-        # Not `Operation.result()`: it fails where the answer is of a type that it does not expect.
-        over = time.monotonic() + _ADMISSION
-        while not operation.done and time.monotonic() < over:
+    def _check_admission(self, operation: operations_pb2.Operation, context: Context) -> None:
+        """Raise the error of a new request that is refused soon; `describe` shows later ones."""
+        # Not `Operation.result()`, which fails on an answer of an unexpected type.
+        deadline = time.monotonic() + _ADMISSION
+        while not operation.done and time.monotonic() < deadline:
             time.sleep(_POLL)
             request = operations_pb2.GetOperationRequest(name=operation.name)
-            operation = self._call(self._client.get_operation, request, about)
+            operation = self._call(self._client.get_operation, request, context)
         if operation.HasField("error"):
-            raise self._explain((operation.error.code, operation.error.message), about)
+            raise self._error((operation.error.code, operation.error.message), context)
 
-    def _explain(self, error: Exception | tuple[int, str], about: About) -> CloudError:
-        zone, resource = about
-        accelerator, runtime = _asked_for(resource) if resource is not None else ("", "")
-        return explain(error, zone, accelerator, runtime, self.project)
+    def _error(self, error: Exception | tuple[int, str], context: Context) -> CloudError:
+        zone, resource = context
+        accelerator, runtime = _requested(resource) if resource is not None else ("", "")
+        return cloud_error(error, zone, accelerator, runtime, self.project)
 
 
 def connect(project: str, endpoint: str = "") -> QueuedResources:
-    """The project's slices, with the application default credentials.
+    """Connect to the slices of a project with the application default credentials.
 
     Args:
-        project: Its id.
-        endpoint: URL of the API; unless given, that of the environment, and then Google's.
+        project: Id of the project.
+        endpoint: URL of the API. Defaults to that of the environment, then to that of Google.
 
     Raises:
-        BadInputError: The endpoint in the environment is none.
+        BadInputError: The endpoint in the environment is invalid.
         CloudError: There are no credentials.
     """
     try:
         return QueuedResources(project, _client(endpoint or os.environ.get(ENDPOINT, "")))
     except GoogleAuthError as error:
-        raise explain(error, project=project) from error
+        raise cloud_error(error, project=project) from error
 
 
 def _client(endpoint: str) -> tpu_v2.TpuClient:
@@ -309,8 +306,10 @@ def _client(endpoint: str) -> tpu_v2.TpuClient:
     if url.scheme == "https":
         return tpu_v2.TpuClient(transport=TpuRestTransport(host=url.netloc))
     if not _is_loopback(url.hostname or ""):
-        raise BadInputError(f"{ENDPOINT}: http goes to this machine only, not to {url.hostname}")
-    # Real credentials never leave without TLS; an emulator needs none.
+        raise BadInputError(
+            f"{ENDPOINT}: http is only allowed to this machine, not to {url.hostname}; use https"
+        )
+    # Credentials are never sent without TLS; an emulator needs none.
     transport = TpuRestTransport(
         host=url.netloc, url_scheme="http", credentials=AnonymousCredentials()
     )
@@ -324,46 +323,41 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _passing(error: Exception) -> bool:
-    """Whether the same request may succeed later without anybody doing anything."""
+def _is_temporary(error: Exception) -> bool:
     if isinstance(error, GoogleAPICallError | GoogleAuthError | OSError):
-        return explain(error).passing
+        return cloud_error(error).is_temporary
     return False
 
 
-def _asked_for(resource: tpu_v2.QueuedResource) -> tuple[str, str]:
+def _requested(resource: tpu_v2.QueuedResource) -> tuple[str, str]:
+    """Return accelerator type and runtime version."""
     for spec in resource.tpu.node_spec:
         return spec.node.accelerator_type, spec.node.runtime_version
     return "", ""
 
 
 def _node_paths(resource: tpu_v2.QueuedResource) -> list[str]:
-    """Full names of the nodes that a resource has or will have."""
-    place, _, short = _believed(resource).partition("/queuedResources/")
-    names = []
+    """Return the full names of the nodes that a resource has or will have."""
+    location, _, short_name = _checked_name(resource).partition("/queuedResources/")
+    paths = []
     for spec in resource.tpu.node_spec:
         slices = spec.multislice_params
-        if slices.node_count > _MOST_SLICES:
-            raise explain(("UNKNOWN", f"its answer tells of {slices.node_count:,} slices"))
-        prefix = slices.node_id_prefix or short
-        several = [f"{prefix}-{index}" for index in range(slices.node_count)]
-        names += [f"{place}/nodes/{name}" for name in several or [spec.node_id]]
-    return names
+        if slices.node_count > _MAX_SLICES:
+            raise cloud_error(("UNKNOWN", f"its answer has {slices.node_count:,} slices"))
+        prefix = slices.node_id_prefix or short_name
+        node_ids = [f"{prefix}-{index}" for index in range(slices.node_count)]
+        paths += [f"{location}/nodes/{node_id}" for node_id in node_ids or [spec.node_id]]
+    return paths
 
 
-def _believed(resource: tpu_v2.QueuedResource) -> str:
-    """The full name of a resource.
-
-    Raises:
-        CloudError: It has none.
-    """
+def _checked_name(resource: tpu_v2.QueuedResource) -> str:
     if not re.fullmatch(r"projects/[^/]+/locations/[^/]+/queuedResources/[^/]+", resource.name):
-        raise explain(("UNKNOWN", f"its answer tells of a resource {resource.name!r:.80}"))
+        raise cloud_error(("UNKNOWN", f"its answer has a resource {resource.name!r:.80}"))
     return resource.name
 
 
 def _resource(resource: tpu_v2.QueuedResource, nodes: tuple[Node, ...]) -> Resource:
-    parts = _believed(resource).split("/")
+    parts = _checked_name(resource).split("/")
     state = resource.state
     error = state.failed_data.error
     specs = resource.tpu.node_spec
@@ -373,7 +367,7 @@ def _resource(resource: tpu_v2.QueuedResource, nodes: tuple[Node, ...]) -> Resou
         zone=parts[3],
         state=state.state.name,
         initiator=_unless_unspecified(state.state_initiator.name),
-        error_code=status(error.code) if error.code else "",
+        error_code=status_name(error.code) if error.code else "",
         error=error.message,
         created=resource.create_time.timestamp() if resource.create_time else 0.0,
         metadata=dict(node.metadata),

@@ -1,4 +1,4 @@
-"""A launch: what is asked of the cloud for a run, and the exact request."""
+"""A launch: a submitted run, and the request that creates its slice."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.folders import RUN_LAUNCH
 from pipelines.settings import config_from_dict
-from tpu.config import SubmittedConfig, TpuConfig, complete, project_of
+from tpu.config import SubmittedConfig, TpuConfig, complete, resolve_project
 from tpu.host.host_info import Settings
 from tpu.launch.bundle import bundle, digest
 from tpu.launch.decide import ATTEMPT, Limits
 
 FILE = "launch.json"
-_HANG_TIMEOUT = 1200  # seconds; a slice that is stuck costs money
-MANAGED_BY = ("managed-by", "bert-jax")  # a label of everything that is created
+_HANG_TIMEOUT = 1200  # seconds; a hanging slice costs money
+MANAGED_BY = ("managed-by", "bert-jax")  # label of every resource
 SPEC = "bert-jax-spec"
 STARTUP = "startup-script"
-# Attributes of TpuConfig that make no other launch when they change.
+# Attributes of TpuConfig that may change without a new launch.
 _LENIENT = ("zones", "max_wait", "max_failures", "max_preemptions")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -43,9 +43,9 @@ class Launch:
     """A submitted run.
 
     Attributes:
-        name: Of the queued resource, one per run folder.
+        name: Name of the queued resource, one per run folder.
         run: Folder of the run.
-        project: That pays.
+        project: Project that pays for the slice.
         tpu: The slice.
         manifest: SHA-256 of RUN/launch/SHA256SUMS.
         first: Number of the first attempt of this submission.
@@ -60,59 +60,61 @@ class Launch:
 
     @property
     def spec(self) -> str:
-        """SHA-256 of all that makes it this launch and no other."""
+        """SHA-256 that identifies the launch."""
         content = asdict(replace(self, first=1))
         content["tpu"] = {k: v for k, v in content["tpu"].items() if k not in _LENIENT}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def limits(self) -> Limits:
-        """For the watcher."""
+        """Limits for the watcher."""
         tpu = self.tpu
         return Limits(tpu.max_wait, tpu.max_failures, tpu.max_preemptions)
 
     @property
     def hosts(self) -> int:
-        """TPU VMs, by the table."""
+        """Number of TPU VMs according to accelerators.yaml."""
         return self.tpu.slice.hosts * self.tpu.slices
 
     def text(self) -> str:
-        """As it is written to RUN/launch/launch.json."""
+        """Return the content of RUN/launch/launch.json."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def prepared(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str, bytes]]:
-    """The launch of a config and the files of its bundle.
+def prepare(config: SubmittedConfig, **settings: Any) -> tuple[Launch, dict[str, bytes]]:
+    """Return the launch of a config and the files of its bundle.
 
     Args:
-        config: Of the run.
-        settings: Of `place.Settings`, where they are not the usual ones.
+        config: Config of the run.
+        settings: Fields of `host_info.Settings` that differ from their defaults.
 
     Raises:
         BadArgumentsError: The accelerator is unknown.
-        BadInputError: The config does not say where to run.
+        BadInputError: The config cannot be submitted.
     """
     config = _absolute(complete(config))
     if not config.train.hang_timeout:
-        say(f"train.hang_timeout is not set; {_HANG_TIMEOUT} seconds are taken")
+        say(f"train.hang_timeout is not set; using {_HANG_TIMEOUT} seconds")
         train = replace(config.train, hang_timeout=_HANG_TIMEOUT)
         config = replace(config, train=train)
     devices = settings.pop("devices", config.tpu.slice.devices * config.tpu.slices)
     for phase in config.phases:
         if phase.batch_size % (devices * config.train.accumulate):
             raise BadInputError(
-                f"a batch of {phase.batch_size} sequences cannot be split over {devices} devices"
+                f"a batch of {phase.batch_size} rows cannot be divided among {devices} devices"
                 f" ({config.tpu.slices} x {config.tpu.accelerator}) and train.accumulate"
-                f" {config.train.accumulate}"
+                f" {config.train.accumulate}; choose a multiple of their product"
             )
     files = bundle(config, Settings(devices, config.train.hang_timeout, **settings))
     run = config.run_dir.rstrip("/")
-    launch = Launch(name_of(run), run, project_of(config.tpu.project), config.tpu, digest(files))
+    launch = Launch(
+        name_of(run), run, resolve_project(config.tpu.project), config.tpu, digest(files)
+    )
     return launch, files
 
 
 def _absolute(config: SubmittedConfig) -> SubmittedConfig:
-    """With paths that mean the same on a machine that works in another folder."""
+    """Make paths independent of the working directory."""
 
     def absolute(path: str) -> str:
         return path if path.startswith("gs://") or not path else str(Path(path).absolute())
@@ -126,22 +128,24 @@ def _absolute(config: SubmittedConfig) -> SubmittedConfig:
 
 
 def read_launch(run: Path) -> Launch:
-    """The launch of a run folder.
+    """Read the launch of a run folder.
 
     Raises:
-        BadInputError: Nothing was submitted there.
+        BadInputError: The run was not submitted, or the file is damaged.
     """
     path = run / RUN_LAUNCH / FILE
     try:
-        given = json.loads(status_files.text_of(path))
-        if not isinstance(given, dict):
-            raise ValueError(f"a {type(given).__name__}")
-        launch = config_from_dict(given, str(path), Launch)
+        content = json.loads(status_files.read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        launch = config_from_dict(content, str(path), Launch)
         if not launch.tpu.zones:
             raise ValueError("tpu.zones is empty")
         return launch
     except (FileNotFoundError, NotADirectoryError):
-        raise BadInputError(f"{run} was never submitted (it has no {RUN_LAUNCH}/{FILE})") from None
+        raise BadInputError(
+            f"{run} was not submitted (it has no {RUN_LAUNCH}/{FILE}); run bert-jax tpu submit"
+        ) from None
     except BadInputError as error:
         raise BadInputError(f"{error}; submit again") from None
     except (ValueError, RecursionError) as error:
@@ -149,14 +153,14 @@ def read_launch(run: Path) -> Launch:
 
 
 def name_of(run: str) -> str:
-    """Name of the queued resource of a run: readable, and no other run's."""
+    """Return the name of the queued resource of a run: readable and unique."""
     run = run.rstrip("/")
     readable = re.sub(r"[^a-z0-9]+", "-", run.rpartition("/")[2].lower()).strip("-")
     return f"bert-{readable[:40]}-{hashlib.sha256(run.encode()).hexdigest()[:6]}".replace("--", "-")
 
 
 def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedResource:
-    """What is asked for."""
+    """Return the request for a slice."""
     tpu = launch.tpu
     node = tpu_v2.Node(
         accelerator_type=tpu.slice.name,
@@ -181,7 +185,7 @@ def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedRes
         parent=f"projects/{launch.project}/locations/{zone}", node=node
     )
     if tpu.slices == 1:
-        # Another one for every attempt: a node may outlive its resource for a while.
+        # A new id for every attempt: a node may outlive its resource for a while.
         node_spec.node_id = f"{launch.name}-{attempt}"
     else:
         node_spec.multislice_params = tpu_v2.QueuedResource.Tpu.NodeSpec.MultisliceParams(
@@ -190,20 +194,20 @@ def queued_resource(launch: Launch, zone: str, attempt: int) -> tpu_v2.QueuedRes
     resource = tpu_v2.QueuedResource(tpu=tpu_v2.QueuedResource.Tpu(node_spec=[node_spec]))
     if tpu.capacity == "spot":
         resource.spot = tpu_v2.QueuedResource.Spot()
-    elif tpu.capacity == "reserved":  # any of the project's in the zone
+    elif tpu.capacity == "reserved":  # any reservation of the project in the zone
         resource.reservation_name = f"{node_spec.parent}/reservations/-"
     return resource
 
 
 def startup_script() -> str:
-    """What every host runs at every boot."""
+    """Return the script that every host runs at every boot."""
     return (Path(__file__).parents[1] / "host/startup.sh").read_text("utf-8")
 
 
 def redacted(text: str) -> str:
-    """`text` without anything that looks like a secret or is one of the environment's."""
+    """Return `text` without secrets: known patterns, and values of environment variables."""
     for name, value in os.environ.items():
-        # The path of a key file is no secret, and os.path.exists takes any text for a path.
+        # The path of a key file is not a secret; os.path.exists accepts any text.
         if _SECRET_NAMES.search(name) and len(value) >= 8 and not os.path.exists(value):  # noqa: PTH110
             text = text.replace(value, "[redacted]")
     return _SECRETS.sub("[redacted]", text)

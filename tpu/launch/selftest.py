@@ -1,7 +1,7 @@
-"""``python -m tpu selftest``: the real cloud, with its smallest slice.
+"""``bert-jax tpu selftest``: test the real cloud with its smallest slice.
 
-What the tests believe of the cloud is in one table (`testing.states`); this asks for one spot slice
-with a single chip, prints how its states follow each other, and deletes it.
+The states that the tests assume are in one table (`tpu.rehearsal.fake_states`). This command
+requests a spot slice with one chip, prints its states, compares them and deletes the slice.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from itertools import pairwise
 
 from google.cloud import tpu_v2
 
+from bert_jax.config.accelerators import find_slice, prices_as_of
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import DeviceUnavailableError, UserError
 from bert_jax.runtime.signals import raise_on_signals
 from pipelines.settings import command_parser, parse
-from tpu.config import project_of
+from tpu.config import resolve_project
 from tpu.launch.provider import Provider, connect
 from tpu.launch.request import MANAGED_BY
 from tpu.rehearsal.fake_states import TRANSITIONS
-from tpu.slices import PRICES_AS_OF, find
 
 _ACCELERATOR = "v5litepod-1"
-_PAUSE = 5.0
-_GOING = 120  # looks until a deleted slice must be gone
+_PAUSE = 5.0  # seconds between checks
+_DELETION_CHECKS = 120  # checks until a deleted slice must be gone
 
 
 def selftest(
@@ -36,42 +36,41 @@ def selftest(
     pause: float = _PAUSE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[tuple[str, float]]:
-    """Creates a slice, waits until its node is READY, and deletes it.
+    """Create a slice, wait until its node is READY, and delete it.
 
     Returns:
-        The states that were seen, each with the seconds after the request; "" at the end.
+        The observed states, each with the seconds since the request; "" at the end.
 
     Raises:
         DeviceUnavailableError: There was no capacity within `patience` seconds.
-        UserError: The API refused something, or the slice failed.
+        UserError: The API refused a request, or the slice failed.
     """
     name = f"bert-selftest-{secrets.token_hex(3)}"
-    resource = _resource(project, zone, name)
-    seen: list[tuple[str, float]] = []
-    begun = time.monotonic()
+    observed: list[tuple[str, float]] = []
+    start = time.monotonic()
 
-    def look() -> str:
-        found = provider.describe(zone, name)
-        state = found.state if found else ""
-        if not seen or seen[-1][0] != state:
-            seen.append((state, time.monotonic() - begun))
-            say(f"{seen[-1][1]:7.1f} s  {state or 'gone'}")
-        ready = found is not None and found.nodes and found.nodes[0].state == "READY"
+    def check() -> str:
+        resource = provider.describe(zone, name)
+        state = resource.state if resource else ""
+        if not observed or observed[-1][0] != state:
+            observed.append((state, time.monotonic() - start))
+            say(f"{observed[-1][1]:7.1f} s  {state or 'deleted'}")
+        ready = resource is not None and resource.nodes and resource.nodes[0].state == "READY"
         return "READY" if state == "ACTIVE" and ready else state
 
     try:
-        provider.create(zone, name, resource)
-        while (state := look()) != "READY":
+        provider.create(zone, name, _resource(project, zone, name))
+        while (state := check()) != "READY":
             if state in ("FAILED", "SUSPENDED"):
-                raise UserError(f"{name} became {state} before it was there")
-            if time.monotonic() - begun > patience:
+                raise UserError(f"{name} became {state} before it was ready; try again later")
+            if time.monotonic() - start > patience:
                 raise DeviceUnavailableError(
                     f"no capacity in {zone} within {patience:.0f} s; try another --zone"
                 )
             sleep(pause)
     finally:
-        _delete(provider, project, zone, name, lambda: not look(), lambda: sleep(pause))
-    return seen
+        _delete(provider, project, zone, name, lambda: not check(), lambda: sleep(pause))
+    return observed
 
 
 def _delete(
@@ -80,44 +79,43 @@ def _delete(
     zone: str,
     name: str,
     is_gone: Callable[[], bool],
-    rest: Callable[[], None],
+    wait: Callable[[], None],
 ) -> None:
-    """Deletes the slice, or says what to do if it does not go."""
+    """Delete the slice; print how to delete it by hand if that fails."""
     gone = False
     try:
         provider.delete(zone, name)
-        for _ in range(_GOING):
+        for _ in range(_DELETION_CHECKS):
             if gone := is_gone():
                 return
-            rest()
-        raise UserError(f"{name} was deleted and does not go")
+            wait()
+        raise UserError(f"{name} still exists after its deletion")
     finally:
         if not gone:
             say(
-                f"{name} may still be there and cost money: gcloud compute tpus queued-resources"
-                f" delete {name} --zone={zone} --project={project} --force"
+                f"{name} may still exist and cost money; delete it with: gcloud compute tpus"
+                f" queued-resources delete {name} --zone={zone} --project={project} --force"
             )
 
 
-def unknown(seen: Sequence[tuple[str, float]]) -> list[str]:
-    """Transitions that the table of the tests does not have."""
-    known = {(row.state, row.to) for row in TRANSITIONS}
-    states = [state for state, _ in seen]
-    pairs = pairwise(states)
-    return [f"{a} -> {b or 'gone'}" for a, b in pairs if not _leads(known, a, b)]
+def unknown_transitions(observed: Sequence[tuple[str, float]]) -> list[str]:
+    """Return the observed transitions that `TRANSITIONS` does not have."""
+    transitions = {(row.state, row.to) for row in TRANSITIONS}
+    pairs = pairwise(state for state, _ in observed)
+    return [f"{a} -> {b or 'deleted'}" for a, b in pairs if not _leads(transitions, a, b)]
 
 
-def _leads(known: set[tuple[str, str]], a: str, b: str) -> bool:
-    """Whether b follows a, by way of states that may have passed between two looks."""
-    reached, before = {a}, set[str]()
+def _leads(transitions: set[tuple[str, str]], first: str, last: str) -> bool:
+    """Return True if there is a path; states between two checks are not observed."""
+    reached, before = {first}, set[str]()
     while reached != before:
         before = set(reached)
-        reached |= {after for first, after in known if first and first in before}
-    return b in reached - {a}
+        reached |= {after for state, after in transitions if state and state in before}
+    return last in reached - {first}
 
 
 def _resource(project: str, zone: str, name: str) -> tpu_v2.QueuedResource:
-    slice_ = find(_ACCELERATOR)
+    slice_ = find_slice(_ACCELERATOR)
     node = tpu_v2.Node(
         accelerator_type=slice_.name,
         runtime_version=slice_.generation.runtime,
@@ -133,23 +131,22 @@ def _resource(project: str, zone: str, name: str) -> tpu_v2.QueuedResource:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = command_parser(
         "tpu selftest",
-        "Asks the real cloud for one spot chip, prints how its states follow each other, and"
-        " deletes it. Billed by the second while it is there.",
+        "Requests a spot slice with one chip from the real cloud, prints its states and deletes it."
+        " It is billed by the second while it exists.",
     )
-    parser.add_argument("--project", default="", help="the environment's GOOGLE_CLOUD_PROJECT")
-    parser.add_argument("--zone", default="us-west4-a", help="with v5e chips")
+    parser.add_argument("--project", default="", help="default: GOOGLE_CLOUD_PROJECT")
+    parser.add_argument("--zone", default="us-west4-a", help="zone with v5e chips")
     parser.add_argument("--patience", type=float, default=1800.0, help="seconds to wait for a chip")
     options = parse(parser, argv)
-    project = project_of(options.project)
-    prices = find(_ACCELERATOR).generation.prices
+    project = resolve_project(options.project)
+    prices = find_slice(_ACCELERATOR).generation.prices
     if prices is not None:
-        say(f"one {_ACCELERATOR} spot chip: some {prices[1]:.2f} USD an hour ({PRICES_AS_OF})")
-    raise_on_signals("the slice is being deleted")
-    seen = selftest(connect(project), project, options.zone, options.patience)
-    surprises = unknown(seen)
-    if surprises:
-        raise UserError(f"the tests do not know of {', '.join(surprises)}; please report it")
-    say("as the tests believe it; the slice is gone")
+        say(f"{_ACCELERATOR} spot: about {prices['spot']:.2f} USD per hour ({prices_as_of()})")
+    raise_on_signals("deleting the slice")
+    observed = selftest(connect(project), project, options.zone, options.patience)
+    if transitions := unknown_transitions(observed):
+        raise UserError(f"unexpected transitions: {', '.join(transitions)}; please report them")
+    say("all transitions are as expected; the slice is deleted")

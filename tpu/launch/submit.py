@@ -1,4 +1,4 @@
-"""``python -m tpu submit CONFIG``: ask for a slice that trains."""
+"""``bert-jax tpu submit CONFIG``: request a slice that trains."""
 
 from __future__ import annotations
 
@@ -26,107 +26,108 @@ from tpu.launch.request import (
     SPEC,
     STARTUP,
     Launch,
-    prepared,
+    prepare,
     queued_resource,
     read_launch,
     redacted,
 )
 from tpu.launch.watch import Watcher, slice_of, watch
 
-_PAUSE = 3.0  # seconds between looks
+_PAUSE = 3.0  # seconds between checks
 
 
 def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launch:
-    """Writes the launch into the folder of the run and asks for the slice, once.
+    """Write the launch to the run folder and request the slice once.
 
     Returns:
-        The launch as it stands in the folder.
+        The launch as written.
 
     Raises:
-        BadInputError: A slice of this run is there, with other settings or code.
+        BadInputError: The run has a slice with other settings or code.
         UserError: The run folder cannot be written, or the request was refused.
     """
     run = at(launch.run)
     own(run, "run_dir", RUN_MARKS)
-    before = _before(launch)
-    known, _ = status_files.look(run)
-    there = _there(launch, before, provider)
-    if there is not None and there.state not in DEAD:
-        if known.stop:
-            raise BadInputError(f"{launch.run} is being stopped; submit when {there.name} is gone")
-        launch = replace(launch, first=before.first if before else launch.first)
+    previous = _previous_launch(launch)
+    status, _ = status_files.read_status(run)
+    existing = _existing_slice(launch, previous, provider)
+    if existing is not None and existing.state not in DEAD:
+        if status.stop:
+            raise BadInputError(
+                f"{launch.run} is being stopped; submit again when {existing.name} is deleted"
+            )
+        launch = replace(launch, first=previous.first if previous else launch.first)
         _write(run, launch)
-        say(f"{there.name} is in {there.zone} already ({there.state}); it is not asked for again")
+        say(f"{existing.name} already exists in {existing.zone} ({existing.state}); keeping it")
         return launch
-    done = known.endings.get("DONE")
+    done = status.outcomes.get("DONE")
     if done is not None and done.spec == launch.spec:
-        say(f"{launch.run} is done, at step {done.step:,}; nothing was submitted")
+        say(f"{launch.run} is complete at step {done.step:,}; nothing was submitted")
         return launch
-    first = max((attempt.number for attempt in known.attempts), default=0) + 1
+    first = max((attempt.number for attempt in status.attempts), default=0) + 1
     launch = replace(launch, first=first)
     upload(files, run)
     status_files.clear(run)
     _write(run, launch)
-    if there is not None:
-        say(f"{there.name} in {there.zone} is {there.state}; it is deleted first")
-        provider.delete(there.zone, there.name)
+    if existing is not None:
+        say(f"{existing.name} in {existing.zone} is {existing.state}; deleting it first")
+        provider.delete(existing.zone, existing.name)
     watcher = Watcher(launch, provider)
     while True:
-        seen, decision = watcher.look()
-        watcher.act(seen, decision)
+        observation, decision = watcher.observe()
+        watcher.act(observation, decision)
         if decision.status != "LEAVING":
             return launch
-        say(f"waiting for the slice before to go ({decision.why})")
+        say(f"waiting for the deletion of the previous slice ({decision.reason})")
         time.sleep(_PAUSE)
 
 
-def _before(launch: Launch) -> Launch | None:
-    """What was submitted to the same folder before, if it can be read."""
+def _previous_launch(launch: Launch) -> Launch | None:
     run = at(launch.run)
     with failures_explained(str(run)):
         if not (run / RUN_LAUNCH / FILE).exists():
             return None
-    before = read_launch(run)
-    if before.project != launch.project:
+    previous = read_launch(run)
+    if previous.project != launch.project:
         raise BadInputError(
-            f"{launch.run} was submitted in the project {before.project}, this is {launch.project};"
-            f" choose another run_dir, or remove {RUN_LAUNCH}/{FILE} there when its slice is gone"
+            f"{launch.run} was submitted in project {previous.project}, not {launch.project};"
+            f" choose another run_dir, or delete that slice and remove {RUN_LAUNCH}/{FILE}"
         )
-    return before
+    return previous
 
 
-def _there(launch: Launch, before: Launch | None, provider: Provider) -> Resource | None:
-    """The slice of this run, unless it is going away; in the zones of before as well.
+def _existing_slice(launch: Launch, previous: Launch | None, provider: Provider) -> Resource | None:
+    """Return the slice of this run, also in zones of the previous launch, unless DELETING.
 
     Raises:
-        BadInputError: It runs something else, or where it is not looked for any more.
+        BadInputError: It runs another launch, or is in a zone that the config no longer has.
     """
-    zones = dict.fromkeys((*launch.tpu.zones, *(before.tpu.zones if before else ())))
-    everywhere = replace(launch, tpu=replace(launch.tpu, zones=tuple(zones)))
-    found = slice_of(everywhere, provider)
-    if found is None or found.state == "DELETING":
+    zones = dict.fromkeys((*launch.tpu.zones, *(previous.tpu.zones if previous else ())))
+    in_all_zones = replace(launch, tpu=replace(launch.tpu, zones=tuple(zones)))
+    existing = slice_of(in_all_zones, provider)
+    if existing is None or existing.state == "DELETING":
         return None
-    if found.state in DEAD:
-        return found
-    if found.metadata.get(SPEC) != launch.spec:
+    if existing.state in DEAD:
+        return existing
+    if existing.metadata.get(SPEC) != launch.spec:
         raise BadInputError(
-            f"the slice {found.name} in {found.zone} runs {launch.run} with other settings or"
-            f" code; first: python -m tpu stop {launch.run}"
+            f"the slice {existing.name} in {existing.zone} runs {launch.run} with other settings"
+            f" or code; first run: bert-jax tpu stop {launch.run}"
         )
-    if found.zone not in launch.tpu.zones:
+    if existing.zone not in launch.tpu.zones:
         raise BadInputError(
-            f"the slice {found.name} is in {found.zone}, which tpu.zones does not name any more;"
-            f" name it, or first: python -m tpu stop {launch.run}"
+            f"the slice {existing.name} is in {existing.zone}, which is not in tpu.zones; add the"
+            f" zone, or first run: bert-jax tpu stop {launch.run}"
         )
-    return found
+    return existing
 
 
 def _write(run: Path, launch: Launch) -> None:
-    status_files.put(run / RUN_LAUNCH / FILE, launch.text().encode())
+    status_files.write_file(run / RUN_LAUNCH / FILE, launch.text().encode())
 
 
-def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
-    """What `submit` would do, for people: the request as it is sent, and the startup script."""
+def describe_request(launch: Launch, files: dict[str, bytes]) -> str:
+    """Return the request and the startup script as text."""
     zone = launch.tpu.zones[0]
     request = request_json(launch, zone)
     metadata = request["tpu"]["nodeSpec"][0]["node"]["metadata"]
@@ -143,49 +144,48 @@ def rehearsal(launch: Launch, files: dict[str, bytes]) -> str:
 
 
 def request_json(launch: Launch, zone: str) -> dict[str, Any]:
-    """The body of the request, as JSON."""
+    """Return the body of the request as JSON."""
     message = queued_resource(launch, zone, launch.first)
     text = tpu_v2.QueuedResource.to_json(message, always_print_fields_with_no_presence=False)
     return json.loads(text)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = command_parser(
         "tpu submit",
-        "Asks for a slice on which the run of a config is trained; the computer may then be"
-        " switched off, but only a watcher asks again when the slice is preempted. The config may"
-        " stand first: submit CONFIG.",
+        "Requests a slice that trains the run of a config. This computer may then be switched off,"
+        " but only a watcher requests a new slice after a preemption. The config may be the first"
+        " argument: submit CONFIG.",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the request and the script; ask nobody"
+        "--dry-run",
+        action="store_true",
+        help="print the request and the startup script, and send nothing",
     )
     parser.add_argument(
-        "--json", action="store_true", help="with --dry-run: the body of the request alone"
+        "--json", action="store_true", help="with --dry-run: print only the body of the request"
     )
-    parser.add_argument("--watch", action="store_true", help="and watch it to the end")
+    parser.add_argument("--watch", action="store_true", help="watch the run to its end")
     config, options = read(parser, argv)
     if options["json"] and not options["dry_run"]:
         raise BadArgumentsError("--json needs --dry-run")
     if options["watch"] and options["dry_run"]:
         raise BadArgumentsError("--watch and --dry-run exclude each other")
-    launch, files = prepared(config)
+    launch, files = prepare(config)
     if options["dry_run"] and options["json"]:
         request = request_json(launch, launch.tpu.zones[0])
         print(redacted(json.dumps(request, sort_keys=True)))  # noqa: T201
         return
     if options["dry_run"]:
-        print(rehearsal(launch, files))  # noqa: T201
+        print(describe_request(launch, files))  # noqa: T201
         return
     for name, path in (("run_dir", launch.run), ("data.store", config.data.store)):
         if not path.startswith("gs://"):
-            say(f"{name} {path} is in no bucket: every TPU VM must reach it under the same path")
+            say(f"{name} {path} is not in a bucket: every TPU VM must have it under the same path")
     provider = connect(launch.project)
     launch = submit(launch, files, provider)
     if options["watch"]:
         watch(Watcher(launch, provider))
     else:
-        say(
-            f"python -m tpu watch {launch.run} keeps a slice there; status, logs and stop also"
-            " take the folder"
-        )
+        say(f"to replace preempted slices, run: bert-jax tpu watch {launch.run}")

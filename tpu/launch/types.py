@@ -1,4 +1,4 @@
-"""``python -m tpu types``: the slices that there are."""
+"""``bert-jax tpu types``: the Cloud TPU slices."""
 
 from __future__ import annotations
 
@@ -6,54 +6,46 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from bert_jax.config.accelerators import Slice, find_slice, prices_as_of, slices
 from pipelines.settings import command_parser, parse
-from tpu.slices import PRICES_AS_OF, Slice, find, slices
+
+_TITLES = ("type", "topology", "chips", "hosts", "devices", "GiB/device", "TFLOP/s", "USD/h spot")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = command_parser("tpu types", "Lists Cloud TPU slices: chips, hosts, memory, prices.")
-    parser.add_argument("name", nargs="?", default="", help="of one, such as v5litepod-16")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("name", nargs="?", default="", help="only this type, such as v5litepod-16")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, argv)
-    found = [find(options.name)] if options.name else list(slices().values())
+    listed = [find_slice(options.name)] if options.name else list(slices().values())
     if options.json:
-        print(json.dumps([_row(one) for one in found]))  # noqa: T201
+        print(json.dumps([_row(slice_) for slice_ in listed]))  # noqa: T201
         return
-    titles = (
-        "type",
-        "topology",
-        "chips",
-        "hosts",
-        "devices",
-        "GiB/device",
-        "TFLOP/s",
-        "USD/h spot",
-    )
-    rows = [titles, *(_shown(_row(one)) for one in found)]
+    rows = [_TITLES, *(_cells(_row(slice_)) for slice_ in listed)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))  # noqa: T201
-    print(f"bfloat16 peak of the slice; prices of the slice: {PRICES_AS_OF}")  # noqa: T201
+    print(f"bfloat16 peak and price of the whole slice; prices: {prices_as_of()}")  # noqa: T201
 
 
-def _row(one: Slice) -> dict[str, Any]:
-    prices = one.generation.prices
+def _row(slice_: Slice) -> dict[str, Any]:
+    prices = slice_.generation.prices
     return {
-        "type": one.name,
-        "topology": one.topology,
-        "chips": one.chips,
-        "hosts": one.hosts,
-        "devices": one.devices,
-        "hbm_gib_per_device": one.hbm,
-        "peak_flops": one.generation.peak * one.chips,
-        "usd_per_hour_on_demand": prices and round(prices[0] * one.chips, 2),
-        "usd_per_hour_spot": prices and round(prices[1] * one.chips, 2),
-        "runtime": one.generation.runtime,
+        "type": slice_.name,
+        "topology": slice_.topology,
+        "chips": slice_.chips,
+        "hosts": slice_.hosts,
+        "devices": slice_.devices,
+        "hbm_gib_per_device": slice_.hbm,
+        "peak_flops": slice_.generation.peak * slice_.chips,
+        "usd_per_hour_on_demand": prices and round(prices["on-demand"] * slice_.chips, 2),
+        "usd_per_hour_spot": prices and round(prices["spot"] * slice_.chips, 2),
+        "runtime": slice_.generation.runtime,
     }
 
 
-def _shown(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     names = ("type", "topology", "chips", "hosts", "devices", "hbm_gib_per_device")
     price = row["usd_per_hour_spot"]
     tail = (f"{row['peak_flops'] / 1e12:,.0f}", "-" if price is None else f"{price:,.2f}")

@@ -1,7 +1,7 @@
-"""``python -m tpu watch RUN``: keeps a slice there until the run is done.
+"""``bert-jax tpu watch RUN``: replace preempted slices until the run is complete.
 
-It remembers nothing: what it needs is in the cloud and in the run folder, so it may be killed and
-started again, anywhere, at any time. Two at once make one slice, because its name is a lock.
+A watcher keeps no state: everything is in the cloud and in the run folder, so it may be killed and
+started again anywhere. Two watchers create one slice, because the name of a slice is a lock.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from bert_jax.runtime import status_files
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError, printable
 from bert_jax.runtime.paths import at
-from bert_jax.runtime.status_files import Attempt, Markers
+from bert_jax.runtime.status_files import Attempt, RunStatus
 from pipelines.settings import command_parser, parse
+from tpu.launch.api_errors import CloudError, cloud_error
 from tpu.launch.decide import BACK_OFF, Decision, Observation, attempt_of, decide
-from tpu.launch.explain import CloudError, explain
 from tpu.launch.provider import Provider, Resource, connect
 from tpu.launch.request import SPEC, Launch, queued_resource, read_launch
 
 EMULATED = "emulated"  # the project of rehearsals
-PAUSE = 30.0  # seconds between looks
+PAUSE = 30.0  # seconds between observations
 
 
 class FailedError(UserError):
-    """The run cannot go on."""
+    """The run failed for good."""
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Looks and acts.
+    """Observes a run and acts on it.
 
     Attributes:
-        launch: What was submitted.
-        provider: Of slices.
-        keep: Leave the slice of a run that failed, to look at it.
-        back_off: Seconds before another attempt, after the first and at most.
+        launch: The submitted launch.
+        provider: The cloud.
+        keep: Keep the slice of a run that failed.
+        back_off: Seconds before the next attempt: the first and the longest pause.
     """
 
     launch: Launch
@@ -52,250 +52,252 @@ class Watcher:
         """Folder of the run."""
         return at(self.launch.run)
 
-    def look(self) -> tuple[Observation, Decision]:
-        """What there is, and what to do about it.
+    def observe(self) -> tuple[Observation, Decision]:
+        """Read the states of the cloud and of the run folder, and decide what to do.
 
         Raises:
-            BadInputError: The slice of this name is of another launch.
+            BadInputError: The slice of this name belongs to another launch.
             UserError: The cloud or the run folder cannot be reached.
         """
         resource = self._resource()
         failure, kind = self._failure(resource)
-        found, now = status_files.look(self.run)
-        attempts = tuple(a for a in found.attempts if a.number >= self.launch.first)
-        seen = Observation(
+        status, now = status_files.read_status(self.run)
+        attempts = tuple(a for a in status.attempts if a.number >= self.launch.first)
+        observation = Observation(
             spec=self.launch.spec,
             zones=self.launch.tpu.zones,
             limits=self.launch.limits,
             resource=resource,
-            markers=replace(found, attempts=attempts),
+            run_status=replace(status, attempts=attempts),
             now=now,
             failure=failure,
             failure_kind=kind,
             back_off=self.back_off,
         )
-        return seen, decide(seen)
+        return observation, decide(observation)
 
-    def act(self, seen: Observation, decision: Decision) -> bool:
-        """Does what was decided; whether the watch is over.
+    def act(self, observation: Observation, decision: Decision) -> bool:
+        """Carry out a decision; return True if the watch is over.
 
         Raises:
             UserError: A request was refused.
         """
-        resource = seen.resource
+        resource = observation.resource
         if resource is not None and attempt_of(resource) >= self.launch.first:
-            self._note(seen, resource)
-        if decision.do == "create":
-            self._create(seen, decision.zone)
-        elif decision.do == "delete" and resource is not None:
+            self._record_attempt(observation, resource)
+        if decision.action == "create":
+            self._create(observation, decision.zone)
+        elif decision.action == "delete" and resource is not None:
             if decision.failed and self.keep:
-                say(f"the slice {self.launch.name} is left in {resource.zone}; it costs money")
+                say(f"keeping the slice {self.launch.name} in {resource.zone}, which costs money")
                 return True
-            now = self.provider.describe(resource.zone, self.launch.name)
-            # Another watcher may have been faster, or this one asleep since it looked.
-            if now is not None and _same(now, resource):
-                self._end_attempt(seen, resource, decision)
+            current = self.provider.describe(resource.zone, self.launch.name)
+            # Another watcher may have acted since, or this process was suspended.
+            if current is not None and _unchanged(current, resource):
+                self._record_end(observation, resource, decision)
                 self.provider.delete(resource.zone, self.launch.name)
-        return decision.do == "end"
+        return decision.action == "end"
 
     def _resource(self) -> Resource | None:
-        there = slices_of(self.launch, self.provider)
-        for extra in there[1:]:
-            say(f"{extra.name} in {extra.zone} is one too many, made by a second watcher")
+        resources = slices_of(self.launch, self.provider)
+        for extra in resources[1:]:
+            say(f"deleting {extra.name} in {extra.zone}, a duplicate by a second watcher")
             self.provider.delete(extra.zone, extra.name)
-        found = there[0] if there else None
-        if found is None or found.state == "DELETING":
-            return found
-        if found.metadata.get(SPEC, self.launch.spec) != self.launch.spec:
+        resource = resources[0] if resources else None
+        if resource is None or resource.state == "DELETING":
+            return resource
+        if resource.metadata.get(SPEC, self.launch.spec) != self.launch.spec:
             raise BadInputError(
-                f"the slice {found.name} in {found.zone} was submitted with other settings or"
-                f" code; first: python -m tpu stop {self.launch.run}"
+                f"the slice {resource.name} in {resource.zone} was submitted with other settings"
+                f" or code; first run: bert-jax tpu stop {self.launch.run}"
             )
-        return found
+        return resource
 
     def _failure(
         self, resource: Resource | None
-    ) -> tuple[str, Literal["capacity", "passing", "final"]]:
+    ) -> tuple[str, Literal["capacity", "temporary", "final"]]:
         if resource is None or resource.state != "FAILED":
             return "", "final"
-        code = resource.error_code or "UNKNOWN"
-        found = explain(
-            (code, resource.error),
+        error = cloud_error(
+            (resource.error_code or "UNKNOWN", resource.error),
             resource.zone,
             resource.accelerator,
             self.launch.tpu.runtime_version,
             self.launch.project,
         )
-        if found.retry_elsewhere:
-            return str(found), "capacity"
-        return str(found), "passing" if found.passing else "final"
+        if error.retry_elsewhere:
+            return str(error), "capacity"
+        return str(error), "temporary" if error.is_temporary else "final"
 
-    def _note(self, seen: Observation, resource: Resource) -> None:
-        """Writes down a slice that is not yet, and when it became active."""
-        attempt = self._known(seen, resource)
+    def _record_attempt(self, observation: Observation, resource: Resource) -> None:
+        """Record a slice that has no record, and the time at which it became active."""
+        attempt = self._attempt_of(observation, resource)
         if resource.state == "ACTIVE" and not attempt.active:
-            attempt = replace(attempt, active=seen.now)
+            attempt = replace(attempt, active=observation.now)
             self._compare_hosts(resource)
-        if attempt not in seen.markers.attempts:
-            status_files.record(self.run, attempt)
+        if attempt not in observation.run_status.attempts:
+            status_files.write_attempt(self.run, attempt)
 
-    def _known(self, seen: Observation, resource: Resource) -> Attempt:
-        """The attempt of a slice, as it is written down or will be."""
+    def _attempt_of(self, observation: Observation, resource: Resource) -> Attempt:
+        """Return the attempt of a slice, recorded or new."""
         number = attempt_of(resource) or self.launch.first
-        new = self._attempt(number, resource.zone, seen)
-        return next((a for a in seen.markers.attempts if a.number == number), new)
+        new = self._new_attempt(number, resource.zone, observation)
+        return next((a for a in observation.run_status.attempts if a.number == number), new)
 
-    def _attempt(self, number: int, zone: str, seen: Observation) -> Attempt:
-        return Attempt(number, self.launch.spec, zone, _step(seen.markers), seen.now)
+    def _new_attempt(self, number: int, zone: str, observation: Observation) -> Attempt:
+        step = _newest_step(observation.run_status)
+        return Attempt(number, self.launch.spec, zone, step, observation.now)
 
     def _compare_hosts(self, resource: Resource) -> None:
-        found = sum(len(node.endpoints) for node in resource.nodes)
-        if found != self.launch.hosts:
-            say(f"the slice has {found} hosts, the table says {self.launch.hosts}; it is believed")
+        hosts = sum(len(node.endpoints) for node in resource.nodes)
+        if hosts != self.launch.hosts:
+            say(f"the slice has {hosts} hosts instead of {self.launch.hosts}; using {hosts}")
 
-    def _create(self, seen: Observation, zone: str) -> None:
-        last = seen.markers.attempts[-1].number if seen.markers.attempts else 0
-        number = max(last + 1, self.launch.first)
+    def _create(self, observation: Observation, zone: str) -> None:
+        attempts = observation.run_status.attempts
+        number = max(attempts[-1].number + 1 if attempts else 1, self.launch.first)
         resource = queued_resource(self.launch, zone, number)
         try:
             created = self.provider.create(zone, self.launch.name, resource)
         except CloudError as error:
-            first = not seen.markers.attempts and len(self.launch.tpu.zones) < 2
-            if not error.retry_elsewhere or first:
+            only_chance = not attempts and len(self.launch.tpu.zones) < 2
+            if not error.retry_elsewhere or only_chance:
                 raise
             say(str(error))
             failed = replace(
-                self._attempt(number, zone, seen),
+                self._new_attempt(number, zone, observation),
                 ended="capacity",
-                ended_at=seen.now,
-                ended_step=_step(seen.markers),
+                ended_at=observation.now,
+                ended_step=_newest_step(observation.run_status),
                 note=str(error),
             )
-            status_files.record(self.run, failed)
+            status_files.write_attempt(self.run, failed)
             return
         if created:
-            status_files.record(self.run, self._attempt(number, zone, seen))
-            say(f"attempt {number}: asked for {self.launch.tpu.accelerator} in {zone}")
+            status_files.write_attempt(self.run, self._new_attempt(number, zone, observation))
+            say(f"attempt {number}: requested {self.launch.tpu.accelerator} in {zone}")
 
-    def _end_attempt(self, seen: Observation, resource: Resource, decision: Decision) -> None:
-        """Before the slice is deleted, so that whoever finds it gone knows why."""
-        end = replace(
-            self._known(seen, resource),
+    def _record_end(self, observation: Observation, resource: Resource, decision: Decision) -> None:
+        """Record why a slice ends, before it is deleted."""
+        attempt = replace(
+            self._attempt_of(observation, resource),
             ended=decision.ended,
-            ended_at=seen.now,
-            ended_step=_step(seen.markers),
-            note=decision.why,
+            ended_at=observation.now,
+            ended_step=_newest_step(observation.run_status),
+            note=decision.reason,
         )
-        status_files.record(self.run, end)
+        status_files.write_attempt(self.run, attempt)
 
 
 def slices_of(launch: Launch, provider: Provider) -> list[Resource]:
-    """The queued resources of a launch: one, wherever it is, unless watchers met; oldest first.
+    """Return the queued resources of a launch, oldest first: one, unless two watchers collided.
 
     Raises:
-        CloudError: No zone can be asked.
+        CloudError: No zone can be queried.
     """
-    there: list[Resource] = []
-    refused: list[CloudError] = []
+    resources: list[Resource] = []
+    refusals: list[CloudError] = []
     for zone in launch.tpu.zones:
         try:
-            if (found := provider.describe(zone, launch.name)) is not None:
-                there.append(found)
+            if (resource := provider.describe(zone, launch.name)) is not None:
+                resources.append(resource)
         except CloudError as error:
             if not error.retry_elsewhere:
                 raise
-            refused.append(error)  # such as a zone that the project may not use
-    if len(refused) == len(launch.tpu.zones):
-        raise refused[0]
-    return sorted(there, key=lambda found: (found.state == "DELETING", attempt_of(found)))
+            refusals.append(error)  # such as a zone that the project may not use
+    if len(refusals) == len(launch.tpu.zones):
+        raise refusals[0]
+    return sorted(
+        resources, key=lambda resource: (resource.state == "DELETING", attempt_of(resource))
+    )
 
 
 def slice_of(launch: Launch, provider: Provider) -> Resource | None:
-    """The one that counts; see `slices_of`."""
+    """Return the first of `slices_of`; None if there is none."""
     return next(iter(slices_of(launch, provider)), None)
 
 
-def _same(one: Resource, other: Resource) -> bool:
-    states = [(found.state, found.created, attempt_of(found)) for found in (one, other)]
-    nodes = [{node.state for node in found.nodes} for found in (one, other)]
+def _unchanged(now: Resource, before: Resource) -> bool:
+    states = [(r.state, r.created, attempt_of(r)) for r in (now, before)]
+    nodes = [{node.state for node in r.nodes} for r in (now, before)]
     return states[0] == states[1] and nodes[0] == nodes[1]
 
 
 def watcher_of(run: str, keep: bool = False) -> Watcher:
-    """Of the run that was submitted to the folder `run`.
+    """Return the watcher of a submitted run.
 
     Raises:
-        BadInputError: Nothing was, or it was a rehearsal, which is over.
+        BadInputError: The run was not submitted, or was a rehearsal that has ended.
     """
     launch = read_launch(at(run))
     return Watcher(launch, _provider_of(launch), keep)
 
 
 def _provider_of(launch: Launch) -> Provider:
-    """Of the project of a launch, or of the emulated cloud of a rehearsal."""
     if launch.project != EMULATED:
         return connect(launch.project)
-    found = status_files.endpoint(at(launch.run))
-    if not found:
+    url = status_files.read_endpoint(at(launch.run))
+    if not url:
         raise BadInputError(
-            f"{launch.run} was rehearsed on this computer, and its cloud is gone;"
-            f" python -m tpu logs {launch.run} has what the machines said"
+            f"{launch.run} was a rehearsal on this computer, which has ended; its logs:"
+            f" bert-jax tpu logs {launch.run}"
         )
-    return connect(launch.project, found)
+    return connect(launch.project, url)
 
 
 def watch(
     watcher: Watcher, pause: float = PAUSE, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Looks and acts until the run is over.
+    """Observe and act until the run is over.
 
     Raises:
-        FailedError: The run cannot go on.
+        FailedError: The run failed.
         UserError: A request was refused for good.
     """
-    said, when = "", 0.0
+    last_line, printed_at = "", 0.0
     while True:
         try:
-            seen, decision = watcher.look()
-            line = f"{decision.status}: {decision.why}"
-            news = not said.startswith(decision.status) or decision.do != "wait"
-            if line != said and (news or time.monotonic() - when > PAUSE):
+            observation, decision = watcher.observe()
+            line = f"{decision.status}: {decision.reason}"
+            news = not last_line.startswith(decision.status) or decision.action != "wait"
+            if line != last_line and (news or time.monotonic() - printed_at > PAUSE):
                 say(line)
-                said, when = line, time.monotonic()
-            if watcher.act(seen, decision):
+                last_line, printed_at = line, time.monotonic()
+            if watcher.act(observation, decision):
                 if decision.failed:
-                    raise FailedError(f"{watcher.launch.run}: {decision.why}")
+                    raise FailedError(f"{watcher.launch.run}: {decision.reason}")
                 return
         except (CloudError, UnreachableError) as error:
-            if isinstance(error, CloudError) and not error.passing:
+            if isinstance(error, CloudError) and not error.is_temporary:
                 raise
-            say(f"{error} (looking again)")
+            say(f"{error} (retrying)")
         sleep(pause)
 
 
-def _step(found: Markers) -> int:
-    """Newest step that any host has told of; -1 before the first."""
-    steps = [beat.step for beat in found.beats]
-    steps += [max(attempt.step, attempt.ended_step) for attempt in found.attempts]
+def _newest_step(status: RunStatus) -> int:
+    """Return the newest step that any host reported; -1 before the first."""
+    steps = [heartbeat.step for heartbeat in status.heartbeats]
+    steps += [max(attempt.step, attempt.ended_step) for attempt in status.attempts]
     return max(steps, default=-1)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = command_parser(
         "tpu watch",
-        "Keeps a slice there until the run is done: a slice that was preempted is deleted and asked"
-        " for again. May be stopped and started again at any time, on any machine.",
+        "Requests a new slice after a preemption, until the run is complete. May be stopped and"
+        " started again at any time, on any computer.",
     )
     parser.add_argument("run", help="folder of the run, such as gs://bucket/runs/base")
     parser.add_argument(
-        "--keep-on-failure", action="store_true", help="leave the slice if the run fails"
+        "--keep-on-failure", action="store_true", help="keep the slice if the run fails"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what it would do now")
+    parser.add_argument("--dry-run", action="store_true", help="print the next action and exit")
     options = parse(parser, argv)
     watcher = watcher_of(options.run, options.keep_on_failure)
     if options.dry_run:
-        _, decision = watcher.look()
-        print(printable(f"{decision.status}: {decision.why}; next: {decision.do}"))  # noqa: T201
+        _, decision = watcher.observe()
+        line = f"{decision.status}: {decision.reason}; next: {decision.action}"
+        print(printable(line))  # noqa: T201
         return
     watch(watcher)

@@ -1,1 +1,1 @@
-"""Parts of Google Cloud on this machine: for the tests, and for `python -m tpu local`."""
+"""Emulation of Google Cloud on this computer, for the tests and `bert-jax tpu local`."""

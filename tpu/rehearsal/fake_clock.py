@@ -1,4 +1,4 @@
-"""One thread that does things later, one after the other."""
+"""A thread that calls functions later, one after the other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 
 
-class Clock:
-    """Calls functions at their time, in order, on a thread of its own."""
+class FakeClock:
+    """Calls functions when they are due, in order, on its own thread."""
 
     def __init__(self) -> None:
-        """Starts the thread."""
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        """Start the thread."""
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._open = True
         self._failure: BaseException | None = None
@@ -22,14 +22,14 @@ class Clock:
         self._thread.start()
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
-        """Calls `function` then; those of one time in the order in which they came."""
+        """Schedule a call; calls of the same time keep their order."""
         with self._changed:
             self._count += 1
-            heapq.heappush(self._due, (time.monotonic() + seconds, self._count, function))
+            heapq.heappush(self._queue, (time.monotonic() + seconds, self._count, function))
             self._changed.notify()
 
     def close(self) -> None:
-        """Stops; what is still to come does not. Raises what a function raised."""
+        """Stop without the remaining calls; raise what a function raised."""
         with self._changed:
             self._open = False
             self._changed.notify()
@@ -47,8 +47,8 @@ class Clock:
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while self._open:
-                wait = self._due[0][0] - time.monotonic() if self._due else None
+                wait = self._queue[0][0] - time.monotonic() if self._queue else None
                 if wait is not None and wait <= 0:
-                    return heapq.heappop(self._due)[2]
+                    return heapq.heappop(self._queue)[2]
                 self._changed.wait(wait)
             return None

@@ -1,6 +1,6 @@
-"""Cloud TPU in memory: queued resources that are granted, taken back, fail and are deleted.
+"""Cloud TPU in memory: queued resources that are granted, preempted, fail and are deleted.
 
-`rest` and `grpc_server` put it behind the two protocols of the real API.
+`fake_rest` and `fake_grpc` serve it with the two protocols of the real API.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 from google.rpc import code_pb2, status_pb2
 
-from tpu.rehearsal.fake_clock import Clock
+from bert_jax.config.accelerators import find_slice
+from tpu.rehearsal.fake_clock import FakeClock
 from tpu.rehearsal.fake_nodes import endpoints, new_nodes, node_names
 from tpu.rehearsal.fake_states import AUTOMATIC, DELETABLE, after
-from tpu.rehearsal.fake_validation import ApiError, Zones, check_place, check_resource
-from tpu.slices import find
+from tpu.rehearsal.fake_validation import ApiError, Zones, check_location, check_resource
 
-Workers = dict[str, tuple[str, ...]]  # node id -> addresses of its workers, in order
-Told = Callable[[tpu_v2.QueuedResource, Workers], None]
+Workers = dict[str, tuple[str, ...]]  # node id -> addresses of its hosts, in order
+Callback = Callable[[tpu_v2.QueuedResource, Workers], None]
 
 _PAGE = 100  # resources in one answer
 
 
 @dataclass(frozen=True)
 class Delays:
-    """Seconds in each state; None to stay there until the test says."""
+    """Seconds in each state; None = until the test changes it."""
 
     creating: float | None = 0.0
     waiting_for_resources: float | None = 0.1
@@ -42,12 +42,12 @@ class Delays:
     deleting: float | None = 0.1
 
 
-STILL = Delays(None, None, None, None, None)  # nothing happens of itself
+STILL = Delays(None, None, None, None, None)  # nothing happens by itself
 
 
 @dataclass
 class _Record:
-    """A queued resource, its nodes by id, and the operation that waits for its next state."""
+    """A queued resource, its nodes by id and its pending operation."""
 
     resource: tpu_v2.QueuedResource
     nodes: dict[str, tpu_v2.Node] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class FakeCloud:
     """The Cloud TPU API of all projects.
 
     Attributes:
-        calls: Names of the last RPCs and their requests, refused ones too.
+        calls: Names and requests of the last RPCs, also refused ones.
     """
 
     def __init__(
@@ -72,32 +72,31 @@ class FakeCloud:
         zones: Zones = None,
         quota: int | None = None,
         addresses: Callable[[str, int], Sequence[str]] | None = None,
-        on_active: Told | None = None,
-        on_gone: Told | None = None,
+        on_active: Callback | None = None,
+        on_gone: Callback | None = None,
     ) -> None:
-        """Starts one.
+        """Start the clock.
 
         Args:
-            delays: How long things take.
-            zones: Accelerator types by zone; all in all zones where this is None.
-            quota: Queued resources that a zone may hold, whatever their state.
-            addresses: Of the workers of a node, from its id and their number; of 127.0.0.0/8
-                where this is None.
-            on_active: Called when nodes are ready, one call at a time, never for long.
-            on_gone: Called when workers are about to be taken away.
+            delays: Time in each state.
+            zones: Accelerator types by zone; None = all types in all zones.
+            quota: Maximum number of queued resources of a zone, in any state.
+            addresses: (id of a node, number of hosts) -> addresses; None = of 127.0.0.0/8.
+            on_active: Called when nodes are ready; must be short.
+            on_gone: Called before hosts are removed.
         """
         self.calls: deque[tuple[str, Any]] = deque(maxlen=1000)
         self._delays = delays
         self._zones = zones
         self._quota = quota
         self._addresses = addresses or self._loopback
-        self._told = {"active": on_active, "gone": on_gone}
+        self._callbacks = {"active": on_active, "gone": on_gone}
         self._records: dict[str, _Record] = {}
         self._operations: dict[str, operations_pb2.Operation] = {}
-        self._faults: deque[tuple[str, ApiError]] = deque()
-        self._workers = 0
+        self._errors: deque[tuple[str, ApiError]] = deque()
+        self._hosts = 0
         self._lock = threading.RLock()
-        self._clock = Clock()
+        self._clock = FakeClock()
         self._rpcs: dict[str, Callable[[Any], Any]] = {
             "CreateQueuedResource": self._create,
             "GetQueuedResource": lambda request: self._record(request.name).resource,
@@ -110,154 +109,154 @@ class FakeCloud:
             "GetOperation": self._operation,
         }
 
-    # What a front-end calls.
+    # For the servers.
 
     def call(self, rpc: str, request: Any) -> Any:
-        """The answer to an RPC.
+        """Answer an RPC.
 
         Raises:
-            ApiError: It is refused.
+            ApiError: The request is refused.
         """
         with self._lock:
             self.calls.append((rpc, request))
-            if self._faults and self._faults[0][0] in ("", rpc):
-                raise self._faults.popleft()[1]
+            if self._errors and self._errors[0][0] in ("", rpc):
+                raise self._errors.popleft()[1]
             if rpc not in self._rpcs:
                 raise ApiError("UNIMPLEMENTED", f"The fake has no {rpc}.")
             # A copy: the cloud may change while the answer is being sent.
             return deepcopy(self._rpcs[rpc](request))
 
-    # What a test or an emulator does to the cloud. `name` is a short or a full one.
+    # For tests and rehearsals. `name` is a short or a full name.
 
     def refuse(self, status: str, message: str, times: int = 1, rpc: str = "") -> None:
-        """Makes the next calls fail, of one RPC or of any."""
+        """Make the next calls of one RPC, or of any, fail."""
         with self._lock:
-            self._faults.extend([(rpc, ApiError(status, message))] * times)
+            self._errors.extend([(rpc, ApiError(status, message))] * times)
 
     def advance(self, name: str) -> None:
-        """Does now what would happen next of itself: admission, a grant, the end of a deletion."""
+        """Go to the next state now, as by admission, a grant or the end of a deletion."""
         with self._lock:
-            self._event(name, AUTOMATIC[self._found(name).state])
+            self._event(name, AUTOMATIC[self._get(name).state])
 
     def preempt(self, name: str, by: str = "SERVICE") -> None:
-        """Takes all slices back; `by` is USER where somebody deleted the nodes."""
+        """Preempt all slices; `by` is USER if a user deleted the nodes."""
         with self._lock:
-            record = self._found(name)
+            record = self._get(name)
             self._event(name, "suspend", by)
             for node in record.nodes.values():
                 node.state = "PREEMPTED" if by == "SERVICE" else "DELETING"
 
     def fail(self, name: str, code: int, message: str) -> None:
-        """Ends a request that is not met yet, with a code of google.rpc.Code."""
+        """Let a pending request fail with a code of google.rpc.Code."""
         with self._lock:
-            record = self._found(name)
+            record = self._get(name)
             error = status_pb2.Status(code=code, message=message)
             if record.state == "CREATING":
-                self._done(record, error)
+                self._complete(record, error)
             self._event(name, "fail")
             record.resource.state.failed_data = {"error": error}
 
     def maintenance(self, name: str, over: bool = False) -> None:
-        """Begins or ends maintenance of its nodes."""
+        """Start or end maintenance of its nodes."""
         with self._lock:
-            for node in self._found(name).nodes.values():
+            for node in self._get(name).nodes.values():
                 node.health = "HEALTHY" if over else "UNHEALTHY_MAINTENANCE"
 
     def node_preempted(self, name: str, node_id: str = "") -> None:
-        """Takes one node back, the first unless named; its resource stays ACTIVE."""
+        """Preempt one node, by default the first; its resource stays ACTIVE."""
         with self._lock:
-            record = self._found(name)
+            record = self._get(name)
             node_id = node_id or next(iter(record.nodes))
             record.nodes[node_id].state = tpu_v2.Node.State.PREEMPTED
-            self._tell("gone", record, [node_id])
+            self._notify("gone", record, [node_id])
 
     def node_gone(self, name: str, node_id: str = "") -> None:
-        """Removes one node without a trace; its resource stays ACTIVE."""
+        """Remove one node; its resource stays ACTIVE."""
         with self._lock:
-            record = self._found(name)
+            record = self._get(name)
             node_id = node_id or next(iter(record.nodes))
-            self._tell("gone", record, [node_id])
+            self._notify("gone", record, [node_id])
             del record.nodes[node_id]
 
     def state(self, name: str) -> str:
-        """Of a resource; "" where there is none."""
+        """Return the state of a resource; "" if it does not exist."""
         with self._lock:
-            names = {one for full in self._records for one in (full, full.rpartition("/")[2])}
-            return self._found(name).state if name in names else ""
+            record = self._find(name)
+            return record.state if record else ""
 
     def close(self) -> None:
-        """Stops; raises what a callback raised."""
+        """Stop the clock; raise what a callback raised."""
         self._clock.close()
 
-    # Steps from state to state.
+    # Transitions.
 
     def _event(self, name: str, event: str, initiator: str = "") -> None:
         with self._lock:
-            record = self._found(name)
+            record = self._get(name)
             if after(record.state, event) is None:
                 raise ValueError(f"{name} is {record.state}: {event} cannot happen")
             self._step(record, event, initiator)
 
     def _step(self, record: _Record, event: str, initiator: str = "") -> None:
-        """Puts a resource in its next state, and lets the one after follow in time."""
+        """Go to the next state, and schedule the one after it."""
         state = after(record.state, event)
         if not state:
             del self._records[record.resource.name]
-            self._done(record)
+            self._complete(record)
             return
         initiator = initiator or record.resource.state.state_initiator.name
         record.resource.state = {"state": state}
         if state in ("SUSPENDING", "SUSPENDED"):
             record.resource.state.state_initiator = initiator
-        self._in(record, state)
+        self._enter(record, state)
         seconds = getattr(self._delays, state.lower(), None)
         following = AUTOMATIC.get(state)
         if following is not None and seconds is not None:
-            self._clock.after(seconds, lambda: self._later(record, state, following))
+            self._clock.after(seconds, lambda: self._step_later(record, state, following))
 
-    def _later(self, record: _Record, state: str, event: str) -> None:
+    def _step_later(self, record: _Record, state: str, event: str) -> None:
         with self._lock:
-            # Something else has happened meanwhile, or the name is another resource's now.
+            # Unless the state changed meanwhile, or the name belongs to another resource now.
             if self._records.get(record.resource.name) is record and record.state == state:
                 self._step(record, event)
 
-    def _in(self, record: _Record, state: str) -> None:
-        """What a state means for the nodes and for the operation that is waited for."""
+    def _enter(self, record: _Record, state: str) -> None:
+        """Update nodes and operation for a new state."""
         if state == "PROVISIONING":
             record.nodes = new_nodes(record.resource)
         elif state == "ACTIVE":
             for node_id, node in record.nodes.items():
                 node.state = tpu_v2.Node.State.READY
                 node.health = tpu_v2.Node.Health.HEALTHY
-                count = find(node.accelerator_type).hosts
+                count = find_slice(node.accelerator_type).hosts
                 node.network_endpoints = endpoints(node, self._addresses(node_id, count))
-            self._tell("active", record, record.nodes)
+            self._notify("active", record, record.nodes)
         elif state in ("SUSPENDING", "DELETING"):
-            self._tell("gone", record, record.nodes)
+            self._notify("gone", record, record.nodes)
             for node in record.nodes.values():
                 node.state = tpu_v2.Node.State.DELETING
         elif state in ("SUSPENDED", "FAILED"):
             record.nodes = {}
         if state == "WAITING_FOR_RESOURCES":
-            self._done(record)
+            self._complete(record)
 
-    def _tell(self, what: str, record: _Record, node_ids: Collection[str]) -> None:
-        told = self._told[what]
+    def _notify(self, event: str, record: _Record, node_ids: Collection[str]) -> None:
+        callback = self._callbacks[event]
         workers = {
-            node_id: tuple(one.ip_address for one in record.nodes[node_id].network_endpoints)
+            node_id: tuple(host.ip_address for host in record.nodes[node_id].network_endpoints)
             for node_id in node_ids
         }
-        if told is not None and any(workers.values()):
+        if callback is not None and any(workers.values()):
             copy = deepcopy(record.resource)
-            # In the order of events, and without the lock.
-            self._clock.after(0, lambda: told(copy, workers))
+            # On the clock: in the order of events, and without the lock.
+            self._clock.after(0, lambda: callback(copy, workers))
 
     def _loopback(self, node_id: str, count: int) -> list[str]:
-        first = ip_address("127.16.0.2") + self._workers
-        self._workers += count
+        first = ip_address("127.16.0.2") + self._hosts
+        self._hosts += count
         return [str(first + index) for index in range(count)]
 
-    # Answers.
+    # RPCs.
 
     def _create(self, request: tpu_v2.CreateQueuedResourceRequest) -> operations_pb2.Operation:
         name = f"{request.parent}/queuedResources/{request.queued_resource_id}"
@@ -265,11 +264,11 @@ class FakeCloud:
         resource.name = name
         resource.create_time = datetime.now(UTC)
         check_resource(resource, self._zones)
-        nodes = {node for one in self._records.values() for node in node_names(one.resource)}
+        nodes = {node for r in self._records.values() for node in node_names(r.resource)}
         for taken in [name] if name in self._records else nodes.intersection(node_names(resource)):
             raise ApiError("ALREADY_EXISTS", f"Resource '{taken}' already exists")
-        held = sum(full.startswith(f"{request.parent}/") for full in self._records)
-        if self._quota is not None and held >= self._quota:
+        used = sum(name.startswith(f"{request.parent}/") for name in self._records)
+        if self._quota is not None and used >= self._quota:
             raise ApiError(
                 "RESOURCE_EXHAUSTED",
                 "Quota 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' exhausted. Limit"
@@ -289,16 +288,18 @@ class FakeCloud:
                 "FAILED_PRECONDITION",
                 f"Resource '{request.name}' is {record.state}: delete its nodes first or set force",
             )
-        self._done(record, status_pb2.Status(code=code_pb2.ABORTED, message="deleted meanwhile"))
+        self._complete(
+            record, status_pb2.Status(code=code_pb2.ABORTED, message="deleted meanwhile")
+        )
         record.operation = self._new_operation(request.name, "delete")
         self._step(record, "delete")
         return record.operation
 
     def _delete_node(self, request: tpu_v2.DeleteNodeRequest) -> operations_pb2.Operation:
         record, _ = self._node(request.name)
-        short = request.name.rpartition("/")[2]
-        self._tell("gone", record, [short])
-        del record.nodes[short]
+        node_id = request.name.rpartition("/")[2]
+        self._notify("gone", record, [node_id])
+        del record.nodes[node_id]
         if not record.nodes and after(record.state, "suspend"):
             self._step(record, "suspend", "USER")
         operation = self._new_operation(request.name, "delete")
@@ -309,26 +310,26 @@ class FakeCloud:
     def _list(
         self, request: tpu_v2.ListQueuedResourcesRequest
     ) -> tpu_v2.ListQueuedResourcesResponse:
-        check_place(request.parent, self._zones)
-        found = [
-            one.resource
-            for full, one in self._records.items()
-            if full.startswith(f"{request.parent}/")
+        check_location(request.parent, self._zones)
+        resources = [
+            record.resource
+            for name, record in self._records.items()
+            if name.startswith(f"{request.parent}/")
         ]
         first = int(request.page_token or 0)
         last = first + min(request.page_size or _PAGE, _PAGE)
         return tpu_v2.ListQueuedResourcesResponse(
-            queued_resources=found[first:last],
-            next_page_token=str(last) if last < len(found) else "",
+            queued_resources=resources[first:last],
+            next_page_token=str(last) if last < len(resources) else "",
         )
 
     def _list_nodes(self, request: tpu_v2.ListNodesRequest) -> tpu_v2.ListNodesResponse:
-        check_place(request.parent, self._zones)
+        check_location(request.parent, self._zones)
         return tpu_v2.ListNodesResponse(
             nodes=[
                 node
-                for full, record in self._records.items()
-                if full.startswith(f"{request.parent}/")
+                for name, record in self._records.items()
+                if name.startswith(f"{request.parent}/")
                 for node in record.nodes.values()
             ]
         )
@@ -336,40 +337,46 @@ class FakeCloud:
     def _guest_attributes(
         self, request: tpu_v2.GetGuestAttributesRequest
     ) -> tpu_v2.GetGuestAttributesResponse:
-        """None, of the workers asked for; gcloud looks here for host keys and goes on without."""
-        workers = [one for one in request.worker_ids if one]
+        """Return no attributes; gcloud looks for host keys here and continues without them."""
+        workers = [worker for worker in request.worker_ids if worker]
         count = len(workers or self._node(request.name)[1].network_endpoints)
         empty = tpu_v2.GuestAttributes(query_value=tpu_v2.GuestAttributesValue())
         return tpu_v2.GetGuestAttributesResponse(guest_attributes=[empty] * count)
 
     def _record(self, name: str) -> _Record:
-        check_place(name.partition("/queuedResources/")[0], self._zones)
+        check_location(name.partition("/queuedResources/")[0], self._zones)
         if name not in self._records:
             raise ApiError("NOT_FOUND", f"Resource '{name}' was not found")
         return self._records[name]
 
     def _node(self, name: str) -> tuple[_Record, tpu_v2.Node]:
-        place, _, short = name.partition("/nodes/")
-        check_place(place, self._zones)
-        for full, record in self._records.items():
-            if full.startswith(f"{place}/") and short in record.nodes:
-                return record, record.nodes[short]
+        location, _, node_id = name.partition("/nodes/")
+        check_location(location, self._zones)
+        for resource_name, record in self._records.items():
+            if resource_name.startswith(f"{location}/") and node_id in record.nodes:
+                return record, record.nodes[node_id]
         raise ApiError("NOT_FOUND", f"Resource '{name}' was not found")
 
-    def _found(self, name: str) -> _Record:
-        """By the short name or the full one."""
-        found = [
+    def _find(self, name: str) -> _Record | None:
+        """Look up a resource by its short or full name."""
+        records = [
             record
-            for full, record in self._records.items()
-            if name in (full, full.rpartition("/")[2])
+            for full_name, record in self._records.items()
+            if name in (full_name, full_name.rpartition("/")[2])
         ]
-        if len(found) != 1:
-            raise ValueError(f"{len(found)} queued resources are called {name!r}")
-        return found[0]
+        if len(records) > 1:
+            raise ValueError(f"{len(records)} queued resources are named {name!r}")
+        return records[0] if records else None
+
+    def _get(self, name: str) -> _Record:
+        record = self._find(name)
+        if record is None:
+            raise ValueError(f"no queued resource is named {name!r}")
+        return record
 
     def _new_operation(self, target: str, verb: str) -> operations_pb2.Operation:
-        place = "/".join(target.split("/")[:4])
-        name = f"{place}/operations/operation-{len(self._operations)}"
+        location = "/".join(target.split("/")[:4])
+        name = f"{location}/operations/operation-{len(self._operations)}"
         operation = self._operations[name] = operations_pb2.Operation(name=name)
         metadata = tpu_v2.OperationMetadata(target=target, verb=verb, api_version="v2")
         operation.metadata.Pack(tpu_v2.OperationMetadata.pb(metadata))
@@ -380,7 +387,7 @@ class FakeCloud:
             raise ApiError("NOT_FOUND", f"Operation '{request.name}' was not found")
         return self._operations[request.name]
 
-    def _done(self, record: _Record, error: status_pb2.Status | None = None) -> None:
+    def _complete(self, record: _Record, error: status_pb2.Status | None = None) -> None:
         operation = record.operation
         if operation is None or operation.done:
             return

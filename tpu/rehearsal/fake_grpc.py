@@ -1,4 +1,4 @@
-"""The fake cloud over gRPC, as tpu.googleapis.com answers."""
+"""The fake cloud over gRPC, with the methods of tpu.googleapis.com."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tpu.rehearsal.fake_validation import ApiError
 
 @contextmanager
 def serve(cloud: FakeCloud) -> Iterator[str]:
-    """Answers on this machine while the context lasts; gives the address."""
+    """Serve on this machine within the context; yield the address."""
     with ThreadPoolExecutor(4) as workers:
         server = grpc.server(workers)
         server.add_generic_rpc_handlers(
             (
-                # No servicer comes with the library: the names of its requests tell the methods.
+                # The library has no servicer; the methods follow from the names of its requests.
                 _service("google.cloud.tpu.v2.Tpu", tpu_v2, cloud),
                 _service("google.longrunning.Operations", operations_pb2, cloud),
             )
@@ -37,9 +37,9 @@ def serve(cloud: FakeCloud) -> Iterator[str]:
 
 def _service(name: str, messages: Any, cloud: FakeCloud) -> grpc.GenericRpcHandler:
     methods = {}
-    for known in dir(messages):
-        if known.endswith("Request"):
-            rpc, kind = known.removesuffix("Request"), getattr(messages, known)
+    for message in dir(messages):
+        if message.endswith("Request"):
+            rpc, kind = message.removesuffix("Request"), getattr(messages, message)
             methods[rpc] = grpc.unary_unary_rpc_method_handler(
                 _answer(cloud, rpc),
                 request_deserializer=getattr(kind, "deserialize", None) or kind.FromString,

@@ -9,18 +9,18 @@ from google.cloud import tpu_v2
 
 
 def node_names(resource: tpu_v2.QueuedResource) -> list[str]:
-    """Full names of the nodes that a resource asks for."""
-    place, _, short = resource.name.partition("/queuedResources/")
+    """Return the full names of the nodes that a resource requests."""
+    location, _, short_name = resource.name.partition("/queuedResources/")
     names = []
     for spec in resource.tpu.node_spec:
-        prefix = spec.multislice_params.node_id_prefix or short
-        several = [f"{prefix}-{index}" for index in range(spec.multislice_params.node_count)]
-        names += [f"{place}/nodes/{name}" for name in several or [spec.node_id]]
+        prefix = spec.multislice_params.node_id_prefix or short_name
+        node_ids = [f"{prefix}-{index}" for index in range(spec.multislice_params.node_count)]
+        names += [f"{location}/nodes/{node_id}" for node_id in node_ids or [spec.node_id]]
     return names
 
 
 def new_nodes(resource: tpu_v2.QueuedResource) -> dict[str, tpu_v2.Node]:
-    """Its nodes by id, in order, as they are when they begin to be made."""
+    """Return its nodes by id, in order, in the state CREATING."""
     nodes = {}
     specs = [spec for spec in resource.tpu.node_spec for _ in range(_count(spec))]
     for path, spec in zip(node_names(resource), specs, strict=True):
@@ -35,14 +35,14 @@ def new_nodes(resource: tpu_v2.QueuedResource) -> dict[str, tpu_v2.Node]:
 
 
 def endpoints(node: tpu_v2.Node, addresses: Sequence[str]) -> list[tpu_v2.NetworkEndpoint]:
-    """Its workers at these addresses; inside and outside are the same on one machine."""
-    found = []
+    """Return hosts at these addresses; internal and external ones are equal on one machine."""
+    hosts = []
     for address in addresses:
         endpoint = tpu_v2.NetworkEndpoint(ip_address=address, port=8470)
         if node.network_config.enable_external_ips:
             endpoint.access_config = tpu_v2.AccessConfig(external_ip=address)
-        found.append(endpoint)
-    return found
+        hosts.append(endpoint)
+    return hosts
 
 
 def _count(spec: tpu_v2.QueuedResource.Tpu.NodeSpec) -> int:

@@ -1,7 +1,7 @@
-"""The fake cloud over HTTP, as tpu.googleapis.com answers.
+"""The fake cloud over HTTP, with the routes of tpu.googleapis.com.
 
-The routes are those of Google's client library and bodies are read by its messages, so that a
-field that does not exist is refused as there.
+The routes come from Google's client library and its messages parse the bodies, so an unknown field
+is refused as by the real API.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from tpu.rehearsal.fake_cloud import FakeCloud
 from tpu.rehearsal.fake_validation import ApiError
-from tpu.rehearsal.http_server import Quiet, serving
+from tpu.rehearsal.http_server import QuietHandler, serving
 
 # HTTP codes, google/rpc/code.proto.
 _CODES = {
@@ -46,21 +46,21 @@ _SYSTEM = {"alt", "$alt", "prettyPrint", "key", "fields", "quotaUser", "$userPro
 
 
 def _routes() -> list[tuple[str, re.Pattern[str], str, str]]:
-    """HTTP method, path, RPC, and the field that is the body, of everything that v2 offers."""
-    found = []
+    """Return HTTP method, path, RPC and body field of every method of the API."""
+    routes = []
     for name, kind in vars(rest_base._BaseTpuRestTransport).items():
         if not name.startswith("_Base"):
             continue
         for option in kind._get_http_options():
             pattern = re.sub(
                 r"\{([\w.]+)=([^}]+)\}",
-                lambda found: f"(?P<{found[1].replace('.', '__')}>{found[2]})",
+                lambda match: f"(?P<{match[1].replace('.', '__')}>{match[2]})",
                 option["uri"],
             )
             path = re.compile(pattern.replace("*", "[^/:]+"))
             rpc = name.removeprefix("_Base")
-            found.append((option["method"].upper(), path, rpc, option.get("body", "")))
-    return found
+            routes.append((option["method"].upper(), path, rpc, option.get("body", "")))
+    return routes
 
 
 ROUTES = _routes()
@@ -68,13 +68,13 @@ ROUTES = _routes()
 
 @contextmanager
 def serve(cloud: FakeCloud) -> Iterator[str]:
-    """Answers on this machine while the context lasts; gives the URL, which ends with "/"."""
+    """Serve on this machine within the context; yield the URL, which ends with "/"."""
     handler = type("Handler", (_Handler,), {"cloud": cloud})
     with serving(handler) as address:
         yield f"http://{address}/"
 
 
-class _Handler(Quiet):  # requests are in `FakeCloud.calls`
+class _Handler(QuietHandler):  # requests are in `FakeCloud.calls`
     cloud: FakeCloud
 
     def do_GET(self) -> None:
@@ -104,44 +104,44 @@ class _Handler(Quiet):  # requests are in `FakeCloud.calls`
 
 
 def _request(method: str, path: str, query: dict[str, str], body: bytes) -> tuple[str, Any]:
-    """The RPC and its message."""
-    for verb, pattern, rpc, within in ROUTES:
-        found = pattern.fullmatch(path) if verb == method else None
-        if found is None:
+    """Return the RPC and its message."""
+    for verb, pattern, rpc, body_field in ROUTES:
+        match = pattern.fullmatch(path) if verb == method else None
+        if match is None:
             continue
         message = _message(rpc)
-        given: dict[str, Any] = {}
-        for name, value in [*found.groupdict().items(), *query.items()]:
+        values: dict[str, Any] = {}
+        for name, value in [*match.groupdict().items(), *query.items()]:
             if name not in _SYSTEM:
-                _put(given, message.DESCRIPTOR, name.replace("__", "."), value)
+                _put(values, message.DESCRIPTOR, name.replace("__", "."), value)
         try:
-            sent = json.loads(body) if body else {}
-            if within == "*":
-                given |= sent
-            elif within:
-                given[within] = given.get(within, {}) | sent
-            ParseDict(given, message)
+            content = json.loads(body) if body else {}
+            if body_field == "*":
+                values |= content
+            elif body_field:
+                values[body_field] = values.get(body_field, {}) | content
+            ParseDict(values, message)
         except (ParseError, ValueError) as error:
             raise ApiError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
-        return rpc, _plus(rpc, message)
+        return rpc, _wrapped(rpc, message)
     raise ApiError("NOT_FOUND", f"The requested URL {path} was not found on this server.")
 
 
-def _put(given: dict[str, Any], descriptor: Any, name: str, value: str) -> None:
-    """Puts the value of a path or of the query where the message has it."""
+def _put(values: dict[str, Any], descriptor: Any, name: str, value: str) -> None:
+    """Set a value from the path or the query in the field of its name."""
     first, _, rest = name.partition(".")
-    known = descriptor.fields_by_camelcase_name.get(first) or descriptor.fields_by_name.get(first)
-    if known is None:
+    field = descriptor.fields_by_camelcase_name.get(first) or descriptor.fields_by_name.get(first)
+    if field is None:
         raise ApiError(
             "INVALID_ARGUMENT",
             f'Invalid JSON payload received. Unknown name "{name}": Cannot bind query parameter.',
         )
     if rest:
-        _put(given.setdefault(known.name, {}), known.message_type, rest, value)
-    elif known.type == FieldDescriptor.TYPE_BOOL:
-        given[known.name] = value.lower() in ("true", "1")
+        _put(values.setdefault(field.name, {}), field.message_type, rest, value)
+    elif field.type == FieldDescriptor.TYPE_BOOL:
+        values[field.name] = value.lower() in ("true", "1")
     else:
-        given[known.name] = value
+        values[field.name] = value
 
 
 def _message(rpc: str) -> Any:
@@ -151,7 +151,7 @@ def _message(rpc: str) -> Any:
     return getattr(operations_pb2, f"{rpc}Request")()
 
 
-def _plus(rpc: str, message: Any) -> Any:
+def _wrapped(rpc: str, message: Any) -> Any:
     kind = getattr(tpu_v2, f"{rpc}Request", None)
     return message if kind is None else kind.wrap(message)
 
@@ -163,7 +163,7 @@ def _as_dict(answer: Any, query: dict[str, str]) -> dict[str, Any]:
 
 
 def _error(code: int, error: ApiError) -> dict[str, Any]:
-    """As in docs.cloud.google.com/apis/design/errors."""
+    """Return an error as in docs.cloud.google.com/apis/design/errors."""
     info = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
         "reason": error.status,

@@ -1,7 +1,7 @@
-"""How a queued resource goes from state to state.
+"""State transitions of a queued resource.
 
-This is a reading of documents and of what people saw, not of Google's code: every row has its
-source, and the rows marked "assumed" have none that says it outright.
+They follow documents and reports of users, not Google's code. Every row has its source; rows
+marked "assumed" have no source that states them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _PAGE = "docs.cloud.google.com/tpu/docs/queued-resources: "
 
 @dataclass(frozen=True)
 class Transition:
-    """One step.
+    """A transition.
 
     Attributes:
-        state: Before; "" where there is no resource.
-        event: What happens.
+        state: State before; "" if there is no resource.
+        event: Event that causes it.
         to: State after.
-        source: Who says so.
+        source: Source of this row.
     """
 
     state: str
@@ -56,7 +56,7 @@ TRANSITIONS = (
     Transition("DELETING", "deleted", "", _PROTO + "is being deleted"),
 )  # fmt: skip
 
-# What happens in a state of itself, after some time.
+# Events that follow by themselves after some time.
 AUTOMATIC = {
     "CREATING": "admit",
     "WAITING_FOR_RESOURCES": "grant",
@@ -65,13 +65,13 @@ AUTOMATIC = {
     "DELETING": "deleted",
 }
 
-# In which a resource is deleted without `force` (DeleteQueuedResourceRequest.force in the proto,
-# which says ACCEPTED where the API now says WAITING_FOR_RESOURCES); also one without nodes.
+# States in which a resource is deleted without `force` (DeleteQueuedResourceRequest.force in the
+# proto, where WAITING_FOR_RESOURCES has its old name ACCEPTED); also a resource without nodes.
 DELETABLE = {"WAITING_FOR_RESOURCES", "FAILED", "SUSPENDED"}
 
 _STEPS = {(row.state, row.event): row.to for row in TRANSITIONS}
 
 
 def after(state: str, event: str) -> str | None:
-    """The state that follows; None where the event cannot happen."""
+    """Return the next state; None if the event cannot happen."""
     return _STEPS.get((state, event))

@@ -1,4 +1,4 @@
-"""HTTP on this machine, for the services that are emulated."""
+"""HTTP servers on this machine, for emulated services."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 _JSON = "application/json; charset=UTF-8"
 
 
-class Quiet(BaseHTTPRequestHandler):
-    """Says nothing of its requests."""
+class QuietHandler(BaseHTTPRequestHandler):
+    """Prints nothing about its requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
     def answer(self, body: bytes, code: int = 200, headers: dict[str, str] | None = None) -> None:
-        """Sends `body`, which is JSON unless `headers` say what it is."""
-        with suppress(OSError):  # a client may have been killed meanwhile
+        """Send `body`, which is JSON unless `headers` are given."""
+        with suppress(OSError):  # the client may have been killed
             self.send_response(code)
             for name, value in ({"Content-Type": _JSON} if headers is None else headers).items():
                 self.send_header(name, value)
@@ -30,7 +30,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Answers on 127.0.0.1 while the context lasts; gives HOST:PORT."""
+    """Serve on 127.0.0.1 within the context; yield HOST:PORT."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()

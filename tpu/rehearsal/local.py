@@ -1,7 +1,7 @@
-"""``python -m tpu local``: all of it on this computer, with an emulated cloud and its machines.
+"""``bert-jax tpu local``: rehearse a submission on this computer with an emulated cloud.
 
-The same request, startup script, supervisord, training processes and watcher as on Cloud TPU; the
-API is `testing.cloud`, the TPU VMs are processes with emulated devices.
+The request, startup script, supervisord, training processes and watcher are those of Cloud TPU. The
+API is `fake_cloud`, and the TPU VMs are processes with emulated devices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bert_jax.config.accelerators import slices
 from bert_jax.runtime import status_files
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError
@@ -23,17 +24,16 @@ from pipelines.folders import RUN_LAUNCH, RUN_MARKS, exclusive, own
 from pipelines.settings import command_parser
 from tpu.config import SubmittedConfig, read
 from tpu.launch.provider import connect
-from tpu.launch.request import Launch, prepared, read_launch
+from tpu.launch.request import Launch, prepare, read_launch
 from tpu.launch.submit import submit
 from tpu.launch.watch import EMULATED, Watcher, watch
 from tpu.rehearsal import fake_rest
 from tpu.rehearsal.fake_cloud import Delays, FakeCloud
-from tpu.rehearsal.fake_vm import DEVICES, Machines
-from tpu.slices import slices
+from tpu.rehearsal.fake_vm import DEVICES, FakeVms
 
-_BACK_OFF = (1.0, 10.0)  # seconds before another attempt
-_PAUSE = 0.5  # seconds between looks of the watcher
-_SILENCE = 30  # seconds after which JAX takes a host for dead
+_BACK_OFF = (1.0, 10.0)  # seconds before the next attempt
+_PAUSE = 0.5  # seconds between observations of the watcher
+_SILENCE = 30  # seconds after which JAX treats a silent host as dead
 _ZONE = "us-central1-a"
 
 
@@ -42,43 +42,43 @@ class Emulation:
     """A cloud on this computer.
 
     Attributes:
-        cloud: Whose slices they are.
-        machines: The TPU VMs.
-        url: Of the API.
+        cloud: The cloud.
+        vms: Its TPU VMs.
+        url: URL of its API.
     """
 
     cloud: FakeCloud
-    machines: Machines
+    vms: FakeVms
     url: str
 
 
 @contextmanager
 def emulated(folder: Path, variables: dict[str, str]) -> Iterator[Emulation]:
-    """A cloud whose machines have their disks in `folder`; nothing of it outlives the context."""
+    """Start a cloud whose VMs have their disks in `folder`; stop it with the context."""
     with ExitStack() as stack:
-        machines = Machines(folder, variables)
-        stack.callback(machines.close)
+        vms = FakeVms(folder, variables)
+        stack.callback(vms.close)
         cloud = FakeCloud(
             Delays(waiting_for_resources=1.0, provisioning=1.0),
-            addresses=machines.addresses,
-            on_active=machines.boot,
-            on_gone=machines.off,
+            addresses=vms.addresses,
+            on_active=vms.boot,
+            on_gone=vms.off,
         )
         stack.callback(cloud.close)
-        yield Emulation(cloud, machines, stack.enter_context(fake_rest.serve(cloud)))
+        yield Emulation(cloud, vms, stack.enter_context(fake_rest.serve(cloud)))
 
 
 def on_workers(config: SubmittedConfig, workers: int) -> SubmittedConfig:
-    """The config on the smallest slice with so many hosts, unless it names one.
+    """Return the config with a slice of as many hosts.
 
     Raises:
-        BadArgumentsError: There is no such slice.
+        BadArgumentsError: No slice has as many hosts.
     """
-    per_slice, rest_ = divmod(workers, config.tpu.slices)
+    per_slice, remainder = divmod(workers, config.tpu.slices)
     fitting = [s for s in slices().values() if s.hosts == per_slice and s.generation.name == "v4"]
-    if rest_ or not fitting:
+    if remainder or not fitting:
         raise BadArgumentsError(
-            f"--workers {workers}: slices have 1, 2, 4, 8, 16 … hosts"
+            f"--workers {workers}: choose 1, 2, 4, 8, 16 … hosts per slice"
             f" (tpu.slices: {config.tpu.slices})"
         )
     tpu = replace(
@@ -90,33 +90,33 @@ def on_workers(config: SubmittedConfig, workers: int) -> SubmittedConfig:
 def rehearse(
     config: SubmittedConfig, emulation: Emulation, pause: Callable[[float], None] = time.sleep
 ) -> Launch:
-    """Submits the run and watches it to its end.
+    """Submit the run and watch it to its end.
 
     Args:
-        config: Of the run.
-        emulation: Where it runs.
-        pause: Called between looks with the seconds to wait.
+        config: Config of the run.
+        emulation: The emulated cloud.
+        pause: Called between observations with the seconds to wait.
 
     Raises:
         UserError: The run failed.
     """
     hosts = config.tpu.slice.hosts * config.tpu.slices
-    launch, files = prepared(config, devices=hosts * DEVICES, silence=_SILENCE, report=1.0)
+    launch, files = prepare(config, devices=hosts * DEVICES, silence=_SILENCE, report=1.0)
     provider = connect(launch.project, emulation.url)
     run = at(launch.run)
-    with _alone(run):
+    with _exclusive(run):
         launch = submit(launch, files, provider)
-        status_files.set_endpoint(run, emulation.url)
+        status_files.write_endpoint(run, emulation.url)
         try:
             watch(Watcher(launch, provider, back_off=_BACK_OFF), _PAUSE, pause)
         finally:
-            status_files.set_endpoint(run, "")
+            status_files.write_endpoint(run, "")
     return launch
 
 
 @contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """Refuses a second rehearsal in the same folder, where there are locks."""
+def _exclusive(run: Path) -> Iterator[None]:
+    """Refuse a second rehearsal in the same folder, if it supports locks."""
     own(run, "run_dir", RUN_MARKS)
     if is_remote(run):
         yield
@@ -128,43 +128,43 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 class Preemption:
-    """Pauses, and takes the slice away once when a step is done."""
+    """A pause that preempts the slice once when a step is reached."""
 
     def __init__(self, run: str, cloud: FakeCloud, step: int) -> None:
-        """Of the run in that folder, at `step`."""
-        self._run, self._cloud, self._step, self._due = run, cloud, step, True
+        """Take the folder of the run, its cloud and the step."""
+        self._run, self._cloud, self._step, self._pending = run, cloud, step, True
 
     def __call__(self, seconds: float) -> None:
-        """Pauses."""
+        """Pause."""
         time.sleep(seconds)
-        if not self._due:
+        if not self._pending:
             return
-        found, _ = status_files.look(at(self._run))
-        step = max((beat.step for beat in found.beats), default=-1)
+        status, _ = status_files.read_status(at(self._run))
+        step = max((heartbeat.step for heartbeat in status.heartbeats), default=-1)
         if step >= self._step:
-            self._due = False
-            say(f"step {step:,}: the slice is taken away, as was asked")
+            self._pending = False
+            say(f"step {step:,}: preempting the slice (--preempt-at {self._step})")
             self._cloud.preempt(read_launch(at(self._run)).name)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = command_parser(
         "tpu local",
-        "Rehearses a submission on this computer: emulated TPU VMs that run the same startup"
-        " script and training processes, and an emulated cloud. The config may stand first.",
+        "Rehearses a submission on this computer: an emulated cloud, and emulated TPU VMs that run"
+        " the real startup script and training processes. The config may be the first argument.",
     )
-    parser.add_argument("--workers", type=int, default=2, help="TPU VMs: 1, 2, 4, 8 …")
+    parser.add_argument("--workers", type=int, default=2, help="number of TPU VMs: 1, 2, 4, 8 …")
     parser.add_argument(
-        "--preempt-at", type=int, default=None, help="take the slice away once at this step"
+        "--preempt-at", type=int, default=None, help="preempt the slice once at this step"
     )
     config, options = read(parser, argv)
     config = on_workers(config, options["workers"])
     if not config.data.store.startswith("gs://"):
         read_ledger(Path(config.data.store))
     raise_on_signals(
-        "the machines are gone, as in a power failure; the same command goes on from the newest"
-        " checkpoint"
+        "the emulated hosts were stopped, as in a power failure; run the same command again to"
+        " resume from the newest checkpoint"
     )
     with (
         tempfile.TemporaryDirectory(prefix="bert-jax-local-") as folder,
@@ -173,4 +173,4 @@ def main(argv: Sequence[str]) -> None:
         step = options["preempt_at"]
         pause = time.sleep if step is None else Preemption(config.run_dir, emulation.cloud, step)
         launch = rehearse(config, emulation, pause)
-    say(f"python -m tpu logs {launch.run} shows what the machines said")
+    say(f"logs of the hosts: bert-jax tpu logs {launch.run}")
