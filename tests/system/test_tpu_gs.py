@@ -51,7 +51,7 @@ def test_a_preempted_run_in_a_bucket_ends_with_the_same_bits(
     machines.mkdir()
     result = rehearsal.run(file, *OPTIONS, **variables, TMPDIR=str(machines))
     assert result.returncode == 0, result.stderr
-    assert "the slice is taken away, as was asked" in result.stderr
+    assert "preempting the slice" in result.stderr
     assert list(machines.iterdir()) == []
     names = set(gcs_emulator.names(url, run))
     assert {"launch/SHA256SUMS", "status/DONE.json", "config.yaml", "metrics.jsonl"} <= names
@@ -77,7 +77,7 @@ def test_a_preempted_run_in_a_bucket_ends_with_the_same_bits(
 
 
 def _check_copy(copy: Path, expected: Path) -> None:
-    assert [attempt.ended for attempt in status_files.look(copy)[0].attempts] == [
+    assert [attempt.ended for attempt in status_files.read_status(copy)[0].attempts] == [
         "preempted",
         "done",
     ]

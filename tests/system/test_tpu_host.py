@@ -18,7 +18,7 @@ from bert_jax.runtime import status_files
 from bert_jax.runtime.status_files import ENDED, Heartbeat
 from support.scripted_vm import Vm, files
 from tpu.launch.bundle import SUMS
-from tpu.rehearsal.reaper import processes
+from tpu.rehearsal.process_cleanup import processes
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def vm(tmp_path: Path) -> Iterator[Vm]:
 
 
 def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
-    vm.does("step 1, step 2, step 3, exit 0")
+    vm.script("step 1, step 2, step 3, exit 0")
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.worker, beat.attempt, beat.step, beat.exit_code) == (0, 1, 3, 0)
-    done = status_files.ended(vm.run, "DONE")
+    done = status_files.read_outcome(vm.run, "DONE")
     assert done is not None
     assert (done.spec, done.attempt, done.step) == ("s", 1, 3)
     assert "step 2\nstep 3\n" in vm.log()
@@ -47,18 +47,18 @@ def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
     "code", [75, *(pytest.param(code, marks=pytest.mark.full) for code in (1, 69, 70))]
 )
 def test_it_is_started_again_after(vm: Vm, code: int) -> None:
-    vm.does(f"step 5, exit {code}", "step 9, exit 0")
+    vm.script(f"step 5, exit {code}", "step 9, exit 0")
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.step, beat.restarts) == (9, 1)
-    assert status_files.ended(vm.run, "FAILED") is None
+    assert status_files.read_outcome(vm.run, "FAILED") is None
 
 
 def test_it_is_started_again_after_a_kill(vm: Vm) -> None:
-    vm.does("step 5, kill", "step 9, exit 0")
+    vm.script("step 5, kill", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.state == ENDED)
-    assert "the training process was ended by SIGKILL" in vm.log()
+    assert "the training process was killed by SIGKILL" in vm.log()
 
 
 def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
@@ -66,25 +66,25 @@ def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
 ) -> None:
     """The host's own part, whose heartbeats are looked at as they are sent."""
     sent: list[tuple[str, bool]] = []
-    beat = status_files.beat
+    write_heartbeat = status_files.write_heartbeat
 
-    def looked_at(run: Path, found: Heartbeat) -> None:
-        beat(run, found)
-        sent.append((found.state, status_files.ended(run, "DONE") is not None))
+    def observed(run: Path, heartbeat: Heartbeat) -> None:
+        write_heartbeat(run, heartbeat)
+        sent.append((heartbeat.state, status_files.read_outcome(run, "DONE") is not None))
 
-    monkeypatch.setattr("bert_jax.runtime.status_files.beat", looked_at)
-    vm.does("step 1, exit 0")
+    monkeypatch.setattr("bert_jax.runtime.status_files.write_heartbeat", observed)
+    vm.script("step 1, exit 0")
     assert vm.here(monkeypatch).run() == 0
     assert sent[-1] == (ENDED, True)
 
 
 @pytest.mark.parametrize("code", [78, pytest.param(64, marks=pytest.mark.full)])
 def test_it_is_never_started_again_after(vm: Vm, code: int) -> None:
-    vm.does(f"say data.store is damaged, exit {code}", "step 9, exit 0")
+    vm.script(f"say data.store is damaged, exit {code}", "step 9, exit 0")
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.exit_code, beat.note) == (code, f"exit {code}")
-    failed = status_files.ended(vm.run, "FAILED")
+    failed = status_files.read_outcome(vm.run, "FAILED")
     assert failed is not None
     time.sleep(1.5)
     assert vm.acts.read_text("utf-8") == "step 9, exit 0", "another life"
@@ -95,17 +95,17 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
 ) -> None:
     """The host's own part, in the place of which supervisord would start it again."""
     monkeypatch.setattr("tpu.host.supervise._PAUSES", (0.0, 0.0))
-    vm.does(*["step 4, exit 1"] * 20)
+    vm.script(*["step 4, exit 1"] * 20)
     vm.machine.home.mkdir(exist_ok=True)
     (vm.machine.home / "host.log").write_text("bert-jax: the disk is full\n", "utf-8")
     codes = []
     while not codes or codes[-1] == 1:
         codes.append(vm.here(monkeypatch).run())
     assert codes == [1] * 10 + [78]  # the first got on, ten did not
-    failed = status_files.ended(vm.run, "FAILED")
+    failed = status_files.read_outcome(vm.run, "FAILED")
     assert failed is not None
     assert failed.step == 4
-    assert failed.note == "given up after 10 starts without a new step: the disk is full"
+    assert failed.note == "gave up after 10 starts without a new step: the disk is full"
 
 
 def test_preemptions_without_a_new_step_are_not_given_up(
@@ -113,14 +113,14 @@ def test_preemptions_without_a_new_step_are_not_given_up(
 ) -> None:
     """They are nobody's fault, however many follow each other."""
     monkeypatch.setattr("tpu.host.supervise._PAUSES", (0.0, 0.0))
-    vm.does(*["step 4, exit 75"] * 13)
+    vm.script(*["step 4, exit 75"] * 13)
     assert {vm.here(monkeypatch).run() for _ in range(13)} == {75}
-    assert status_files.ended(vm.run, "FAILED") is None
+    assert status_files.read_outcome(vm.run, "FAILED") is None
 
 
 @pytest.mark.full
 def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
-    vm.does("exit 69", "exit 69", "sleep")
+    vm.script("exit 69", "exit 69", "sleep")
     vm.booted()
     beat = vm.until(lambda beat: beat.busy == 2 and beat.restarts == 2)
     assert beat.state == "busy"
@@ -129,20 +129,20 @@ def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
 @pytest.mark.full
 def test_one_that_hangs_is_killed(vm: Vm) -> None:
     vm.sent(files(hang_timeout=1))
-    vm.does("step 5, hang", "step 9, exit 0")
+    vm.script("step 5, hang", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.step == 9 and beat.state == ENDED, 40)
-    assert "does not answer; it is killed" in vm.log()
+    assert "does not respond; killing it" in vm.log()
 
 
 def test_stop_saves_and_ends(vm: Vm) -> None:
-    vm.does("step 5, sleep", "step 9, exit 0")
+    vm.script("step 5, sleep", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.step == 5)
-    status_files.ask_to_stop(vm.run)
+    status_files.request_stop(vm.run)
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.exit_code, beat.note) == (75, "told to stop")
-    stopped = status_files.ended(vm.run, "STOPPED")
+    stopped = status_files.read_outcome(vm.run, "STOPPED")
     assert stopped is not None
     assert stopped.step == 5
     assert vm.acts.read_text("utf-8") == "step 9, exit 0"
@@ -150,27 +150,27 @@ def test_stop_saves_and_ends(vm: Vm) -> None:
 
 def test_stop_before_it_begins_and_while_it_begins(vm: Vm) -> None:
     """What ends before it can save has nothing to save; it must not be started again."""
-    status_files.ask_to_stop(vm.run)
-    vm.does("step 9, exit 0")
+    status_files.request_stop(vm.run)
+    vm.script("step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.state == ENDED)
     assert vm.acts.read_text("utf-8") == "step 9, exit 0"
-    assert status_files.ended(vm.run, "STOPPED") is not None
+    assert status_files.read_outcome(vm.run, "STOPPED") is not None
 
 
 def test_a_stop_that_comes_before_the_handler_is_a_stop_all_the_same(vm: Vm) -> None:
-    vm.does("deaf", "step 9, exit 0")
+    vm.script("deaf", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.state == "starting")
-    status_files.ask_to_stop(vm.run)
+    status_files.request_stop(vm.run)
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert beat.exit_code == 128 + signal.SIGTERM
-    assert status_files.ended(vm.run, "STOPPED") is not None
-    assert status_files.ended(vm.run, "FAILED") is None
+    assert status_files.read_outcome(vm.run, "STOPPED") is not None
+    assert status_files.read_outcome(vm.run, "FAILED") is None
 
 
 def test_a_machine_that_goes_down_lets_the_training_process_save(vm: Vm) -> None:
-    vm.does("step 5, sleep", "exit 0")
+    vm.script("step 5, sleep", "exit 0")
     vm.booted()
     vm.until(lambda beat: beat.step == 5)
     (supervisor,) = vm.supervisors()
@@ -185,7 +185,7 @@ def test_a_machine_that_goes_down_lets_the_training_process_save(vm: Vm) -> None
 
 @pytest.mark.full
 def test_the_script_twice_at_once_and_after_a_reboot(vm: Vm) -> None:
-    vm.does("step 5, sleep", "step 7, exit 0")
+    vm.script("step 5, sleep", "step 7, exit 0")
     vm.booted()
     first = vm.until(lambda beat: beat.step == 5)
     supervisors = vm.supervisors()
@@ -204,12 +204,12 @@ def test_the_script_twice_at_once_and_after_a_reboot(vm: Vm) -> None:
 
 
 def test_another_attempt_on_the_same_disk_forgets_what_was(vm: Vm) -> None:
-    vm.does("exit 69", "exit 69", "sleep")
+    vm.script("exit 69", "exit 69", "sleep")
     vm.booted()
     vm.until(lambda beat: beat.busy == 2)
     vm.machine.off()
     vm.sent(files(), attempt=2)
-    vm.does("step 1, sleep")
+    vm.script("step 1, sleep")
     vm.booted()
     beat = vm.until(lambda beat: beat.attempt == 2 and beat.step == 1)
     assert (beat.restarts, beat.busy) == (0, 0)
@@ -217,7 +217,7 @@ def test_another_attempt_on_the_same_disk_forgets_what_was(vm: Vm) -> None:
 
 @pytest.mark.parametrize("name", [SUMS, "host.json"])
 def test_what_is_not_what_was_submitted_is_not_run(vm: Vm, name: str) -> None:
-    vm.does("exit 0")
+    vm.script("exit 0")
     with (vm.run / "launch" / name).open("ab") as file:
         file.write(b" ")
     vm.booted()

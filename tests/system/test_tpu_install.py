@@ -27,8 +27,8 @@ from support.commands import ROOT
 from support.scripted_vm import ATTRIBUTES, Vm
 from tpu.config import SubmittedConfig, TpuConfig
 from tpu.launch.bundle import SUMS
-from tpu.launch.request import prepared
-from tpu.rehearsal.reaper import processes
+from tpu.launch.request import prepare
+from tpu.rehearsal.process_cleanup import processes
 
 _NETWORK = ("UV_", "PIP_", "SSL_")  # how this computer reaches PyPI
 VERSION = platform.python_version()
@@ -157,7 +157,7 @@ def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_p
     run = replace(config_base, run_dir=str(vm.run), phases=(Phase(length=32, steps=5),))
     values = {key.name: getattr(run, key.name) for key in fields(RunConfig)}
     tpu = TpuConfig("v4-8", ("us-central2-b",), "my-project")
-    launch, files = prepared(SubmittedConfig(**values, tpu=tpu), devices=2, report=0.5)
+    launch, files = prepare(SubmittedConfig(**values, tpu=tpu), devices=2, report=0.5)
     files["python.txt"] = VERSION.encode()
     shutil.rmtree(vm.run)
     vm.run.mkdir()

@@ -20,7 +20,7 @@ from bert_jax.config.run import CheckpointConfig, Phase, RunConfig
 from bert_jax.runtime import status_files
 from bert_jax.runtime.status_files import Heartbeat
 from bert_jax.training import metrics
-from pipelines.commands.prepare import prepare
+from pipelines.data.store.prepare import prepare
 from support import rehearsal
 from support.commands import ROOT, command, inspected, refused, write_config
 from support.corpora import write_corpus
@@ -29,7 +29,7 @@ from support.shared import Shared
 from tpu.config import SubmittedConfig
 from tpu.launch.request import read_launch
 from tpu.rehearsal.local import Emulation, emulated, on_workers, rehearse
-from tpu.rehearsal.reaper import processes
+from tpu.rehearsal.process_cleanup import processes
 
 STEPS = 40
 
@@ -118,7 +118,7 @@ def test_a_preempted_rehearsal_ends_with_the_same_bits_and_leaves_nothing(
     assert list(machines.iterdir()) == []
     done = json.loads((run / "status" / "DONE.json").read_text("utf-8"))
     assert done["step"] == config_base.steps
-    first, second = status_files.look(run)[0].attempts
+    first, second = status_files.read_status(run)[0].attempts
     assert (first.ended, second.ended) == ("preempted", "done")
     assert 2 <= first.ended_step < config_base.steps
     for attempt, worker in product((1, 2), (0, 1)):
@@ -137,9 +137,8 @@ class Faults:
 
     def __call__(self, seconds: float) -> None:
         time.sleep(seconds)
-        beats = [
-            b for b in status_files.look(self.run)[0].beats if b.state == status_files.TRAINING
-        ]
+        status, _ = status_files.read_status(self.run)
+        beats = [beat for beat in status.heartbeats if beat.state == status_files.TRAINING]
         if len(beats) < 2 or not self._plan:
             return
         step, fault = self._plan[0]
@@ -182,14 +181,14 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     faults = Faults(run, emulation)
     rehearse(config, emulation, pause=faults)
     assert faults.struck == ["kill", "terminate", "stop", "preempt"]
-    first, second = status_files.look(run)[0].attempts
+    first, second = status_files.read_status(run)[0].attempts
     assert (first.ended, second.ended) == ("preempted", "done")
     assert emulation.cloud.state(read_launch(run).name) == ""
-    assert emulation.machines.there == {}
+    assert emulation.vms.running == {}
     log = "".join(path.read_text("utf-8") for path in (run / "logs").glob("*/*.log"))
     assert "no step was done for 30 seconds" in log, log  # the peer of the one that was stopped
-    assert "does not answer; it is killed" in log, log  # the one that was stopped
-    assert re.search(r"told to stop: step \d+ of 40 is saved", log)
+    assert "does not respond; killing it" in log, log  # the one that was stopped
+    assert re.search(r"stopped on request: step \d+ of 40 is saved", log)
     same_run(run, undisturbed)
     homes = list((tmp_path / "machines").glob("boot-*/*/attributes"))
     assert len(homes) == 4
@@ -207,8 +206,8 @@ class AwkwardPreemptions:
         self.left = [self.compiling, self.evaluating]
 
     def compiling(self) -> bool:
-        found, _ = status_files.look(self.run)
-        return [beat.state for beat in found.beats] == [status_files.STARTING] * 2
+        found, _ = status_files.read_status(self.run)
+        return [beat.state for beat in found.heartbeats] == [status_files.STARTING] * 2
 
     def evaluating(self) -> bool:
         lines = [line for line in metrics.read(self.run) if line["step"] == 20]
@@ -233,7 +232,7 @@ def test_two_slices_are_one_job_and_may_go_while_compiling_and_evaluating(
     faults = AwkwardPreemptions(tmp_path / "run", emulation)
     rehearse(config, emulation, pause=faults)
     assert faults.left == []
-    attempts = status_files.look(tmp_path / "run")[0].attempts
+    attempts = status_files.read_status(tmp_path / "run")[0].attempts
     assert [a.ended for a in attempts] == ["preempted", "preempted", "done"]
     assert attempts[0].ended_step == -1
     assert attempts[1].ended_step < 20
@@ -276,7 +275,7 @@ def test_whatever_ends_a_rehearsal_its_machines_go_too(
         time.sleep(0.05)
     assert machines() == []
     if number == signal.SIGTERM:
-        refused(tpu("status", run), 78, "its cloud is gone", "tpu logs")
+        refused(tpu("status", run), 78, "was a rehearsal", "tpu logs")
     if number != signal.SIGKILL:
         assert list(tmp_path.glob("bert-jax-local-*")) == []
 

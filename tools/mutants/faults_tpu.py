@@ -8,8 +8,8 @@ FAULTS = [
     Fault(
         name="stale-heartbeat-counts",
         file="tpu/launch/decide.py",
-        old="fresh = [beat for beat in beats if beat.age < FRESH]",
-        new="fresh = list(beats)",
+        old="fresh = [heartbeat for heartbeat in heartbeats if heartbeat.age < FRESH]",
+        new="fresh = list(heartbeats)",
         description="a slice whose hosts are silent is paid for without end",
     ),
     Fault(
@@ -73,8 +73,8 @@ FAULTS = [
     Fault(
         name="preflight-last-collective-counts",
         file="tpu/preflight/hlo_analysis.py",
-        old='found[match["kind"]] += _SIZES',
-        new='found[match["kind"]] = _SIZES',
+        old='received[match["kind"]] += _SIZES',
+        new='received[match["kind"]] = _SIZES',
         description="preflight tells too little of what devices exchange",
         core=True,
     ),

@@ -15,7 +15,7 @@ from google.cloud import tpu_v2
 
 from support.slice_requests import NAME, PLACE, ZONE, active, hurry, reached, resource
 from tpu.launch import provider
-from tpu.launch.explain import CloudError, explain
+from tpu.launch.api_errors import CloudError, cloud_error
 from tpu.launch.provider import ABSENT, Node, QueuedResources
 from tpu.rehearsal import fake_cloud as fake
 from tpu.rehearsal.fake_cloud import STILL, FakeCloud
@@ -117,7 +117,7 @@ def test_a_name_that_another_ones_node_has_is_an_error(
     cloud: FakeCloud, slices: QueuedResources
 ) -> None:
     assert slices.create(ZONE, "run", resource())
-    with pytest.raises(CloudError, match="the name is taken") as error:
+    with pytest.raises(CloudError, match="the name is already used") as error:
         slices.create(ZONE, "other", resource())
     assert (error.value.kind, error.value.exit_code) == ("name", 64)
 
@@ -158,7 +158,7 @@ def test_one_with_nodes_is_deleted_by_force_only(
     # REST knows only that it was a bad request; the body of its answer tells the rest.
     kind = {"grpc": exceptions.FailedPrecondition, "rest": exceptions.BadRequest}[protocol]
     assert type(refused.value) is kind
-    assert explain(refused.value).status == "FAILED_PRECONDITION"
+    assert cloud_error(refused.value).status == "FAILED_PRECONDITION"
     assert cloud.state("run") == "ACTIVE"
     slices.delete(ZONE, "run")
     assert cloud.state("run") == "DELETING"
@@ -211,7 +211,7 @@ def test_a_failure_is_told_with_code_and_message(cloud: FakeCloud, slices: Queue
     found = slices.describe(ZONE, "run")
     assert found
     assert (found.state, found.error_code) == ("FAILED", "RESOURCE_EXHAUSTED")
-    error = explain((found.error_code, found.error), ZONE, found.accelerator)
+    error = cloud_error((found.error_code, found.error), ZONE, found.accelerator)
     assert (error.kind, error.retry_elsewhere) == ("capacity", True)
 
 
@@ -224,7 +224,7 @@ def test_a_request_that_is_refused_after_a_while_is_explained(
         message = 'There is no more capacity in the zone "us-west4-a"'
         timer = threading.Timer(0.1, lambda: made.fail("run", 8, message))
         timer.start()
-        with pytest.raises(CloudError, match="has no v5litepod-16 to give now"):
+        with pytest.raises(CloudError, match="has no capacity for v5litepod-16 now"):
             QueuedResources("p", client).create(ZONE, "run", resource())
         timer.join()
     made.close()
@@ -246,7 +246,7 @@ def test_passing_failures_are_passed_over(cloud: FakeCloud, slices: QueuedResour
 def test_failures_that_last_are_told_once(
     cloud: FakeCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "_PATIENCE", 0.3)
+    monkeypatch.setattr(provider, "_RETRY_TIME", 0.3)
     cloud.refuse("UNAVAILABLE", "The service is currently unavailable.", times=1000)
     with pytest.raises(CloudError, match="run the command again") as error:
         slices.list(ZONE)

@@ -21,8 +21,8 @@ from support.submitted_run import (
     hosts_say,
     tick,
     tpu,
-    until,
 )
+from support.waiting import wait_until
 from tpu.launch.logs import Tail
 from tpu.launch.provider import ENDPOINT, connect
 from tpu.launch.request import Launch, queued_resource, read_launch
@@ -41,10 +41,10 @@ def test_what_was_submitted_is_taken_up_and_nothing_else_is(
     assert "already" in capsys.readouterr().err
     assert creations(cloud) == 1
     other = replace(launch, tpu=replace(launch.tpu, capacity="on-demand"))
-    with pytest.raises(BadInputError, match="other settings or code; first: python -m tpu stop"):
+    with pytest.raises(BadInputError, match="other settings or code; first run: bert-jax tpu stop"):
         submit(other, {}, watcher.provider)
     with pytest.raises(BadInputError, match="other settings or code"):
-        Watcher(other, watcher.provider).look()
+        Watcher(other, watcher.provider).observe()
     assert creations(cloud) == 1
 
 
@@ -55,7 +55,7 @@ def test_a_slice_whose_making_was_not_written_down_is_taken_up(
     (watcher.run / "status" / "attempts" / "0001.json").unlink()
     granted(cloud, watcher)
     assert tick(watcher) == "BOOTING"
-    (attempt,) = status_files.look(watcher.run)[0].attempts
+    (attempt,) = status_files.read_status(watcher.run)[0].attempts
     assert (attempt.number, attempt.active > 0) == (1, True)
     assert creations(cloud) == 1
 
@@ -82,13 +82,13 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
 def test_a_done_run_is_not_submitted_again_and_a_failed_one_is(
     cloud: FakeCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status_files.end(watcher.run, "DONE", Outcome(launch.spec, 1, 80))
+    status_files.write_outcome(watcher.run, "DONE", Outcome(launch.spec, 1, 80))
     watch(watcher, 0.05)
     submit(launch, {}, watcher.provider)
-    assert "is done, at step 80; nothing was submitted" in capsys.readouterr().err
+    assert "is complete at step 80; nothing was submitted" in capsys.readouterr().err
     assert creations(cloud) == 1
     (watcher.run / "status" / "DONE.json").unlink()
-    status_files.end(watcher.run, "FAILED", Outcome(launch.spec, 1, 80, "disk full"))
+    status_files.write_outcome(watcher.run, "FAILED", Outcome(launch.spec, 1, 80, "disk full"))
     made = submit(launch, {}, watcher.provider)
     assert made.first == 2
     assert tick(Watcher(made, watcher.provider)) == "QUEUED"
@@ -137,7 +137,7 @@ def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watche
     foreign = queued_resource(replace(watcher.launch, name="theirs"), ZONES[0], 1)
     foreign.tpu.node_spec[0].node.labels.clear()
     watcher.provider.create(ZONES[0], "theirs", foreign)
-    until(lambda: cloud.state("theirs") == "WAITING_FOR_RESOURCES")
+    wait_until(lambda: cloud.state("theirs") == "WAITING_FOR_RESOURCES")
     for name in (watcher.launch.name, "theirs"):
         cloud.fail(name, 8, "no more capacity")
     listed = tpu("gc", "--zones", *ZONES, "--dry-run", "--json")
@@ -175,7 +175,7 @@ def test_logs_are_those_of_the_newest_slice_line_by_line(watcher: Watcher) -> No
 
 @pytest.mark.parametrize("name", ["watch", "status", "stop", "delete", "logs", "ssh"])
 def test_a_folder_where_nothing_was_submitted_is_refused(name: str, tmp_path: Path) -> None:
-    refused(tpu(name, str(tmp_path)), 78, str(tmp_path), "was never submitted")
+    refused(tpu(name, str(tmp_path)), 78, str(tmp_path), "was not submitted")
     refused(tpu(name), 64, "RUN" if name != "ssh" else "give")
 
 

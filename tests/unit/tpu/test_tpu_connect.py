@@ -16,11 +16,11 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 from bert_jax.runtime.errors import BadInputError
 from support.slice_requests import NAME, PLACE, ZONE, hurry, resource
 from tpu.launch import provider
-from tpu.launch.explain import CloudError
+from tpu.launch.api_errors import CloudError
 from tpu.launch.provider import ENDPOINT, QueuedResources, connect
 from tpu.rehearsal import fake_rest
 from tpu.rehearsal.fake_cloud import STILL, FakeCloud
-from tpu.rehearsal.http_server import Quiet, serving
+from tpu.rehearsal.http_server import QuietHandler, serving
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{closed.getsockname()[1]}/")
-        monkeypatch.setattr(provider, "_PATIENCE", 0.1)
+        monkeypatch.setattr(provider, "_RETRY_TIME", 0.1)
         with pytest.raises(CloudError) as error:
             connect("p").list(ZONE)
     assert (error.value.kind, error.value.exit_code) == ("transient", 69)
@@ -77,7 +77,7 @@ def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
     """Slices of a server that says the same to everything, as a proxy may."""
 
-    class Handler(Quiet):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.answer(text, code)
 
@@ -103,7 +103,7 @@ def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
 def test_what_is_no_answer_of_the_api_is_told_in_a_line(
     text: bytes, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "_PATIENCE", 0.1)
+    monkeypatch.setattr(provider, "_RETRY_TIME", 0.1)
     with answering(text, code) as slices, pytest.raises(CloudError) as error:
         slices.describe(ZONE, "run")
     assert str(error.value).isprintable()
@@ -111,7 +111,7 @@ def test_what_is_no_answer_of_the_api_is_told_in_a_line(
 
 
 def test_an_answer_of_a_million_slices_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider, "_PATIENCE", 0.1)
+    monkeypatch.setattr(provider, "_RETRY_TIME", 0.1)
     node = {"parent": PLACE, "node": {}, "multisliceParams": {"nodeCount": 10**6}}
     answer = {"name": NAME, "tpu": {"nodeSpec": [node]}, "state": {"state": "ACTIVE"}}
     told = pytest.raises(CloudError, match="1,000,000 slices")

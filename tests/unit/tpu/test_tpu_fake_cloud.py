@@ -14,7 +14,8 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 from google.api_core import exceptions
 from google.cloud import tpu_v2
 
-from support.slice_requests import NAME, PLACE, ZONE, eventually, hurry, reached, resource
+from support.slice_requests import NAME, PLACE, ZONE, hurry, reached, resource
+from support.waiting import wait_until
 from tpu.launch.provider import QueuedResources
 from tpu.rehearsal import fake_rest
 from tpu.rehearsal.fake_cloud import STILL, Delays, FakeCloud
@@ -46,7 +47,7 @@ def test_a_life_with_googles_client_alone(protocol: str) -> None:
             parent=PLACE, queued_resource_id="run", queued_resource=resource()
         )
         assert operation.result(timeout=10).name == NAME
-        eventually(lambda: client.get_queued_resource(name=NAME).state.state.name == "ACTIVE")
+        wait_until(lambda: client.get_queued_resource(name=NAME).state.state.name == "ACTIVE")
         assert [one.name for one in client.list_queued_resources(parent=PLACE)] == [NAME]
         (node,) = client.list_nodes(parent=PLACE)
         assert client.get_node(name=f"{PLACE}/nodes/run") == node
@@ -94,11 +95,11 @@ def test_an_emulator_hears_of_workers_in_order() -> None:
     with reached(made, "rest") as client:
         slices = QueuedResources("p", client)
         slices.create(ZONE, "run", resource(accelerator_type="v5litepod-8"))
-        eventually(lambda: len(heard) == 1)
+        wait_until(lambda: len(heard) == 1)
         made.preempt("run")
-        eventually(lambda: made.state("run") == "SUSPENDED")
+        wait_until(lambda: made.state("run") == "SUSPENDED")
         slices.delete(ZONE, "run")  # whose workers have gone already
-        eventually(lambda: made.state("run") == "")
+        wait_until(lambda: made.state("run") == "")
     made.close()
     assert heard == [("active", {"run": ("127.0.9.0",)}), ("gone", {"run": ("127.0.9.0",)})]
 
@@ -110,7 +111,7 @@ def test_a_callback_that_fails_is_not_lost() -> None:
     made = FakeCloud(Delays(0, 0, 0, 0, 0), on_active=fail)
     request = {"parent": PLACE, "queued_resource_id": "run", "queued_resource": resource()}
     made.call("CreateQueuedResource", tpu_v2.CreateQueuedResourceRequest(request))
-    eventually(lambda: made.state("run") == "ACTIVE")
+    wait_until(lambda: made.state("run") == "ACTIVE")
     with pytest.raises(RuntimeError, match="no room"):
         made.close()
 

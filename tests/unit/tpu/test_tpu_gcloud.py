@@ -22,7 +22,7 @@ from tpu.launch.provider import ENDPOINT, connect
 from tpu.launch.request import Launch, queued_resource
 from tpu.rehearsal import fake_rest
 from tpu.rehearsal.fake_cloud import Delays, FakeCloud
-from tpu.rehearsal.http_server import Quiet, serving
+from tpu.rehearsal.http_server import QuietHandler, serving
 
 GCLOUD = shutil.which("gcloud")
 pytestmark = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
@@ -50,7 +50,7 @@ def url(cloud: FakeCloud) -> Iterator[str]:
 def compute() -> Iterator[str]:
     """What `tpu-vm ssh` asks of Compute Engine: the project, which has no keys of its own."""
 
-    class Handler(Quiet):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.answer(json.dumps({"name": PROJECT, "commonInstanceMetadata": {}}).encode())
 

@@ -8,7 +8,7 @@ import pytest
 
 from support import preflight
 from support.commands import invoke, refused
-from tpu.preflight.hlo_analysis import Program, collectives
+from tpu.preflight.hlo_analysis import CompiledStep, collectives
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_bad_input_is_one_line(config: Path, tmp_path: Path) -> None:
         "unknown accelerator 'v9-8'",
     )
     pmap = invoke("tpu", "preflight", config, "--accelerator", "v3-8", "--parallel.mapping", "pmap")
-    refused(pmap, 78, "parallel.mapping: jit")
+    refused(pmap, 78, "parallel.mapping: pmap")
     lstm = invoke("tpu", "preflight", config, "--accelerator", "v3-8", "--model.encoder", "lstm")
     refused(lstm, 78, "model.encoder: lstm")
     refused(
@@ -44,5 +44,5 @@ def test_collectives_are_counted_with_their_shapes() -> None:
 
 
 def test_a_step_needs_its_arguments_and_what_it_computes() -> None:
-    found = Program(1.0, "compiler", 2.0, 3.5, 1e9, 1e6, {}, 9e8)
-    assert found.gib == pytest.approx(5.5)
+    step = CompiledStep(1.0, "compiler", 2.0, 3.5, 1e9, 1e6, {}, 9e8)
+    assert step.gib == pytest.approx(5.5)

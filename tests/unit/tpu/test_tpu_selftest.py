@@ -9,7 +9,7 @@ import pytest
 from bert_jax.runtime.errors import DeviceUnavailableError, UserError
 from support.commands import invoke
 from tpu.launch.provider import ENDPOINT, connect
-from tpu.launch.selftest import selftest, unknown
+from tpu.launch.selftest import selftest, unknown_transitions
 from tpu.launch.ssh import arguments
 from tpu.rehearsal import fake_rest
 from tpu.rehearsal.fake_cloud import Delays, FakeCloud
@@ -42,8 +42,8 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
 def test_it_asks_for_one_chip_tells_its_states_and_leaves_nothing(quick: FakeCloud) -> None:
     result = invoke("tpu", "selftest", "--project", PROJECT)
     assert result.returncode == 0, result.stderr
-    assert "one v5litepod-1 spot chip: some 0.24 USD an hour" in result.stderr
-    for state in ("ACTIVE", "DELETING", "gone", "as the tests believe it"):
+    assert "v5litepod-1 spot: about 0.24 USD per hour" in result.stderr
+    for state in ("ACTIVE", "DELETING", "deleted", "all transitions are as expected"):
         assert state in result.stderr
     (created,) = (request for rpc, request in quick.calls if rpc == "CreateQueuedResource")
     assert "spot" in created.queued_resource
@@ -67,13 +67,13 @@ def test_a_slice_that_fails_is_deleted_too(full: FakeCloud) -> None:
         selftest(connect(PROJECT), PROJECT, ZONE, patience=9, pause=0.05, sleep=fail)
 
 
-def test_what_the_tests_do_not_know_of_is_told() -> None:
-    known = ["CREATING", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "DELETING", ""]
-    assert unknown([(state, 0.0) for state in known]) == []
-    # Between two looks states may pass.
-    assert unknown([("CREATING", 0.0), ("ACTIVE", 0.0), ("", 0.0)]) == []
-    assert unknown([("SUSPENDED", 0.0), ("ACTIVE", 0.0)]) == ["SUSPENDED -> ACTIVE"]
-    assert unknown([("ACTIVE", 0.0), ("RESETTING", 0.0)]) == ["ACTIVE -> RESETTING"]
+def test_unknown_transitions_are_reported() -> None:
+    states = ["CREATING", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "DELETING", ""]
+    assert unknown_transitions([(state, 0.0) for state in states]) == []
+    # States between two checks are not observed.
+    assert unknown_transitions([("CREATING", 0.0), ("ACTIVE", 0.0), ("", 0.0)]) == []
+    assert unknown_transitions([("SUSPENDED", 0.0), ("ACTIVE", 0.0)]) == ["SUSPENDED -> ACTIVE"]
+    assert unknown_transitions([("ACTIVE", 0.0), ("RESETTING", 0.0)]) == ["ACTIVE -> RESETTING"]
 
 
 def test_ssh_is_gclouds() -> None:

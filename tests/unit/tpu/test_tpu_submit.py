@@ -22,7 +22,7 @@ from pipelines.settings import command_parser
 from support.commands import ROOT, invoke, refused, run_process
 from tpu.config import SubmittedConfig, read
 from tpu.launch.bundle import SUMS, upload
-from tpu.launch.request import Launch, name_of, prepared, queued_resource, redacted
+from tpu.launch.request import Launch, name_of, prepare, queued_resource, redacted
 from tpu.launch.submit import request_json
 
 GOLDEN = ROOT / "tests" / "golden" / "tpu_submit.txt"
@@ -53,7 +53,7 @@ def config(*options: str, file: Path = CONFIG) -> SubmittedConfig:
 
 @pytest.fixture(scope="module")
 def launch() -> tuple[Launch, dict[str, bytes]]:
-    return prepared(config("--tpu.project", "my-project"))
+    return prepare(config("--tpu.project", "my-project"))
 
 
 # Made with: GOOGLE_CLOUD_PROJECT=my-project python -m tpu submit
@@ -104,7 +104,7 @@ def test_a_dry_run_for_programs_is_the_body_that_is_sent(
 
 
 def of(*options: str) -> dict[str, Any]:
-    return request_json(prepared(config("--tpu.project", "my-project", *options))[0], "us-west4-a")
+    return request_json(prepare(config("--tpu.project", "my-project", *options))[0], "us-west4-a")
 
 
 def test_every_key_of_the_config_reaches_the_request() -> None:
@@ -143,12 +143,13 @@ def test_names_are_valid_and_of_one_run_each() -> None:
 def test_the_bundle_is_the_same_whenever_it_is_made_and_holds_what_runs(
     launch: tuple[Launch, dict[str, bytes]],
 ) -> None:
-    again, files = prepared(config("--tpu.project", "my-project"))
+    again, files = prepare(config("--tpu.project", "my-project"))
     assert files == launch[1]
     assert again.spec == launch[0].spec
     (wheel,) = (name for name in files if name.endswith(".whl"))
     names = zipfile.ZipFile(io.BytesIO(files[wheel])).namelist()
     for part in (
+        "bert_jax/config/accelerators.yaml",
         "bert_jax/training/trainer.py",
         "pipelines/commands/pretrain.py",
         "tpu/host/supervise.py",
@@ -164,7 +165,7 @@ def test_what_makes_another_launch_and_what_does_not(
     launch: tuple[Launch, dict[str, bytes]],
 ) -> None:
     def spec(*options: str) -> str:
-        return prepared(config("--tpu.project", "my-project", *options))[0].spec
+        return prepare(config("--tpu.project", "my-project", *options))[0].spec
 
     assert spec("--tpu.max_wait", "60", "--tpu.zones", "[us-east5-a]") == launch[0].spec
     assert spec("--tpu.capacity", "on-demand") != launch[0].spec
@@ -208,7 +209,7 @@ def test_secrets_are_not_printed_and_keys_are_not_sent(tmp_path: Path) -> None:
     assert "[redacted]" in result.stdout
     for word in ("PRIVATE KEY", "MIIEvQ", "0123456789abcdef", str(key)):
         assert word not in result.stdout + result.stderr
-    files = prepared(config("--tpu.project", "my-project"))[1]
+    files = prepare(config("--tpu.project", "my-project"))[1]
     assert set(files) == {
         "python.txt", "tools.txt", "requirements.txt", "config.yaml", "host.json", SUMS,
         "bert_jax-0.1.0-py3-none-any.whl",
@@ -244,11 +245,11 @@ def test_redaction(text: str, left: str) -> None:
         (["--tpu.accelerator", ""], ["tpu.accelerator is not set"]),
         (["--data.store", ""], ["data.store is not set"]),
         (["--run_dir", "gs://bucket/my run"], ["run_dir", "my run"]),
-        (["--run_dir", "gs://YOUR-BUCKET/x"], ["run_dir", "YOUR-BUCKET", "your own"]),
+        (["--run_dir", "gs://YOUR-BUCKET/x"], ["run_dir", "replace YOUR-BUCKET with your bucket"]),
         (["--run_dir", "gs://bucket/$(reboot)"], ["run_dir"]),
         (["--train.batch_size", "24"], ["24", "16 devices"]),
         (["--tpu.project", "My Project"], ["My Project", "gcloud projects list"]),
-        (["--tpu.project", "123456789012"], ["is the number of a project"]),
+        (["--tpu.project", "123456789012"], ["is a project number"]),
         (["--tpu.zones", "us-west4-a"], ["--tpu.zones", "a list such as '[a, b]'"]),
         (["--tpu.service_account", "bert"], ["bert@PROJECT.iam.gserviceaccount.com"]),
         (["--run_dir", "gs://bucket"], ["is a whole bucket"]),
@@ -271,7 +272,7 @@ def test_paths_are_those_of_where_it_was_submitted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = config("--tpu.project", "my-project", "--run_dir", "runs/a", "--data.store", "store")
-    launch, files = prepared(given)
+    launch, files = prepare(given)
     assert launch.run == str(tmp_path / "runs" / "a")
     sent = yaml.safe_load(files["config.yaml"])
     assert sent["run_dir"] == launch.run
@@ -279,7 +280,7 @@ def test_paths_are_those_of_where_it_was_submitted(
 
 
 def test_a_run_that_may_hang_for_ever_is_given_a_limit(tmp_path: Path) -> None:
-    files = prepared(config("--tpu.project", "my-project", "--train.hang_timeout", "0"))[1]
+    files = prepare(config("--tpu.project", "my-project", "--train.hang_timeout", "0"))[1]
     assert yaml.safe_load(files["config.yaml"])["train"]["hang_timeout"] == 1200
     assert json.loads(files["host.json"])["hang_timeout"] == 1200
 
@@ -289,7 +290,7 @@ def test_what_is_not_a_checkout_cannot_be_sent(
 ) -> None:
     monkeypatch.setattr("tpu.launch.bundle._ROOT", tmp_path)
     with pytest.raises(BadInputError, match=r"has no setup\.cfg"):
-        prepared(config("--tpu.project", "my-project"))
+        prepare(config("--tpu.project", "my-project"))
 
 
 def test_nothing_of_a_launch_in_a_local_folder_is_readable_for_others(

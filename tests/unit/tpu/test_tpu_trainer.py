@@ -13,7 +13,7 @@ from bert_jax.config.run import RunConfig
 from bert_jax.runtime import distributed
 from pipelines.settings import to_yaml
 from tpu.host import trainer
-from tpu.host.host_info import BEAT, CONFIG, Settings
+from tpu.host.host_info import CONFIG, STEP_FILE, Settings
 
 
 def test_a_host_reports_the_step_of_a_run_that_was_complete_already(
@@ -31,4 +31,4 @@ def test_a_host_reports_the_step_of_a_run_that_was_complete_already(
     first: list[Any] = distributed.devices()[:1]
     monkeypatch.setattr(distributed, "join", lambda silence: first)
     trainer.train(tmp_path, tmp_path)
-    assert int((tmp_path / BEAT).read_text("utf-8")) == config_base.steps
+    assert int((tmp_path / STEP_FILE).read_text("utf-8")) == config_base.steps

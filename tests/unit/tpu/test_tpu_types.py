@@ -1,45 +1,53 @@
-"""The table of TPU slices, against what JAX knows of the chips."""
+"""Accelerators and slices, compared with the chips that JAX knows."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from bert_jax.config.accelerators import (
+    Accelerator,
+    accelerators,
+    find_slice,
+    has_attention_kernel,
+    peak_flops,
+    slices,
+)
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.training.flops import PEAK_FLOPS
 from support.commands import ROOT, environment
-from tpu.slices import GENERATIONS, Generation, find, slices
 
-# JAX's names of the chips, and of the devices that they appear as.
-CHIPS = {
-    "v2": (pltpu.ChipVersion.TPU_V2, "TPU v2"),
-    "v3": (pltpu.ChipVersion.TPU_V3, "TPU v3"),
-    "v4": (pltpu.ChipVersion.TPU_V4, "TPU v4"),
-    "v5e": (pltpu.ChipVersion.TPU_V5E, "TPU v5 lite"),
-    "v5p": (pltpu.ChipVersion.TPU_V5P, "TPU v5"),
-    "v6e": (pltpu.ChipVersion.TPU_V6E, "TPU v6 lite"),
-}
+GENERATIONS = [accelerator for accelerator in accelerators() if accelerator.topologies]
 
 
 @pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
-def test_speeds_are_those_that_jax_knows(generation: Generation) -> None:
-    version, kind = CHIPS[generation.name]
-    known = pltpu.get_tpu_info_for_chip(version, 1)
-    peak = known.bf16_ops_per_second * generation.cores
+def test_speeds_are_those_that_jax_knows(generation: Accelerator) -> None:
+    info = pltpu.get_tpu_info_for_chip(pltpu.ChipVersion(generation.name), 1)
+    peak = info.bf16_ops_per_second * generation.cores_per_chip
     # Google's page says 123 TFLOP/s of a v3 chip, JAX 140.
     assert generation.peak == pytest.approx(peak, rel=0.13 if generation.name == "v3" else 0.02)
-    assert PEAK_FLOPS[kind] == pytest.approx(generation.peak / generation.devices, rel=0.001)
-    bandwidth = known.mem_bw_bytes_per_second * generation.cores
+    bandwidth = info.mem_bw_bytes_per_second * generation.cores_per_chip
     # Of v3 Google says 900 GB/s and JAX 825, of v5p 2,765 and 2,460.
-    near = 0.13 if generation.name in ("v3", "v5p") else 0.05
-    assert generation.bandwidth == pytest.approx(bandwidth, rel=near)
-    # Of v2 JAX takes GB for GiB; of v5e the compiler has a little less than there is.
-    memory = known.hbm_capacity_bytes * generation.cores / 2**30
-    assert generation.hbm == pytest.approx(memory, rel=0.08 if generation.name == "v2" else 0.02)
+    tolerance = 0.13 if generation.name in ("v3", "v5p") else 0.05
+    assert generation.bandwidth == pytest.approx(bandwidth, rel=tolerance)
+    # JAX takes GB for GiB on v2; the compiler has a little less than the chip on v5e.
+    memory = info.hbm_capacity_bytes * generation.cores_per_chip / 2**30
+    rel = 0.08 if generation.name == "v2" else 0.02
+    assert generation.memory_gib == pytest.approx(memory, rel=rel)
+
+
+def test_an_accelerator_is_found_by_the_kind_of_its_devices() -> None:
+    kinds = [kind for accelerator in accelerators() for kind in accelerator.device_kinds]
+    assert len(kinds) == len(set(kinds))
+    assert peak_flops("TPU v2") == 23e12
+    assert peak_flops("TPU v5 lite") == peak_flops("TPU v5e") == 197e12
+    assert has_attention_kernel("TPU v6 lite")
+    assert not has_attention_kernel("TPU v3")
+    assert not has_attention_kernel("cpu")
 
 
 @pytest.mark.parametrize(
@@ -59,25 +67,21 @@ def test_speeds_are_those_that_jax_knows(generation: Generation) -> None:
 def test_names_count_cores_or_chips(
     name: str, topology: str, chips: int, hosts: int, devices: int
 ) -> None:
-    found = find(name)
-    assert (found.topology, found.chips, found.hosts, found.devices) == (
+    slice_ = find_slice(name)
+    assert (slice_.topology, slice_.chips, slice_.hosts, slice_.devices) == (
         *(topology, chips, hosts, devices),
     )
 
 
 def test_a_topology_has_the_chips_of_its_name() -> None:
-    for one in slices().values():
-        sizes = [int(size) for size in one.topology.split("x")]
-        product = 1
-        for size in sizes:
-            product *= size
-        assert product == one.chips
-        assert one.hosts * 4 == one.chips or one.hosts == 1
+    for slice_ in slices().values():
+        assert math.prod(map(int, slice_.topology.split("x"))) == slice_.chips
+        assert slice_.hosts * 4 == slice_.chips or slice_.hosts == 1
 
 
 def test_an_unknown_slice_is_refused_with_what_is_near() -> None:
     with pytest.raises(BadArgumentsError, match=r"'v3-33'; did you mean v3-32"):
-        find("v3-33")
+        find_slice("v3-33")
 
 
 def test_the_command_lists_them() -> None:
@@ -85,9 +89,9 @@ def test_the_command_lists_them() -> None:
     run = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
     listed = subprocess.run(command, check=True, **run).stdout
     assert "v5litepod-256" in listed
-    (one,) = json.loads(subprocess.run([*command, "v3-32", "--json"], check=True, **run).stdout)
-    assert one["hbm_gib_per_device"] == 16
-    assert one["usd_per_hour_spot"] == 9.6
+    (row,) = json.loads(subprocess.run([*command, "v3-32", "--json"], check=True, **run).stdout)
+    assert row["hbm_gib_per_device"] == 16
+    assert row["usd_per_hour_spot"] == 9.6
     wrong = subprocess.run([sys.executable, "-m", "tpu", "tips"], check=False, **run)
     assert wrong.returncode == 64
     assert "did you mean 'types'" in wrong.stderr

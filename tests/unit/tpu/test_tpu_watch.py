@@ -17,7 +17,7 @@ import pytest
 
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError, UnreachableError
-from bert_jax.runtime.status_files import ENDED, Markers, Outcome
+from bert_jax.runtime.status_files import ENDED, Outcome, RunStatus
 from support.commands import ROOT
 from support.submitted_run import (
     PROJECT,
@@ -28,9 +28,9 @@ from support.submitted_run import (
     granted,
     hosts_say,
     tick,
-    until,
 )
-from tpu.launch.explain import CloudError
+from support.waiting import wait_until
+from tpu.launch.api_errors import CloudError
 from tpu.launch.provider import connect
 from tpu.launch.request import Launch, queued_resource, read_launch
 from tpu.launch.submit import submit
@@ -50,7 +50,7 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
     hosts_say(watcher, 1, step=40)
     assert tick(watcher) == "RUNNING"
     cloud.preempt(name)
-    until(lambda: cloud.state(name) == "SUSPENDED")
+    wait_until(lambda: cloud.state(name) == "SUSPENDED")
     assert tick(watcher) == "PREEMPTED"
     gone(cloud, watcher)
     assert tick(watcher) == "NEW"
@@ -58,10 +58,10 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
     # The heartbeats of the first slice are fresh, and say nothing of the second.
     assert tick(watcher) == "BOOTING"
     hosts_say(watcher, 2, step=80)
-    status_files.end(watcher.run, "DONE", Outcome(watcher.launch.spec, 2, 80))
+    status_files.write_outcome(watcher.run, "DONE", Outcome(watcher.launch.spec, 2, 80))
     watch(watcher, 0.05)
     assert cloud.state(name) == ""
-    first, second = status_files.look(watcher.run)[0].attempts
+    first, second = status_files.read_status(watcher.run)[0].attempts
     assert (first.ended, first.step, first.ended_step) == ("preempted", -1, 40)
     assert (second.ended, second.step, second.ended_step) == ("done", 40, 80)
 
@@ -69,11 +69,11 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
 def test_a_node_that_is_preempted_while_its_resource_is_active_counts(
     cloud: FakeCloud, watcher: Watcher
 ) -> None:
-    for attempt, strike in enumerate((cloud.node_preempted, cloud.node_gone), start=1):
+    for attempt, remove in enumerate((cloud.node_preempted, cloud.node_gone), start=1):
         granted(cloud, watcher)
         hosts_say(watcher, attempt, step=attempt)
         assert tick(watcher) == "RUNNING"
-        strike(watcher.launch.name)
+        remove(watcher.launch.name)
         assert cloud.state(watcher.launch.name) == "ACTIVE"
         assert tick(watcher) == "PREEMPTED"
         gone(cloud, watcher)
@@ -83,7 +83,7 @@ def test_a_node_that_is_preempted_while_its_resource_is_active_counts(
 def test_a_slice_that_a_user_suspended_is_left_alone(cloud: FakeCloud, watcher: Watcher) -> None:
     granted(cloud, watcher)
     cloud.preempt(watcher.launch.name, by="USER")
-    until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
+    wait_until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
     watch(watcher, 0.05)
     assert cloud.state(watcher.launch.name) == "SUSPENDED"
     assert creations(cloud) == 1
@@ -96,8 +96,8 @@ def test_a_slice_that_was_deleted_by_hand_is_not_made_again(
     tick(watcher)
     watcher.provider.delete(ZONES[0], watcher.launch.name)
     gone(cloud, watcher)
-    (attempt,) = status_files.look(watcher.run)[0].attempts
-    status_files.record(watcher.run, replace(attempt, created=attempt.created - 3600))
+    (attempt,) = status_files.read_status(watcher.run)[0].attempts
+    status_files.write_attempt(watcher.run, replace(attempt, created=attempt.created - 3600))
     watch(watcher, 0.05)
     assert creations(cloud) == 1
 
@@ -109,9 +109,8 @@ def test_without_capacity_the_next_zone_is_tried(cloud: FakeCloud, watcher: Watc
     gone(cloud, watcher)
     assert tick(watcher) == "NEW"
     assert watcher.provider.describe(ZONES[0], name) is None
-    found = watcher.provider.describe(ZONES[1], name)
-    assert found is not None
-    assert [a.zone for a in status_files.look(watcher.run)[0].attempts] == list(ZONES)
+    assert watcher.provider.describe(ZONES[1], name) is not None
+    assert [a.zone for a in status_files.read_status(watcher.run)[0].attempts] == list(ZONES)
 
 
 def test_what_is_refused_at_once_in_one_zone_is_asked_for_in_the_next(
@@ -151,7 +150,7 @@ def test_a_run_that_failed_keeps_its_slice_only_when_asked(
 ) -> None:
     granted(cloud, watcher)
     hosts_say(watcher, 1, 5, state=ENDED, exit_code=78, note="data.store is damaged")
-    with pytest.raises(FailedError, match=r"worker 0 ended with 78: data\.store is damaged"):
+    with pytest.raises(FailedError, match=r"exit code 78: data\.store is damaged"):
         watch(replace(watcher, keep=True), 0.05)
     assert cloud.state(watcher.launch.name) == "ACTIVE"
     with pytest.raises(FailedError, match=r"data\.store is damaged"):
@@ -163,11 +162,11 @@ def test_an_outage_of_the_cloud_is_waited_out(
     cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("tpu.launch.provider._PATIENCE", 0.1)
+    monkeypatch.setattr("tpu.launch.provider._RETRY_TIME", 0.1)
     cloud.refuse("UNAVAILABLE", "The service is currently unavailable.", times=2)
-    status_files.end(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
+    status_files.write_outcome(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
     watch(watcher, 0.05)
-    assert "looking again" in capsys.readouterr().err
+    assert "(retrying)" in capsys.readouterr().err
     assert cloud.state(watcher.launch.name) == ""
 
 
@@ -175,17 +174,18 @@ def test_a_bucket_that_cannot_be_reached_for_a_while_is_waited_for(
     cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    status_files.end(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
-    look, failures = status_files.look, [UnreachableError("gs://bucket: no route")] * 2
+    status_files.write_outcome(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
+    read_status = status_files.read_status
+    failures = [UnreachableError("gs://bucket: no route")] * 2
 
-    def sometimes(run: Path) -> tuple[Markers, float]:
+    def sometimes(run: Path) -> tuple[RunStatus, float]:
         if failures:
             raise failures.pop()
-        return look(run)
+        return read_status(run)
 
-    monkeypatch.setattr(status_files, "look", sometimes)
+    monkeypatch.setattr(status_files, "read_status", sometimes)
     watch(watcher, 0.05)
-    assert capsys.readouterr().err.count("gs://bucket: no route (looking again)") == 2
+    assert capsys.readouterr().err.count("gs://bucket: no route (retrying)") == 2
     assert cloud.state(watcher.launch.name) == ""
 
 
@@ -197,7 +197,7 @@ def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
     watcher = Watcher(submit(single, {}, provider), provider, back_off=(0.0, 0.0))
     granted(cloud, watcher)
     cloud.preempt(launch.name)
-    until(lambda: cloud.state(launch.name) == "SUSPENDED")
+    wait_until(lambda: cloud.state(launch.name) == "SUSPENDED")
     assert tick(watcher) == "PREEMPTED"
     gone(cloud, watcher)
     text = 'There is no more capacity in the zone "us-west4-a"; you can try in another zone'
@@ -205,7 +205,7 @@ def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
     assert tick(watcher) == "NEW"
     assert tick(watcher) == "NEW"
     assert tick(watcher) == "QUEUED"
-    reasons = [attempt.ended for attempt in status_files.look(watcher.run)[0].attempts]
+    reasons = [attempt.ended for attempt in status_files.read_status(watcher.run)[0].attempts]
     assert reasons == ["preempted", "capacity", ""]
 
 
@@ -213,9 +213,9 @@ def test_what_was_decided_too_long_ago_is_not_done(cloud: FakeCloud, watcher: Wa
     """A second watcher, or a laptop that slept, must not delete the slice that came after."""
     granted(cloud, watcher)
     cloud.preempt(watcher.launch.name)
-    until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
-    old = watcher.look()
-    assert old[1].do == "delete"
+    wait_until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
+    old = watcher.observe()
+    assert old[1].action == "delete"
     assert tick(watcher) == "PREEMPTED"
     gone(cloud, watcher)
     assert tick(watcher) == "NEW"
@@ -228,7 +228,7 @@ def test_of_two_slices_the_first_stays(cloud: FakeCloud, watcher: Watcher) -> No
     second = queued_resource(watcher.launch, ZONES[1], 2)
     watcher.provider.create(ZONES[1], watcher.launch.name, second)
     tick(watcher)
-    until(lambda: watcher.provider.describe(ZONES[1], watcher.launch.name) is None)
+    wait_until(lambda: watcher.provider.describe(ZONES[1], watcher.launch.name) is None)
     assert watcher.provider.describe(ZONES[0], watcher.launch.name) is not None
 
 
@@ -236,9 +236,9 @@ def test_a_slice_in_a_zone_that_is_not_named_any_more_is_not_forgotten(
     cloud: FakeCloud, watcher: Watcher, launch: Launch
 ) -> None:
     moved = replace(launch, tpu=replace(launch.tpu, zones=("us-central2-b",)))
-    with pytest.raises(BadInputError, match=r"is in us-west4-a, which tpu\.zones does not name"):
+    with pytest.raises(BadInputError, match=r"is in us-west4-a, which is not in tpu\.zones"):
         submit(moved, {}, watcher.provider)
-    with pytest.raises(BadInputError, match="submitted in the project my-project"):
+    with pytest.raises(BadInputError, match="submitted in project my-project"):
         submit(replace(launch, project="other-project"), {}, watcher.provider)
     assert creations(cloud) == 1
     wider = replace(launch, tpu=replace(launch.tpu, zones=(*ZONES, "us-central2-b"), max_wait=60))
@@ -251,10 +251,10 @@ def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
 ) -> None:
     granted(cloud, watcher)
     cloud.preempt(launch.name, by="USER")
-    until(lambda: cloud.state(launch.name) == "SUSPENDED")
+    wait_until(lambda: cloud.state(launch.name) == "SUSPENDED")
     made = submit(launch, {}, watcher.provider)
     assert (made.first, cloud.state(launch.name)) == (2, "WAITING_FOR_RESOURCES")
-    status_files.ask_to_stop(watcher.run)
+    status_files.request_stop(watcher.run)
     with pytest.raises(BadInputError, match="is being stopped"):
         submit(launch, {}, watcher.provider)
 
@@ -271,22 +271,22 @@ def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, u
     provider = connect(PROJECT)
     made = submit(launch, {}, provider)
     provider.delete(ZONES[0], launch.name)
-    until(lambda: cloud.state(launch.name) == "")
+    wait_until(lambda: cloud.state(launch.name) == "")
     (Path(launch.run) / "status" / "attempts" / "0001.json").unlink()
     cloud.calls.clear()
     together = threading.Barrier(2)
     failures: list[BaseException] = []
 
-    def one() -> None:
+    def run_watcher() -> None:
         try:
             watcher = Watcher(made, connect(PROJECT))
-            seen, decision = watcher.look()
-            together.wait(10)  # both have seen that there is nothing
-            watcher.act(seen, decision)
+            observation, decision = watcher.observe()
+            together.wait(10)  # both have observed that there is no slice
+            watcher.act(observation, decision)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=run_watcher) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -294,7 +294,7 @@ def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, u
     assert not failures
     assert creations(cloud) == 2
     assert len(provider.list(ZONES[0]) + provider.list(ZONES[1])) == 1
-    assert len(status_files.look(Path(launch.run))[0].attempts) == 1
+    assert len(status_files.read_status(Path(launch.run))[0].attempts) == 1
     watcher = Watcher(made, provider)
     assert tick(watcher) == "QUEUED"
 
@@ -322,7 +322,7 @@ def test_a_watcher_that_is_killed_and_started_again_changes_nothing(
         process.communicate(timeout=10)
     assert creations(cloud) == 1
     assert not [rpc for rpc, _ in cloud.calls if rpc.startswith("Delete")]
-    (attempt,) = status_files.look(watcher.run)[0].attempts
+    (attempt,) = status_files.read_status(watcher.run)[0].attempts
     assert (attempt.number, attempt.ended) == (1, "")
 
 
@@ -332,42 +332,42 @@ def test_ages_are_by_the_clock_of_the_storage(
     """A worker's and the watcher's clocks are wrong by hours; nobody reads them."""
     hosts_say(watcher, 1, 5)
     monkeypatch.setattr(time, "time", lambda: 5_000_000_000.0)
-    found, now = status_files.look(watcher.run)
+    status, now = status_files.read_status(watcher.run)
     assert now < 4_000_000_000
-    assert all(0 <= beat.age < 60 for beat in found.beats)
+    assert all(0 <= beat.age < 60 for beat in status.heartbeats)
     text = (watcher.run / "status" / "worker-0.json").read_text("utf-8")
     assert "age" not in text
     assert "time" not in text
     old = time.monotonic()  # any moment long ago
     os.utime(watcher.run / "status" / "worker-1.json", (old, old))
-    assert status_files.look(watcher.run)[0].beats[1].age > 1e6
+    assert status_files.read_status(watcher.run)[0].heartbeats[1].age > 1e6
 
 
 def test_nothing_is_written_for_others_to_read(watcher: Watcher) -> None:
     hosts_say(watcher, 1, 5)
-    status_files.ask_to_stop(watcher.run)
+    status_files.request_stop(watcher.run)
     tick(watcher)
     for path in watcher.run.rglob("*"):
         assert not path.stat().st_mode & 0o077, path
 
 
-def test_a_marker_that_cannot_be_read_is_passed_over(
+def test_a_damaged_status_file_is_ignored(
     watcher: Watcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hosts_say(watcher, 1, 5)
     (watcher.run / "status" / "worker-0.json").write_text("{", "utf-8")
     (watcher.run / "status" / "worker-9.json").write_text('{"worker": 9, "speed": 3}', "utf-8")
-    found, _ = status_files.look(watcher.run)
-    assert [beat.worker for beat in found.beats] == [1]
-    assert "worker-0.json is no marker of this version" in capsys.readouterr().err
+    status, _ = status_files.read_status(watcher.run)
+    assert [heartbeat.worker for heartbeat in status.heartbeats] == [1]
+    assert "worker-0.json ignored: it is not a status file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", ["9" * 400, f"-{1 << 53}", "1e400", "NaN", "true", '"5"'])
-def test_a_step_that_is_no_step_is_passed_over(watcher: Watcher, step: str) -> None:
+def test_an_invalid_step_is_ignored(watcher: Watcher, step: str) -> None:
     hosts_say(watcher, 1, 5)
     path = watcher.run / "status" / "worker-0.json"
     text = path.read_text("utf-8").replace('"step": 5', f'"step": {step}')
     assert step in text
     path.write_text(text, "utf-8")
-    found, _ = status_files.look(watcher.run)
-    assert [beat.worker for beat in found.beats] == [1]
+    status, _ = status_files.read_status(watcher.run)
+    assert [heartbeat.worker for heartbeat in status.heartbeats] == [1]

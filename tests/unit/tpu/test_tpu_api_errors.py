@@ -1,4 +1,4 @@
-"""What the cloud says, and what people are told: one message for every cause."""
+"""Errors of the cloud: one message with a remedy for every cause."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
 from bert_jax.runtime.errors import UserError
-from tpu.launch.error_catalog import ROWS
-from tpu.launch.explain import explain, status
+from tpu.launch.api_errors import cloud_error, status_name
+from tpu.launch.error_catalog import CATALOG
 
 CAPACITY = (
     'There is no more capacity in the zone "us-west4-a"; you can try in another zone where Cloud'
@@ -79,7 +79,8 @@ SAMPLES = [
      "permission", 1, False, "roles/iam.serviceAccountUser"),
     (3, ACCOUNT, "config", 78, False, "tpu.service_account"),
     (404, NETWORK, "config", 78, False, "tpu.subnetwork"),
-    (409, "Resource 'projects/p/locations/z/nodes/run' already exists", "name", 64, False, "whose"),
+    (409, "Resource 'projects/p/locations/z/nodes/run' already exists", "name", 64, False,
+     "find its owner"),
     (3, "Invalid queued_resource_id 'Run_1'.", "name", 64, False, "hyphens"),
     (7, "Permission 'tpu.nodes.get' denied on 'projects/p/locations/us-central1-b/nodes/ai'",
      "permission", 1, False, "roles/tpu.admin"),
@@ -94,10 +95,10 @@ def test_every_message_gets_one_line_with_a_next_step(
     sample: tuple[int, str, str, int, bool, str],
 ) -> None:
     code, message, kind, exit_code, elsewhere, word = sample
-    error = explain((code, message), "us-west4-a", "v5litepod-16", "v2-alpha", "my-project")
+    error = cloud_error((code, message), "us-west4-a", "v5litepod-16", "v2-alpha", "my-project")
     assert isinstance(error, UserError)
     assert (error.kind, error.exit_code, error.retry_elsewhere) == (kind, exit_code, elsewhere)
-    assert error.passing == (kind in ("rate", "transient"))
+    assert error.is_temporary == (kind in ("rate", "transient"))
     text = str(error)
     assert word in text
     assert "\n" not in text
@@ -106,17 +107,17 @@ def test_every_message_gets_one_line_with_a_next_step(
     assert len(text) < 600
 
 
-def test_every_row_has_a_message_and_a_source() -> None:
-    assert {explain((code, message)).row for code, message, *_ in SAMPLES} == set(ROWS)
-    assert all(row.source for row in ROWS)
+def test_every_entry_has_a_message_and_a_source() -> None:
+    assert {cloud_error((code, message)).entry for code, message, *_ in SAMPLES} == set(CATALOG)
+    assert all(entry.source for entry in CATALOG)
 
 
 def test_what_nobody_has_seen_is_passed_on_in_one_line() -> None:
-    error = explain((9, "The moon is\n  in the wrong {house}. [EID: 0x12]"))
+    error = cloud_error((9, "The moon is\n  in the wrong {house}. [EID: 0x12]"))
     assert (error.kind, error.exit_code, error.retry_elsewhere) == ("unknown", 1, False)
     assert "FAILED_PRECONDITION: The moon is in the wrong {house} (" in str(error)
-    assert len(str(explain((9, "word " * 1000)))) < 400
-    assert "no reason given" in str(explain((9, "")))
+    assert len(str(cloud_error((9, "word " * 1000)))) < 400
+    assert "no reason given" in str(cloud_error((9, "")))
 
 
 @pytest.mark.parametrize(
@@ -140,13 +141,13 @@ def test_what_nobody_has_seen_is_passed_on_in_one_line() -> None:
     ],
 )  # fmt: skip
 def test_errors_of_all_libraries_are_understood(error: Exception, name: str, kind: str) -> None:
-    found = explain(error)
-    assert (found.status, found.kind) == (name, kind)
+    looked_up = cloud_error(error)
+    assert (looked_up.status, looked_up.kind) == (name, kind)
 
 
 def test_the_url_of_a_request_is_no_part_of_the_message() -> None:
     url = "POST http://127.0.0.1:1/v2/projects/p/locations/z/queuedResources?queuedResourceId=run: "
-    error = explain(exceptions.BadRequest(url + "Value for metadata entry is too large."))
+    error = cloud_error(exceptions.BadRequest(url + "Value for metadata entry is too large."))
     assert error.kind == "unknown"
     assert "http://127" not in str(error)
 
@@ -162,4 +163,4 @@ def test_the_url_of_a_request_is_no_part_of_the_message() -> None:
     ],
 )
 def test_a_status_has_one_name(code: int | str, name: str) -> None:
-    assert status(code) == name
+    assert status_name(code) == name

@@ -1,4 +1,4 @@
-"""What a host reads: its place in the run, markers of others, settings; damaged ones too."""
+"""Identity, settings and status files of a host, also damaged ones."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> No
               "tpu-env": environment}  # fmt: skip
     for name, value in values.items():
         (attributes / name).write_text(f"{value}\n", "utf-8")
-    place = HostInfo.read(tmp_path)
-    assert (place.worker, place.hosts, place.attempt, str(place.run)) == (5, 6, 4, "/run")
+    host = HostInfo.read(tmp_path)
+    assert (host.worker, host.hosts, host.attempt, str(host.run)) == (5, 6, 4, "/run")
     # It is read at every start: what a recovery changes is never kept.
     (attributes / "tpu-env").write_text("ACCELERATOR_TYPE: 'v4-16'\n", "utf-8")
     assert (HostInfo.read(tmp_path).worker, HostInfo.read(tmp_path).hosts) == (1, 2)
@@ -34,20 +34,20 @@ def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> No
     ["", "3", "[" * 100_000, '{"worker": 0}', '{"worker": 0, "attempt": 1, "note": ["x"]}',
      '{"worker": 0, "attempt": true}', '{"worker": 0, "attempt": 1, "age": Infinity}', "\xff"],
 )  # fmt: skip
-def test_a_marker_of_a_stranger_is_passed_over(
+def test_a_damaged_status_file_is_ignored(
     text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status_files.beat(tmp_path, Heartbeat(1, 1, note="fine"))
+    status_files.write_heartbeat(tmp_path, Heartbeat(1, 1, note="fine"))
     (tmp_path / "status/worker-0.json").write_bytes(text.encode("latin-1"))
-    assert [beat.worker for beat in status_files.look(tmp_path)[0].beats] == [1]
-    assert "worker-0.json is no marker of this version; passed over" in capfd.readouterr().err
+    assert [beat.worker for beat in status_files.read_status(tmp_path)[0].heartbeats] == [1]
+    assert "worker-0.json ignored: it is not a status file" in capfd.readouterr().err
 
 
 def test_a_pipe_in_the_run_folder_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
     os.mkfifo(tmp_path / "status/worker-0.json")
     with pytest.raises(BadInputError, match="pipe or device"):
-        status_files.look(tmp_path)
+        status_files.read_status(tmp_path)
 
 
 @pytest.mark.parametrize(
