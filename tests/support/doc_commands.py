@@ -1,4 +1,4 @@
-"""What README.md and docs/ show: commands to parse, tables to read."""
+"""Parses the commands and reads the tables of README.md and docs/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jsonargparse
@@ -19,12 +19,12 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 
 class ParsedError(BaseException):
-    """A command was read to its end; not an error that a command would catch."""
+    """Raised after a command was parsed; commands do not catch it."""
 
 
 @pytest.fixture
 def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands end as soon as their own parser has accepted what they were given."""
+    """End commands as soon as their parser has accepted the arguments."""
 
     def stopping(parse: Callable[..., Any], build: Callable[..., Any]) -> Callable[..., Any]:
         def parse_args(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -34,8 +34,8 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
         return parse_args
 
     for kind, build in (
-        (argparse.ArgumentParser, lambda self, given: given),
-        (jsonargparse.ArgumentParser, lambda self, given: self.instantiate(given)),
+        (argparse.ArgumentParser, lambda self, options: options),
+        (jsonargparse.ArgumentParser, lambda self, options: self.instantiate(options)),
     ):
         monkeypatch.setattr(kind, "parse_args", stopping(kind.parse_args, build))
     monkeypatch.chdir(ROOT)
@@ -70,12 +70,6 @@ def parsed(main: Callable[[list[str]], object], words: list[str]) -> None:
 
 def without_code(text: str) -> str:
     return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.M | re.S)
-
-
-def table(page: str, heading: str) -> Iterator[tuple[str, str]]:
-    text = (ROOT / "docs" / "coming-from" / page).read_text("utf-8")
-    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    yield from rows_of(section)
 
 
 def rows_of(text: str) -> list[tuple[str, str]]:
