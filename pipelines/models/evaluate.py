@@ -63,7 +63,7 @@ def evaluate(
     batch_size = -(-config.phases[-1].batch_size // count) * count
     data = PretrainingData(store, config)
     targets, labels = np.zeros(tokenizer.vocab_size, np.int64), np.zeros(2, np.int64)
-    total = data.heldout_batches(length, batch_size)
+    total = data.held_out_batches(length, batch_size)
     batches = _counted(data.held_out(length, batch_size), targets, labels, total)
     step = partitioner.eval_step(Steps.of(config))
     params = model.pretraining_params(partitioner)

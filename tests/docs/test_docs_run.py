@@ -27,9 +27,9 @@ import yaml
 from bert_jax.config.run import DataConfig, RunConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.prepare import prepare
+from pipelines.data.store.prepare import prepare
+from pipelines.data.tokenizers.vocabulary import train_vocabulary
 from pipelines.pretraining import pretrain
-from pipelines.data.tokenizers import training
 from support import doc_blocks, gcs_emulator, submitted_run
 from support.commands import ROOT, command, environment, invoke
 from support.corpora import VOCABULARY, story, write_corpus
@@ -183,7 +183,7 @@ def stored(config_base: RunConfig, corpus: Path, shared: Shared) -> tuple[Path, 
     def build(folder: Path) -> None:
         words, store = folder / "tokenizer", folder / "store"
         lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
-        training.train("wordpiece", lines, VOCABULARY, uncased=True).save(words)
+        train_vocabulary("wordpiece", lines, VOCABULARY, uncased=True).save(words)
         with (words / "vocab.txt").open("a", encoding="utf-8") as file:
             file.writelines(f"[unused{n}]\n" for n in range(8))
         prepare([f"text:{corpus}"], words, store, 0.1)

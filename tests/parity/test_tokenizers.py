@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
 
-from pipelines.data.tokenizers import training
 from pipelines.data.tokenizers.export import export
 from pipelines.data.tokenizers.tokenizer import JSON_FILE, WordPieceTokenizer, load
-from pipelines.data.tokenizers.training import Kind
+from pipelines.data.tokenizers.vocabulary import Kind, train_vocabulary
 from support.commands import ROOT
 
 transformers = pytest.importorskip("transformers")
@@ -167,7 +166,7 @@ def test_options_are_as_in_transformers(
 def test_an_exported_sentencepiece_model_is_as_in_transformers(
     kind: Kind, uncased: bool, lines: list[str], tmp_path: Path
 ) -> None:
-    tokenizer = training.train(kind, lines[:9000:3], 6000, uncased)
+    tokenizer = train_vocabulary(kind, lines[:9000:3], 6000, uncased)
     export(tokenizer, tmp_path, 512)
     assert load(tmp_path).digest == tokenizer.digest
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Text from a small grammar: as much as is wanted, the same every time."""
+"""Deterministic text from a small grammar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = "| in the harbour| near the river| behind the house| at the market|| on
 
 
 def story(rng: random.Random, sentences: int) -> list[str]:
-    """Sentences; one person acts in all of them."""
+    """Return sentences about one person."""
     name = rng.choice(NAMES.split("|"))
     return [
         f"{name.capitalize()} {rng.choice(VERBS.split('|'))} {rng.choice(THINGS.split('|'))}"
@@ -28,7 +28,7 @@ def story(rng: random.Random, sentences: int) -> list[str]:
 
 
 def write_corpus(path: Path, documents: int, seed: int = 0) -> Path:
-    """A text corpus: one sentence per line, a blank line between documents."""
+    """Write a text corpus: one sentence per line, a blank line between documents."""
     rng = random.Random(seed)  # noqa: S311
     texts = ["\n".join(story(rng, rng.randint(1, 14))) for _ in range(documents)]
     path.write_text("\n\n".join(texts) + "\n", "utf-8")
@@ -36,11 +36,11 @@ def write_corpus(path: Path, documents: int, seed: int = 0) -> Path:
 
 
 def compressed(path: Path, suffix: str) -> Path:
-    """The file, packed in two parts that follow each other."""
-    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}[suffix]
+    """Compress a file in two concatenated parts."""
+    compress = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}[suffix]
     content = path.read_bytes()
     target = path.with_name(path.name + suffix)
-    target.write_bytes(pack(content[:999]) + pack(content[999:]))
+    target.write_bytes(compress(content[:999]) + compress(content[999:]))
     return target
 
 

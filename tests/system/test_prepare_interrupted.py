@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bert_jax.runtime.errors import UserError
-from pipelines.commands.prepare import prepare
 from pipelines.data.sources import corpora
 from pipelines.data.store import assemble, shards
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import WORK
 from support.commands import refused, run_process, small_disk
 from support.corpora import content
@@ -86,7 +86,7 @@ def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
             prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     damaged = min(out.glob(file))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=f"{damaged.name} is damaged; the same command makes block"):
+    with pytest.raises(UserError, match=f"{damaged.name} is damaged; run the same command again"):
         prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     prepare([f"text:{text}"], tokenizer_dir, out, 0.2)
     assert content(out) == content(tmp_path / "whole")

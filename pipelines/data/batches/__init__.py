@@ -1,1 +1,1 @@
-"""From a token store to training batches."""
+"""Training batches, made from a token store."""

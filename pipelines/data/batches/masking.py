@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are predicted and what stands in their place."""
+"""Masked language modeling: choose the tokens to predict and replace them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Predictions:
 
     Attributes:
         positions: int32, ascending.
-        targets: int32: the tokens that stood there.
+        targets: int32: the original tokens.
         weights: float32: 1 where the slot is used.
     """
 
@@ -39,27 +39,27 @@ def mask_tokens(
     vocab_size: int,
     word_starts: np.ndarray | None = None,
 ) -> Predictions:
-    """Chooses the predictions of each sequence and replaces their tokens in place.
+    """Choose the predictions of each sequence and replace their tokens in place.
 
-    The rules are google-research/bert's: round(probability x length) predictions, at least one and
-    at most `slots`, half to even as Python rounds; each becomes [MASK] (80 %), stays (10 %), or
-    becomes any token of the vocabulary, special ones included (10 %).
+    The rules are those of google-research/bert: round(probability x length) predictions (half to
+    even), at least one and at most `slots`. Each becomes [MASK] (80%), stays (10%), or becomes a
+    random token of the vocabulary, special ones included (10%).
 
     Args:
         token_ids: int32 [B, T]; changed.
         candidates: bool [B, T]: tokens that may be predicted (no special tokens, no padding).
         lengths: int [B]: tokens of the sequence, special ones included.
-        key: uint64 [B]: decides everything about a sequence.
+        key: uint64 [B]: determines all draws of a sequence.
         slots: P.
-        probability: Share of the tokens to predict.
+        probability: Fraction of the tokens to predict.
         mask_id: Id of [MASK].
-        vocab_size: Random tokens are below it.
-        word_starts: bool [V], to choose whole words: a word that would exceed the number of
-            predictions is passed over, and there may so be fewer. What becomes of each of its
-            tokens is still drawn for each alone.
+        vocab_size: Exclusive upper bound of random tokens.
+        word_starts: bool [V], to choose whole words. A word that would exceed the number of
+            predictions is skipped, so there may be fewer. The replacement is still drawn for each
+            token separately.
     """
-    wanted = np.maximum(1, np.rint(lengths * probability).astype(np.int64))
-    count = np.minimum(np.minimum(wanted, slots), candidates.sum(axis=1))
+    rounded = np.maximum(1, np.rint(lengths * probability).astype(np.int64))
+    count = np.minimum(np.minimum(rounded, slots), candidates.sum(axis=1))
     if word_starts is None:
         positions = _choose(candidates, counter_rng.key(key, _CHOICE), count, slots)
     else:
@@ -74,10 +74,10 @@ def mask_tokens(
 
     slot = np.arange(slots, dtype=np.uint64)
     draw = counter_rng.uniform(counter_rng.bits(counter_rng.key(key, _REPLACEMENT)[:, None], slot))
-    anything = counter_rng.below(
+    random_tokens = counter_rng.below(
         counter_rng.bits(counter_rng.key(key, _RANDOM_TOKEN)[:, None], slot), vocab_size
     )
-    kept_or_random = np.where(draw < MASKED + KEPT, targets, anything)
+    kept_or_random = np.where(draw < MASKED + KEPT, targets, random_tokens)
     replacement = np.where(draw < MASKED, mask_id, kept_or_random)
     used_rows = np.broadcast_to(rows, used.shape)[used]
     token_ids[used_rows, positions[used]] = replacement[used]
@@ -87,9 +87,9 @@ def mask_tokens(
 
 
 def _choose(candidates: np.ndarray, key: np.ndarray, count: np.ndarray, slots: int) -> np.ndarray:
-    """`count` random candidates of each row, ascending, in the first slots; int64 [B, P]."""
+    """Choose `count` random candidates of each row, ascending, in the first slots; int64 [B, P]."""
     B, T = candidates.shape
-    # One sortable number per position: random high bits, the position in the low bits.
+    # One sortable ticket per position: random high bits, the position in the low bits.
     position_bits = max(1, (T - 1).bit_length())
     words = counter_rng.bits(key[:, None], np.arange((T + 1) // 2, dtype=np.uint64))
     ticket = words.view(np.uint32).reshape(B, -1)[:, :T] >> np.uint32(position_bits)
@@ -105,7 +105,7 @@ def _choose(candidates: np.ndarray, key: np.ndarray, count: np.ndarray, slots: i
 def _choose_words(
     candidates: np.ndarray, starts: np.ndarray, key: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
-    """Random words of each row with at most `count` tokens together; bool [B, T]."""
+    """Choose random words of each row with at most `count` tokens in total; bool [B, T]."""
     B, T = candidates.shape
     rows = np.arange(B)
     word = np.cumsum(starts, axis=1) - 1
@@ -115,7 +115,7 @@ def _choose_words(
     tickets[sizes == 0] = np.iinfo(np.uint64).max
     taken = np.zeros((B, T), bool)
     total = np.zeros(B, np.int64)
-    # Whether a word still fits depends on those before it; the rows are independent.
+    # Whether a word fits depends on the words before it; the rows are independent.
     for words in np.argsort(tickets, axis=1).T:
         size = sizes[rows, words]
         fits = (size > 0) & (total + size <= count)
@@ -127,9 +127,9 @@ def _choose_words(
 
 
 def _first_true(chosen: np.ndarray, slots: int) -> np.ndarray:
-    """The places of the true elements of each row, ascending; int64 [B, P], unused slots 0."""
+    """Return the columns of the true elements of each row; int64 [B, P], unused slots 0."""
     positions = np.zeros((len(chosen), slots), np.int64)
-    rows, places = np.nonzero(chosen)
+    rows, columns = np.nonzero(chosen)
     firsts = np.searchsorted(rows, np.arange(len(chosen)))
-    positions[rows, np.arange(len(rows)) - firsts[rows]] = places
+    positions[rows, np.arange(len(rows)) - firsts[rows]] = columns
     return positions

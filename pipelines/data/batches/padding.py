@@ -1,4 +1,4 @@
-"""Rows of equal length from texts of any length."""
+"""Pad texts of different lengths to rows of equal length."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 _SHORTEST = 16
 
 
-def padded(ids: Sequence[Sequence[int]], rows: int, pad_id: int, longest: int) -> np.ndarray:
-    """int32 [rows, T], where T is a power of two: every new length compiles a program.
+def padded(ids: Sequence[Sequence[int]], rows: int, pad_id: int, max_length: int) -> np.ndarray:
+    """Pad to int32 [rows, T]; T is a power of two, because each new T requires a compilation.
 
     Args:
-        ids: Of at most `rows` texts, each at most `longest` long.
-        rows: Of the result; those beyond `ids` are padding.
-        pad_id: Stands behind a text.
-        longest: T where no power of two fits.
+        ids: Ids of at most `rows` texts, each at most `max_length` long.
+        rows: Number of rows; rows beyond `ids` are padding.
+        pad_id: Id of padding.
+        max_length: Upper bound of T.
     """
-    array = np.full((rows, padded_length(max(map(len, ids)), longest)), pad_id, np.int32)
+    array = np.full((rows, padded_length(max(map(len, ids)), max_length)), pad_id, np.int32)
     for row, tokens in enumerate(ids):
         array[row, : len(tokens)] = tokens
     return array
 
 
-def padded_length(needed: int, longest: int) -> int:
-    """T of `padded` for a longest text of `needed` tokens."""
-    return min(max(_SHORTEST, 1 << (needed - 1).bit_length()), longest)
+def padded_length(longest: int, max_length: int) -> int:
+    """Return T of `padded` if the longest text has `longest` tokens."""
+    return min(max(_SHORTEST, 1 << (longest - 1).bit_length()), max_length)

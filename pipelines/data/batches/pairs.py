@@ -1,13 +1,13 @@
-"""Which spans of the corpus become the segments A and B of a training example.
+"""Select the spans of the corpus for the segments A and B of the training examples.
 
 The rules are those of google-research/bert's ``create_pretraining_data.py``, computed for all
-documents at once from sentence lengths alone; no text is read. One departure: where that code gives
-up finding another document after ten draws and calls a pair from the same document random, the
-other document is drawn from all others, so a random pair always comes from elsewhere.
+documents at once from the lengths of sentences; no text is read. One difference: that code gives up
+after ten draws of another document, and then labels a pair from the same document as random. Here
+the other document is drawn from all others, so a random pair always has two documents.
 
 Two more objectives cut the same store differently: "sop" (ALBERT, section 3.1: B follows A, or the
-two are swapped) and "mlm" (one segment of whole sentences of one document, as RoBERTa's
-DOC-SENTENCES). An example without B has no label.
+two are swapped) and "mlm" (one segment of whole sentences of one document, like DOC-SENTENCES of
+RoBERTa). An example without B has no label.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Objective = Literal["nsp", "sop", "mlm"]
 SPECIALS_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
 SPECIALS_OF_ONE = 2  # [CLS] A [SEP]
 
-# Documents that are advanced together: their offsets stay in the cache.
+# Documents that are processed together, so few that their offsets stay in the cache.
 _BLOCK = 1 << 15
 
-# Names of the random draws; each has its own stream.
+# The random draws; each has its own stream.
 _SHORT, _TARGET, _SPLIT, _RANDOM, _DOCUMENT, _SENTENCE, _TRIM_A, _TRIM_B = range(8)
 
 
@@ -55,7 +55,7 @@ class Pairs:
         return len(self.a_start)
 
     def __getitem__(self, index: np.ndarray | slice) -> Pairs:
-        """The examples at `index`."""
+        """Return the examples at `index`."""
         return Pairs(*(getattr(self, field.name)[index] for field in fields(self)))
 
     @property
@@ -74,15 +74,15 @@ def plan(
     objective: Objective = "nsp",
     window: tuple[int, int] | None = None,
 ) -> Pairs:
-    """All examples of one pass over (a window of) a split.
+    """Cut (a window of) a split into the examples of one epoch.
 
     Args:
-        split: Where the sentences are.
-        seed: Of the run.
-        epoch: Number of the pass; another one cuts other pairs.
-        length: Tokens of a sequence, the special ones included.
-        short_seq_prob: Share of the documents that aim at a shorter sequence in this pass.
-        objective: What B is.
+        split: The documents.
+        seed: Seed of the run.
+        epoch: Number of the epoch; each epoch has different pairs.
+        length: Tokens per sequence, special ones included.
+        short_seq_prob: Fraction of the documents with a shorter target length in this epoch.
+        objective: Determines B.
         window: First and one-past-last document, at least two; random ones come from it as well.
 
     Returns:
@@ -100,12 +100,12 @@ def plan(
         target = _targets(key, document, room, short_seq_prob)
         parts.append(_cut(split, key, document, room, target, objective, (first, end)))
     columns = [list(column) for column in zip(*parts, strict=True)]
-    parts.clear()  # one field at a time, so that memory never holds everything twice
+    parts.clear()  # one field at a time, so that memory never contains everything twice
     return Pairs(*(np.concatenate(columns.pop(0)) for _ in fields(Pairs)))
 
 
 def _targets(key: np.ndarray, document: np.ndarray, room: int, short_seq_prob: float) -> np.ndarray:
-    """How many tokens the pairs of each document aim at; drawn once per document and pass."""
+    """Draw the target length of the pairs of each document, once per document and epoch."""
     counter = document.astype(np.uint64)
     short = counter_rng.uniform(_draw(key, _SHORT, counter)) < short_seq_prob
     shorter = 2 + counter_rng.below(_draw(key, _TARGET, counter), room - 1)
@@ -121,7 +121,7 @@ def _cut(
     objective: Objective,
     window: tuple[int, int],
 ) -> tuple[np.ndarray, ...]:
-    """Cuts some documents into pairs, one pair of every unfinished document at a time."""
+    """Cut documents into pairs, one pair of every unfinished document at a time."""
     offsets = split.sentence_offsets
     first = split.document_offsets[document]
     end = split.document_offsets[document + 1]
@@ -132,7 +132,7 @@ def _cut(
         if objective == "sop":
             stop = np.maximum(stop, np.minimum(first + 2, end))
         sentences = stop - first
-        counter = first.astype(np.uint64)  # a chunk is named by its first sentence
+        counter = first.astype(np.uint64)  # the first sentence identifies a chunk
         a_stop = first + np.maximum(
             1, 1 + counter_rng.below(_draw(key, _SPLIT, counter), sentences - 1)
         )
@@ -142,7 +142,7 @@ def _cut(
         b_first, b_stop = a_stop.copy(), stop.copy()
         if objective == "nsp":
             not_next |= sentences == 1
-            b_first[not_next], b_stop[not_next] = _elsewhere(
+            b_first[not_next], b_stop[not_next] = _random_spans(
                 split, key, counter[not_next], document[not_next], (target - a_tokens)[not_next],
                 window,
             )  # fmt: skip
@@ -154,17 +154,17 @@ def _cut(
             spans = _swapped(spans, not_next)
         rounds.append((counter, *spans, not_next))
 
-        # After a random B the sentences that followed A are used again.
+        # After a random B, the sentences that followed A are used again.
         first = np.where(not_next, a_stop, stop) if objective == "nsp" else stop
-        going_on = first < end
-        first, end, document, target = (x[going_on] for x in (first, end, document, target))
+        unfinished = first < end
+        first, end, document, target = (x[unfinished] for x in (first, end, document, target))
     return _in_order(rounds)
 
 
 def _cut_singles(
     split: Split, key: np.ndarray, document: np.ndarray, room: int
 ) -> tuple[np.ndarray, ...]:
-    """Cuts some documents into runs of whole sentences; a sentence beyond `room` is trimmed."""
+    """Cut documents into runs of whole sentences; a sentence longer than `room` is trimmed."""
     offsets = split.sentence_offsets
     first = split.document_offsets[document]
     end = split.document_offsets[document + 1]
@@ -182,7 +182,7 @@ def _cut_singles(
 
 
 def _in_order(rounds: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Puts together what was cut one piece of every document at a time."""
+    """Concatenate the rounds and sort the examples in the order of the corpus."""
     counters, *arrays = (np.concatenate(part) for part in zip(*rounds, strict=True))
     order = np.argsort(counters)
     return tuple(array[order] for array in arrays)
@@ -198,7 +198,7 @@ def _swapped(spans: tuple[np.ndarray, ...], swap: np.ndarray) -> tuple[np.ndarra
     )
 
 
-def _elsewhere(
+def _random_spans(
     split: Split,
     key: np.ndarray,
     counter: np.ndarray,
@@ -206,9 +206,12 @@ def _elsewhere(
     target: np.ndarray,
     window: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and one-past-last sentence of a span of another document, about `target` tokens long.
+    """Draw a span of about `target` tokens from another document.
 
-    It begins at any sentence and has at least one, also where `target` is not positive.
+    It begins at any sentence and has at least one, even if `target` is not positive.
+
+    Returns:
+        First and one-past-last sentence.
     """
     low, high = window
     other = low + counter_rng.below(_draw(key, _DOCUMENT, counter), high - low - 1)
@@ -228,10 +231,10 @@ def _truncate(
     b: np.ndarray,
     room: int,
 ) -> tuple[np.ndarray, ...]:
-    """Shortens each pair to `room` tokens.
+    """Truncate each pair to `room` tokens.
 
-    One token at a time is taken from the longer side (B if they are equal), from its front or its
-    back with equal chance; so the number taken from the front is binomial.
+    One token at a time is removed from the longer segment (B if they are equal), from its front or
+    its back with equal probability. So the number removed from the front is binomial.
     """
     excess = np.maximum(a + b - room, 0)
     uneven = np.minimum(excess, np.abs(a - b))

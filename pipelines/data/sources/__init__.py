@@ -1,1 +1,1 @@
-"""Corpora: one module per source of text."""
+"""Corpora: one module per source of text, listed in `registry`."""

@@ -1,4 +1,4 @@
-"""Data sets of tensorflow_datasets, read without TensorFlow from array_record files."""
+"""Read data sets of tensorflow_datasets from array_record files, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.runtime.errors import BadInputError
 
-# Examples that are decoded together: three times as fast as one by one.
+# Examples that are decoded together, which is three times as fast as one by one.
 _CHUNK = 256
 
 
@@ -21,9 +21,9 @@ class Examples:
     """A split of a data set.
 
     Attributes:
-        rows: Feature -> value, as plain Python objects: text is decoded, and classes have their
-            names (None where there is none, as in the test splits of GLUE).
-        features: The names of the features.
+        rows: Feature -> value, as plain Python objects: text is decoded, and a class is its name
+            (None without a class, as in the test splits of GLUE).
+        features: Names of the features.
         class_names: Feature -> names of its classes, in the order of the data set.
     """
 
@@ -33,29 +33,31 @@ class Examples:
 
 
 def read_split(name: str, split: str) -> Examples:
-    """All examples of a split.
+    """Read all examples of a split.
 
     Args:
         name: NAME or NAME/CONFIG.
-        split: Such as ``train`` or ``train[:10%]``.
+        split: A split, such as ``train`` or ``train[:10%]``.
 
     Raises:
         BadInputError: There is no such data set or split, or it cannot be read.
     """
     builder = open_builder(name)
-    known = ", ".join(builder.info.splits)
     try:
         source = builder.as_data_source(split=split)
-    except Exception as error:  # of several kinds, by what is wrong with the name
+    except Exception as error:  # its type depends on the fault of the name
         text = " ".join(str(error).split())[:200]
-        raise BadInputError(f"tfds:{name} has no split {split!r} but {known} ({text})") from None
+        splits = ", ".join(builder.info.splits)
+        raise BadInputError(
+            f"tfds:{name} has no split {split!r} ({text}); its splits are {splits}"
+        ) from None
     features = builder.info.features
     rows: list[dict[str, Any]] = []
     for start in range(0, len(source), _CHUNK):
         numbers = range(start, min(start + _CHUNK, len(source)))
         try:
             chunk = source.__getitems__(numbers)
-        except Exception as error:  # array_record raises what its C++ code reports
+        except Exception as error:  # array_record raises the errors of its C++ code
             text = " ".join(str(error).split())[:200]
             raise BadInputError(
                 f"tfds:{name}: examples {numbers[0]} to {numbers[-1]} of {split}: {text}"
@@ -70,8 +72,10 @@ def _has_classes(feature: Any) -> bool:
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    """A value as JSON could hold it, classes by their names."""
-    inner = getattr(feature, "feature", feature)  # of a sequence; one of dicts is a dict of lists
+    """Convert a value to what JSON can express, and classes to their names."""
+    inner = getattr(
+        feature, "feature", feature
+    )  # of a sequence; a sequence of dicts is a dict of lists
     if isinstance(value, dict):
         return {key: _plain(inner[key], part) for key, part in value.items()}
     if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
@@ -79,18 +83,18 @@ def _plain(feature: Any, value: Any) -> Any:
     if _has_classes(feature):
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")  # not UTF-8: an image or the like beside the text
+        return value.decode("utf-8", "replace")  # not UTF-8: for example an image beside the text
     return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
 @lru_cache(maxsize=4)
 def open_builder(name: str) -> Any:
-    """The prepared builder of a data set.
+    """Return the prepared builder of a data set.
 
     Raises:
-        BadInputError: There is none, it cannot be prepared, or it needs TensorFlow.
+        BadInputError: There is no such data set, it cannot be prepared, or it needs TensorFlow.
     """
-    import tensorflow_datasets as tfds  # takes a second, which the other corpora need not wait
+    import tensorflow_datasets as tfds  # takes a second, so other corpora do not import it
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line per retry
 
@@ -100,19 +104,19 @@ def open_builder(name: str) -> Any:
         if not builder.is_prepared():
             builder.download_and_prepare(file_format=array_record)
     except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name.partition("/")[0], known, n=1)
+        names = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(name.partition("/")[0], names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise BadInputError(f"there is no data set {name!r} in tensorflow_datasets{hint}") from None
     except ImportError as error:
         raise BadInputError(
-            f"tfds:{name} needs the package {error.name} to be prepared; do that where it is"
-            f" installed: tfds build {name} --file_format=array_record"
+            f"tfds:{name} needs the package {error.name} to be prepared; where it is installed,"
+            f" run: tfds build {name} --file_format=array_record"
         ) from None
-    except Exception as error:  # builders raise what they like
+    except Exception as error:  # builders raise errors of any type
         text = " ".join(str(error).split())[:300]
         raise BadInputError(
-            f"tfds:{name} cannot be prepared ({type(error).__name__}: {text}); is there a network?"
+            f"tfds:{name} cannot be prepared ({type(error).__name__}: {text}); check the network"
         ) from None
     if builder.info.file_format is not array_record:
         raise BadInputError(

@@ -1,125 +1,74 @@
-"""Text and JSON Lines files, plain or compressed, cut into pieces at document boundaries.
+"""Files of text, plain or compressed, cut at the boundaries of documents.
 
-A piece of a plain file is a range of bytes that a worker reads by itself. A compressed file can
-only be read from its beginning, so its pieces carry their text. Where a file is cut depends on its
-text alone: compressing it changes nothing.
+A span of a plain file is a range of bytes that a worker reads by itself. A compressed file can only
+be read from its beginning, so its spans carry their text. Where a file is cut depends on its text
+alone, not on its compression.
 """
 
 from __future__ import annotations
 
+import glob
 import io
-import json
 import lzma
+import os
 import re
 import sys
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar
 
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import check_kind
+from pipelines.data.sources.documents import Document
+from pipelines.data.sources.source import Piece, Source
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-Document = list[str]
-Format = Literal["text", "jsonl"]
-
-# One that takes more bytes is a file without blank lines, not a document.
+# Bytes. A file with a longer document has no blank lines.
 MAX_DOCUMENT = 1 << 26
-_LINE = 60  # bytes that a line takes beside its characters
 
 _BUFFER = 1 << 20
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate: JSON can express it, UTF-8 cannot
-_UNPACKERS: dict[str, Callable[[], Any]] = {
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".xz": lzma.LZMADecompressor,
     ".zst": zstd.ZstdDecompressor,
 }
-# Little at a time, as four bytes of .zst may unpack to 128 KiB.
-_PACKED_CHUNK = 1 << 10
-# What text grows to when it is unpacked, roughly; only block sizes depend on it.
+# Small, because four bytes of .zst may decompress to 128 KiB.
+_COMPRESSED_CHUNK = 1 << 10
+# Estimated growth of a compressed text; only block sizes depend on it.
 _EXPANSION = 3
 
 
 @dataclass(frozen=True)
-class FilePiece:
+class Span:
     """Whole documents of one file.
 
     Attributes:
         path: The file.
-        form: Of the file.
-        field: Of a JSON object that holds the text.
-        start: Byte of the (unpacked) file with which the piece begins.
-        end: The byte after its last.
+        start: Offset of the first byte in the (decompressed) file.
+        end: Offset behind the last byte.
         data: The bytes, if the file is compressed.
     """
 
     path: Path
-    form: Format
-    field: str
     start: int
     end: int
     data: bytes | None
 
-    @property
-    def origin(self) -> str:
-        """The name of the file."""
-        return str(self.path)
-
-    def documents(self) -> Iterator[Document]:
-        """The documents, each as its non-empty lines.
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Read the lines, each with its offset in the file.
 
         Raises:
-            BadInputError: The file cannot be read, or is not UTF-8 text of this form.
+            BadInputError: The file cannot be read, or is not UTF-8 text.
         """
-        return self._text() if self.form == "text" else self._jsonl()
-
-    def _text(self) -> Iterator[Document]:
-        document: Document = []
-        size = 0
-        for offset, line in self._lines():
-            size += len(line) + _LINE
-            if size > MAX_DOCUMENT:
-                raise _too_long(self.path, offset)
-            if text := line.strip():
-                document.append(text)
-            else:
-                if document:
-                    yield document
-                document, size = [], 0
-        if document:
-            yield document
-
-    def _jsonl(self) -> Iterator[Document]:
-        for offset, line in self._lines():
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)[self.field]
-            except KeyError as error:
-                raise BadInputError(
-                    f"{self.path}: the object at offset {offset} has no field {error}; name the"
-                    " one that holds the text, as in jsonl:FILE#FIELD"
-                ) from None
-            except (ValueError, TypeError, RecursionError):
-                raise BadInputError(
-                    f"{self.path}: the line at offset {offset} is not a JSON object"
-                ) from None
-            if not isinstance(text, str) or "\0" in text or HALF_CHARACTER.search(text):
-                raise BadInputError(
-                    f"{self.path}: field {self.field!r} at offset {offset} is not a text, or holds"
-                    " NUL or half of a character"
-                )
-            if document := paragraphs(text):
-                yield document
-
-    def _lines(self) -> Iterator[tuple[int, str]]:
         offset = self.start
         with readable(self.path), io.BytesIO(self._read()) as lines:
             for line in lines:
@@ -134,7 +83,7 @@ class FilePiece:
                 if "\0" in text:
                     raise BadInputError(
                         f"{self.path} is not text: NUL byte at offset {offset + line.index(0)};"
-                        " is it binary, or UTF-16?"
+                        " check whether it is binary or UTF-16"
                     )
                 yield offset, text
                 offset += len(line)
@@ -146,57 +95,133 @@ class FilePiece:
             file.seek(self.start)
             data = file.read(self.end - self.start)
         if len(data) != self.end - self.start:
-            raise BadInputError(f"{self.path} has become shorter while it was read")
+            raise BadInputError(f"{self.path} was truncated while it was read; run again")
         return data
 
 
-class FileCutter:
-    """Cuts one file into pieces, from its beginning to its end."""
+@dataclass(frozen=True)
+class FilePiece(Piece):
+    """A span and how to parse it."""
 
-    def __init__(self, path: Path, form: Format, field: str) -> None:
-        """Opens the file."""
-        self._path, self._form, self._field = path, form, field
+    span: Span
+
+    @property
+    def origin(self) -> str:
+        """See `Piece.origin`."""
+        return str(self.span.path)
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """See `Piece.documents`."""
+
+
+class FileSource(Source):
+    """Files that match a pattern, in the order of their names.
+
+    Attributes:
+        document_per_line: Whether every line is a document; otherwise a blank line ends one.
+    """
+
+    document_per_line: ClassVar[bool]
+
+    def __init__(self, spec: str) -> None:
+        """Find the files.
+
+        Raises:
+            BadInputError: No file matches.
+        """
+        super().__init__(spec)
+        # Not Path.glob, which rejects absolute patterns.
+        pattern = os.path.expanduser(self.pattern())  # noqa: PTH111
+        paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+        self._paths = [path for path in paths if path.is_file()]
+        if not self._paths:
+            is_folder = Path(pattern).is_dir()
+            hint = f"to read a folder, write {self.scheme}:{pattern}/*" if is_folder else "check it"
+            raise BadInputError(f"corpus {spec!r}: no file matches {pattern}; {hint}")
+
+    def pattern(self) -> str:
+        """Return the pattern of the file names in the specification."""
+        return self.name
+
+    @abstractmethod
+    def piece(self, span: Span) -> FilePiece:
+        """Return the piece that parses a span."""
+
+    def size(self) -> int:
+        """See `Source.size`."""
+        return sum(map(text_size, self._paths))
+
+    def files(self) -> list[Any]:
+        """See `Source.files`."""
+        return [[str(path), path.stat().st_size] for path in self._paths]
+
+    def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
+        """See `Source.pieces`; small files are grouped."""
+        pieces: list[FilePiece] = []
+        total = 0
+        for path in self._paths:
+            cutter = FileCutter(path, self.document_per_line)
+            try:
+                while span := cutter.next_span(size - total):
+                    pieces.append(self.piece(span))
+                    total += span.end - span.start
+                    if total >= size:
+                        yield tuple(pieces), total
+                        pieces, total = [], 0
+            finally:
+                cutter.close()
+        if pieces:
+            yield tuple(pieces), total
+
+
+class FileCutter:
+    """Cuts one file into spans, from its beginning to its end."""
+
+    def __init__(self, path: Path, document_per_line: bool) -> None:
+        """Open the file."""
+        self._path, self._document_per_line = path, document_per_line
         self._position = 0
         with readable(path):
             self._file: IO[bytes] = path.open("rb")
-            self._compressed = path.suffix in _UNPACKERS
+            self._compressed = path.suffix in _DECOMPRESSORS
             if self._compressed:
-                unpacked = _Unpacked(self._file, _UNPACKERS[path.suffix])
-                self._file = io.BufferedReader(unpacked, _BUFFER)
+                stream = _Decompressed(self._file, _DECOMPRESSORS[path.suffix])
+                self._file = io.BufferedReader(stream, _BUFFER)
         self.size = text_size(path)
 
-    def take(self, wanted: int) -> FilePiece | None:
-        """The next piece: `wanted` bytes and what is left of the last document; None at the end.
+    def next_span(self, size: int) -> Span | None:
+        """Return `size` bytes and the remainder of the last document; None at the end of the file.
 
         Raises:
-            BadInputError: The file is damaged, or a document does not end.
+            BadInputError: The file is damaged, or a document is too long.
         """
         with readable(self._path):
             data = None
             start = self._position
             if self._compressed:
-                first = self._file.read(wanted)
-                with io.BytesIO() as rest:  # not a list, as its lines may be very many
-                    rest.writelines(self._rest_of_document() if len(first) == wanted else ())
+                first = self._file.read(size)
+                with io.BytesIO() as rest:  # not a list, because there may be very many lines
+                    rest.writelines(self._rest_of_document() if len(first) == size else ())
                     data = first + rest.getbuffer()
                 self._position += len(data)
             else:
-                self._file.seek(min(start + wanted, self.size))
+                self._file.seek(min(start + size, self.size))
                 for _ in self._rest_of_document():
                     pass
                 self._position = self._file.tell()
         if self._position == start:
             return None
-        return FilePiece(self._path, self._form, self._field, start, self._position, data)
+        return Span(self._path, start, self._position, data)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _rest_of_document(self) -> Iterator[bytes]:
-        """Lines up to and including the next boundary.
+        """Read lines up to and including the next boundary.
 
-        The first line is the rest of one that began earlier, so it is never taken for a blank one.
+        The first line is the rest of one that began earlier, so it never counts as blank.
         """
         size = 0
         first = True
@@ -204,22 +229,22 @@ class FileCutter:
             yield line
             size += len(line)
             if size > MAX_DOCUMENT:
-                raise _too_long(self._path, self._position + size)
-            if self._form == "jsonl" or not (first or line.strip()):
+                raise too_long(self._path, self._position + size)
+            if self._document_per_line or not (first or line.strip()):
                 return
             first = False
 
 
-class _Unpacked(io.RawIOBase):
-    """The text of a compressed file, whose streams may follow each other.
+class _Decompressed(io.RawIOBase):
+    """The text of a compressed file, which may consist of several streams.
 
-    Unlike `lzma.LZMAFile` and its like it takes a second stream that does not begin as one should
-    for damage, not for the end.
+    Unlike `lzma.LZMAFile` and its like, a second stream with a wrong header raises an error instead
+    of ending the file.
     """
 
-    def __init__(self, file: IO[bytes], make: Callable[[], Any]) -> None:
-        self._file, self._make = file, make
-        self._unpacker = make()
+    def __init__(self, file: IO[bytes], make_decompressor: Callable[[], Any]) -> None:
+        self._file, self._make = file, make_decompressor
+        self._decompressor = make_decompressor()
         self._ready = b""
 
     def readable(self) -> bool:
@@ -227,15 +252,15 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            packed = self._file.read(_PACKED_CHUNK)
-            if self._unpacker.eof:
-                packed = (self._unpacker.unused_data + packed).lstrip(b"\0")  # padding
-                if not packed:
+            compressed = self._file.read(_COMPRESSED_CHUNK)
+            if self._decompressor.eof:
+                compressed = (self._decompressor.unused_data + compressed).lstrip(b"\0")  # padding
+                if not compressed:
                     return 0
-                self._unpacker = self._make()
-            elif not packed:
-                raise EOFError("it ends before its end")
-            self._ready = self._unpacker.decompress(packed)
+                self._decompressor = self._make()
+            elif not compressed:
+                raise EOFError("unexpected end of file")
+            self._ready = self._decompressor.decompress(compressed)
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
@@ -245,30 +270,26 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def paragraphs(text: str) -> Document:
-    """The non-empty lines of a text."""
-    return [line for line in map(str.strip, text.split("\n")) if line]
-
-
 def text_size(path: Path) -> int:
-    """Bytes of text in a file; of a compressed one an estimate."""
+    """Return the bytes of text in a file, or an estimate if it is compressed."""
     with readable(path):
-        return path.stat().st_size * (_EXPANSION if path.suffix in _UNPACKERS else 1)
+        return path.stat().st_size * (_EXPANSION if path.suffix in _DECOMPRESSORS else 1)
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what can be wrong with a file into one line."""
+    """Turn the errors of reading a file into BadInputError."""
     check_kind(path)
     try:
         yield
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     except (EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError) as error:
-        raise BadInputError(f"{path} is damaged: {error}") from None
+        raise BadInputError(f"{path} is damaged: {error}; restore it") from None
 
 
-def _too_long(path: Path, offset: int) -> BadInputError:
+def too_long(path: Path, offset: int) -> BadInputError:
+    """Make the error for a document that exceeds `MAX_DOCUMENT`."""
     return BadInputError(
         f"{path}: a document of more than {MAX_DOCUMENT >> 20} MiB ends after offset {offset};"
         " put a blank line between documents"

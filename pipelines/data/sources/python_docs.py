@@ -1,9 +1,9 @@
-"""The built-in corpus: English prose from the documentation that every Python machine carries.
+"""The built-in corpus: English prose from the documentation of Python and of its libraries.
 
-It needs no download and no licence click, so that the first run works anywhere. Sources are the
-language reference behind ``help()`` (``pydoc_data.topics``) and the docstrings of the standard
-library and of this project's dependencies, read from source without importing them. The same
-package versions always give the same documents in the same order.
+It needs no download, so the first run works anywhere. The texts are the language reference behind
+``help()`` (``pydoc_data.topics``) and the docstrings of the standard library and of this project's
+dependencies, read from source without importing them. The same package versions always give the
+same documents in the same order.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ import ast
 import re
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from inspect import cleandoc
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from sentencex import segment
 
-LICENCE = (
+from pipelines.data.sources.documents import Document
+from pipelines.data.sources.source import Piece, Source
+
+_LICENSE = (
     "PSF-2.0 (Python), BSD-3-Clause (NumPy, SciPy), Apache-2.0 (JAX, Flax, Optax, Orbax, Grain)"
 )
 
@@ -42,19 +47,63 @@ _SENTENCE = re.compile(r"""^["'(]?[A-Z][^\\{}<>=|@#$%&*_~^\[\]`]*[.?!]["')]?$"""
 _WORD = re.compile(r"""^["'(]?[A-Za-z][a-z]*(['-][A-Za-z]+)*["')]?[,;:.?!]*["')]?$""")
 
 
-def documents() -> Iterator[list[str]]:
-    """Yields one list of sentences per topic, module, class or function, without repeats."""
-    seen: set[str] = set()
+@dataclass(frozen=True)
+class Documents:
+    """A piece that carries its documents."""
+
+    carried: tuple[Document, ...]
+    origin: str = "python-docs"
+
+    def documents(self) -> Iterator[Document]:
+        """See `Piece.documents`."""
+        yield from self.carried
+
+
+class PythonDocs(Source):
+    """The built-in corpus."""
+
+    scheme = "python-docs"
+    form = "python-docs"
+    summary = "the built-in corpus: documentation of Python and its libraries, without a download"
+    example = "python-docs"
+    license = _LICENSE
+    one_sentence_per_line = True
+
+    def size(self) -> int:
+        """See `Source.size`."""
+        return 1 << 22
+
+    def files(self) -> list[Any]:
+        """See `Source.files`."""
+        return []
+
+    def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
+        """See `Source.pieces`."""
+        carried: list[Document] = []
+        total = 0
+        for document in documents():
+            carried.append(document)
+            total += sum(map(len, document))
+            if total >= size:
+                yield (Documents(tuple(carried)),), total
+                carried, total = [], 0
+        if carried:
+            yield (Documents(tuple(carried)),), total
+
+
+def documents() -> Iterator[Document]:
+    """Yield the sentences of each topic, module, class or function; each sentence only once."""
+    earlier: set[str] = set()
     for text in chain(_topics(), _docstrings()):
-        # A sentence that was seen before is boilerplate, or its document is a copy.
-        fresh = [sentence for sentence in dict.fromkeys(prose(text)) if sentence not in seen]
-        seen.update(fresh)
-        if len(fresh) > 1:
-            yield fresh
+        # A repeated sentence is boilerplate, or its document is a copy.
+        new = [sentence for sentence in dict.fromkeys(prose(text)) if sentence not in earlier]
+        earlier.update(new)
+        if len(new) > 1:
+            yield new
 
 
 def prose(text: str) -> Iterator[str]:
-    """The sentences of a docstring, without markup, code, signatures and tables."""
+    """Yield the sentences of a docstring, without markup, code, signatures and tables."""
     for paragraph in _paragraphs(text):
         for piece in segment("en", paragraph):
             sentence = " ".join(piece.split())
@@ -76,7 +125,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _without_code(lines: list[str]) -> Iterator[str]:
-    """Puts a blank line in place of code, examples with their output, signatures and tables."""
+    """Replace code, examples with their output, signatures and tables by blank lines."""
     code_indent: int | None = None  # of the line that announced a literal block with "::"
     in_example = False
     for line in lines:
@@ -117,7 +166,7 @@ def _docstrings() -> Iterator[str]:
 
 
 def _object(node: ast.AST) -> Iterator[str]:
-    """A function's docstring, or that of a class together with those of its methods."""
+    """Yield the docstring of a function, or that of a class with those of its methods."""
     if isinstance(node, ast.ClassDef):
         members = [member for member in node.body if not isinstance(member, ast.Expr)]
         texts = [ast.get_docstring(node), *chain.from_iterable(map(_object, members))]
@@ -132,14 +181,14 @@ def _object(node: ast.AST) -> Iterator[str]:
 
 def _standard_library() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
-    return sorted(path for path in root.rglob("*.py") if _wanted(path.relative_to(root)))
+    return sorted(path for path in root.rglob("*.py") if _is_documented(path.relative_to(root)))
 
 
 def _package(name: str) -> list[Path]:
     files = metadata.files(name) or []
-    wanted = (file for file in files if file.suffix == ".py" and _wanted(Path(file)))
-    return sorted(Path(str(file.locate())) for file in wanted)
+    modules = (file for file in files if file.suffix == ".py" and _is_documented(Path(file)))
+    return sorted(Path(str(file.locate())) for file in modules)
 
 
-def _wanted(path: Path) -> bool:
+def _is_documented(path: Path) -> bool:
     return _SKIPPED.isdisjoint(path.parts) and not path.name.startswith("test_")

@@ -1,1 +1,1 @@
-"""From a corpus to a token store."""
+"""The token store: made from a corpus, copied, read."""

@@ -1,7 +1,7 @@
-"""From the finished blocks of a job to a store: duplicates go, the ledger and the card come.
+"""Assemble the finished blocks of a job to a store: remove duplicates, write ledger and card.
 
-Every step can be done again after an interruption, because a block's folder stays, with its record
-and its hashes, until the ledger is there.
+Every step can be repeated after an interruption, because the folder of a block, with its record and
+its hashes, stays until the ledger exists.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from pipelines.data.store.token_store import (
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 
 # Hashes of documents that are compared at once: 16 bytes each, and as much again to sort them.
-_MOST_HASHES = 1 << 23
+_MAX_HASHES = 1 << 23
 
 
 def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
-    """Makes the store out of the finished blocks.
+    """Make the store from the finished blocks.
 
     Raises:
-        UserError: A block is missing: the runner lost it.
+        UserError: The runner lost a block.
         BadInputError: The corpus has too few documents; the disk is full.
     """
     names = finished_blocks(job, len(corpus.sources))
@@ -59,10 +59,10 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
         for split in SPLITS:
             if split not in record["splits"]:
                 continue
-            given = _shard(job, name, split, record, dropped.get((name, split)), tokenizer.unk_id)
-            unknown += given.pop("unknown")
-            if given["documents"]:
-                shards[split].append(Shard(name=f"{split}-{name}", **given))
+            sizes = _shard(job, name, split, record, dropped.get((name, split)), tokenizer.unk_id)
+            unknown += sizes.pop("unknown")
+            if sizes["documents"]:
+                shards[split].append(Shard(name=f"{split}-{name}", **sizes))
     _check_enough(shards, corpus.spec)
     counts = {
         "read": sum(record["read"] for record in records.values()),
@@ -73,11 +73,11 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
         "unknown": unknown,
     }
     _check_counts(counts, shards)
-    tokenizer.save(job.store / TOKENIZER)  # again, if an interruption left half of it
+    tokenizer.save(job.store / TOKENIZER)  # an interruption may have left half of it
     ledger = Ledger(
         corpus=corpus.spec,
         files=corpus.files,
-        licence=corpus.licence,
+        licence=corpus.license,
         recipe={**asdict(job.recipe), "whole_lines": list(job.recipe.whole_lines)},
         tokenizer=tokenizer.digest,
         vocab_size=tokenizer.vocab_size,
@@ -91,17 +91,17 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
 
 
 def finished_blocks(job: Job, sources: int) -> list[str]:
-    """The names of all blocks, in the order of the corpus.
+    """List the names of all blocks, in the order of the corpus.
 
     Raises:
-        UserError: One that was cut from a source is not there.
+        UserError: A block of a source is missing.
     """
     names: list[str] = []
     for number in range(sources):
-        note = job.work / f"source-{number:02}.json"
-        if not note.is_file():
+        path = job.work / f"source-{number:02}.json"
+        if not path.is_file():
             raise UserError(f"source {number} was not read to its end; run the same command again")
-        names += json.loads(note.read_text("utf-8"))
+        names += json.loads(path.read_text("utf-8"))
     lost = [name for name in names if not (job.work / name / RECORD).is_file()]
     if lost:
         raise UserError(
@@ -114,38 +114,38 @@ def finished_blocks(job: Job, sources: int) -> list[str]:
 def _duplicates(
     work: Path, records: dict[str, dict[str, Any]]
 ) -> dict[tuple[str, SplitName], np.ndarray]:
-    """Which documents of which block were there before, in memory that does not grow."""
+    """Find the repeated documents of each block, in bounded memory."""
     total = sum(
         split["documents"] for record in records.values() for split in record["splits"].values()
     )
-    parts = max(1, 1 << (total // _MOST_HASHES).bit_length())
-    found: dict[tuple[str, SplitName], list[np.ndarray]] = {}
+    parts = max(1, 1 << (total // _MAX_HASHES).bit_length())
+    repeated: dict[tuple[str, SplitName], list[np.ndarray]] = {}
     for part in range(parts if total else 0):
-        places: list[tuple[str, SplitName]] = []
+        sources: list[tuple[str, SplitName]] = []
         keys, shard, row = [], [], []
         for name, split, hashes in _hashes(work, records):
             rows = np.flatnonzero(hashes[:, 1] & np.uint64(parts - 1) == part)
             keys.append(hashes[rows])
             row.append(rows)
-            shard.append(np.full(len(rows), len(places)))
-            places.append((name, split))
-        # A stable sort, so that the first of equal documents is the first of the corpus.
+            shard.append(np.full(len(rows), len(sources)))
+            sources.append((name, split))
+        # A stable sort keeps equal documents in the order of the corpus.
         key = np.concatenate(keys)
         order = np.lexsort((key[:, 1], key[:, 0]))
-        again = np.flatnonzero((key[order[1:]] == key[order[:-1]]).all(axis=1)) + 1
-        shards, rows = (np.concatenate(x)[order[again]] for x in (shard, row))
+        copies = np.flatnonzero((key[order[1:]] == key[order[:-1]]).all(axis=1)) + 1
+        shards, rows = (np.concatenate(x)[order[copies]] for x in (shard, row))
         for number in np.unique(shards):
-            found.setdefault(places[number], []).append(rows[shards == number])
-    return {place: np.sort(np.concatenate(rows)) for place, rows in found.items()}
+            repeated.setdefault(sources[number], []).append(rows[shards == number])
+    return {source: np.sort(np.concatenate(rows)) for source, rows in repeated.items()}
 
 
 def _hashes(
     work: Path, records: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, SplitName, np.ndarray]]:
     for name, record in records.items():
-        for split, given in record["splits"].items():
-            known = given["sha256"].get(HASHES)
-            yield name, split, load_part(work / name, split, HASHES, known)
+        for split, content in record["splits"].items():
+            digest = content["sha256"].get(HASHES)
+            yield name, split, load_part(work / name, split, HASHES, digest)
 
 
 def _shard(
@@ -156,18 +156,18 @@ def _shard(
     dropped: np.ndarray | None,
     unk_id: int,
 ) -> dict[str, Any]:
-    """Puts the files of a shard into the store; returns its sizes and hashes."""
-    given, block = record["splits"][split], job.work / name
-    known = {part: given["sha256"][part] for part in PARTS}
+    """Put the files of a shard into the store; return its sizes and hashes."""
+    content, block = record["splits"][split], job.work / name
+    digests = {part: content["sha256"][part] for part in PARTS}
     if dropped is None:
         for part in PARTS:
             source, target = block / f"{split}.{part}.npy", job.store / f"{split}-{name}.{part}.npy"
             if source.exists():  # otherwise it was moved before an interruption
-                check_part(source, known[part], block).rename(target)
+                check_part(source, digests[part], block).rename(target)
             else:
-                check_part(target, known[part], block)
-        return {**given, "sha256": known}
-    tokens, sentences, documents = (load_part(block, split, part, known[part]) for part in PARTS)
+                check_part(target, digests[part], block)
+        return {**content, "sha256": digests}
+    tokens, sentences, documents = (load_part(block, split, part, digests[part]) for part in PARTS)
     kept = np.ones(len(documents), bool)
     kept[dropped] = False
     kept_sentences = np.repeat(kept, documents)
@@ -178,26 +178,26 @@ def _shard(
     }
     if not kept.any():
         return {"documents": 0, "sentences": 0, "tokens": 0, "unknown": 0, "sha256": {}}
-    # The block's own files stay: after an interruption this is done again.
+    # The files of the block stay, so that this can be repeated after an interruption.
     return save_arrays(job.store, f"{split}-{name}.", arrays, unk_id)
 
 
 def _check_enough(shards: dict[SplitName, list[Shard]], spec: str) -> None:
     train, heldout = (sum(shard.documents for shard in shards[split]) for split in SPLITS)
     if train + heldout == 0:
-        raise BadInputError(f"corpus {spec!r} is empty: no document with a token in it")
+        raise BadInputError(f"corpus {spec!r} is empty: no document has a token; check the text")
     if train < 2:
         raise BadInputError(
-            f"corpus {spec!r} has {train} document(s) to train on; next sentence prediction"
-            " needs two. A blank line begins a new document; --held-out 0 holds none back"
+            f"corpus {spec!r} has {train} document(s) for training; next sentence prediction needs"
+            " two. Separate documents by blank lines, or set --held-out 0"
         )
 
 
 def _check_counts(counts: dict[str, int], shards: dict[SplitName, list[Shard]]) -> None:
     kept = sum(shard.documents for split in SPLITS for shard in shards[split])
-    left_out = counts["too_short"] + counts["empty"] + counts["duplicates"]
-    if counts["read"] != kept + left_out:
+    skipped = counts["too_short"] + counts["empty"] + counts["duplicates"]
+    if counts["read"] != kept + skipped:
         raise UserError(
-            f"{counts['read']:,} documents were read, but {kept:,} are stored and {left_out:,} were"
-            " left out: the runner lost some; remove the folder and run the same command again"
+            f"{counts['read']:,} documents were read, but {kept:,} are stored and {skipped:,} were"
+            " skipped: the runner lost some; remove the folder and run the same command again"
         )

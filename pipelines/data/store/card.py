@@ -1,4 +1,4 @@
-"""What is in a store, for people (card.md) and programs (card.json)."""
+"""Describe the content of a store, for people (card.md) and programs (card.json)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _BINS = 40  # powers of two
 
 
 def write(folder: Path, ledger: Ledger) -> None:
-    """Writes both cards of a store whose shards are in `folder`."""
+    """Write both cards of a store whose shards are in `folder`."""
     content = describe(folder, ledger)
     (folder / FILES[0]).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     (folder / FILES[1]).write_text(_markdown(content), "utf-8")
 
 
 def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
-    """Counts, shares and length histograms of a store."""
+    """Return counts, fractions and histograms of lengths."""
     splits: dict[str, Any] = {}
     for name in SPLITS:
         sentences, documents = np.zeros((2, _BINS), np.int64)
-        for shard in ledger.splits[name]:  # one by one, so that memory does not grow
+        for shard in ledger.splits[name]:  # one at a time, to bound the memory
             sizes, counts = (
                 np.load(folder / f"{shard.name}.{part}.npy", allow_pickle=False)
                 for part in ("sentences", "documents")
@@ -61,7 +61,7 @@ def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
 
 
 def _binned(lengths: np.ndarray) -> np.ndarray:
-    """How many lengths lie in [1, 2), [2, 4), [4, 8), …; int64 [_BINS]."""
+    """Count the lengths in [1, 2), [2, 4), [4, 8), …; int64 [_BINS]."""
     return np.bincount(np.log2(lengths).astype(np.int64), minlength=_BINS)
 
 
@@ -73,8 +73,8 @@ def _markdown(card: dict[str, Any]) -> str:
     splits, left_out = card["splits"], card["left_out"]
     recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
     rows = [
-        f"| {what} | " + " | ".join(f"{splits[name][what]:,}" for name in SPLITS) + " |"
-        for what in ("documents", "sentences", "tokens")
+        f"| {count} | " + " | ".join(f"{splits[name][count]:,}" for name in SPLITS) + " |"
+        for count in ("documents", "sentences", "tokens")
     ]
     lines = [
         f"# {escaped(card['corpus'])}",
@@ -93,16 +93,16 @@ def _markdown(card: dict[str, Any]) -> str:
         f"* SHA-256 of the tokenizer {card['tokenizer_sha256']}, of the store"
         f" {card['store_sha256']}.",
     ]
-    for what in ("tokens_per_sentence", "tokens_per_document"):
-        buckets = splits["train"][what]
-        most = max(buckets.values(), default=1)
-        lines += ["", f"## {what.replace('_', ' ').capitalize()} (train)", "", "```"]
-        lines += [f"{k:>15} {n:>12,} {'#' * round(40 * n / most)}" for k, n in buckets.items()]
+    for name in ("tokens_per_sentence", "tokens_per_document"):
+        buckets = splits["train"][name]
+        largest = max(buckets.values(), default=1)
+        lines += ["", f"## {name.replace('_', ' ').capitalize()} (train)", "", "```"]
+        lines += [f"{k:>15} {n:>12,} {'#' * round(40 * n / largest)}" for k, n in buckets.items()]
         lines.append("```")
     return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
-    """`text` for a line of Markdown, in which nothing of it has a meaning."""
+    """Escape a text for a line of Markdown."""
     line = printable(" ".join(text.split()))
     return "".join(f"\\{c}" if c in r"\`*_[]<>#|&~" else c for c in line)

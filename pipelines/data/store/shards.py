@@ -1,12 +1,12 @@
-"""From a block of text to the files of one shard: the function that every runner calls.
+"""Make the files of one shard from a block of text; every runner calls `make_shard`.
 
-    STORE/work/job.json               what is being made, from what
-    STORE/work/source-00.json         the blocks of a source, once it has been cut to its end
+    STORE/work/job.json               corpus, tokenizer and recipe of the store
+    STORE/work/source-00.json         the names of the blocks of a source, once it is cut to its end
     STORE/work/00-00012/record.json   counts and hashes of a finished block
-    STORE/work/00-00012/train.*.npy   its documents; see `store` for the parts, and their hashes
+    STORE/work/00-00012/train.*.npy   its documents, as in `token_store`, and their hashes
 
-A block's folder appears, complete, by being renamed. What is in it depends on the block and the
-recipe only, so that any number of workers and any interruption give the same bytes.
+The folder of a block is written under a temporary name and renamed. Its content depends on the
+block and the recipe only, so that any number of workers and any interruption give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sentencex import segment
 
 from bert_jax.runtime.errors import BadInputError, UserError
 from pipelines.data.sources.corpora import Block, Corpus
-from pipelines.data.sources.files import Document
+from pipelines.data.sources.documents import split_sentences
 from pipelines.data.store.token_store import (
     PARTS,
     SPLITS,
@@ -46,23 +45,21 @@ HASHES = "hashes"
 # Sentence lengths are stored as uint16.
 MAX_SENTENCE = (1 << 16) - 1
 
-# Sentences that are encoded in one call: enough to keep Python out of the way.
+# Sentences that are encoded in one call, enough to make the overhead of Python small.
 _CHUNK = 4096
-_SLICE = 1 << 20  # characters of one call to the tokenizer
-# A source whose lines are, with few exceptions, single sentences is not split any further.
-_SAMPLE_LINES, _SINGLE_SENTENCES = 2000, 0.9
+_SLICE = 1 << 20  # characters per call of the tokenizer
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the tokens, besides text and tokenizer.
+    """Everything that determines the tokens, besides text and tokenizer.
 
     Attributes:
-        heldout: Share of the documents that is held out, chosen by their hash.
+        heldout: Fraction of the documents that is held out, chosen by their hash.
         language: ISO 639 code, for the rules of sentence splitting.
-        whole_lines: For every source, whether its lines are sentences already.
-        min_characters: Shorter documents are left out.
-        deduplicate: Leave out documents that were there before.
+        whole_lines: For every source, whether its lines are sentences.
+        min_characters: Shorter documents are skipped.
+        deduplicate: Skip exact copies of documents.
     """
 
     heldout: float
@@ -74,14 +71,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """A store that is being made in `store`."""
+    """A store that is made in the folder `store`."""
 
     store: Path
     recipe: Recipe
 
     @property
     def work(self) -> Path:
-        """Folder of what is finished so far."""
+        """Folder of the finished blocks."""
         return self.store / WORK
 
 
@@ -96,7 +93,7 @@ class Collected:
 
 
 def cut(job: Job, corpus: Corpus, number: int) -> Iterator[Block]:
-    """The blocks of source `number` that are not finished; notes at the end how many there are."""
+    """Yield the unfinished blocks of source `number`; finally write the names of all its blocks."""
     names = []
     for block in corpus.blocks(number):
         names.append(block.name)
@@ -106,13 +103,13 @@ def cut(job: Job, corpus: Corpus, number: int) -> Iterator[Block]:
 
 
 def make_shard(job: Job, block: Block) -> dict[str, Any]:
-    """Tokenises a block into ``STORE/work/NAME``.
+    """Tokenize a block into ``STORE/work/NAME``.
 
     Returns:
-        The record: sizes, and what was left out.
+        The record: sizes and numbers of skipped documents.
 
     Raises:
-        BadInputError: The text cannot be read or does not fit the store; the disk is full.
+        BadInputError: The text cannot be read or does not fit the store.
     """
     tokenizer = _tokenizer(job.work / TOKENIZER)
     whole_lines = job.recipe.whole_lines[int(block.name.partition("-")[0])]
@@ -120,7 +117,7 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
     record: dict[str, Any] = {"read": 0, "too_short": 0, "empty": 0, "characters": 0}
     documents: list[list[str]] = []
     hashes: list[bytes] = []
-    waiting = 0
+    pending = 0
 
     def encode() -> None:
         heldout = job.recipe.heldout
@@ -134,44 +131,20 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
             continue
         record["characters"] += characters
         hashes.append(hashlib.blake2b("\n".join(document).encode(), digest_size=16).digest())
-        documents.append(document if whole_lines else split_document(document, job.recipe.language))
-        waiting += len(documents[-1]) + characters * _CHUNK // _SLICE
-        if waiting >= _CHUNK:
+        documents.append(
+            document if whole_lines else split_sentences(document, job.recipe.language)
+        )
+        pending += len(documents[-1]) + characters * _CHUNK // _SLICE
+        if pending >= _CHUNK:
             encode()
-            documents, hashes, waiting = [], [], 0
+            documents, hashes, pending = [], [], 0
     encode()
     record["splits"] = _write(job.work, block.name, collected, tokenizer, record)
     return record
 
 
-def split_document(document: Document, language: str) -> list[str]:
-    """The sentences of the lines of a document."""
-    return [
-        stripped
-        for line in document
-        for sentence in segment(language, line)
-        if (stripped := sentence.strip())
-    ]
-
-
-def has_whole_lines(corpus: Corpus, number: int, language: str) -> bool:
-    """Whether the lines of a source are sentences already, judged by its first lines."""
-    known = corpus.sources[number].one_sentence_per_line
-    if known is not None:
-        return known
-    lines = single = 0
-    for block in corpus.blocks(number):
-        for document in block.documents():
-            for line in document:
-                lines += 1
-                single += len(split_document([line], language)) <= 1
-            if lines >= _SAMPLE_LINES:
-                return single >= _SINGLE_SENTENCES * lines
-    return single >= _SINGLE_SENTENCES * lines
-
-
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is either there as a whole or not at all."""
+    """Write a JSON file atomically."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     draft.write_text(json.dumps(content) + "\n", "utf-8")
     draft.replace(path)
@@ -190,10 +163,10 @@ def _encode(
     collected: dict[SplitName, Collected],
     origin: str,
 ) -> int:
-    """Adds documents to `collected`; returns how many had no token.
+    """Add documents to `collected`; return how many had no token.
 
     Raises:
-        BadInputError: A sentence does not fit the store.
+        BadInputError: A sentence is too long for the store.
     """
     if not documents:
         return 0
@@ -202,32 +175,32 @@ def _encode(
     if lengths.max(initial=0) > MAX_SENTENCE:
         text = sentences[int(lengths.argmax())]
         raise BadInputError(
-            f"{origin} has a sentence of {lengths.max():,} tokens, the most is {MAX_SENTENCE:,};"
-            f" it begins with {text[:60]!r}. Take it out, or put it on several lines"
+            f"{origin} has a sentence of {lengths.max():,} tokens, which begins with {text[:60]!r};"
+            f" the maximum is {MAX_SENTENCE:,}. Remove it, or put it on several lines"
         )
     owner = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     per_document = np.bincount(owner[lengths > 0], minlength=len(documents))
     keys = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
     is_heldout = keys[:, 0] * 2.0**-64 < heldout
-    for split, into in collected.items():
+    for split, target in collected.items():
         chosen = (is_heldout == (split == "heldout")) & (per_document > 0)
         if not chosen.any():
             continue
         sentence_chosen = chosen[owner] & (lengths > 0)
         all_tokens = sentence_chosen.sum() == (lengths > 0).sum()
-        into.tokens.append(tokens if all_tokens else tokens[np.repeat(sentence_chosen, lengths)])
-        into.sentences.append(lengths[sentence_chosen].astype(np.uint16))
-        into.documents.append(per_document[chosen].astype(np.uint32))
-        into.hashes.append(keys[chosen])
+        target.tokens.append(tokens if all_tokens else tokens[np.repeat(sentence_chosen, lengths)])
+        target.sentences.append(lengths[sentence_chosen].astype(np.uint16))
+        target.documents.append(per_document[chosen].astype(np.uint32))
+        target.hashes.append(keys[chosen])
     return int((per_document == 0).sum())
 
 
 def _encoded(
     tokenizer: tokenizers.Tokenizer, sentences: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of each sentence, and all tokens end to end.
+    """Return the number of tokens of each sentence, and all tokens concatenated.
 
-    Some characters at a time: as lists of Python integers tokens take twenty times the memory.
+    The text is encoded in slices, because lists of Python integers need twenty times the memory.
     """
     ends = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)))
     cuts = np.searchsorted(ends, np.arange(_SLICE, ends[-1] + _SLICE, _SLICE), side="left") + 1
@@ -250,7 +223,7 @@ def _write(
     tokenizer: tokenizers.Tokenizer,
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """Writes the folder of a block; returns what the record says of its splits."""
+    """Write the folder of a block; return the entry of its record for each split."""
     draft = work / f"{name}.{os.getpid()}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -266,7 +239,7 @@ def _write(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     target = work / name
-    if target.is_dir():  # without a record: not finished
+    if target.is_dir():  # without a record, so unfinished
         shutil.rmtree(target)
     draft.rename(target)
     return splits
@@ -275,10 +248,10 @@ def _write(
 def save_arrays(
     folder: Path, prefix: str, arrays: dict[str, np.ndarray], unk_id: int
 ) -> dict[str, Any]:
-    """Writes arrays as ``folder/PREFIX + PART.npy``; returns sizes and hashes.
+    """Write arrays as ``folder/PREFIX + PART.npy``; return sizes and hashes.
 
     Raises:
-        OSError: The disk is full.
+        OSError: The disk is full or cannot be written.
     """
     hashes = {}
     for part, array in arrays.items():
@@ -290,36 +263,38 @@ def save_arrays(
     return {**sizes, "unknown": unknown, "sha256": hashes}
 
 
-def check_part(path: Path, known: Any, block: Path) -> Path:
-    """The file of an array of a finished block, whose SHA-256 is `known`.
+def check_part(path: Path, digest: Any, block: Path) -> Path:
+    """Compare a file of a finished block with its SHA-256, and return its path.
 
     Raises:
-        UserError: It is damaged. Then the block is one that is not finished.
+        UserError: The file is damaged. The block then counts as unfinished.
     """
-    if not path.is_file() or sha256(path) != known:
+    if not path.is_file() or sha256(path) != digest:
         (block / RECORD).unlink()
-        raise UserError(f"{path} is damaged; the same command makes block {block.name} again")
+        raise UserError(
+            f"{path} is damaged; run the same command again to repeat block {block.name}"
+        )
     return path
 
 
-def load_part(block: Path, split: SplitName, part: str, known: Any) -> np.ndarray:
-    """The array in it."""
-    path = check_part(block / f"{split}.{part}.npy", known, block)
+def load_part(block: Path, split: SplitName, part: str, digest: Any) -> np.ndarray:
+    """Load an array of a finished block; see `check_part` for the errors."""
+    path = check_part(block / f"{split}.{part}.npy", digest, block)
     return np.load(path, allow_pickle=False)
 
 
 def read_record(work: Path, name: str) -> dict[str, Any]:
-    """The record of a finished block."""
+    """Read the record of a finished block."""
     return read_json(work / name / RECORD)
 
 
-def job_note(corpus: Corpus, recipe: Recipe, tokenizer: str) -> dict[str, Any]:
-    """What two commands must have in common to go on with each other's work."""
-    note = {
+def job_spec(corpus: Corpus, recipe: Recipe, tokenizer: str) -> dict[str, Any]:
+    """Describe the job; a command resumes unfinished work only if its description is equal."""
+    spec = {
         "corpus": corpus.spec,
         "tokenizer": tokenizer,
         **asdict(recipe),
         "files": corpus.files,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(note))
+    plain: dict[str, Any] = json.loads(json.dumps(spec))
     return plain

@@ -1,8 +1,8 @@
-"""A store on the disk of this machine: a copy of one in a bucket, or on a slow network disk.
+"""Copy a store in a bucket, or on a slow network disk, to the disk of this machine.
 
-A store is read at random, so it has to be near. `placed` copies it once. Every file is compared
+A store is read at random, so it must be local. `copy_store` copies it once. Every file is compared
 with the ledger, whether it was copied now, by an earlier call that was interrupted, or by another
-process; the ledger is copied last, so that half a store is none.
+process. The ledger is copied last, so that an incomplete copy does not count as a store.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from pipelines.data.store.token_store import (
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.folders import exclusive
 
-STORES = "BERT_JAX_STORES"  # environment variable: the folder of copies
-_AT_ONCE = 8  # files
+STORES = "BERT_JAX_STORES"  # environment variable: folder of the copies
+_PARALLEL_COPIES = 8
 _CHUNK = 1 << 23
 
 
 def ensure_local(store: str) -> Path:
-    """The folder of a store on this machine; one in a bucket is copied into the user's cache.
+    """Return the folder of a store; a store in a bucket is copied into the user's cache.
 
     Raises:
-        BadInputError: There is none, or a file is damaged.
-        UserError: The disk is full, or the bucket cannot be reached now.
+        BadInputError: There is no store, or a file is damaged.
+        UserError: The disk is full, or the bucket cannot be reached.
     """
-    place = cache_path(store)
-    return placed(store, place) if store.startswith(CLOUD) else place
+    path = cache_path(store)
+    return copy_store(store, path) if store.startswith(CLOUD) else path
 
 
 def cache_path(store: str) -> Path:
-    """Where the store is on this machine, or would be copied to.
+    """Return the folder of a store on this machine, or of its future copy.
 
     Raises:
-        BadInputError: There is none in that bucket.
-        UserError: The bucket cannot be reached now.
+        BadInputError: There is no store in the bucket.
+        UserError: The bucket cannot be reached.
     """
     if not store.startswith(CLOUD):
         return Path(store)
@@ -66,21 +66,21 @@ def cache_path(store: str) -> Path:
     return Path(stores) / read_ledger(at(store)).digest[:16]
 
 
-def placed(source: str, target: Path) -> Path:
-    """Copies the store `source` to the folder `target`, as far as it is not there.
+def copy_store(source: str, target: Path) -> Path:
+    """Copy the missing files of the store `source` to the folder `target`.
 
-    With several processes one copies and the others wait for it.
+    Of several processes one copies and the others wait for it.
 
     Args:
         source: ``gs://…`` or a folder, made by bert-jax prepare.
-        target: Folder of a copy, new or from an earlier call.
+        target: Folder of the copy, new or from an earlier call.
 
     Returns:
         `target`.
 
     Raises:
-        BadInputError: There is no store, or a file of it is damaged.
-        UserError: The disk is full, or the bucket cannot be reached now.
+        BadInputError: There is no store, or a file is damaged.
+        UserError: The disk is full, or the bucket cannot be reached.
     """
     folder = at(source)
     ledger = read_ledger(folder)
@@ -92,37 +92,37 @@ def placed(source: str, target: Path) -> Path:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
-            f"{target}: the disk is full ({error.strerror}); make room, or let {STORES} name a"
-            " folder on a larger one"
+            f"{target}: the disk is full ({error.strerror}); make room, or set {STORES} to a"
+            " folder on a larger disk"
         ) from error
     return target
 
 
 def _complete(folder: Path, target: Path, ledger: Ledger) -> None:
-    """Copies what is absent or not what the ledger says."""
+    """Copy the files that are missing or do not match the ledger."""
     finished = (target / LEDGER).is_file()
     if finished and read_ledger(target).digest != ledger.digest:
-        raise BadInputError(f"{target} is another store than {folder}; choose another folder")
+        raise BadInputError(f"{target} contains another store than {folder}; choose another folder")
     files = list(_files(ledger))
     needed = sum(size for name, _, size in files if not (target / name).is_file())
     free = shutil.disk_usage(target).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
     if needed:
-        say(f"{folder}: about {needed:,} bytes are copied to {target}")
+        say(f"{folder}: copying about {needed:,} bytes to {target}")
     _copy_files(folder, target, files)
     if not _has_tokenizer(target / TOKENIZER, ledger):
         _copy_tokenizer(folder, target, ledger)
     if finished:
         return
     for name in FILES:
-        with suppress(FileNotFoundError):  # in a store that was made by an older version
+        with suppress(FileNotFoundError):  # in a store of an older version
             (target / name).write_bytes((folder / name).read_bytes())
     write_json(target / LEDGER, asdict(ledger))
 
 
 def _files(ledger: Ledger) -> Iterator[tuple[str, str, int]]:
-    """Name, SHA-256 and approximate size of every file of the shards."""
+    """Yield name, SHA-256 and approximate size of every file of the shards."""
     token = token_dtype(ledger.vocab_size).itemsize
     for shard in chain.from_iterable(ledger.splits.values()):
         sizes = (shard.tokens * token, shard.sentences * 2, shard.documents * 4)
@@ -131,49 +131,49 @@ def _files(ledger: Ledger) -> Iterator[tuple[str, str, int]]:
 
 
 def _copy_files(folder: Path, target: Path, files: list[tuple[str, str, int]]) -> None:
-    """Compares and copies, several files at a time; ends all of them when one fails."""
-    done, lock, ended = 0, threading.Lock(), threading.Event()
+    """Compare and copy several files at a time; stop all when one fails."""
+    done, lock, stop = 0, threading.Lock(), threading.Event()
     total = sum(size for _, _, size in files)
     with (
-        progress("placing MiB", total >> 20) as show,
-        ThreadPoolExecutor(_AT_ONCE) as pool,
+        progress("copying MiB", total >> 20) as update,
+        ThreadPoolExecutor(_PARALLEL_COPIES) as pool,
     ):
 
-        def one(name: str, digest: str, size: int) -> None:
+        def copy_if_needed(name: str, digest: str, size: int) -> None:
             nonlocal done
             if not (target / name).is_file() or sha256(target / name) != digest:
-                _copy(folder / name, target / name, digest, ended)
+                _copy(folder / name, target / name, digest, stop)
             with lock:
                 done += size
-                show(done >> 20, "")
+                update(done >> 20, "")
 
         try:
-            for future in as_completed([pool.submit(one, *file) for file in files]):
+            for future in as_completed([pool.submit(copy_if_needed, *file) for file in files]):
                 future.result()
         except BaseException:
-            ended.set()
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _copy(source: Path, target: Path, digest: str, ended: threading.Event) -> None:
+def _copy(source: Path, target: Path, digest: str, stop: threading.Event) -> None:
     draft = target.with_name(f"{target.name}.part")
-    found = hashlib.sha256()
+    copied = hashlib.sha256()
     try:
-        with source.open("rb") as theirs, draft.open("wb") as ours:
-            while not ended.is_set() and (chunk := theirs.read(_CHUNK)):
-                found.update(chunk)
-                ours.write(chunk)
-        if ended.is_set():
+        with source.open("rb") as reader, draft.open("wb") as writer:
+            while not stop.is_set() and (chunk := reader.read(_CHUNK)):
+                copied.update(chunk)
+                writer.write(chunk)
+        if stop.is_set():
             return
-        if found.hexdigest() != digest:
+        if copied.hexdigest() != digest:
             raise BadInputError(
-                f"{source} is not what the ledger says (its SHA-256 differs); copy the store there"
+                f"{source} does not match the ledger (its SHA-256 differs); upload the store"
                 " again, or prepare it again"
             )
         draft.rename(target)
     except FileNotFoundError:
-        raise BadInputError(f"{source} is missing; copy the store there again") from None
+        raise BadInputError(f"{source} is missing; upload the store again") from None
     finally:
         draft.unlink(missing_ok=True)
 
@@ -186,13 +186,13 @@ def _has_tokenizer(folder: Path, ledger: Ledger) -> bool:
 
 
 def _copy_tokenizer(folder: Path, target: Path, ledger: Ledger) -> None:
-    theirs = tokenizers.load(folder / TOKENIZER)
-    if theirs.digest != ledger.tokenizer:
+    tokenizer = tokenizers.load(folder / TOKENIZER)
+    if tokenizer.digest != ledger.tokenizer:
         raise BadInputError(
-            f"{folder / TOKENIZER} is not the tokenizer that made the store; copy the store there"
+            f"{folder / TOKENIZER} is not the tokenizer that made the store; upload the store"
             " again, or prepare it again"
         )
     draft = target / f"{TOKENIZER}.part"
-    theirs.save(draft)
+    tokenizer.save(draft)
     remove(target / TOKENIZER)
     draft.rename(target / TOKENIZER)

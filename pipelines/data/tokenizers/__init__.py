@@ -1,1 +1,1 @@
-"""Vocabularies: learn, read, write and apply them."""
+"""Tokenizers: train, read, write and apply them."""

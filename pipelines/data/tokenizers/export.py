@@ -1,11 +1,11 @@
-"""Writes a tokenizer as ``transformers.AutoTokenizer.from_pretrained`` opens it.
+"""Write a tokenizer that ``transformers.AutoTokenizer.from_pretrained`` opens.
 
 The ids are the same, with these exceptions:
 
-* A special token written in a text, such as "[SEP]", is plain text here and the token there;
-  "[MASK]" is as in `Tokenizer.encode_masked`.
-* WordPiece: ``BertTokenizer`` of transformers 5 makes words of more than 100 characters [UNK],
-  whatever ``tokenizer.json`` says; the tokenizers library alone follows the file.
+* A special token written in a text, such as "[SEP]", is plain text here and the token in
+  transformers; "[MASK]" is as in `Tokenizer.encode_masked`.
+* WordPiece: ``BertTokenizer`` of transformers 5 encodes words of more than 100 characters as [UNK],
+  regardless of ``tokenizer.json``; the tokenizers library itself follows the file.
 * SentencePiece: see `_normalizers`.
 """
 
@@ -37,25 +37,25 @@ from pipelines.data.tokenizers.tokenizer import (
 )
 from pipelines.models.formats.protobuf import fields
 
-# SentencePiece's numbers of its kinds of models and pieces.
+# Numbers of the types of models and pieces in sentencepiece_model.proto.
 _UNIGRAM, _BPE = 1, 2
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
-# No character of any text, says Unicode, and in no rule of SentencePiece.
+# Unicode reserves this character: no text and no rule of SentencePiece contains it.
 _WALL = "\ufdd0"
-# SentencePiece's rules remove this one.
+# The rules of SentencePiece remove this character.
 _GAP = "\x01"
 
 
 def export(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """Writes the files; `load` reads the same tokenizer from them.
+    """Write the files; `load` reads the same tokenizer from them.
 
     Args:
-        tokenizer: To be written.
-        folder: Made if it is not there.
-        max_length: The longest sequence that the model takes, [CLS] and [SEP] included.
+        tokenizer: The tokenizer.
+        folder: Created if it does not exist.
+        max_length: Maximum length of a sequence, [CLS] and [SEP] included.
 
     Raises:
-        BadInputError: It is a SentencePiece model with rules that ``tokenizer.json`` cannot hold.
+        BadInputError: ``tokenizer.json`` cannot express the rules of this SentencePiece model.
     """
     config: dict[str, Any]
     if isinstance(tokenizer, WordPieceTokenizer):
@@ -108,7 +108,7 @@ def _sentencepiece(model: _Model) -> RustTokenizer:
             models.BPE(vocabulary, _merges(model), unk_token=SPECIALS[1], fuse_unk=True)
         )
     rust.normalizer = normalizers.Sequence(_normalizers(model))
-    # One word boundary at the start of a text; the whole text is cut at once, as in SentencePiece.
+    # One word boundary at the start; the whole text is split at once, as in SentencePiece.
     shape: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": False}
     rust.pre_tokenizer = pre_tokenizers.Metaspace(**shape)
     rust.decoder = decoders.Metaspace(**shape)
@@ -117,35 +117,35 @@ def _sentencepiece(model: _Model) -> RustTokenizer:
 
 
 def _merges(model: _Model) -> list[tuple[str, str]]:
-    """The merges of BPE in order; SentencePiece keeps only what they make, and when."""
-    known = {piece for piece, _, kind in model.pieces if kind == _NORMAL}
-    made = sorted((-score, piece) for piece, score, kind in model.pieces if kind == _NORMAL)
+    """Restore the merges of BPE, in order, from the pieces and scores of SentencePiece."""
+    pieces = {piece for piece, _, kind in model.pieces if kind == _NORMAL}
+    in_order = sorted((-score, piece) for piece, score, kind in model.pieces if kind == _NORMAL)
     return [
         (piece[:cut], piece[cut:])
-        for _, piece in made
+        for _, piece in in_order
         for cut in range(1, len(piece))
-        if piece[:cut] in known and piece[cut:] in known
+        if piece[:cut] in pieces and piece[cut:] in pieces
     ]
 
 
 def _normalizers(model: _Model) -> list[normalizers.Normalizer]:
-    """SentencePiece's normalisation in terms of the tokenizers library.
+    """Express the normalization of SentencePiece with the tokenizers library.
 
     SentencePiece replaces the longest sequence of characters for which it has a rule.
-    ``Precompiled`` has the same rules, but takes the shortest for a character with its accents, and
-    then drops the rest of them: "E" + acute would become "e". So it gets one character at a time
-    (`_GAP`), and what the longer rules do is done by NFC before and after it. NFC joins more than
-    they do (accents in any order; to letters that have one; to the end of a ligature) and changes
-    the order of accents: `_WALL` stands where no rule joins two characters.
+    ``Precompiled`` has the same rules, but applies the shortest one to a character with accents,
+    and drops the other accents: "E" + acute would become "e". Therefore it receives one character
+    at a time (`_GAP`), and NFC, before and after it, replaces the longer rules. NFC composes more
+    than they do (accents in any order; with letters that have an accent; with the end of a
+    ligature) and reorders accents: `_WALL` separates characters that no rule composes.
 
-    What still differs: accents on signs that stand for a capital letter, such as the Roman numeral
-    one with a dot above, which are lower-cased before they are joined; control characters right
-    behind a special token; and U+FDD0, which is dropped.
+    Remaining differences: accents on symbols for a capital letter, such as the Roman numeral one
+    with a dot above, which are lowercased before they are composed; control characters directly
+    after a special token; and U+FDD0, which is removed.
     """
     replace = normalizers.Replace
     accent = _one_of(_accents())
-    # NFC joins one accent at a time, because a gap follows it; no letter takes more than three.
-    join = [
+    # NFC composes one accent at a time, because a gap follows it; no letter has more than three.
+    compose = [
         replace(Regex(f"(?<={accent})(?={accent})"), _GAP),
         normalizers.NFC(),
         replace(_GAP, ""),
@@ -153,44 +153,44 @@ def _normalizers(model: _Model) -> list[normalizers.Normalizer]:
     rules = sentencepiece.SentencePieceNormalizer(model_proto=model.data).decompile()
     removed = _one_of(source for source, target in rules if not target)
     return [
-        # The word boundary at the start is put before the first character of the text only.
+        # The word boundary at the start goes only before the first character of the text.
         replace(Regex(rf"\A{removed}+"), " "),
         replace(Regex(_walls(rules)), _WALL),
-        *join,
+        *compose,
         replace(Regex(r"(?<=.)(?=[^\x00-\x7f])"), _GAP),
         normalizers.Precompiled(model.character_map),
-        *join,
+        *compose,
         replace(_WALL, ""),
         replace(Regex(" {2,}"), " "),
-        # SentencePiece strips "▁" too, which stands for a space from here on.
+        # SentencePiece also strips "▁", which is a space from here on.
         replace(Regex(r"[ ▁]+\z"), ""),
     ]
 
 
 def _walls(rules: Sequence[tuple[str, str]]) -> str:
-    """Matches between two characters, the second an accent or the like, that no rule joins."""
+    """Return a pattern for the gap before an accent that no rule composes with its predecessor."""
     before: dict[str, set[str]] = {accent: set() for accent in _accents()}
     for source, _ in rules:
         for first, second in pairwise(source):
             before.setdefault(second, set()).add(first)
-    alike: dict[frozenset[str], list[str]] = defaultdict(list)
+    groups: dict[frozenset[str], list[str]] = defaultdict(list)
     for second, firsts in before.items():
-        alike[frozenset(firsts)].append(second)
-    places = [
-        f"(?={_one_of(many)})" + (f"(?<!{_one_of(firsts)})" if firsts else "")
-        for firsts, many in alike.items()
+        groups[frozenset(firsts)].append(second)
+    gaps = [
+        f"(?={_one_of(seconds)})" + (f"(?<!{_one_of(firsts)})" if firsts else "")
+        for firsts, seconds in groups.items()
     ]
-    # A character put before all others makes the library fail later on.
-    return rf"(?!\A)(?={_one_of(before)})(?:{'|'.join(places)})"
+    # The library fails later if a character is inserted before all others.
+    return rf"(?!\A)(?={_one_of(before)})(?:{'|'.join(gaps)})"
 
 
 def _accents() -> list[str]:
-    """The characters that Unicode puts in order behind a letter."""
+    """Return the characters with a Unicode combining class."""
     return [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.combining(chr(c))]
 
 
 def _one_of(characters: Iterable[str]) -> str:
-    """A class of characters for a regular expression."""
+    """Return a character class of a regular expression."""
     ranges: list[list[int]] = []
     for code in sorted(map(ord, characters)):
         if ranges and ranges[-1][1] == code - 1:
@@ -201,33 +201,34 @@ def _one_of(characters: Iterable[str]) -> str:
 
 
 class _Model:
-    """The parts of a serialised SentencePiece model that its library does not show.
+    """The parts of a serialized SentencePiece model to which its library has no access.
 
-    Read without ``sentencepiece_model_pb2``: it needs protobuf 7, and Apache Beam excludes that.
+    They are read without ``sentencepiece_model_pb2``, which needs protobuf 7; Apache Beam excludes
+    that version.
 
     Attributes:
         data: The model.
-        kind: Of model.
-        pieces: Text, score and kind of each.
-        character_map: Rules of the normaliser.
+        kind: Type of the model.
+        pieces: Text, score and type of each piece.
+        character_map: Rules of the normalizer.
     """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        found: Any
-        # Numbers of sentencepiece_model.proto.
+        value: Any
+        # Field numbers of sentencepiece_model.proto.
         self.pieces: list[tuple[str, float, int]] = []
         trainer: dict[int, Any] = {}
         normalizer: dict[int, Any] = {}
-        for number, found in fields(data):
+        for number, value in fields(data):
             if number == 1:
-                piece: dict[int, Any] = dict(fields(found))
+                piece: dict[int, Any] = dict(fields(value))
                 (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
                 self.pieces.append((piece[1].decode(), score, piece.get(3, _NORMAL)))
             elif number == 2:
-                trainer |= dict(fields(found))
+                trainer |= dict(fields(value))
             elif number == 3:
-                normalizer |= dict(fields(found))
+                normalizer |= dict(fields(value))
         self.kind = trainer.get(3, _UNIGRAM)
         self.character_map = normalizer.get(2, b"")
         self._rules = normalizer.get(1, b"").decode()
@@ -239,20 +240,20 @@ class _Model:
         }
 
     def check(self) -> None:
-        """Refuses what train-tokenizer does not make.
+        """Reject models that train-tokenizer does not make.
 
         Raises:
-            BadInputError: The model has something else.
+            BadInputError: The model has other features.
         """
-        odd = [name for name, is_on in self._switches.items() if is_on]
+        unsupported = [name for name, is_on in self._switches.items() if is_on]
         if self.kind not in (_UNIGRAM, _BPE):
-            odd.append("pieces that are words or characters")
+            unsupported.append("pieces that are words or characters")
         if self._rules not in ("nmt_nfkc", "nmt_nfkc_cf"):
-            odd.append(f"the normalisation {self._rules or 'of its own'}")
+            unsupported.append(f"the normalization {self._rules or 'of its own'}")
         if any(kind not in (_NORMAL, _UNKNOWN, _CONTROL) for *_, kind in self.pieces):
-            odd.append("user-defined, unused or byte pieces")
-        if odd:
+            unsupported.append("user-defined, unused or byte pieces")
+        if unsupported:
             raise BadInputError(
-                f"a SentencePiece model with {odd[0]} cannot be exported;"
-                " train-tokenizer learns one that can"
+                f"a SentencePiece model with {unsupported[0]} cannot be exported;"
+                " train another tokenizer with train-tokenizer"
             )

@@ -1,13 +1,12 @@
-"""Vocabularies: SentencePiece and WordPiece behind one interface.
+"""Tokenizers: SentencePiece and WordPiece behind one interface.
 
-A tokenizer is a folder that holds ``sentencepiece.model`` or, for WordPiece, ``vocab.txt`` (one
-token per line, as google-research/bert publishes it) or ``tokenizer.json`` (of Hugging Face). How
-text is cut is said by ``tokenizer_config.json`` if it has ``do_lower_case``, as in transformers, or
-else by ``tokenizer.json``. A bare ``vocab.txt`` is enough: a vocabulary without capitals is an
-uncased one.
+A tokenizer is a folder with ``sentencepiece.model`` or, for WordPiece, ``vocab.txt`` (one token per
+line, as google-research/bert publishes it) or ``tokenizer.json`` (of Hugging Face). The rules come
+from ``tokenizer_config.json`` if it has ``do_lower_case``, as in transformers, and otherwise from
+``tokenizer.json``. A single ``vocab.txt`` is enough: a vocabulary without capitals is uncased.
 
-Words of more than 200 characters are [UNK], as in google-research/bert. In transformers it is 100,
-and so in a tokenizer read from a ``tokenizer.json`` that says so, if no ``vocab.txt`` is beside it.
+Words of more than 200 characters are [UNK], as in google-research/bert. transformers has a limit of
+100; it applies if ``tokenizer.json`` states it and there is no ``vocab.txt``.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ SENTENCEPIECE_FILE = "sentencepiece.model"
 VOCAB_FILE = "vocab.txt"
 JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-# What a tokenizer was learned from, so that the same command again finds its work done; and its
-# digest there, because a vocabulary with a changed bit is a vocabulary.
+# The record of a tokenizer: its training data, to recognize finished work, and its digest, because
+# a damaged vocabulary may still be a valid one.
 RECORD, DIGEST = "training.json", "digest"
-# Where a run and a store keep their copy.
+# The copy in a run and in a store.
 SUBFOLDER = "tokenizer"
 
-# Token ids, and of each its first and one-past-last character in the text.
+# Token ids, and the first and one-past-last character of each in the text.
 Encoded = tuple[list[int], list[tuple[int, int]]]
 
 # google-research/bert: a longer word is [UNK].
 MAX_WORD = 200
-# Merged into a serialised model, as protocol buffers are by being joined:
+# Appended to a serialized model; protocol buffers merge by concatenation:
 # normalizer_spec { add_dummy_prefix: false }
 _NO_PREFIX = b"\x1a\x02\x18\x00"
 
@@ -59,14 +58,14 @@ class Tokenizer(ABC):
 
     Attributes:
         pieces: The tokens; the index is the id.
-        digest: SHA-256 of everything that decides the ids.
+        digest: SHA-256 of everything that determines the ids.
     """
 
     def __init__(self, pieces: list[str], digest: str, source: Path | None) -> None:
-        """Checks the special tokens.
+        """Check the special tokens.
 
         Raises:
-            BadInputError: One is missing.
+            BadInputError: A special token is missing.
         """
         self.pieces = pieces
         self.digest = digest
@@ -85,38 +84,38 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without [CLS] and [SEP]; special tokens in a text are plain text."""
+        """Return the ids of each text, without [CLS] and [SEP]; "[SEP]" in a text is plain text."""
 
     @abstractmethod
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
-        """Ids of each text as `encode` gives them, and where their characters begin and end."""
+        """Return the ids of each text, as `encode` does, and the span of characters of each id."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`."""
+        """Return the text of `ids`."""
 
     @abstractmethod
     def word_starts(self) -> np.ndarray:
-        """bool [V]: whether the token begins a word."""
+        """Return which tokens begin a word; bool [V]."""
 
     @abstractmethod
     def spelled(self, token: int) -> str:
-        """The text of one token, after a space if it begins a word."""
+        """Return the text of one token, after a space if it begins a word."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes the files that `load` reads."""
+        """Write the files that `load` reads."""
 
     def encode_masked(self, text: str) -> list[int]:
-        """Ids of a text in which the word ``[MASK]`` stands for the mask token."""
+        """Return the ids of a text in which the word ``[MASK]`` is the mask token."""
         first, *others = text.split("[MASK]")
         (ids,) = self.encode([first])
         for part in others:
-            ids += [self.mask_id, *self._encode_on(part)]
+            ids += [self.mask_id, *self._encode_rest(part)]
         return ids
 
-    def _encode_on(self, text: str) -> list[int]:
-        """Ids of a text that follows on something."""
+    def _encode_rest(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another."""
         return self.encode([text])[0]
 
 
@@ -124,20 +123,22 @@ class SentencePieceTokenizer(Tokenizer):
     """A unigram or BPE model of the sentencepiece library.
 
     Attributes:
-        model: Serialised.
+        model: The serialized model.
     """
 
     def __init__(self, model: bytes, source: Path | None = None) -> None:
-        """Reads a serialised model.
+        """Read a serialized model.
 
         Raises:
-            BadInputError: It is not one.
+            BadInputError: The model is damaged.
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             pieces = [self._processor.id_to_piece(i) for i in range(len(self._processor))]
         except (RuntimeError, UnicodeDecodeError):
-            raise BadInputError(f"{source} is not a SentencePiece model; restore it") from None
+            raise BadInputError(
+                f"{source} is not a SentencePiece model; restore the file"
+            ) from None
         super().__init__(pieces, hashlib.sha256(model).hexdigest(), source)
         self.model, self._source = model, source
 
@@ -146,19 +147,21 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.encode(list(texts), num_threads=1)
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
-        """See `Tokenizer.encode_with_offsets`; a boundary that is a token is of no character."""
-        with self._spelling():
-            found = self._processor.encode(list(texts), num_threads=1, return_type="offset_mapping")
-        return [(one["ids"], one["offsets"]) for one in found]
+        """See `Tokenizer.encode_with_offsets`; a token for a word boundary has an empty span."""
+        with self._damage_reported():
+            results = self._processor.encode(
+                list(texts), num_threads=1, return_type="offset_mapping"
+            )
+        return [(result["ids"], result["offsets"]) for result in results]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
-        with self._spelling():
+        with self._damage_reported():
             return self._processor.decode([int(i) for i in ids])
 
     @contextmanager
-    def _spelling(self) -> Iterator[None]:
-        """Raises BadInputError where what a damaged model makes of a text is none."""
+    def _damage_reported(self) -> Iterator[None]:
+        """Raise BadInputError if a damaged model returns bytes that are not text."""
         try:
             yield
         except UnicodeDecodeError:
@@ -168,9 +171,9 @@ class SentencePieceTokenizer(Tokenizer):
     def _without_prefix(self) -> sentencepiece.SentencePieceProcessor:
         return sentencepiece.SentencePieceProcessor(model_proto=self.model + _NO_PREFIX)
 
-    def _encode_on(self, text: str) -> list[int]:
-        # SentencePiece starts every text with a word boundary, also "." after a mask. What it takes
-        # for a space is seen by putting the text behind a character.
+    def _encode_rest(self, text: str) -> list[int]:
+        # SentencePiece starts every text with a word boundary, also "." after a mask. Normalizing
+        # the text after another character shows whether it begins with a space.
         if self._without_prefix.normalize(f"_{text}").startswith("_▁"):
             return self.encode([text])[0]
         return self._without_prefix.encode(text)
@@ -203,29 +206,31 @@ class WordPieceTokenizer(Tokenizer):
         split_cjk: bool = True,
         max_word: int = MAX_WORD,
     ) -> None:
-        """Tokenizer of the vocabulary `pieces`.
+        """Make the tokenizer of the vocabulary `pieces`.
 
         Args:
             pieces: The tokens.
-            uncased: Lower-case the text.
-            source: For messages.
-            strip_accents: Remove accents; None as `uncased`.
+            uncased: Lowercase the text.
+            source: File name for messages.
+            strip_accents: Remove accents; None: as `uncased`.
             split_cjk: Make each Chinese character a word.
             max_word: Longer words are [UNK].
 
         Raises:
-            BadInputError: A token stands there twice or a special token is missing.
+            BadInputError: A token is repeated, or a special token is missing.
         """
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
         if len(vocabulary) < len(pieces):
-            twice = next(p for number, p in enumerate(pieces) if vocabulary[p] != number)
-            raise BadInputError(f"{source or 'vocabulary'} has the token {twice!r} twice")
+            repeated = next(p for number, p in enumerate(pieces) if vocabulary[p] != number)
+            raise BadInputError(f"{source or 'vocabulary'} has the token {repeated!r} twice")
         self.uncased = uncased
         self.strip_accents = uncased if strip_accents is None else strip_accents
         self.split_cjk = split_cjk
         self.max_word = max_word
         lines = [*pieces, str(uncased)]
-        if list(self.config()) != ["do_lower_case"]:  # stores know the digest without the others
+        if list(self.config()) != [
+            "do_lower_case"
+        ]:  # ledgers contain the digest of the pieces and casing only
             lines.append(json.dumps(self.config()))
         super().__init__(pieces, hashlib.sha256("\n".join(lines).encode()).hexdigest(), source)
         self._tokenizer = rust_wordpiece(
@@ -233,7 +238,7 @@ class WordPieceTokenizer(Tokenizer):
         )
 
     def config(self) -> dict[str, Any]:
-        """The entries of ``tokenizer_config.json`` that decide the ids; defaults are left out."""
+        """Return the entries of ``tokenizer_config.json`` that are not defaults."""
         config: dict[str, Any] = {"do_lower_case": self.uncased}
         if self.strip_accents != self.uncased:
             config["strip_accents"] = self.strip_accents
@@ -244,9 +249,9 @@ class WordPieceTokenizer(Tokenizer):
         return config
 
     def words(self, text: str) -> list[str]:
-        """The words of a text, before they are cut into pieces."""
-        normal = self._tokenizer.normalizer.normalize_str(text)
-        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+        """Split a text into words, before they are split into pieces."""
+        normalized = self._tokenizer.normalizer.normalize_str(text)
+        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
@@ -280,31 +285,32 @@ class WordPieceTokenizer(Tokenizer):
 
 
 def load(model: Path) -> Tokenizer:
-    """The tokenizer in a folder, or in the run, store or RUN/checkpoints/STEP that it is.
+    """Load the tokenizer of a folder, run, store or RUN/checkpoints/STEP.
 
     Raises:
-        BadInputError: There is none, or its files are damaged or of another kind.
+        BadInputError: There is no tokenizer, or its files are damaged or of another kind.
     """
     names = (SENTENCEPIECE_FILE, VOCAB_FILE, JSON_FILE)
     run = model.parent.parent if model.parent.name == "checkpoints" else model
     for folder in (model, model / SUBFOLDER, run / SUBFOLDER):
         if any((folder / name).is_file() for name in names):
-            return _learned(folder) if (folder / RECORD).is_file() else _load(folder)
+            return _load_recorded(folder) if (folder / RECORD).is_file() else _load(folder)
     if not model.exists():
         raise absent(model, "give the folder of a tokenizer or model")
-    again = f"; remove {model} and learn again" if (model / RECORD).is_file() else ""
-    raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}{again}")
+    is_recorded = (model / RECORD).is_file()
+    hint = f"remove {model} and train it again" if is_recorded else "check the folder"
+    raise BadInputError(f"{model} has neither {names[0]} nor {names[1]} nor {names[2]}; {hint}")
 
 
-def _learned(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder that train-tokenizer or extend-tokenizer wrote, if it is whole."""
+def _load_recorded(folder: Path) -> Tokenizer:
+    """Load what train-tokenizer or extend-tokenizer wrote, and compare its digest."""
     try:
-        found, known = _load(folder), read_json(folder / RECORD).get(DIGEST)
-        if known not in (found.digest, None):
-            raise BadInputError(f"{folder} is not what was learned (its digest differs)")
+        tokenizer, digest = _load(folder), read_json(folder / RECORD).get(DIGEST)
+        if digest not in (tokenizer.digest, None):
+            raise BadInputError(f"{folder} has changed since it was trained (its digest differs)")
     except BadInputError as error:
-        raise BadInputError(f"{error}; remove {folder} and learn again") from None
-    return found
+        raise BadInputError(f"{error}; remove {folder} and train it again") from None
+    return tokenizer
 
 
 def _load(folder: Path) -> Tokenizer:
@@ -316,28 +322,28 @@ def _load(folder: Path) -> Tokenizer:
 
 def _load_wordpiece(folder: Path) -> WordPieceTokenizer:
     file, config = folder / JSON_FILE, folder / CONFIG_FILE
-    known = tokenizer_json.read(file) if file.is_file() else None
-    given = read_json(config) if config.is_file() else {}
-    if "Japanese" in str(given.get("tokenizer_class")):
+    content = tokenizer_json.read(file) if file.is_file() else None
+    entries = read_json(config) if config.is_file() else {}
+    if "Japanese" in str(entries.get("tokenizer_class")):
         raise BadInputError(
-            f"{config}: {given['tokenizer_class']} cuts words with a dictionary of Japanese, which"
-            " cannot be done here; learn a tokenizer with train-tokenizer"
+            f"{config}: {entries['tokenizer_class']} needs a dictionary of Japanese, which is not"
+            " supported; train a tokenizer with train-tokenizer"
         )
     source = folder / VOCAB_FILE if (folder / VOCAB_FILE).is_file() else file
-    pieces = _read_pieces(folder, known)
+    pieces = _read_pieces(folder, content)
     options: dict[str, Any] = {
         "do_lower_case": not _has_capitals(pieces),
         "max_input_chars_per_word": MAX_WORD,
     }
-    if known is not None and given.get("do_lower_case") is None:
-        options |= known.config
-    if known is not None:
-        found = known.config["max_input_chars_per_word"]
-        options["max_input_chars_per_word"] = found if source == file else MAX_WORD
+    if content is not None and entries.get("do_lower_case") is None:
+        options |= content.config
+    if content is not None:
+        max_word = content.config["max_input_chars_per_word"]
+        options["max_input_chars_per_word"] = max_word if source == file else MAX_WORD
     for key, kind in tokenizer_json.CONFIG_KEYS.items():
-        # null stands for "as do_lower_case" in strip_accents, for nothing elsewhere.
-        if key in given and (given[key] is not None or key == "strip_accents"):
-            options[key] = tokenizer_json.value(given, key, kind, config)
+        # null means "as do_lower_case" for strip_accents; elsewhere it is ignored.
+        if key in entries and (entries[key] is not None or key == "strip_accents"):
+            options[key] = tokenizer_json.value(entries, key, kind, config)
     return WordPieceTokenizer(
         pieces,
         options["do_lower_case"],
@@ -348,20 +354,21 @@ def _load_wordpiece(folder: Path) -> WordPieceTokenizer:
     )
 
 
-def _read_pieces(folder: Path, known: tokenizer_json.WordPieceFile | None) -> list[str]:
+def _read_pieces(folder: Path, content: tokenizer_json.WordPieceFile | None) -> list[str]:
     file = folder / VOCAB_FILE
     try:
         lines = file.read_text("utf-8").removesuffix("\n").split("\n") if file.is_file() else None
     except ValueError as error:
         raise BadInputError(f"{file}: {error}; restore the file") from None
     pieces = [line.rstrip("\r") for line in lines or ()]
-    if known is None:
+    if content is None:
         return pieces
-    if lines is not None and pieces not in (known.pieces, known.pieces[: -known.added or None]):
+    expected = (content.pieces, content.pieces[: -content.added or None])
+    if lines is not None and pieces not in expected:
         raise BadInputError(
-            f"{file} and {JSON_FILE} beside it hold different vocabularies; remove the wrong one"
+            f"{file} and {JSON_FILE} beside it have different vocabularies; remove the wrong one"
         )
-    return known.pieces
+    return content.pieces
 
 
 def rust_wordpiece(
@@ -371,7 +378,7 @@ def rust_wordpiece(
     split_cjk: bool = True,
     max_word: int = MAX_WORD,
 ) -> RustTokenizer:
-    """BERT's tokenizer in the Rust library; see `WordPieceTokenizer`."""
+    """Make BERT's tokenizer in the Rust library; see `WordPieceTokenizer`."""
     tokenizer = RustTokenizer(
         models.WordPiece(vocab=vocabulary, unk_token=SPECIALS[1], max_input_chars_per_word=max_word)
     )

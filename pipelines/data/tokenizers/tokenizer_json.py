@@ -1,6 +1,6 @@
-"""Reads ``tokenizer.json``, the file of Hugging Face's tokenizers library, where it is BERT's kind.
+"""Read ``tokenizer.json`` of Hugging Face's tokenizers library, if it is of BERT's kind.
 
-Others make these files: nothing in them is believed before it is checked.
+The files come from others, so every value is checked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from bert_jax.runtime.errors import BadInputError
 from pipelines.models.formats.config_json import read_json
 
-# Keys of tokenizer_config.json that decide the ids -> type.
+# Keys of tokenizer_config.json that determine the ids -> type.
 CONFIG_KEYS: dict[str, type] = {
     "do_lower_case": bool,
     "strip_accents": bool,
@@ -22,19 +22,19 @@ CONFIG_KEYS: dict[str, type] = {
     "max_input_chars_per_word": int,
 }
 
-# JSON can spell half a surrogate pair.
-_NO_LINE = re.compile(r"[\n\r\ud800-\udfff]")
-_REMEDY = "take the tokenizer of a BERT checkpoint, or learn one with train-tokenizer"
+# JSON can express half a surrogate pair.
+_NOT_IN_A_LINE = re.compile(r"[\n\r\ud800-\udfff]")
+_REMEDY = "use the tokenizer of a BERT checkpoint, or train one with train-tokenizer"
 
 
 @dataclass(frozen=True)
 class WordPieceFile:
-    """What a ``tokenizer.json`` says.
+    """The content of a ``tokenizer.json``.
 
     Attributes:
         pieces: The tokens, added ones last; the index is the id.
-        added: How many were added to the vocabulary that the model had.
-        config: How text is cut, under the keys of ``tokenizer_config.json``.
+        added: How many of them were added to the vocabulary of the model.
+        config: Rules of tokenization, under the keys of ``tokenizer_config.json``.
     """
 
     pieces: list[str]
@@ -43,24 +43,24 @@ class WordPieceFile:
 
 
 def value(data: dict[str, Any], key: str, kind: type, file: Path) -> Any:
-    """``data[key]``, or None where it is absent or null.
+    """Return ``data[key]``, or None if it is absent or null.
 
     Raises:
-        BadInputError: It is not of the type `kind`, or a number out of reason.
+        BadInputError: It is not of the type `kind`, or a number out of range.
     """
-    found = data.get(key)
-    if found is None:
+    entry = data.get(key)
+    if entry is None:
         return None
-    if type(found) is not kind:  # a bool is an int to isinstance
-        wanted = {bool: "true or false", int: "a whole number"}.get(kind, "an object")
-        raise BadInputError(f"{file}: {key} must be {wanted}, not {json.dumps(found)[:60]}")
-    if isinstance(found, int) and kind is int and not 0 < found < 1 << 31:
-        raise BadInputError(f"{file}: {key} must be positive and below 2^31, not {found}")
-    return found
+    if type(entry) is not kind:  # isinstance accepts a bool as an int
+        expected = {bool: "true or false", int: "a whole number"}.get(kind, "an object")
+        raise BadInputError(f"{file}: {key} must be {expected}, not {json.dumps(entry)[:60]}")
+    if isinstance(entry, int) and kind is int and not 0 < entry < 1 << 31:
+        raise BadInputError(f"{file}: {key} must be positive and below 2^31, not {entry}")
+    return entry
 
 
 def read(file: Path) -> WordPieceFile:
-    """Reads a file of the model WordPiece with BERT's normaliser and pre-tokeniser.
+    """Read a file of a WordPiece model with BERT's normalizer and pre-tokenizer.
 
     Raises:
         BadInputError: It is of another kind, or damaged.
@@ -69,9 +69,9 @@ def read(file: Path) -> WordPieceFile:
     model, normalizer, pre_tokenizer = (
         value(data, part, dict, file) or {} for part in ("model", "normalizer", "pre_tokenizer")
     )
-    # Files of the first versions do not name the model.
-    unnamed = "WordPiece" if "max_input_chars_per_word" in model else None
-    _expect(file, "model", model.get("type", unnamed), "WordPiece")
+    # The first versions of the format do not name the model.
+    default = "WordPiece" if "max_input_chars_per_word" in model else None
+    _expect(file, "model", model.get("type", default), "WordPiece")
     _expect(file, "normalizer", normalizer.get("type"), "BertNormalizer")
     _expect(file, "pre_tokenizer", pre_tokenizer.get("type"), "BertPreTokenizer")
     _expect(file, "clean_text", normalizer.get("clean_text"), True)
@@ -83,28 +83,29 @@ def read(file: Path) -> WordPieceFile:
         "tokenize_chinese_chars": value(normalizer, "handle_chinese_chars", bool, file),
         "max_input_chars_per_word": value(model, "max_input_chars_per_word", int, file),
     }
-    lacking = [key for key in config if config[key] is None and key != "strip_accents"]
-    if lacking:
-        raise BadInputError(f"{file} does not say {lacking[0]}; {_REMEDY}")
+    missing = [key for key in config if config[key] is None and key != "strip_accents"]
+    if missing:
+        raise BadInputError(f"{file} has no {missing[0]}; {_REMEDY}")
     vocabulary = dict(value(model, "vocab", dict, file) or {})
     size = len(vocabulary)
     _add_special(vocabulary, data.get("added_tokens"), file)
     return WordPieceFile(_in_order(vocabulary, file), len(vocabulary) - size, config)
 
 
-def _expect(file: Path, what: str, found: object, wanted: object) -> None:
-    if found != wanted:
-        named = "missing" if found is None else json.dumps(found)[:60]
+def _expect(file: Path, what: str, actual: object, expected: object) -> None:
+    if actual != expected:
+        text = "missing" if actual is None else json.dumps(actual)[:60]
         raise BadInputError(
-            f"{file}: {what} is {named}, only {json.dumps(wanted)} can be read; {_REMEDY}"
+            f"{file}: {what} is {text}, only {json.dumps(expected)} is supported; {_REMEDY}"
         )
 
 
 def _add_special(vocabulary: dict[str, Any], added: Any, file: Path) -> None:
-    """Puts the special tokens that were added into `vocabulary`.
+    """Put the added special tokens into `vocabulary`.
 
-    Hugging Face finds an added token anywhere in a text, also inside a word, before WordPiece sees
-    it. Special ones in a text are plain text here; others would change the ids of plain text.
+    Hugging Face matches an added token anywhere in a text, also inside a word, before WordPiece
+    runs. A special token in a text is plain text here; other added tokens are rejected, because
+    they would change the ids of plain text.
     """
     if added is None:
         return
@@ -113,11 +114,11 @@ def _add_special(vocabulary: dict[str, Any], added: Any, file: Path) -> None:
     for token in added:
         content, number = token.get("content"), token.get("id")
         if not isinstance(content, str):
-            raise BadInputError(f"{file}: an entry of added_tokens has no content")
+            raise BadInputError(f"{file}: an added token has no content; restore the file")
         if token.get("special") is not True:
             raise BadInputError(
-                f"{file}: the added token {content!r} is not a special one and would be cut out of"
-                " words, which is not done here; remove it from added_tokens"
+                f"{file}: the added token {content!r} is not special; such tokens match inside"
+                " words and are not supported. Remove it from added_tokens"
             )
         if vocabulary.setdefault(content, number) != number:
             raise BadInputError(
@@ -129,12 +130,14 @@ def _add_special(vocabulary: dict[str, Any], added: Any, file: Path) -> None:
 def _in_order(vocabulary: dict[str, Any], file: Path) -> list[str]:
     pieces: list[str | None] = [None] * len(vocabulary)
     for piece, number in vocabulary.items():
-        if _NO_LINE.search(piece):
-            raise BadInputError(f"{file}: the token {piece!r} cannot be a line of vocab.txt")
+        if _NOT_IN_A_LINE.search(piece):
+            raise BadInputError(
+                f"{file}: the token {piece!r} cannot be a line of vocab.txt; remove it"
+            )
         if type(number) is not int or not 0 <= number < len(pieces) or pieces[number] is not None:
             raise BadInputError(
                 f"{file}: the id of {piece!r} is {json.dumps(number)[:60]}; the {len(pieces)}"
-                " tokens need the ids from 0 on, each once; restore the file"
+                f" tokens must have the ids 0 to {len(pieces) - 1}, each once. Restore the file"
             )
         pieces[number] = piece
     return [piece for piece in pieces if piece is not None]

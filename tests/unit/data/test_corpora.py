@@ -1,4 +1,4 @@
-"""Where text comes from."""
+"""The sources of text, each with its own rules; see test_sources for what all have in common."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources import corpora, files, python_docs
 from pipelines.data.sources.corpora import open_corpus
-from pipelines.data.sources.files import FileCutter, FilePiece, Format, zstd
-from pipelines.data.store.shards import split_document
+from pipelines.data.sources.documents import split_sentences
+from pipelines.data.sources.files import FilePiece, zstd
+from pipelines.data.sources.registry import open_source
 from support.commands import ROOT
 from support.corpora import compressed
 
@@ -26,7 +27,7 @@ def test_text_files_are_read_in_order_and_cut_at_blank_lines(tmp_path: Path) -> 
     )
     documents = list(open_corpus(f"text:{tmp_path}/*.txt").documents())
     assert documents == [["One. And two, e.g. this.", "Three."], ["Second document."], ["Third."]]
-    assert split_document(documents[0], "en") == ["One.", "And two, e.g. this.", "Three."]
+    assert split_sentences(documents[0], "en") == ["One.", "And two, e.g. this.", "Three."]
 
 
 def test_json_lines_are_documents(tmp_path: Path) -> None:
@@ -51,32 +52,34 @@ def test_json_that_holds_no_text_is_located(tmp_path: Path, line: str) -> None:
         list(open_corpus(f"jsonl:{file}").documents())
 
 
-@pytest.mark.parametrize("form", ["text", "jsonl"])
+@pytest.mark.parametrize("scheme", ["text", "jsonl"])
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-@pytest.mark.parametrize("wanted", [1, 50, 700, 10**6])
-def test_compressed_files_are_cut_like_plain_ones(
-    corpus: Path, tmp_path: Path, form: Format, suffix: str, wanted: int
+@pytest.mark.parametrize("size", [1, 50, 700, 10**6])
+def test_compressed_files_are_cut_like_plain_files(
+    corpus: Path, tmp_path: Path, scheme: str, suffix: str, size: int
 ) -> None:
     text = corpus.read_text("utf-8")
-    if form == "jsonl":
-        text = "".join(json.dumps({"text": one}) + "\n" for one in text.split("\n\n"))
+    if scheme == "jsonl":
+        text = "".join(json.dumps({"text": part}) + "\n" for part in text.split("\n\n"))
     plain = tmp_path / "a.txt"
     plain.write_text(text, "utf-8")
     packed = compressed(plain, suffix)
-    expected, found = (pieces(path, form, wanted) for path in (plain, packed))
-    assert [(p.start, p.end) for p in found] == [(p.start, p.end) for p in expected]
-    whole = [document for piece in pieces(plain, form, 10**9) for document in piece.documents()]
-    for some in (expected, found):
-        assert [document for piece in some for document in piece.documents()] == whole
-    if wanted == 700:
-        assert len(found) > 5
+    expected, result = (pieces(f"{scheme}:{path}", size) for path in (plain, packed))
+    assert [(p.span.start, p.span.end) for p in result] == [
+        (p.span.start, p.span.end) for p in expected
+    ]
+    (whole,) = pieces(f"{scheme}:{plain}", 10**9)
+    for some in (expected, result):
+        assert [document for piece in some for document in piece.documents()] == list(
+            whole.documents()
+        )
+    if size == 700:
+        assert len(result) > 5
 
 
-def pieces(path: Path, form: Format, wanted: int) -> list[FilePiece]:
-    cutter = FileCutter(path, form, "text")
-    found = list(iter(lambda: cutter.take(wanted), None))
-    cutter.close()
-    return [piece for piece in found if piece is not None]
+def pieces(spec: str, size: int) -> list[FilePiece]:
+    groups = open_source(spec).pieces(size)
+    return [piece for group, _ in groups for piece in group if isinstance(piece, FilePiece)]
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
@@ -200,7 +203,7 @@ def test_the_built_in_corpus_is_two_megabytes_of_prose(documents: list[list[str]
 def test_the_built_in_corpus_is_always_the_same(documents: list[list[str]]) -> None:
     """Also in another process, where sets and dicts of strings have another order."""
     script = (
-        "import json; from itertools import islice; from pipelines.data import python_docs;"
+        "import json; from itertools import islice; from pipelines.data.sources import python_docs;"
         "print(json.dumps(list(islice(python_docs.documents(), 1000))))"
     )
     found = subprocess.run(

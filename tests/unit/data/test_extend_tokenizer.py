@@ -86,7 +86,7 @@ def test_a_list_gives_the_words_instead(base: Path, tmp_path: Path) -> None:
         ("x" * 201, "at most 200 characters"),
         ("heart\n", "no word"),
         ("", "no word"),
-        ("aa\nbb\ncc\ndd\n", r"4 new words, and the vocabulary 3 free"),
+        ("aa\nbb\ncc\ndd\n", r"4 new words, but the vocabulary has only 3"),
         (b"\xff\xfe", "UTF-8"),
     ],
 )

@@ -10,9 +10,9 @@ import pytest
 
 from bert_jax.config.run import Phase, RunConfig
 from bert_jax.training.batch import FIELDS, Batch, BatchShape
-from pipelines.commands.prepare import prepare
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.batches.pairs import plan
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
 
 

@@ -19,7 +19,7 @@ from bert_jax.training.losses import cross_entropy
 from bert_jax.training.step import forward
 from pipelines.data.batches.examples import Examples
 from pipelines.data.batches.loader import PretrainingData
-from pipelines.data.batches.packing import most_per_row, pack
+from pipelines.data.batches.packing import max_per_row, pack
 from pipelines.data.store.token_store import Store
 from support.commands import inspected, invoke, write_config
 
@@ -45,7 +45,7 @@ def test_rows_are_nearly_full() -> None:
     """Lengths as of pairs on Wikipedia: many full ones, the rest anything."""
     rng = np.random.default_rng(0)
     lengths = np.where(rng.random(50_000) < 0.4, 512, rng.integers(5, 512, 50_000))
-    packing = pack(lengths, 512, most_per_row(512))
+    packing = pack(lengths, 512, max_per_row(512))
     assert lengths.sum() / (len(packing) * 512) > 0.97
 
 
@@ -170,8 +170,8 @@ def test_a_run_with_other_data_goes_on_after_an_interruption(
     assert digests[0] == digests[1]
     evaluated = invoke("evaluate", run, "--json")
     assert evaluated.returncode == 0, evaluated.stderr
-    labelled = data.get("objective") != "mlm"
-    assert (json.loads(evaluated.stdout)["nsp_loss"] is not None) == labelled
+    labeled = data.get("objective") != "mlm"
+    assert (json.loads(evaluated.stdout)["nsp_loss"] is not None) == labeled
 
 
 def test_more_than_one_window_is_read_one_after_the_other(store: Store) -> None:

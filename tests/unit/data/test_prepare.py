@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.commands.prepare import prepare
 from pipelines.data.sources import corpora
 from pipelines.data.store import assemble, shards
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import LEDGER, SPLITS, WORK, Store
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.folders import exclusive
@@ -135,7 +135,7 @@ def test_copies_and_short_documents_are_left_out(
     monkeypatch.setattr(corpora, "_BLOCK_BYTES", (3000, 3000))
     stores = []
     for most in (1 << 23, 7):
-        monkeypatch.setattr(assemble, "_MOST_HASHES", most)
+        monkeypatch.setattr(assemble, "_MAX_HASHES", most)
         out = tmp_path / f"store{most}"
         ledger = prepare([f"text:{text}"], tokenizer_dir, out, 0.2, min_characters=10)
         assert ledger.counts["duplicates"] == 50 + len(documents) - 20
@@ -197,7 +197,7 @@ def test_a_full_disk_keeps_what_is_finished(
         shutil.copytree(disk / "store", tmp_path / "store")
     made = invoke(*arguments(large, tokenizer_dir, tmp_path / "store"))
     assert made.returncode == 0, made.stderr
-    assert "going on" in made.stderr
+    assert "resuming after" in made.stderr
     assert content(tmp_path / "store") == content(whole)
 
 

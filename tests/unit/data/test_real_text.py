@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bert_jax.config.run import DataConfig
-from pipelines.commands.prepare import prepare
 from pipelines.data.batches.examples import Examples
 from pipelines.data.batches.pairs import plan
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
 from support.pair_reference import reference
 from support.real_text import DATA, TEXT, VOCABULARY

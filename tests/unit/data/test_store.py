@@ -13,13 +13,13 @@ import pytest
 
 from bert_jax.config.run import Phase, RunConfig
 from bert_jax.runtime.errors import BadInputError
-from pipelines.commands.prepare import prepare
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.sources import corpora
 from pipelines.data.store import card
 from pipelines.data.store import token_store as stores
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
-from pipelines.data.tokenizers import training
+from pipelines.data.tokenizers.vocabulary import train_vocabulary
 from support.commands import invoke, refused
 from support.corpora import write_corpus
 
@@ -75,9 +75,9 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
     arguments = ("--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir, "--out", store_dir)
     again = invoke("prepare", *arguments, "--held-out", "0.1")
     assert again.returncode == 0
-    assert "already there" in again.stderr
+    assert "already exists" in again.stderr
     refused(invoke("prepare", *arguments, "--held-out", "0.2"), 78, "0.1", "0.2")
-    training.train("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
+    train_vocabulary("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
     other = ("--corpus", f"text:{corpus}", "--tokenizer", tmp_path, "--out", store_dir)
     refused(invoke("prepare", *other, "--held-out", "0.1"), 78, "tokenizer")
     assert before == {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
@@ -183,7 +183,7 @@ def test_nothing_is_written_into_a_folder_of_other_things(
     prepared = ("prepare", *source, "--tokenizer", tokenizer_dir, "--out")
     learned = ("train-tokenizer", *source, "--vocab-size", "60", "--out")
     for command in (prepared, learned):
-        refused(invoke(*command, tmp_path), 78, "train-images.npy", "other things")
+        refused(invoke(*command, tmp_path), 78, "train-images.npy", "other files")
         refused(invoke(*command, tmp_path / "train-images.npy"), 78, "file")
         refused(invoke(*command, ""), 64, "--out")
         refused(invoke(*command, "gs://bucket/x"), 78, "local")
@@ -305,7 +305,7 @@ def test_an_id_that_no_one_verified_is_refused_in_a_batch(copy: Path) -> None:
     path = copy / "train-00-00000.tokens.npy"
     np.save(path, np.full_like(np.load(path), 65_000))
     config = RunConfig(run_dir="x", phases=(Phase(length=32, steps=1, batch_size=2),))
-    with pytest.raises(BadInputError, match="hold the id 65000, but the vocabulary"):
+    with pytest.raises(BadInputError, match="contain the id 65000, but the vocabulary"):
         PretrainingData(Store(copy), config).batch_at(0)
 
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, DeviceUnavailableError
-from pipelines.commands import train_tokenizer
+from pipelines.data.tokenizers import record as records
 from pipelines.data.tokenizers import tokenizer as tokenizers
-from pipelines.data.tokenizers import training
 from pipelines.data.tokenizers.tokenizer import SPECIALS
-from pipelines.data.tokenizers.training import Kind
+from pipelines.data.tokenizers.vocabulary import Kind, train_vocabulary
 from pipelines.folders import exclusive
 from support.commands import ROOT, invoke, refused
 
@@ -33,8 +32,8 @@ def sentences(corpus: Path) -> list[str]:
 def test_learning_is_repeatable_and_survives_saving(
     kind: Kind, uncased: bool, sentences: list[str], tmp_path: Path
 ) -> None:
-    tokenizer = training.train(kind, sentences, 70, uncased)
-    assert training.train(kind, sentences, 70, uncased).digest == tokenizer.digest
+    tokenizer = train_vocabulary(kind, sentences, 70, uncased)
+    assert train_vocabulary(kind, sentences, 70, uncased).digest == tokenizer.digest
     assert tokenizer.vocab_size == 70
     assert tokenizer.pieces[:5] == list(SPECIALS)
     tokenizer.save(tmp_path)
@@ -82,7 +81,7 @@ def test_the_published_vocabularies_load_as_they_are(casing: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_word_mask_becomes_the_mask_token(kind: Kind, sentences: list[str]) -> None:
-    tokenizer = training.train(kind, sentences, 70, uncased=True)
+    tokenizer = train_vocabulary(kind, sentences, 70, uncased=True)
     ids = tokenizer.encode_masked("the captain [MASK] a lamp [MASK].")
     assert ids.count(tokenizer.mask_id) == 2
     (plain,) = tokenizer.encode(["the captain"])
@@ -95,13 +94,13 @@ def test_the_word_mask_becomes_the_mask_token(kind: Kind, sentences: list[str]) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_vocabulary_that_cannot_be_is_refused(kind: Kind, sentences: list[str]) -> None:
     with pytest.raises(BadArgumentsError, match="special"):
-        training.train(kind, sentences, 5, uncased=True)
+        train_vocabulary(kind, sentences, 5, uncased=True)
     with pytest.raises(BadInputError, match="at most"):
-        training.train(kind, sentences, 50_000, uncased=True)
-    with pytest.raises(BadInputError, match=r"at least|needs more"):
-        training.train(kind, sentences, 8, uncased=True)
+        train_vocabulary(kind, sentences, 50_000, uncased=True)
+    with pytest.raises(BadInputError, match=r"at least|larger than"):
+        train_vocabulary(kind, sentences, 8, uncased=True)
     with pytest.raises(BadInputError, match="empty"):
-        training.train(kind, [], 100, uncased=True)
+        train_vocabulary(kind, [], 100, uncased=True)
 
 
 def test_an_error_in_the_text_is_not_swallowed_by_the_trainer(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_learning_again_finds_the_work_done(corpus: Path, tmp_path: Path) -> Non
     assert invoke(*arguments, "--vocab-size", "70", "--kind", "wordpiece").returncode == 0
     again = invoke(*arguments, "--vocab-size", "70", "--kind", "wordpiece")
     assert again.returncode == 0
-    assert "already there" in again.stderr
+    assert "already exists" in again.stderr
     refused(invoke(*arguments, "--vocab-size", "70", "--cased"), 78, "uncased", "--out")
 
 
@@ -146,7 +145,7 @@ def test_a_sentencepiece_model_that_makes_no_text_of_text_is_refused(
     sentences: list[str], tmp_path: Path
 ) -> None:
     """Its pieces are whole, what it puts in place of a ligature is not."""
-    training.train("unigram", sentences, 70, uncased=True).save(tmp_path)
+    train_vocabulary("unigram", sentences, 70, uncased=True).save(tmp_path)
     file = tmp_path / tokenizers.SENTENCEPIECE_FILE
     whole = file.read_bytes()
     damaged = whole.replace(b"\0fi\0fl\0", b"\0\xe6i\0fl\0")
@@ -170,11 +169,11 @@ def test_a_changed_bit_of_what_was_learned_is_refused(
     content = file.read_bytes()
     place = content.index(whole.pieces[-1].encode()) + len(whole.pieces[-1].encode()) - 1
     file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    with pytest.raises(BadInputError, match=r"remove .* and learn again"):
+    with pytest.raises(BadInputError, match=r"remove .* and train it again"):
         tokenizers.load(tmp_path / "t")
-    refused(invoke(*arguments), 78, "remove", "learn again")
+    refused(invoke(*arguments), 78, "remove", "train it again")
     file.unlink()
-    refused(invoke(*arguments), 78, "neither", "learn again")
+    refused(invoke(*arguments), 78, "neither", "train it again")
     shutil.rmtree(tmp_path / "t")
     assert invoke(*arguments).returncode == 0
     assert tokenizers.load(tmp_path / "t").digest == whole.digest
@@ -185,9 +184,9 @@ def test_two_processes_do_not_write_to_one_tokenizer(tokenizer_dir: Path, tmp_pa
     draft = tmp_path / "t.tmp"
     draft.mkdir()
     with exclusive(draft), pytest.raises(DeviceUnavailableError, match="another process"):
-        train_tokenizer.write(tokenizer, out, {"corpus": "text:a"})
+        records.write(tokenizer, out, {"corpus": "text:a"})
     for _ in range(2):  # the second one finds what another wrote while it learned
-        train_tokenizer.write(tokenizer, out, {"corpus": "text:a"})
+        records.write(tokenizer, out, {"corpus": "text:a"})
     assert not draft.exists()
     assert tokenizers.load(out).digest == tokenizer.digest
 
@@ -199,10 +198,10 @@ def test_another_process_may_finish_the_tokenizer_that_this_one_is_about_to_writ
 
     def late(draft: Path) -> AbstractContextManager[None]:
         monkeypatch.undo()
-        train_tokenizer.write(tokenizer, out, record)  # what the other one does
+        records.write(tokenizer, out, record)  # what the other one does
         return exclusive(draft)
 
-    monkeypatch.setattr(train_tokenizer, "exclusive", late)
-    train_tokenizer.write(tokenizer, out, record)
+    monkeypatch.setattr(records, "exclusive", late)
+    records.write(tokenizer, out, record)
     assert tokenizers.load(out).digest == tokenizer.digest
     assert list(tmp_path.iterdir()) == [out]

@@ -15,9 +15,8 @@ import sentencepiece
 from tokenizers import Tokenizer as RustTokenizer
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.commands import train_tokenizer
+from pipelines.data.tokenizers import record as records
 from pipelines.data.tokenizers import tokenizer as tokenizers
-from pipelines.data.tokenizers import training
 from pipelines.data.tokenizers.export import export
 from pipelines.data.tokenizers.tokenizer import (
     CONFIG_FILE,
@@ -29,7 +28,7 @@ from pipelines.data.tokenizers.tokenizer import (
     WordPieceTokenizer,
     load,
 )
-from pipelines.data.tokenizers.training import Kind
+from pipelines.data.tokenizers.vocabulary import Kind, train_vocabulary
 
 PIECES = [*SPECIALS, "un", "##aff", "##able", "hello", "!", "é", "e", "中", "中国", "##s"]
 # What normalisers treat differently: accents apart from and in other orders on their letters,
@@ -68,7 +67,7 @@ def test_an_exported_tokenizer_gives_the_same_ids(
 ) -> None:
     text = [*sentences, *TEXTS * 20] if known else sentences
     size = {"unigram": 135, "bpe": 250, "wordpiece": 290}[kind] if known else 70
-    tokenizer = training.train(kind, text, size, uncased)
+    tokenizer = train_vocabulary(kind, text, size, uncased)
     export(tokenizer, tmp_path, 128)
     assert same(load(tmp_path), tokenizer)
     encode = rust(tmp_path)
@@ -175,7 +174,7 @@ TOKEN = {"id": 15, "content": "hell", "special": True}
         ({"model": []}, "model must be an object"),
         ({"model.vocab": ["a"]}, "vocab must be an object"),
         ({"model.vocab.hello": 99}, "id of 'hello' is 99"),
-        ({"model.vocab.hello": 5}, "is 5; the 15 tokens need the ids from 0 on"),
+        ({"model.vocab.hello": 5}, "is 5; the 15 tokens must have the ids 0 to 14"),
         ({"model.vocab.hello": True}, "is true"),
         ({"model.vocab.hello": "8"}, 'is "8"'),
         ({"model.vocab.a\nb": 15}, "cannot be a line"),
@@ -185,14 +184,14 @@ TOKEN = {"id": 15, "content": "hell", "special": True}
         ({"model.continuing_subword_prefix": "@@"}, "prefix"),
         ({"model.max_input_chars_per_word": -1}, "positive"),
         ({"model.max_input_chars_per_word": 1 << 70}, "below"),
-        ({"model.max_input_chars_per_word": None}, "does not say"),
+        ({"model.max_input_chars_per_word": None}, "has no max_input_chars_per_word"),
         ({"normalizer": {"type": "NFC"}}, 'normalizer is "NFC"'),
         ({"normalizer.lowercase": "yes"}, "lowercase must be true or false"),
         ({"normalizer.clean_text": False}, "clean_text"),
         ({"pre_tokenizer.type": "Whitespace"}, 'pre_tokenizer is "Whitespace"'),
         ({"added_tokens": {}}, "not a list"),
         ({"added_tokens": [{"id": 15}]}, "no content"),
-        ({"added_tokens": [{**TOKEN, "special": False}]}, "'hell' is not a special one"),
+        ({"added_tokens": [{**TOKEN, "special": False}]}, "'hell' is not special"),
         ({"added_tokens": [{**TOKEN, "id": 17}]}, "id of 'hell' is 17"),
         ({"added_tokens": [{**TOKEN, "content": "hello"}]}, "has the id 15, in the vocabulary 8"),
     ],
@@ -269,7 +268,7 @@ def test_a_model_that_tokenizer_json_cannot_hold_is_refused(
 def test_prepare_takes_the_folder_of_a_model(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:
-    from pipelines.commands.prepare import prepare
+    from pipelines.data.store.prepare import prepare
 
     shutil.copytree(tokenizer_dir, tmp_path / "run" / tokenizers.SUBFOLDER)
     prepare([f"text:{corpus}"], tmp_path / "run", tmp_path / "store", 0.0)
@@ -277,15 +276,15 @@ def test_prepare_takes_the_folder_of_a_model(
 
 
 def test_a_piece_that_is_not_utf8_is_refused(sentences: list[str], tmp_path: Path) -> None:
-    training.train("unigram", sentences, 70, True).save(tmp_path)
+    train_vocabulary("unigram", sentences, 70, True).save(tmp_path)
     file = tmp_path / tokenizers.SENTENCEPIECE_FILE
     file.write_bytes(file.read_bytes().replace("▁t".encode(), b"\xe2\x96\x81\xff"))
-    with pytest.raises(BadInputError, match=r"sentencepiece\.model is not .*; restore it"):
+    with pytest.raises(BadInputError, match=r"sentencepiece\.model is not .*; restore the file"):
         tokenizers.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"a": '])
 def test_a_damaged_record_of_learning_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / train_tokenizer.RECORD).write_text(text, "utf-8")
-    with pytest.raises(BadInputError, match=f"remove {tmp_path} and learn again"):
-        train_tokenizer.is_there(tmp_path, {})
+    (tmp_path / records.RECORD).write_text(text, "utf-8")
+    with pytest.raises(BadInputError, match=f"remove {tmp_path} and train it again"):
+        records.exists(tmp_path, {})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.config.run import RunConfig
-from pipelines.commands import show_batch
+from pipelines.data.batches import preview
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer
@@ -80,5 +80,5 @@ def test_a_token_does_nothing_to_a_terminal() -> None:
         "nsp_weights": np.zeros((1, 1)),
     }
     tokenizer = WordPieceTokenizer([*SPECIALS, "\x1b[2J"], uncased=True)
-    (text,) = show_batch.describe(arrays, 0, tokenizer)
+    (text,) = preview.describe(arrays, 0, tokenizer)
     assert text.plain.endswith(r" \x1b[2J {\x1b[2J}")

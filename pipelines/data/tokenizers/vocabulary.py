@@ -1,4 +1,4 @@
-"""Learns a vocabulary from sentences."""
+"""Train a vocabulary on sentences."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ Kind = Literal["unigram", "bpe", "wordpiece"]
 
 # SentencePiece keeps its training sentences in memory: 10 M of them are about 2 GiB.
 MAX_TRAINING_SENTENCES = 10_000_000
-# SentencePiece leaves longer ones out without a word; its default is 4,192.
+# SentencePiece silently skips longer sentences; its default is 4,192.
 _MAX_SENTENCE_BYTES = 1 << 26
-# The pieces depend on this number (partial sums are added up per thread), so it is fixed.
+# The pieces depend on this number, because sums are computed per thread, so it is fixed.
 _TRAINING_THREADS = 8
+_EMPTY = "the corpus is empty: it has no sentence to train on; check --corpus"
 
 
-def train(
+def train_vocabulary(
     kind: Kind,
     sentences: Iterable[str],
     vocab_size: int,
     uncased: bool,
 ) -> Tokenizer:
-    """Learns a vocabulary; the same sentences always give the same one.
+    """Train a vocabulary; the same sentences always give the same result.
 
     WordPiece reads them twice and keeps only the words; SentencePiece keeps a sample of them.
 
     Raises:
-        BadArgumentsError: `vocab_size` leaves no room beside the special tokens.
+        BadArgumentsError: `vocab_size` is not larger than the number of special tokens.
         BadInputError: The text is empty or supports only a smaller or larger vocabulary.
     """
     if vocab_size <= len(SPECIALS):
         raise BadArgumentsError(
-            f"a vocabulary of {vocab_size} has no room beside the {len(SPECIALS)} special tokens"
+            f"--vocab-size {vocab_size} must be larger than {len(SPECIALS)}, the number of special"
+            " tokens"
         )
     if kind == "wordpiece":
         return _train_wordpiece(sentences, vocab_size, uncased)
@@ -83,7 +85,7 @@ def _train_sentencepiece(
 
 
 class _Source(Iterator[str]):
-    """Sentences for the C++ trainer, which turns an error of theirs into its own."""
+    """Sentences for the C++ trainer; keeps their error, which the trainer replaces."""
 
     def __init__(self, sentences: Iterable[str]) -> None:
         self._sentences = iter(sentences)
@@ -104,23 +106,23 @@ class _Source(Iterator[str]):
 
 def _training_failure(text: str, sentences: int, vocab_size: int) -> str:
     if sentences == 0:
-        return "the corpus is empty: no sentence to learn a vocabulary from"
+        return _EMPTY
     if "too high" in text:
-        most = text.rstrip(". ").rpartition(" ")[2]
-        return f"the text supports at most {most} tokens; lower --vocab-size {vocab_size}"
+        maximum = text.rstrip(". ").rpartition(" ")[2]
+        return f"the text supports at most {maximum} tokens; lower --vocab-size {vocab_size}"
     if "required_chars" in text:
-        least = text.partition(" vs ")[2].partition(".")[0]
+        characters = text.partition(" vs ")[2].partition(".")[0]
         return (
-            f"--vocab-size {vocab_size} cannot hold the characters of the text;"
-            f" it needs more than {least}"
+            f"--vocab-size {vocab_size} is too small for the characters of the text;"
+            f" it must be larger than {characters}"
         )
-    return f"SentencePiece could not learn a vocabulary: {text}"
+    return f"SentencePiece failed to train a vocabulary: {text}; change --vocab-size or the corpus"
 
 
 def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -> Tokenizer:
     tokenizer = rust_wordpiece({}, uncased, uncased)
     # The trainer numbers single characters inside words in the order of a randomly seeded hash
-    # table and breaks ties by number; numbering them first makes the result repeatable.
+    # table and breaks ties by number. Numbering them first makes the result reproducible.
     inner = {
         f"##{character}"
         for text in sentences
@@ -130,7 +132,7 @@ def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -
         for character in word[1:]
     }
     if not inner:
-        raise BadInputError("the corpus is empty: no sentence to learn a vocabulary from")
+        raise BadInputError(_EMPTY)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIALS, *sorted(inner)],

@@ -1,0 +1,67 @@
+"""The interface of a corpus source; `registry` lists the sources."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
+
+from pipelines.data.sources.documents import Document
+
+
+class Piece(Protocol):
+    """Some documents of a source. A piece can be pickled and read in another process."""
+
+    @property
+    def origin(self) -> str:
+        """Name of the file or data set, for messages."""
+
+    def documents(self) -> Iterator[Document]:
+        """Read the documents."""
+
+
+class Source(ABC):
+    """The text that one specification (``--corpus SPEC``) names.
+
+    Attributes:
+        scheme: First part of the specifications, such as ``jsonl`` in ``jsonl:GLOB#FIELD``.
+        form: How a specification is written; equal to `scheme` if nothing follows it.
+        summary: What the source reads, in one line.
+        example: A specification, for the documentation.
+        example_file: Name and content of a valid file, if the source reads files. The drill of
+            hostile files damages it.
+        spec: The specification.
+        name: The part of it behind the scheme.
+        license: License of the text, as far as known.
+        one_sentence_per_line: Whether every line is a sentence; None if only the text shows it.
+    """
+
+    scheme: ClassVar[str]
+    form: ClassVar[str]
+    summary: ClassVar[str]
+    example: ClassVar[str]
+    example_file: ClassVar[tuple[str, str] | None] = None
+
+    license: str = "not stated"
+    one_sentence_per_line: bool | None = None
+
+    def __init__(self, spec: str) -> None:
+        """Keep the specification; subclasses also find the text.
+
+        Raises:
+            BadInputError: There is no such text.
+        """
+        self.spec = spec
+        self.name = spec.partition(":")[2]
+
+    @abstractmethod
+    def size(self) -> int:
+        """Estimate the bytes of the text."""
+
+    @abstractmethod
+    def files(self) -> list[Any]:
+        """List what is read, with sizes; the list differs if the source has changed."""
+
+    @abstractmethod
+    def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
+        """Cut the text into groups of pieces of about `size` bytes; yield each with its size."""

@@ -1,0 +1,56 @@
+"""Corpora of plain text files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipelines.data.sources import files
+from pipelines.data.sources.documents import Document
+from pipelines.data.sources.files import FilePiece, FileSource, Span
+
+_LINE_OVERHEAD = 60  # bytes of memory of a line beside its characters
+
+
+@dataclass(frozen=True)
+class TextPiece(FilePiece):
+    """Documents separated by blank lines."""
+
+    def documents(self) -> Iterator[Document]:
+        """See `Piece.documents`.
+
+        Raises:
+            BadInputError: The file cannot be read, is not UTF-8, or a document is too long.
+        """
+        document: Document = []
+        size = 0
+        for offset, line in self.span.lines():
+            size += len(line) + _LINE_OVERHEAD
+            if size > files.MAX_DOCUMENT:
+                raise files.too_long(self.span.path, offset)
+            if text := line.strip():
+                document.append(text)
+            else:
+                if document:
+                    yield document
+                document, size = [], 0
+        if document:
+            yield document
+
+
+class TextFiles(FileSource):
+    """UTF-8 text files, plain or compressed."""
+
+    scheme = "text"
+    form = "text:GLOB"
+    summary = "UTF-8 text: a sentence or paragraph per line, a blank line between documents"
+    example = "text:books/*.txt"
+    example_file = (
+        "a.txt",
+        "A story of \u201cwords\u201d, the 3rd.\nIt has two lines.\n\nAnother one, h\u00e9las.\n",
+    )
+    document_per_line = False
+
+    def piece(self, span: Span) -> TextPiece:
+        """See `FileSource.piece`."""
+        return TextPiece(span)

@@ -1,0 +1,91 @@
+"""What all sources of a corpus have in common, and what is generated from their registry."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from bert_jax.runtime.errors import BadArgumentsError
+from docs import generated
+from pipelines.commands import cli
+from pipelines.data.sources.files import FileSource
+from pipelines.data.sources.registry import SOURCES, corpus_help, open_source
+from pipelines.data.sources.source import Source
+from support.commands import invoke
+from support.corpora import compressed
+
+WITH_FILES = [source for source in SOURCES if source.example_file is not None]
+
+
+def by_scheme(source: type[Source]) -> str:
+    return source.scheme
+
+
+def documents(source: Source, size: int) -> list[list[str]]:
+    """The documents, read as by workers: from pickled pieces."""
+    groups = [group for group, _ in source.pieces(size)]
+    pieces = [pickle.loads(pickle.dumps(piece)) for group in groups for piece in group]  # noqa: S301
+    return [document for piece in pieces for document in piece.documents()]
+
+
+def opened(source: type[Source], folder: Path, copies: int) -> tuple[Source, Path]:
+    assert source.example_file is not None
+    name, text = source.example_file
+    path = folder / name
+    path.write_text(f"{text}\n" * copies, "utf-8")
+    return open_source(f"{source.scheme}:{path}"), path
+
+
+def test_schemes_are_unique_and_examples_have_their_form() -> None:
+    assert len({source.scheme for source in SOURCES}) == len(SOURCES)
+    for source in SOURCES:
+        assert source.form.partition(":")[0] == source.scheme
+        assert source.example.partition(":")[0] == source.scheme
+        assert source.summary
+
+
+@pytest.mark.parametrize("source", WITH_FILES, ids=by_scheme)
+def test_the_size_of_pieces_changes_no_document(source: type[Source], tmp_path: Path) -> None:
+    corpus, _ = opened(source, tmp_path, 20)
+    expected = documents(corpus, 10**9)
+    assert len(expected) >= 20
+    assert all(line.strip() == line != "" for document in expected for line in document)
+    for size in (1, 50, 500):
+        assert documents(corpus, size) == expected
+    assert sum(size for _, size in corpus.pieces(50)) == pytest.approx(corpus.size(), rel=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize(
+    "source", [source for source in WITH_FILES if issubclass(source, FileSource)], ids=by_scheme
+)
+def test_files_may_be_compressed(source: type[Source], suffix: str, tmp_path: Path) -> None:
+    plain, path = opened(source, tmp_path, 200)
+    packed = open_source(f"{source.scheme}:{compressed(path, suffix)}")
+    assert documents(packed, 500) == documents(plain, 500)
+
+
+@pytest.mark.parametrize("source", WITH_FILES, ids=by_scheme)
+def test_a_changed_file_changes_what_is_compared(source: type[Source], tmp_path: Path) -> None:
+    before = opened(source, tmp_path, 1)[0].files()
+    assert opened(source, tmp_path, 1)[0].files() == before
+    assert opened(source, tmp_path, 2)[0].files() != before
+
+
+def test_help_messages_and_documentation_list_every_source() -> None:
+    with pytest.raises(BadArgumentsError) as error:
+        open_source("wikipedia")
+    help_text = " ".join(invoke("prepare", "--help").stdout.split())
+    for source in SOURCES:
+        for text in (str(error.value), corpus_help(), cli.usage(), generated.commands()):
+            assert source.form in text
+        assert source.form in help_text
+        assert f"`{source.example}`" in generated.sources()
+
+
+@pytest.mark.parametrize("spec", ["", "text:", "text", "jsonl:", "tfds:", "python-docs:x", "pdf:a"])
+def test_an_unknown_form_is_refused(spec: str) -> None:
+    with pytest.raises(BadArgumentsError):
+        open_source(spec)
