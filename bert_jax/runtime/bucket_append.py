@@ -1,4 +1,7 @@
-"""A file that grows, in a place that cannot append."""
+"""A file that grows in a bucket, where objects cannot be appended to.
+
+gcsfs accepts the mode "ab", but warns and overwrites the object.
+"""
 
 from __future__ import annotations
 
@@ -14,42 +17,42 @@ PERIOD = 30.0  # seconds
 
 
 class AppendedObject:
-    """A file in a bucket: kept in memory, and written as a whole now and then by a thread.
+    """A file in a bucket: kept in memory, and written as a whole by a thread every 30 seconds.
 
     Attributes:
-        name: Of the object.
+        name: Path of the object.
     """
 
-    def __init__(self, path: Path, begin: bytes = b"") -> None:
-        """Begins to write `path`, which holds `begin` first of all."""
+    def __init__(self, path: Path, content: bytes = b"") -> None:
+        """Start with `content`, which replaces that of an existing object."""
         self.name = str(path)
         self._path = path
         self._content = io.BytesIO()
-        self._content.write(begin)
-        self._written = -1  # bytes of it
-        self._writing = threading.Lock()
+        self._content.write(content)
+        self._bytes_written = -1
+        self._write_lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, name=self.name, daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> int:
-        """Appends."""
+        """Append to the content in memory."""
         return self._content.write(data)
 
     def flush(self) -> None:
-        """Returns when everything that was appended is in the bucket.
+        """Write everything to the bucket.
 
         Raises:
             UserError: It cannot be written.
         """
-        with self._writing, failures_explained(self.name):
+        with self._write_lock, failures_explained(self.name):
             content = self._content.getvalue()
-            if len(content) != self._written:
+            if len(content) != self._bytes_written:
                 self._path.write_bytes(content)
-                self._written = len(content)
+                self._bytes_written = len(content)
 
     def close(self) -> None:
-        """Writes what is left, and ends the thread; see `flush` for the errors."""
+        """End the thread and write everything; raises as `flush` does."""
         self._closed.set()
         self._thread.join()
         self.flush()

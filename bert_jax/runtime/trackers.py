@@ -1,9 +1,9 @@
-"""Where the numbers of a run are shown besides ``metrics.jsonl``: TensorBoard, Weights & Biases."""
+"""Trackers that receive the metrics of a run: TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import os
-import re
+import socket
 import sys
 import time
 import uuid
@@ -13,9 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-from tensorboardX.event_file_writer import EventsWriter
+# RecordWriter is public. The public SummaryWriter was tried: its thread prints a traceback when
+# the disk is full and drops the values. So the messages are built here, from the modules that
+# SummaryWriter builds them from.
+from tensorboardX import RecordWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+# RecordWriter's own support of gs:// was tried: it needs another client library than gcsfs.
 from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import scalar
 
@@ -25,103 +29,84 @@ from bert_jax.runtime.errors import BadInputError, UserError, one_line
 from bert_jax.runtime.paths import at, is_remote
 
 TENSORBOARD = "tensorboard"
-WANDB_ID = "wandb-id"  # the file with the name that Weights & Biases knows the run by
-# Seconds that Weights & Biases may hold up the beginning and the end of a run.
-_PATIENCE = 30.0
+WANDB_ID = "wandb-id"  # the file with the run's id at Weights & Biases
+_TIMEOUT = 30.0  # seconds that Weights & Biases may delay the start and the end of a run
 
 
 class Tracker(Protocol):
-    """Shows the metrics of a run. Only the process that writes ``metrics.jsonl`` has any."""
+    """Receives the metrics of a run in the process that writes ``metrics.jsonl``."""
 
     def begin(self, step: int) -> None:
-        """Goes on after update `step`; what was logged of later ones is void."""
+        """Start, or roll back, after update `step`; values of later updates are void."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes what is known of update `step`."""
-
-    def stopped(self, step: int) -> None:
-        """The process was told to end, and saved update `step`."""
+        """Receive the metrics of update `step`."""
 
     def flush(self) -> None:
-        """Returns when what was taken is where it shall be, if something relies on that."""
+        """Return when all values are stored, if a checkpoint relies on that."""
 
     def close(self) -> None:
-        """Ends, after whatever happened."""
+        """End, also after a failure."""
 
 
-class _InBucket:
-    """How tensorboardX opens an event file there."""
+class _BucketFiles:
+    """Opens event files in buckets for tensorboardX."""
 
     @staticmethod
     def open(path: str) -> AppendedObject:
         return AppendedObject(at(path))
 
 
-register_writer_factory("gs", _InBucket)
+register_writer_factory("gs", _BucketFiles)
 
 
 class TensorBoard:
-    """Event files in the folder of the run; a full disk is raised, as for ``metrics.jsonl``."""
+    """Writes event files to the run folder; a full disk raises, as for ``metrics.jsonl``."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Begins a new file."""
+        """Start a new file."""
         if not is_remote(run_dir):
             (run_dir / TENSORBOARD).mkdir(exist_ok=True)
-        # Not SummaryWriter, whose thread reports a full disk with a traceback of its own.
-        self._board = EventsWriter(str(run_dir / TENSORBOARD / "events"))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = RecordWriter(str(run_dir / TENSORBOARD / name))
+        self._write(file_version="brain.Event:2")
 
     def begin(self, step: int) -> None:
-        """Has TensorBoard drop the points of later updates."""
-        self._note(step + 1, SessionLog.START, _machine())
+        """Make TensorBoard drop the points of later updates."""
+        self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes a point for each value."""
+        """Write one point per value."""
         for name, value in values.items():
-            event = Event(step=step, summary=scalar(name, value), wall_time=time.time())
-            self._board.write_event(event)
+            self._write(step=step, summary=scalar(name, value))
 
-    def stopped(self, step: int) -> None:
-        """Leaves a mark that TensorBoard passes over, and by which `sessions` knows the end."""
-        self._note(step, SessionLog.STOP)
-
-    def _note(self, step: int, status: int, message: str = "") -> None:
-        log = SessionLog(status=status, msg=message)
-        self._board.write_event(Event(step=step, session_log=log, wall_time=time.time()))
+    def _write(self, **fields: Any) -> None:
+        self._file.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def flush(self) -> None:
-        """Writes what is left to the disk or bucket."""
-        self._board.flush()
+        """Write everything to the disk or bucket."""
+        self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        # What a full disk or an absent bucket did not take was reported before.
+        """Close the file; a full disk or unreachable bucket was reported before."""
         with suppress(OSError, UserError):
-            self._board.close()
-
-
-def _machine() -> str:
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-
-
-def machine_of(message: str) -> tuple[int, str]:
-    """How many devices the process had that wrote this, and which; (0, "") of anything else."""
-    found = re.fullmatch(r"([0-9]{1,7}) x (.{1,80})", message)
-    return (int(found[1]), found[2]) if found else (0, "")
+            self._file.flush()
+            self._file.close()
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; whatever goes wrong there is said once, and ends nothing else.
+    """A run of Weights & Biases; its failures are reported once and never end the training.
 
-    It asks for steps that only grow, which a rollback does not do: so ours is a value, and the x
-    axis of the others.
+    Weights & Biases requires increasing steps, which a rollback does not provide. So the step is
+    logged as a value, and is the x axis of the other values.
     """
 
     def __init__(self, run_dir: Path, project: str, config: dict[str, Any]) -> None:
-        """Begins the run, or goes on with the one that the folder remembers."""
-        # Or it asks for a key on the terminal, and waits.
+        """Start the run, or resume the one whose id is in the folder."""
+        # Otherwise it prompts for a key on the terminal and waits.
         os.environ.setdefault("WANDB_SILENT", "true")
         self._run: Any = None
-        self._harmless(lambda: self._start(run_dir, project, config))
+        self._attempt(lambda: self._start(run_dir, project, config))
 
     def _start(self, run_dir: Path, project: str, config: dict[str, Any]) -> None:
         import wandb
@@ -129,56 +114,53 @@ class WeightsAndBiases:
         settings = wandb.Settings(
             console="off",
             disable_code=True,
-            disable_git=True,  # the address of a remote may hold a password
-            init_timeout=_PATIENCE,
-            finish_timeout=_PATIENCE,
+            disable_git=True,  # the address of a remote may contain a password
+            init_timeout=_TIMEOUT,
+            finish_timeout=_TIMEOUT,
         )
         self._run = wandb.init(
             project=project,
             name=run_dir.name,
-            id=_id(run_dir),
+            id=_run_id(run_dir),
             resume="allow",
             dir=None if is_remote(run_dir) else run_dir,
             config=config,
             settings=settings,
         )
         self._run.define_metric("*", step_metric="step")
-        later = f"offline; wandb sync {Path(self._run.dir).parent} shows it"
-        say(f"Weights & Biases: {later if self._run.offline else self._run.url}")
+        offline = f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
+        say(f"Weights & Biases: {offline if self._run.offline else self._run.url}")
 
     def begin(self, step: int) -> None:
-        """Nothing: points of lost updates stay, and those done again are drawn over them."""
+        """Do nothing: repeated updates are drawn over lost ones."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hands the values to its own process."""
+        """Pass the values to its process."""
         if self._run is not None:
-            self._harmless(lambda: self._run.log({"step": step, **values}))
-
-    def stopped(self, step: int) -> None:
-        """Nothing: it sees how the process ends."""
+            self._attempt(lambda: self._run.log({"step": step, **values}))
 
     def flush(self) -> None:
-        """Nothing: no checkpoint relies on it."""
+        """Do nothing: no checkpoint relies on it."""
 
     def close(self) -> None:
-        """Waits for what is on the way, but not for long."""
+        """Wait for the upload, but at most 30 seconds."""
         if self._run is not None:
             failed = sys.exception() is not None
-            self._harmless(lambda: self._run.finish(exit_code=int(failed)))
+            self._attempt(lambda: self._run.finish(exit_code=int(failed)))
 
-    def _harmless(self, action: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        # Of its many exceptions none is worth a day of training.
+        # wandb raises many kinds of exceptions. None may end the training.
         except Exception as error:
             self._run = None
-            said = str(error).replace(os.environ.get("WANDB_API_KEY") or "\0", "…")
-            said = one_line(f"{type(error).__name__}: {said}")
-            say(f"Weights & Biases: {said}; the run goes on without it")
+            reason = str(error).replace(os.environ.get("WANDB_API_KEY") or "\0", "…")
+            reason = one_line(f"{type(error).__name__}: {reason}")
+            say(f"Weights & Biases: {reason}; training continues without it")
 
 
-def _id(run_dir: Path) -> str:
-    """What the run is known by, over all its sittings, wherever its folder is moved."""
+def _run_id(run_dir: Path) -> str:
+    """Return the id of the run in all its sessions, wherever its folder is moved."""
     file = run_dir / WANDB_ID
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:12] + "\n", "utf-8")
@@ -186,19 +168,19 @@ def _id(run_dir: Path) -> str:
 
 
 def require(project: str) -> None:
-    """Looks for Weights & Biases before a run begins that asks for it.
+    """Check that Weights & Biases is installed if a run uses it.
 
     Raises:
         BadInputError: It is not installed.
     """
-    # A folder of that name, such as the one it writes, can be imported too, and has no origin.
+    # A folder of that name, such as the one it writes, can be imported too, but has no origin.
     if project and getattr(find_spec("wandb"), "origin", None) is None:
         raise BadInputError(
-            "wandb is set, and not installed; mend with: pip install 'bert-jax[wandb]'"
+            "wandb is set but not installed; install it with: pip install 'bert-jax[wandb]'"
         )
 
 
 def trackers(run_dir: Path, project: str, config: dict[str, Any]) -> list[Tracker]:
-    """Those of a run; of Weights & Biases if it names a `project`."""
-    found: list[Tracker] = [TensorBoard(run_dir)]
-    return [*found, WeightsAndBiases(run_dir, project, config)] if project else found
+    """Return the trackers of a run; with Weights & Biases if `project` is set."""
+    board: list[Tracker] = [TensorBoard(run_dir)]
+    return [*board, WeightsAndBiases(run_dir, project, config)] if project else board

@@ -1,4 +1,4 @@
-"""A machine that is about to go away asks its processes to end; they save first."""
+"""Requests to stop, such as from a preempted machine: the process saves first."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from bert_jax.runtime.errors import PreemptedError
 from bert_jax.runtime.signals import take_over
 
 
-def told_to_stop(step: int, steps: int, folder: Path) -> PreemptedError:
-    """What a run of so many steps ends with when `step` is saved in `folder`."""
+def stop_error(step: int, steps: int, folder: Path) -> PreemptedError:
+    """Return the error that ends a run after a request to stop; `step` is saved in `folder`."""
     return PreemptedError(
-        f"told to stop: step {step:,} of {steps:,} is saved in {folder}; the same command goes on"
-        " from there"
+        f"stopped on request: step {step:,} of {steps:,} is saved in {folder}; run the same command"
+        " again to resume"
     )
 
 
 class StopRequests:
-    """Notices SIGTERM, Ctrl-C and a closed terminal while it is entered.
+    """Receives SIGTERM, Ctrl-C and a closed terminal inside a `with` block.
 
-    With several processes JAX notices SIGTERM itself and lets all of them agree on a step, and the
-    other signals are passed on as that (`parallel.join`). With one process it would do so only
-    after `jax.distributed.initialize`, so there the handler is ours.
+    With several processes, JAX handles SIGTERM and lets all processes agree on a step;
+    `distributed.join` turns the other signals into SIGTERM. With one process JAX would handle it
+    only after `jax.distributed.initialize`, so this class installs its own handler.
     """
 
     def __enter__(self) -> StopRequests:
-        """Takes over the signals."""
-        self._asked = False
-        self._times = 0
-        self._before: dict[int, Any] = {}
+        """Install the handlers."""
+        self._requested = False
+        self._calls = 0
+        self._previous: dict[int, Any] = {}
         if jax.process_count() == 1:
-            self._before = take_over(self._notice)
+            self._previous = take_over(self._notice)
         return self
 
     def __exit__(
@@ -46,20 +46,23 @@ class StopRequests:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Gives the signals back."""
-        for number, handler in self._before.items():
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def agreed(self) -> bool:
-        """Whether to stop now that a step is done; every process must ask every time."""
-        # Not by the step, which goes back in a rollback: they agree on a number ahead of them all.
-        self._times += 1
+        """Return True to stop after this step; every process must call it after every step."""
+        # Processes agree on a number of calls ahead of them all. Steps decrease in a rollback.
+        self._calls += 1
         if jax.process_count() > 1:
-            # JAX says it once; the step after which it does may turn out not to be finite.
-            self._asked = stop_agreed(self._times) or self._asked
-        return self._asked
+            # JAX reports it once, and the step after which it does may not be finite.
+            self._requested = stop_agreed(self._calls) or self._requested
+        return self._requested
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        say(f"{signal.Signals(number).name}: saving after this step; once more ends without saving")
+        self._requested = True
+        say(
+            f"{signal.Signals(number).name} received: saving and stopping after this step (send"
+            " again to quit without saving)"
+        )
         signal.signal(number, signal.SIG_DFL)

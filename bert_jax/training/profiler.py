@@ -1,4 +1,4 @@
-"""A trace of some updates, for xprof and TensorBoard: where the time goes on the device."""
+"""A device trace of some updates, for xprof and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import is_remote
 
 FOLDER = "profile"
-PLUGIN = "plugins/profile"  # where JAX and xprof have the traces of a folder
-# Of a trace: its first and last update. All hosts agree on it, which they may not on the time.
+PLUGIN = "plugins/profile"  # the folder that JAX and xprof use for traces
+# Name of a trace: its first and last update. Hosts may disagree on the time, but not on these.
 NAME = "updates-{}-{}"
 
 
 def steps_of(text: str) -> range:
-    """The updates of ``START:STOP``: those after step START, up to step STOP; none of "".
+    """Parse ``START:STOP``: the updates after step START, up to step STOP; "" means none.
 
     Raises:
-        BadInputError: It is something else.
+        BadInputError: The text has another form.
     """
     if not text:
         return range(0)
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
         raise BadInputError(f"profile {text!r} must be START:STOP, two steps such as 100:105")
-    return range(int(found[1]), int(found[2]))
+    return range(int(match[1]), int(match[2]))
 
 
 class Profile:
-    """Traces the updates that were asked for into a folder."""
+    """Traces the requested updates into a folder."""
 
     def __init__(self, steps: range, folder: Path, settle: Callable[[], None]) -> None:
-        """Of `steps`, into ``folder/profile``, over an older trace of the same.
+        """Trace `steps` into ``folder/profile``, replacing an older trace of the same steps.
 
-        `settle` waits for the updates under way.
+        Args:
+            steps: Steps before the traced updates.
+            folder: Folder of the run.
+            settle: Waits for the updates that are running.
         """
         self._steps, self._folder, self._running = steps, folder / FOLDER, False
         self._settle = settle
 
     def before(self, step: int) -> None:
-        """To be told before the update that follows `step`."""
+        """Start or stop before the update that follows `step`."""
         if step in self._steps and not self._running:
             self._settle()
             self._traces = self._folder
@@ -62,7 +65,7 @@ class Profile:
             self.stop()
 
     def stop(self) -> None:
-        """Writes what was traced."""
+        """End the trace and write it."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
@@ -72,4 +75,7 @@ class Profile:
                     target.write_bytes(file.read_bytes())
                 shutil.rmtree(self._traces)
             quoted = shlex.quote(str(self._folder))
-            say(f"{self._folder}: a trace; pip install xprof, then xprof --logdir {quoted}")
+            say(
+                f"wrote a trace to {self._folder}; view it with: pip install xprof; xprof --logdir"
+                f" {quoted}"
+            )

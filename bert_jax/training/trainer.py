@@ -18,7 +18,7 @@ from bert_jax.training.compilation import compiled
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.metrics import MetricsLog, evaluated
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.preemption import StopRequests, told_to_stop
+from bert_jax.training.preemption import StopRequests, stop_error
 from bert_jax.training.profiler import Profile, steps_of
 from bert_jax.training.rollback import RollbackGuard
 from bert_jax.training.state import parameter_count
@@ -26,15 +26,15 @@ from bert_jax.training.step import DeviceBatch, means
 
 
 class Trainer:
-    """One sitting of a run: from its newest checkpoint to its end, or to a request to stop."""
+    """One session of a run: from its newest checkpoint to its end or a request to stop."""
 
     def __init__(
         self, experiment: Experiment, partitioner: Partitioner, on_step: Callable[[int], None]
     ) -> None:
-        """Restores the run, or begins it; `on_step` hears of every step that is done.
+        """Restore the run or start it; `on_step` is called after every step.
 
         Raises:
-            BadInputError: The run began with other settings, or a batch cannot be split.
+            BadInputError: The run started with other settings, or a batch cannot be split.
         """
         self.experiment, self.config, self.partitioner, self.on_step = (
             experiment,
@@ -52,25 +52,25 @@ class Trainer:
         )
         self.state, meta = resume.restore_or_init(self.checkpoints, experiment, partitioner)
         self.step = meta.step
-        self.learned: DeviceBatch | None = None  # the newest batch since it was restored
-        self.program: tuple[Phase | None, Any] = (None, None)
+        self.last_batch: DeviceBatch | None = None  # of the newest update since the restore
+        self.compiled_step: tuple[Phase | None, Any] = (None, None)
         self.eval_step = partitioner.eval_step(experiment.steps)
         self.log = MetricsLog(run_dir, experiment, meta.step, meta.tokens, meta.seconds)
         self.profile = Profile(traced, run_dir, self.log.settle)
         say(f"{f'resuming at step {self.step:,}' if self.step else 'new run'} in {run_dir}")
         count, dtype = parameter_count(self.state.params), self.config.model.dtype
-        say(f"{count:,} parameters, {dtype} products")
+        say(f"{count / 1e6:.1f}M parameters, {dtype} compute")
 
     def run(self) -> None:
-        """Trains to the last step.
+        """Train to the last step.
 
         Raises:
-            PreemptedError: The process was told to end; everything is saved.
+            PreemptedError: The process received a request to stop; everything is saved.
             NotFiniteError: A loss is not finite; the newest checkpoint is from before that.
         """
         with StopRequests() as stop, progress("step", self.config.steps, self.step) as show:
             if self.step and not evaluated(at(self.config.run_dir), self.step):
-                self._evaluate()  # left out to stop in time
+                self._evaluate()  # skipped by the session that stopped here
             while self.step < self.config.steps:
                 try:
                     self._train(stop, show)
@@ -86,8 +86,8 @@ class Trainer:
             for batch in self.experiment.data.batches(
                 first, last, self.partitioner.rows(phase.batch_size)
             ):
-                # This order is fixed: what is logged, evaluated and saved at step n is the state
-                # after n updates, and a resumed run goes on with batch n.
+                # This order is fixed: step n logs, evaluates and saves the state after n updates,
+                # and a resumed run continues with batch n.
                 self.profile.before(self.step)
                 self._update(train_step, batch)
                 stopping = stop.agreed()
@@ -95,7 +95,7 @@ class Trainer:
                 if stopping:
                     self.checkpoints.wait()
                     self.log.stopped(self.step)
-                    raise told_to_stop(self.step, self.config.steps, self.checkpoints.folder)
+                    raise stop_error(self.step, self.config.steps, self.checkpoints.folder)
                 self.on_step(self.step)
                 show(self.step, self.log.note())
 
@@ -105,39 +105,39 @@ class Trainer:
             self.state = self.partitioner.skip_step(self.state)
             self.log.push(self.step, {}, tokens=0, sequences=0)
             return
-        self.learned = self.partitioner.shard_batch(batch.arrays)
+        self.last_batch = self.partitioner.shard_batch(batch.arrays)
         with jax.transfer_guard("disallow"):
-            self.state, metrics = train_step(self.state, self.learned)
+            self.state, metrics = train_step(self.state, self.last_batch)
         self.log.push(self.step, metrics, batch.tokens, batch.sequences)
 
     def close(self, wait: bool = True) -> None:
-        """Closes the files and ends the threads, not those that `wait` for other processes."""
+        """Close the files and end the threads; `wait` for those of other processes as well."""
         self.profile.stop()
         self.checkpoints.close() if wait else None
         self.log.close()
 
     def _roll_back(self, error: NotFiniteError) -> None:
-        """Goes back to the newest good checkpoint, or the beginning; skips batches from there."""
+        """Restore the newest good checkpoint, or step 0; skip batches from there."""
         self.profile.stop()
         self.checkpoints.wait()
-        # There may be no room for two states, and the frames of an error hold what it is about.
+        # Memory may not fit two states, and the frames of the error refer to this one.
         del self.state
         error.__traceback__ = None
         self.state, meta = resume.restore_or_init(
             self.checkpoints, self.experiment, self.partitioner
         )
-        self.step, self.learned = meta.step, None
+        self.step, self.last_batch = meta.step, None
         self.guard.roll_back(meta.step, error)
         self.log.rewind(meta.step, meta.tokens)
         self.on_step(self.step)
 
     def _compile(self, phase: Phase) -> Any:
-        """The update of this phase; one that a rollback leads back to is there already."""
+        """Return the compiled step of a phase; a rollback into the same phase reuses it."""
         self.log.settle()
-        if self.program[0] != phase:
-            self.program = phase, compiled(self.experiment, self.partitioner, phase)
+        if self.compiled_step[0] != phase:
+            self.compiled_step = phase, compiled(self.experiment, self.partitioner, phase)
         self.log.restart_clock()
-        return self.program[1]
+        return self.compiled_step[1]
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
@@ -147,17 +147,17 @@ class Trainer:
             return None
         self.log.settle()
         phase = self.config.phases[number_of(self.step, self.config.phases) - 1]
-        found = self.experiment.evaluate(self.eval_step, self.state.params, phase)
-        self.log.held_out(self.step, found)
-        return self.experiment.criterion(found)
+        metrics = self.experiment.evaluate(self.eval_step, self.state.params, phase)
+        self.log.log_evaluation(self.step, metrics)
+        return self.experiment.criterion(metrics)
 
     def _save(self, eval_loss: float | None, stopping: bool) -> None:
         if not (stopping or self._due(self.config.checkpoint.every)):
             return
         self.log.settle()
-        # The metrics are from before the update; what it made of the state is not known yet.
-        if self.learned is not None:
-            after = jax.device_get(means(self.eval_step(self.state.params, self.learned)))
+        # The logged metrics are from before the update; this checks the state after it.
+        if self.last_batch is not None:
+            after = jax.device_get(means(self.eval_step(self.state.params, self.last_batch)))
             self.log.check_finite(self.step, after)
         self.log.store()
         meta = resume.note(self.experiment, self.step, self.log.tokens, self.log.seconds)

@@ -1,6 +1,6 @@
-"""Ends a training process that does not get on: a stuck device or peer is otherwise never noticed.
+"""Ends a training process that makes no progress because a device or peer is stuck.
 
-JAX notices a peer that is dead, and one that is alive but stuck never (jax-ml/jax#38503).
+JAX detects a peer that died, but never one that is alive and stuck (jax-ml/jax#38503).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from types import TracebackType
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import HungError
 
-_LOOKS = 10  # per limit
-_FIRST = 3  # limits until the first step, which is restored and compiled before
+_CHECKS = 10  # per limit
+_FIRST = 3  # limits until the first step, which includes restoring and compiling
 
 
 class Watchdog:
-    """While it is entered, `beat` must be called in every `limit` seconds, first within three."""
+    """Ends the process unless `beat` is called every `limit` seconds; three times that at first."""
 
     def __init__(self, limit: float) -> None:
-        """Of `limit` seconds; 0 = for ever."""
+        """Set the limit in seconds; 0 means no limit."""
         self._limit = limit
         self._silent = -(_FIRST - 1) * limit
         self._ended = threading.Event()
 
     def __enter__(self) -> Watchdog:
-        """Begins to watch."""
+        """Start watching."""
         if self._limit:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
@@ -39,16 +39,16 @@ class Watchdog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends the watch."""
+        """Stop watching."""
         self._ended.set()
 
     def beat(self, step: int) -> None:
-        """To be told that `step` is done."""
+        """Record that `step` is done."""
         self._silent = 0.0
 
     def _watch(self) -> None:
-        pause = self._limit / _LOOKS
-        # Not by the clock: a process that was stopped, or a laptop that slept, is not stuck.
+        pause = self._limit / _CHECKS
+        # The clock is not used: a process that was suspended, or a laptop that slept, is not stuck.
         while not self._ended.wait(pause):
             self._silent += pause
             if self._silent > self._limit:
@@ -56,9 +56,11 @@ class Watchdog:
         else:
             return
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        # Last, where a reader of the log looks first.
+        # The last line of a log is read first.
         say(
-            f"no step was done for {self._limit:g} seconds (train.hang_timeout); all threads: above"
+            f"no step was done for {self._limit:g} seconds (train.hang_timeout): a device or"
+            " another process is stuck (stacks of all threads: above); run the same command again"
+            " to resume"
         )
-        # Nothing can be saved, and waiting for the stuck thread is what must not happen.
+        # Nothing can be saved, and the process must not wait for the stuck thread.
         os._exit(HungError.exit_code)

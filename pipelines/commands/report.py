@@ -32,12 +32,12 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     started = time.monotonic()
     # Slow to import, because of Matplotlib; a wrong option fails before.
-    from pipelines.reports.figures import MOST_RUNS
+    from pipelines.reports.figures import MAX_RUNS
     from pipelines.reports.write import run_folders, write
 
     paths = [path for run in options.runs for path in run_folders(at(run))]
-    if len(paths) > MOST_RUNS:
-        raise BadArgumentsError(f"{len(paths)} runs; a report shows at most {MOST_RUNS}")
+    if len(paths) > MAX_RUNS:
+        raise BadArgumentsError(f"{len(paths)} runs; a report shows at most {MAX_RUNS}")
     output = _output(options.output, paths)
     # The run itself may be using the accelerator.
     jax.config.update("jax_platforms", "cpu")

@@ -1,4 +1,4 @@
-"""What a pre-training run was fed, measured on batches drawn from its store."""
+"""Data of a pre-training run, measured on batches drawn from its store."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pipelines.reports.figures import bars
 from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run, text
 
-# Of every phase, from its beginning: an epoch is shuffled as a whole, and a plan takes time.
+# Drawn from the start of each phase, because planning other epochs takes time.
 _ROWS = 2048
-_MOST_BATCHES = 64
+_MAX_BATCHES = 64
 _BINS = 24
 
 
@@ -34,13 +34,13 @@ class Drawn:
 
     Attributes:
         phase: The phase.
-        lengths: Tokens of every sequence, [N].
-        rows: Rows of the batches.
-        predicted: Tokens that were to be predicted.
-        masked: Of them, those hidden behind [MASK].
-        kept: Those left as they are, or replaced by themselves.
-        random: Of the sequences with a label, those where B does not follow A.
-        labelled: Sequences with a label.
+        lengths: Tokens per sequence, [N].
+        rows: Number of rows.
+        predicted: Number of tokens to predict.
+        masked: Number of them that are replaced by [MASK].
+        kept: Number of them that are unchanged.
+        random: Number of labeled sequences in which B does not follow A.
+        labeled: Number of sequences with a label.
     """
 
     phase: Phase
@@ -50,113 +50,108 @@ class Drawn:
     masked: int
     kept: int
     random: int
-    labelled: int
+    labeled: int
 
 
-def open_store(run: Run, config: RunConfig, given: str | None) -> Store:
-    """The store that a run was trained on, if it is on this machine.
+def open_store(run: Run, config: RunConfig, path: str | None) -> Store:
+    """Open the store of a run, if it is on this machine.
 
     Args:
-        run: Of pre-training.
-        config: Of it.
-        given: Where it is now; None is where the config says.
+        run: A pre-training run.
+        config: Its config.
+        path: Where the store is now; None for the path in the config.
 
     Raises:
-        BadInputError: It is not here, or is another one.
+        BadInputError: It is missing, or another store.
     """
-    named = given or config.data.store
-    place = cache_path(named)
-    if not (place / LEDGER).is_file():
-        if named.startswith(CLOUD):
-            raise BadInputError(f"{named} was not copied to this machine")
-        raise BadInputError(f"the store {named!r} is not there; --store DIR says where it is")
-    store = Store(place)
-    known = run.meta.data.get("store") if run.meta else None
-    if known not in (None, store.ledger.digest):
-        raise BadInputError(f"{named} is another store than the one that it was trained on")
+    name = path or config.data.store
+    folder = cache_path(name)
+    if not (folder / LEDGER).is_file():
+        if name.startswith(CLOUD):
+            raise BadInputError(f"{name} was not copied to this machine")
+        raise BadInputError(f"the store {name!r} does not exist; give its path with --store DIR")
+    store = Store(folder)
+    digest = run.meta.data.get("store") if run.meta else None
+    if digest not in (None, store.ledger.digest):
+        raise BadInputError(
+            f"{name} is not the store that the run was trained on; give its path with --store DIR"
+        )
     return store
 
 
 def card(run: Run, store: Store | None) -> str:
-    """The card of the data; empty if there is none."""
+    """Return the card of the data; empty if there is none."""
     return text(run.path / DATA_CARD) or (text(store.folder / CARD) if store else "")
 
 
-def drawn(config: RunConfig, store: Store) -> list[Drawn]:
-    """Batches of each phase of a run, counted.
+def draw(config: RunConfig, store: Store) -> list[Drawn]:
+    """Draw batches of each phase of a run, and count them.
 
     Raises:
         BadInputError: The store is damaged.
     """
     data, tokenizer = PretrainingData(store, config), store.tokenizer
     ends = np.cumsum([0, *(phase.steps for phase in config.phases)])
-    found = []
+    phases = []
     for phase, (first, end) in zip(config.phases, pairwise(ends), strict=True):
         rows = slice(0, min(phase.batch_size, _ROWS))
-        count = min(end - first, _MOST_BATCHES, -(-_ROWS // rows.stop))
+        count = min(end - first, _MAX_BATCHES, -(-_ROWS // rows.stop))
         steps = range(int(first), int(first + count))
         batches = [data.batch_at(step, rows).arrays for step in steps]
-        found.append(_counted(phase, batches, tokenizer))
-    return found
+        phases.append(_counted(phase, batches, tokenizer))
+    return phases
 
 
 def _counted(phase: Phase, batches: list[Arrays], tokenizer: Tokenizer) -> Drawn:
     lengths: list[np.ndarray] = []
-    predicted = masked = kept = random = labelled = rows = 0
+    predicted = masked = kept = random = labeled = rows = 0
     for arrays in batches:
-        ids, sequences = arrays["token_ids"], arrays["segment_ids"]
-        for row in sequences:
+        ids = arrays["token_ids"]
+        for row in arrays["segment_ids"]:
             counts = np.bincount(row)[1:]
             lengths.append(counts[counts > 0])
         rows += len(ids)
         used = arrays["mlm_weights"] > 0
-        seen = np.take_along_axis(ids, arrays["mlm_positions"], 1)[used]
+        inputs = np.take_along_axis(ids, arrays["mlm_positions"], 1)[used]
         predicted += int(used.sum())
-        masked += int((seen == tokenizer.mask_id).sum())
-        kept += int((seen == arrays["mlm_targets"][used]).sum())
-        asked = arrays["nsp_weights"] > 0
-        labelled += int(asked.sum())
-        random += int(arrays["nsp_labels"][asked].sum())
-    whole = np.concatenate(lengths)
-    return Drawn(phase, whole, rows, predicted, masked, kept, random, labelled)
+        masked += int((inputs == tokenizer.mask_id).sum())
+        kept += int((inputs == arrays["mlm_targets"][used]).sum())
+        has_label = arrays["nsp_weights"] > 0
+        labeled += int(has_label.sum())
+        random += int(arrays["nsp_labels"][has_label].sum())
+    return Drawn(phase, np.concatenate(lengths), rows, predicted, masked, kept, random, labeled)
 
 
-def table(found: list[Drawn]) -> Table:
-    """The counts as shares, a column per phase."""
+def table(phases: list[Drawn]) -> Table:
+    """Return the counts as fractions, with a column per phase."""
+    columns = [_column(drawn) for drawn in phases]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return Table(["of the batches", *(f"length {drawn.phase.length}" for drawn in phases)], rows)
 
-    def share(part: float, whole: float) -> str:
+
+def _column(drawn: Drawn) -> dict[str, str]:
+    def fraction(part: float, whole: float) -> str:
         return f"{part / whole:.1%}" if whole else NONE
 
-    def row(name: str, cells: list[str]) -> list[str]:
-        return [name, *cells]
-
-    tokens = [int(one.lengths.sum()) for one in found]
-    slots = [one.rows * one.phase.length for one in found]
-    rows = [
-        row("sequences drawn", [f"{len(one.lengths):,}" for one in found]),
-        row("tokens of a sequence, mean", [f"{one.lengths.mean():.1f}" for one in found]),
-        row("shorter than half", [_short(one) for one in found]),
-        row("padding", [share(s - t, s) for s, t in zip(slots, tokens, strict=True)]),
-        row(
-            "tokens to predict", [share(o.predicted, t) for o, t in zip(found, tokens, strict=True)]
-        ),
-        row("… hidden by [MASK]", [share(one.masked, one.predicted) for one in found]),
-        row(
-            "… replaced by another",
-            [share(one.predicted - one.masked - one.kept, one.predicted) for one in found],
-        ),
-        row("… left as they are", [share(one.kept, one.predicted) for one in found]),
-        row("B does not follow A", [share(one.random, one.labelled) for one in found]),
-    ]
-    return Table(["of the batches", *(f"length {one.phase.length}" for one in found)], rows)
+    lengths, predicted = drawn.lengths, drawn.predicted
+    tokens, slots = int(lengths.sum()), drawn.rows * drawn.phase.length
+    return {
+        "sequences drawn": f"{len(lengths):,}",
+        "tokens of a sequence, mean": f"{lengths.mean():.1f}",
+        "shorter than half": f"{np.mean(lengths < drawn.phase.length / 2):.1%}",
+        "padding": fraction(slots - tokens, slots),
+        "tokens to predict": fraction(predicted, tokens),
+        "… replaced by [MASK]": fraction(drawn.masked, predicted),
+        "… replaced by another token": fraction(predicted - drawn.masked - drawn.kept, predicted),
+        "… unchanged": fraction(drawn.kept, predicted),
+        "B does not follow A": fraction(drawn.random, drawn.labeled),
+    }
 
 
-def _short(one: Drawn) -> str:
-    return f"{np.mean(one.lengths < one.phase.length / 2):.1%}"
-
-
-def histogram(one: Drawn, figure: int) -> Markup:
-    """The lengths of the sequences of a phase."""
-    edges = np.linspace(0, one.phase.length, min(_BINS, one.phase.length) + 1)
-    counts, _ = np.histogram(one.lengths, edges)
-    return bars(counts, edges, figure, f"Tokens of sequences, length {one.phase.length}")
+def histogram(drawn: Drawn, figure: int) -> tuple[str, Markup]:
+    """Return title and figure of the tokens per sequence in a phase."""
+    length = drawn.phase.length
+    title = f"Tokens of a sequence, length {length}"
+    edges = np.linspace(0, length, min(_BINS, length) + 1)
+    counts, _ = np.histogram(drawn.lengths, edges)
+    return title, bars(counts, edges, figure, title)

@@ -1,7 +1,7 @@
-"""Curves as inline SVG: small, printable, without scripts, in the colours of the page.
+"""Curves as inline SVG: small, printable, without scripts, in the colors of the page.
 
-Matplotlib draws with stand-ins, which are then replaced by the variables of the style sheet, so
-that light, dark and print have colours of their own. No text of a run is drawn, only numbers.
+Matplotlib draws with placeholder colors. They are then replaced by variables of the style sheet, so
+that light, dark and print have their own colors. Only numbers are drawn, no text from a run.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-MOST_RUNS = 8  # that have a colour and a sign of their own
-_POINTS = 1600  # of the curves of one figure
-_DECADE = 20.0  # from here on a scale may be logarithmic
-# By which runs are told apart without colours: as text, and as Matplotlib names them.
+MAX_RUNS = 8  # each has its own color and sign
+_MAX_POINTS = 1600  # per figure
+_WIDE = 20.0  # ratio of values above which a scale may be logarithmic
+# Signs that distinguish runs without colors: as text, and their names in Matplotlib.
 SIGNS = "●■▲▼◆◄►★"
 _MARKERS = "os^vD<>*"
-_SIGNS_OF_A_CURVE = 6
-_FEW = {"train": 12, "held-out": 40}  # points that are also drawn as dots
+_SIGNS_PER_CURVE = 6
+_FEW_POINTS = {"train": 12, "held-out": 40}  # up to here points are also drawn as dots
 
-# Stand-in -> variable of the style sheet.
+# Placeholder -> variable of the style sheet.
 _INK, _MUTED, _LINE, _ALARM = "#010101", "#020202", "#030303", "#040404"
-_RUNS = [f"#0505{number:02x}" for number in range(MOST_RUNS)]
-_COLOURS = {
+_RUNS = [f"#0505{number:02x}" for number in range(MAX_RUNS)]
+_COLORS = {
     _INK: "var(--ink)",
     _MUTED: "var(--muted)",
     _LINE: "var(--line)",
     _ALARM: "var(--alarm)",
-    **{stand_in: f"var(--run-{number})" for number, stand_in in enumerate(_RUNS)},
+    **{placeholder: f"var(--run-{number})" for number, placeholder in enumerate(_RUNS)},
 }
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -70,8 +70,8 @@ class Curve:
     """Values over steps.
 
     Attributes:
-        run: Its number, which decides the colour.
-        kind: Train or held-out.
+        run: Index of the run, which decides the color.
+        kind: "train", or "held-out" for evaluations.
         steps: Ascending, [N].
         values: [N].
     """
@@ -83,9 +83,9 @@ class Curve:
 
 
 def wide(curves: Sequence[Curve]) -> bool:
-    """Whether the values are positive and so different that a logarithmic scale shows more."""
+    """Return True if the values are positive and span a wide range."""
     least = min(curve.values.min() for curve in curves)
-    return bool(least > 0 and max(curve.values.max() for curve in curves) > _DECADE * least)
+    return bool(least > 0 and max(curve.values.max() for curve in curves) > _WIDE * least)
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Chart:
     """One figure.
 
     Attributes:
-        title: What is shown; may come from a file.
-        unit: Of the values.
-        curves: In it.
-        logarithmic: Whether its scale is.
-        marks: Steps at which something happened, and what to write there.
-        end: The last step of the scale.
-        names: Of the runs; may come from folders.
+        title: Title; may come from a file.
+        unit: Unit of the values.
+        curves: Curves.
+        logarithmic: True for a logarithmic scale.
+        marks: Steps of events, with their labels.
+        end: Last step of the scale.
+        names: Names of the runs; may come from folders.
     """
 
     title: str
@@ -112,24 +112,24 @@ class Chart:
 
     @property
     def label(self) -> str:
-        """What those hear who do not see it."""
-        told = "; ".join(_told(curve, self.names[curve.run]) for curve in self.curves)
-        return f"{self.title} by update; {told}"
+        """Description for screen readers."""
+        curves = "; ".join(_description(curve, self.names[curve.run]) for curve in self.curves)
+        return f"{self.title} by update; {curves}"
 
 
-def _told(curve: Curve, name: str) -> str:
-    what = "training" if curve.kind == "train" else "held out"
+def _description(curve: Curve, name: str) -> str:
+    kind = "training" if curve.kind == "train" else "evaluation"
     steps, values = curve.steps, curve.values
     low, high = values.argmin(), values.argmax()
     return (
-        f"{name + ', ' if name else ''}{what}: first {short(values[0])}, last {short(values[-1])},"
+        f"{name + ', ' if name else ''}{kind}: first {short(values[0])}, last {short(values[-1])},"
         f" lowest {short(values[low])} at {steps[low]:,.0f},"
         f" highest {short(values[high])} at {steps[high]:,.0f}"
     )
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `points` of them: of every stretch the least and the largest value."""
+    """Reduce a curve to about `points`: of each span the smallest and the largest value."""
     if len(steps) <= points:
         return steps, values
     kept = {0, len(steps) - 1}
@@ -139,11 +139,11 @@ def thinned(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndar
     return steps[chosen], values[chosen]
 
 
-def drawn(chart: Chart, number: int) -> Markup:
-    """The figure as SVG; `number` keeps its ids apart from those of others on the page."""
+def draw(chart: Chart, number: int) -> Markup:
+    """Draw a chart as SVG; `number` makes its ids unique on the page."""
     with _style():
         figure, axes = _axes()
-        points = max(100, _POINTS // max(1, len(chart.curves)))
+        points = max(100, _MAX_POINTS // max(1, len(chart.curves)))
         for curve in chart.curves:
             _curve(axes, curve, points, alone=len(chart.names) == 1)
         if chart.logarithmic:
@@ -160,12 +160,12 @@ def drawn(chart: Chart, number: int) -> Markup:
 
 
 def bars(counts: np.ndarray, edges: np.ndarray, number: int, title: str) -> Markup:
-    """A histogram as SVG: counts [N] between edges [N + 1]."""
+    """Draw a histogram as SVG: counts [N] between edges [N + 1]."""
     with _style():
         figure, axes = _axes()
         axes.grid(visible=False, axis="x")
-        share = counts / max(1, counts.sum())
-        axes.bar(edges[:-1], share, np.diff(edges) * 0.92, align="edge", color=_RUNS[0])
+        fractions = counts / max(1, counts.sum())
+        axes.bar(edges[:-1], fractions, np.diff(edges) * 0.92, align="edge", color=_RUNS[0])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("tokens", loc="right", labelpad=2)
@@ -173,7 +173,7 @@ def bars(counts: np.ndarray, edges: np.ndarray, number: int, title: str) -> Mark
 
 
 def short(value: float) -> str:
-    """A number for a scale."""
+    """Format a number for a scale."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
@@ -182,7 +182,7 @@ def short(value: float) -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    # Whatever the user's matplotlibrc says.
+    # Independent of the user's matplotlibrc.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -192,7 +192,7 @@ def _style() -> Iterator[None]:
 def _axes() -> tuple[Figure, Any]:
     figure = Figure(figsize=(4.7, 2.5))
     FigureCanvasSVG(figure)
-    # The same for all, which saves the time to find out, and puts them in line.
+    # Fixed margins are faster than computed ones, and align all figures.
     figure.subplots_adjust(left=0.125, right=0.985, bottom=0.165, top=0.925)
     return figure, figure.add_subplot()
 
@@ -200,10 +200,10 @@ def _axes() -> tuple[Figure, Any]:
 def _curve(axes: Any, curve: Curve, points: int, alone: bool) -> None:
     steps, values = thinned(curve.steps, curve.values, points)
     held_out = curve.kind == "held-out"
-    few = len(steps) <= _FEW[curve.kind]
-    # In different places for every run, so that curves which coincide do not hide their signs.
-    apart = 1 if few else max(1, len(steps) // _SIGNS_OF_A_CURVE)
-    begin = curve.run * max(1, apart // MOST_RUNS) % apart
+    few = len(steps) <= _FEW_POINTS[curve.kind]
+    # Each run has its own offset, so that coinciding curves do not hide their signs.
+    stride = 1 if few else max(1, len(steps) // _SIGNS_PER_CURVE)
+    offset = curve.run * max(1, stride // MAX_RUNS) % stride
     (line,) = axes.plot(
         steps,
         values,
@@ -212,7 +212,7 @@ def _curve(axes: Any, curve: Curve, points: int, alone: bool) -> None:
         linestyle=(0, (4, 2)) if held_out else "-",
         alpha=1.0 if held_out else 0.75,
         marker=_MARKERS[curve.run] if few or not alone else None,
-        markevery=slice(begin, None, apart),
+        markevery=slice(offset, None, stride),
         markersize=3.5 if alone else 4.5,
         zorder=3 if held_out else 2,
     )
@@ -227,15 +227,15 @@ def _mark(axes: Any, marks: dict[Mark, dict[int, str]]) -> None:
     }
     for kind, steps in marks.items():
         if kind == "skipped":
-            low, place = [0.04] * len(steps), axes.get_xaxis_transform()
+            heights, transform = [0.04] * len(steps), axes.get_xaxis_transform()
             (line,) = axes.plot(
-                list(steps), low, "x", markersize=5, color=_ALARM, transform=place, zorder=4
+                list(steps), heights, "x", markersize=5, color=_ALARM, transform=transform, zorder=4
             )
             line.set_gid("mark-skipped")
             continue
-        colour, dashes = styles[kind]
+        color, dashes = styles[kind]
         for step, label in steps.items():
-            line = axes.axvline(step, color=colour, linewidth=1.1, linestyle=dashes, zorder=1.5)
+            line = axes.axvline(step, color=color, linewidth=1.1, linestyle=dashes, zorder=1.5)
             line.set_gid(f"mark-{kind}-{step}")
             axes.annotate(
                 label,
@@ -250,16 +250,16 @@ def _mark(axes: Any, marks: dict[Mark, dict[int, str]]) -> None:
 
 def _svg(figure: Figure, number: int, title: str) -> Markup:
     out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     size = re.search(r'viewBox="[^"]+"', svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="f{number}-', svg)
     svg = svg.replace("url(#", f"url(#f{number}-").replace('href="#', f'href="#f{number}-')
-    for stand_in, variable in _COLOURS.items():
-        svg = svg.replace(stand_in, variable)
+    for placeholder, variable in _COLORS.items():
+        svg = svg.replace(placeholder, variable)
     head = f'<svg {size[0] if size else ""} role="img" aria-label="{escape(title)}">'
     svg = re.sub(r"<svg.*?>", "", svg, count=1, flags=re.DOTALL).replace("xlink:href", "href")
-    return Markup(head + svg)  # noqa: S704  every text in it is ours but the title, escaped
+    return Markup(head + svg)  # noqa: S704  the title is escaped; all other text is ours

@@ -88,7 +88,7 @@ def cost(run: Run) -> Cost | None:
     if not run.attempts or launch is None:
         return _device_hours(run)
     kind, count, capacity, is_rehearsal = launch
-    heartbeat, hours, rows = status_files.newest_beat(run.path), 0.0, []
+    heartbeat, hours, rows = status_files.newest_heartbeat(run.path), 0.0, []
     for a in run.attempts:
         # A slice that still exists costs at least until the newest heartbeat of its hosts.
         until = a.ended_at if a.ended else max(heartbeat, a.active)
@@ -106,7 +106,8 @@ def cost(run: Run) -> Cost | None:
     if prices is None or capacity not in prices:
         return Cost(table, f"{line}; their price is unknown.")
     dollars = hours * prices[capacity]
-    return Cost(table, f"{line}, about {dollars:,.2f} USD ({prices_as_of()}; an estimate, not a bill).")
+    bill = f"about {dollars:,.2f} USD ({prices_as_of()}; an estimate, not a bill)"
+    return Cost(table, f"{line}, {bill}.")
 
 
 def _device_hours(run: Run) -> Cost | None:
@@ -114,9 +115,9 @@ def _device_hours(run: Run) -> Cost | None:
     for session in run.sessions:
         spent = session.devices * (session.ended - session.started) / 3600
         hours[session.device_kind] = hours.get(session.device_kind, 0.0) + spent
-    if not any(hours.values()):
+    parts = [f"{number(spent)} device-hours on {kind}" for kind, spent in hours.items() if spent]
+    if not parts:
         return None
-    parts = [f"{number(spent)} device-hours on {kind}" for kind, spent in hours.items()]
     return Cost(
         None,
         f"{' and '.join(parts)}: number of devices x time between the first and the last log line"

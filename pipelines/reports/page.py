@@ -1,4 +1,4 @@
-"""The page: one HTML file that loads nothing and in which nothing can run."""
+"""The page of a report: one HTML file that loads nothing and runs no script."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from bert_jax.runtime.errors import UserError
 from pipelines.data.store.token_store import Store
 from pipelines.reports import data, history, report_tables, samples, task_data, traces
 from pipelines.reports.curves import charts
-from pipelines.reports.figures import SIGNS, drawn
+from pipelines.reports.figures import SIGNS, draw
 from pipelines.reports.history import Cost
 from pipelines.reports.report_tables import Confusion, Table
 from pipelines.reports.run import Run, explained
 from pipelines.reports.samples import Sample
 from pipelines.tasks.config import FinetuneConfig
 
-# In the first lines of every report, by which one of ours is told from other files.
+# The first lines of every report contain it, which distinguishes reports from other files.
 MARK = '<meta name="generator" content="bert-jax report'
 
 
 @dataclass
 class Section:
-    """What is shown of one run alone.
+    """The parts of a page about a single run.
 
     Attributes:
         run: The run.
-        why: In place of what is missing; by "data" and "samples".
+        missing: Text in place of a missing part, by "data" and "samples".
     """
 
     run: Run
@@ -57,25 +57,25 @@ class Section:
     histograms: list[tuple[str, Markup]] = field(default_factory=list)
     samples: Sequence[Sample] = ()
     sampled_at: int = 0
-    why: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
-    """The HTML of a report.
+    """Return the HTML of a report.
 
     Args:
-        runs: What it is of.
-        store: Where the store is now; None is where each config says.
-        output: Where the page will be, from which links to traces lead.
+        runs: The runs.
+        store: Where the store is now; None for the path in each config.
+        output: Path of the page, from which links lead to traces.
     """
     numbers = count(1)
-    figures = [(chart, drawn(chart, next(numbers))) for chart in charts(runs)]
+    figures = [(chart, draw(chart, next(numbers))) for chart in charts(runs)]
     sections = [_section(run, output) for run in runs]
     for section in sections:
         if isinstance(section.run.config, RunConfig):
             _fill(section, section.run.config, store, numbers)
         else:
-            _fill_tuned(section, section.run.config, numbers)
+            _fill_finetuned(section, section.run.config, numbers)
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -96,7 +96,8 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
         overview=report_tables.overview(runs),
         figures=figures,
         marks={kind for chart, _ in figures for kind in chart.marks},
-        held_out=any(curve.kind == "held-out" for chart, _ in figures for curve in chart.curves),
+        evaluated=any(curve.kind == "held-out" for chart, _ in figures for curve in chart.curves),
+        evaluation=runs[0].evaluation,
         evaluations=report_tables.evaluations(runs),
         perplexities=report_tables.perplexities(runs),
         config=report_tables.config_table(runs),
@@ -121,35 +122,33 @@ def _section(run: Run, output: Path) -> Section:
     )
 
 
-def _fill(section: Section, config: RunConfig, given: str | None, numbers: count[int]) -> None:
-    """What needs the store, and a checkpoint; or why it is missing."""
+def _fill(section: Section, config: RunConfig, store_path: str | None, numbers: count[int]) -> None:
+    """Add the parts that need the store and a checkpoint, or why they are missing."""
     run = section.run
     store: Store | None = None
     try:
-        store = data.open_store(run, config, given)
-        found = data.drawn(config, store)
-        section.data = data.table(found)
-        for one in found:
-            title = f"Tokens of a sequence, length {one.phase.length}"
-            section.histograms.append((title, data.histogram(one, next(numbers))))
+        store = data.open_store(run, config, store_path)
+        phases = data.draw(config, store)
+        section.data = data.table(phases)
+        section.histograms = [data.histogram(drawn, next(numbers)) for drawn in phases]
     except UserError as error:
-        section.why["data"] = explained(error)
+        section.missing["data"] = explained(error)
     section.card = data.card(run, store)
     if store is None or not run.checkpoints:
-        missing = "the store is not there" if store is None else "there is no checkpoint yet"
-        section.why["samples"] = f"Not shown: {missing}."
+        reason = "the store is missing" if store is None else "there is no checkpoint yet"
+        section.missing["samples"] = f"Not shown: {reason}."
         return
-    say(f"{run.path}: asking the model about hidden tokens")
+    say(f"{run.path}: predicting masked tokens")
     try:
         section.samples, section.sampled_at = samples.predictions(run, config, store)
     except UserError as error:
-        section.why["samples"] = explained(error)
+        section.missing["samples"] = explained(error)
 
 
-def _fill_tuned(section: Section, config: FinetuneConfig, numbers: count[int]) -> None:
-    """What a fine-tuning wrote down of its data."""
-    length, sets = task_data.known(section.run)
+def _fill_finetuned(section: Section, config: FinetuneConfig, numbers: count[int]) -> None:
+    """Add the parts from the data file of a fine-tuning."""
+    length, sets = task_data.read(section.run)
     if sets:
         section.data = task_data.table(config, length, sets)
         section.labels = task_data.labels(config, sets)
-        section.histograms = [task_data.histogram(one, next(numbers)) for one in sets]
+        section.histograms = [task_data.histogram(examples, next(numbers)) for examples in sets]

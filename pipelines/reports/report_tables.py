@@ -1,4 +1,4 @@
-"""What a report shows as tables: the state of runs, their measurements and their configs."""
+"""Tables of a report: state of the runs, evaluations, configs and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,24 +20,22 @@ from pipelines.reports.run import Run, size
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.reporting import cut
 
-_MOST_ROWS = 40  # of evaluations
-_MOST_CLASSES = 20
+_MAX_EVALUATIONS = 40
+_MAX_CLASSES = 20
 NONE = "-"
-# Of the masked tokens of held-out text.
+# Perplexity of masked tokens in held-out text.
 PUBLISHED = (("BERT-Base", 3.99), ("BERT-Large", 3.23))
-# Follow from other keys, or differ for every run.
-_OWN = ("run_dir",)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words; the first cell of each says what the others are of.
+    """A table whose first column names the rows.
 
     Attributes:
         head: Names of the columns.
         rows: Cells.
-        marked: Numbers of the rows that stand out.
-        words: Whether the cells are words, not numbers.
+        marked: Indices of the highlighted rows.
+        words: True if the cells are words instead of numbers.
     """
 
     head: Sequence[str]
@@ -52,9 +50,9 @@ class Confusion:
 
     Attributes:
         classes: Names.
-        rows: Per true class: its name, its examples, and per predicted class the count and the
-            share of the row.
-        left_out: Classes that are not shown.
+        rows: Per true class: its name, its number of examples, and per predicted class the count
+            and the fraction of the row.
+        left_out: Number of classes that are not shown.
     """
 
     classes: Sequence[str]
@@ -63,14 +61,14 @@ class Confusion:
 
 
 def moment(seconds: float) -> str:
-    """A time, in words."""
+    """Format a time in seconds since 1970."""
     if not 0 < seconds < 4e9:
         return NONE
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def span(seconds: float) -> str:
-    """A duration, in words."""
+    """Format a duration in seconds."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -81,7 +79,7 @@ def span(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A measured number, with a sensible number of digits."""
+    """Format a measured value with a sensible number of digits."""
     if value is None:
         return NONE
     if value == int(value) and abs(value) < 1e15:
@@ -92,64 +90,64 @@ def number(value: float | None) -> str:
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """What stands at the top, as (name, value)."""
-    config, state = run.config, run.state
+    """Return the names and values at the top of the page."""
+    config, (state, reason) = run.config, run.state
     last = run.trained[-1] if run.trained else {}
     network = config.model
-    found = [
-        ("state", state[0] + (f": {state[1]}" if state[1] else "")),
+    speed, mfu = _median(run, "tokens_per_second"), _median(run, "mfu")
+    rows = [
+        ("state", f"{state}: {reason}" if reason else state),
         ("step", f"{run.step:,} of {config.steps:,}"),
-        ("what", f"{run.kind}, {network.layers} layers of {network.hidden_size}"),
-        ("time in training", span(last["seconds"]) if "seconds" in last else NONE),
-        ("throughput", _throughput(run)),
+        ("model", f"{run.kind}, {network.layers} layers of {network.hidden_size}"),
+        ("training time", span(last["seconds"]) if "seconds" in last else NONE),
+        ("throughput", f"{speed:,.0f} tokens/s (median)" if speed is not None else NONE),
         ("tokens trained on", f"{int(last['tokens']):,}" if "tokens" in last else NONE),
     ]
-    speeds = [line["mfu"] for line in run.trained if "mfu" in line]
-    if speeds:
-        found.append(("of the devices' peak", f"{np.median(speeds):.1%} (median)"))
+    if mfu is not None:
+        rows.append(("of the devices' peak", f"{mfu:.1%} (median)"))
     if run.sessions:
-        found += [
-            ("first start", moment(run.sessions[0].begun)),
-            ("last line", moment(run.written)),
+        rows += [
+            ("first start", moment(run.sessions[0].started)),
+            ("last log line", moment(run.written)),
         ]
-    return found
+    return rows
+
+
+def _median(run: Run, key: str) -> float | None:
+    values = [line[key] for line in run.trained if key in line]
+    return float(np.median(values)) if values else None
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """The same of several runs, a column each, and how often the curves do not tell."""
+    """Return `facts` with a column per run, and the number of restarts, stops and skips."""
     columns = [dict(facts(run)) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, NONE) for column in columns)] for name in names]
-    for name, happened in (
+    for name, steps in (
         ("restarts", [run.restarts for run in runs]),
-        ("told to stop, or preempted", [run.preemptions for run in runs]),
+        ("stopped on request, or preempted", [run.preemptions for run in runs]),
         ("batches skipped", [run.skipped for run in runs]),
     ):
-        if any(happened):
-            rows.append([name, *(f"{len(steps):,}" for steps in happened)])
+        if any(steps):
+            rows.append([name, *(f"{len(of_run):,}" for of_run in steps)])
     return Table(["run", *(run.name for run in runs)], rows)
 
 
-def _throughput(run: Run) -> str:
-    speeds = [line["tokens_per_second"] for line in run.trained if "tokens_per_second" in line]
-    return f"{np.median(speeds):,.0f} tokens/s (median)" if speeds else NONE
-
-
 def evaluations(runs: Sequence[Run]) -> Table | None:
-    """What was measured on held-out data: of one run over its steps, of several the last."""
-    names = list(dict.fromkeys(key for run in runs for line in run.measured for key in line))
+    """Return the evaluations of one run by step, or the last ones of several runs."""
+    names = list(dict.fromkeys(key for run in runs for line in run.evaluated for key in line))
     names = [name for name in names if name.startswith("eval_")]
     if not names:
         return None
     if len(runs) > 1:
-        lasts = [run.measured[-1] if run.measured else {} for run in runs]
-        rows = [["step", *(number(last.get("step")) for last in lasts)]]
-        rows += [[_plain(key), *(number(last.get(key)) for last in lasts)] for key in names]
-        return Table(["last measured", *(run.name for run in runs)], rows)
-    lines = runs[0].measured
-    if len(lines) > _MOST_ROWS:
-        kept = np.unique(np.linspace(0, len(lines) - 1, _MOST_ROWS).round().astype(int))
-        lines = [lines[place] for place in kept]
+        lasts = [run.evaluated[-1] if run.evaluated else {} for run in runs]
+        keys = ["step", *names]
+        rows = [[_plain(key), *(number(last.get(key)) for last in lasts)] for key in keys]
+        return Table(["last evaluation", *(run.name for run in runs)], rows)
+    lines = runs[0].evaluated
+    if len(lines) > _MAX_EVALUATIONS:
+        kept = np.unique(np.linspace(0, len(lines) - 1, _MAX_EVALUATIONS).round().astype(int))
+        lines = [lines[index] for index in kept]
     best = min(lines, key=lambda line: line.get("eval_loss", 0.0))
     marked = frozenset({lines.index(best)} if "eval_loss" in best else ())
     rows = [[number(line["step"]), *(number(line.get(key)) for key in names)] for line in lines]
@@ -161,15 +159,15 @@ def _plain(key: str) -> str:
 
 
 def perplexities(runs: Sequence[Run]) -> Table | None:
-    """Held-out perplexity of runs, last and best of each length, above what was published."""
+    """Return last and best held-out perplexity per run and length, and the published ones."""
     rows = []
     for run in runs:
-        phases, found = run.config.phases, dict[int, list[float]]()
-        for line in run.measured if isinstance(run.config, RunConfig) else ():
+        phases, by_length = run.config.phases, dict[int, list[float]]()
+        for line in run.evaluated if isinstance(run.config, RunConfig) else ():
             if "eval_perplexity" in line:
                 phase = phases[min(number_of(int(line["step"]), phases), len(phases)) - 1]
-                found.setdefault(phase.length, []).append(line["eval_perplexity"])
-        for length, values in found.items():
+                by_length.setdefault(phase.length, []).append(line["eval_perplexity"])
+        for length, values in by_length.items():
             rows.append([f"{run.name}, length {length}", number(values[-1]), number(min(values))])
     if not rows:
         return None
@@ -178,7 +176,7 @@ def perplexities(runs: Sequence[Run]) -> Table | None:
 
 
 def results(run: Run) -> Table | None:
-    """The numbers of eval_results.json."""
+    """Return the numbers in eval_results.json."""
     rows = [
         [key.replace("_", " "), number(float(value))]
         for key, value in run.results.items()
@@ -188,11 +186,11 @@ def results(run: Run) -> Table | None:
 
 
 def confusion(run: Run) -> Confusion | None:
-    """The confusion matrix of a classification; None where there is none or it is damaged."""
-    found = run.results.get("confusion")
-    if not isinstance(found, dict):
+    """Return the confusion matrix of a classification; None if it is missing or damaged."""
+    record = run.results.get("confusion")
+    if not isinstance(record, dict):
         return None
-    classes, counts = found.get("classes"), found.get("true_by_predicted")
+    classes, counts = record.get("classes"), record.get("true_by_predicted")
     if not isinstance(classes, list) or not isinstance(counts, list):
         return None
     names = [str(name) for name in classes]
@@ -202,7 +200,7 @@ def confusion(run: Run) -> Confusion | None:
         return None
     if matrix.shape != (len(names), len(names)) or not names or (matrix < 0).any():
         return None
-    shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MOST_CLASSES])
+    shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MAX_CLASSES])
     totals = np.maximum(1, matrix.sum(1))
     rows = [
         (
@@ -216,23 +214,19 @@ def confusion(run: Run) -> Confusion | None:
 
 
 def types(run: Run) -> Table | None:
-    """How well each type of entity is found; None where that is not known or damaged."""
-    found = run.results.get("types")
-    if not isinstance(found, dict):
+    """Return the scores of each type of entity; None if they are missing or damaged."""
+    types = run.results.get("types")
+    if not isinstance(types, dict):
         return None
     keys = ("precision", "recall", "f1", "examples")
-    known: dict[str, list[float]] = {}
-    for name, values in found.items():
+    scores: dict[str, list[float]] = {}
+    for name, values in types.items():
         cells = [values.get(key, -1) if isinstance(values, dict) else -1 for key in keys]
         if all(type(cell) in (int, float) and 0 <= cell < 1e15 for cell in cells):
-            known[printable(cut(name))] = [float(cell) for cell in cells]
-    frequent = sorted(known, key=lambda name: -known[name][-1])[:_MOST_CLASSES]
-    head = ["type", "precision", "recall", "F1", "there are"]
-    return Table(head, [[name, *map(number, known[name])] for name in frequent]) if known else None
-
-
-def _values(run: Run) -> dict[str, Any]:
-    return flatten(as_dict(run.config))
+            scores[printable(cut(name))] = [float(cell) for cell in cells]
+    frequent = sorted(scores, key=lambda name: -scores[name][-1])[:_MAX_CLASSES]
+    rows = [[name, *map(number, scores[name])] for name in frequent]
+    return Table(["type", "precision", "recall", "F1", "examples"], rows) if rows else None
 
 
 def _defaults(run: Run) -> dict[str, Any]:
@@ -242,32 +236,25 @@ def _defaults(run: Run) -> dict[str, Any]:
 
 
 def config_table(runs: Sequence[Run]) -> Table:
-    """The keys that are not at their defaults; those in which runs differ are marked."""
-    values = [_values(run) for run in runs]
-    defaults = [_defaults(run) for run in runs]
-    keys = list(dict.fromkeys(key for one in values for key in one))
+    """Return the keys that differ from their defaults; those in which runs differ are marked."""
+    values = [flatten(as_dict(run.config)) | {"phases": _phases(run)} for run in runs]
+    defaults = [_defaults(run) | {"phases": None} for run in runs]
+    keys = list(dict.fromkeys(key for of_run in values for key in of_run if key != "phases"))
     rows: list[list[str]] = []
     marked: set[int] = set()
-    for key in keys:
-        cells = [one.get(key) for one in values]
-        usual = [one.get(key) for one in defaults]
-        if cells == usual or key == "phases":
+    for key in [*keys, "phases"]:
+        cells = [of_run.get(key) for of_run in values]
+        default = [of_run.get(key) for of_run in defaults]
+        if cells == default:
             continue
-        differs = any(cell != cells[0] for cell in cells)
-        if differs and key not in _OWN:
+        if key != "run_dir" and any(cell != cells[0] for cell in cells):
             marked.add(len(rows))
-        tail = [] if len(runs) > 1 else [_shown(usual[0])]
-        rows.append([key, *map(_shown, cells), *tail])
-    phases = [_phases(run) for run in runs]
-    if len(set(phases)) > 1:
-        marked.add(len(rows))
-    rows.append(["phases", *phases, *([NONE] if len(runs) == 1 else [])])
-    tail = [] if len(runs) > 1 else ["default"]
-    names = [run.name for run in runs] if len(runs) > 1 else ["this run"]
-    return Table(["key", *names, *tail], rows, frozenset(marked), words=True)
+        rows.append([key, *map(_formatted, cells if len(runs) > 1 else [*cells, *default])])
+    columns = [run.name for run in runs] if len(runs) > 1 else ["this run", "default"]
+    return Table(["key", *columns], rows, frozenset(marked), words=True)
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if value is None or value == "":
         return NONE
     if isinstance(value, bool):
@@ -283,25 +270,25 @@ def _phases(run: Run) -> str:
 
 
 def phase_ends(run: Run) -> dict[int, str]:
-    """The steps at which a phase gives way to the next, and what that one is."""
+    """Return the last step of each phase but the last, with a label for the next phase."""
     phases = run.config.phases
     ends = accumulate(phase.steps for phase in phases)
     return {end: f"length {after.length}" for end, after in zip(ends, phases[1:], strict=False)}
 
 
 def config_yaml(run: Run) -> str:
-    """All keys."""
+    """Return the complete config."""
     return yaml.safe_dump(as_dict(run.config), sort_keys=False, allow_unicode=True)
 
 
 def checkpoints(run: Run) -> Table | None:
-    """What can be restored."""
-    losses = {int(line["step"]): line.get("eval_loss") for line in run.measured}
+    """Return the checkpoints, with damaged ones at the end."""
+    losses = {int(line["step"]): line.get("eval_loss") for line in run.evaluated}
     folder = absolute(run.path) / FOLDER
     rows: list[list[str]] = []
     for step in run.checkpoints:
-        found = size(folder / str(step))
-        held = NONE if found is None else f"{found / 1e6:,.1f} MB"
-        rows.append([f"{step:,}", number(losses.get(step)), held])
+        count = size(folder / str(step))
+        megabytes = NONE if count is None else f"{count / 1e6:,.1f} MB"
+        rows.append([f"{step:,}", number(losses.get(step)), megabytes])
     rows += [[name, NONE, NONE] for name in run.damaged]
-    return Table(["checkpoint", "held-out loss", "size"], rows) if rows else None
+    return Table(["checkpoint", f"{run.evaluation} loss", "size"], rows) if rows else None

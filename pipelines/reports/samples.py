@@ -1,4 +1,4 @@
-"""What a model says of tokens that were hidden from it, and of the examples of its task."""
+"""Predictions of a model: for masked tokens, and for the examples of its task."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from bert_jax.config.run import RunConfig
 from bert_jax.nn.encoder import define
-from bert_jax.runtime import distributed
+from bert_jax.runtime import distributed, json_lines
 from bert_jax.runtime.errors import BadInputError, printable
 from bert_jax.training.batch import Arrays
 from bert_jax.training.partitioner import Partitioner
-from pipelines.models.fill_mask import compiled_forward
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.models.fill_mask import compiled_forward
 from pipelines.models.open import open_model
 from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run, text
@@ -27,20 +27,20 @@ from pipelines.tasks.reporting import SAMPLES, cut
 
 _SEQUENCES = 12
 _TOP = 5
-_AROUND = 14  # tokens on each side
+_CONTEXT = 14  # tokens on each side
 _RECORDS = 12
-_PARTS = 4  # that an example is shown in
+_MAX_PARTS = 4  # columns for the parts of an example
 _RIGHT, _WRONG = "✓ right", "✗ wrong"
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What could stand at a place.
+    """A predicted token.
 
     Attributes:
         token: Its text.
-        probability: Of it.
-        right: Whether it stood there.
+        probability: Its probability.
+        right: True if it is the masked token.
     """
 
     token: str
@@ -50,13 +50,13 @@ class Guess:
 
 @dataclass(frozen=True)
 class Sample:
-    """A hidden token.
+    """A masked token.
 
     Attributes:
-        before: What stands left of it, as the model saw it.
-        after: Right of it.
-        token: That was hidden.
-        guesses: The most probable ones, best first.
+        before: Input of the model to the left of it.
+        after: Input of the model to the right of it.
+        token: The masked token.
+        guesses: The most probable tokens, best first.
     """
 
     before: str
@@ -66,10 +66,13 @@ class Sample:
 
 
 def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample], int]:
-    """One hidden token in each of the first held-out sequences, and the step of the checkpoint.
+    """Predict one masked token in each of the first held-out sequences.
+
+    Returns:
+        The samples, and the step of the checkpoint.
 
     Raises:
-        BadInputError: Nothing is held out, or no checkpoint can be read.
+        BadInputError: The store has no held-out text, or no checkpoint can be read.
         DeviceUnavailableError: There is no device.
     """
     distributed.devices()
@@ -80,10 +83,10 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
     length = config.phases[-1].length
     batch = next(data.held_out(length, _SEQUENCES), None)
     if batch is None:
-        raise BadInputError("no text of the store is held out")
+        raise BadInputError("the store has no held-out text")
     params, arrays = model.pretraining_params(partitioner), batch.arrays
-    found = compiled_forward(define(model.network), params, jax.device_put(arrays), None).mlm
-    probabilities = np.asarray(jax.nn.softmax(found))[..., : store.tokenizer.vocab_size]
+    logits = compiled_forward(define(model.network), params, jax.device_put(arrays), None).mlm
+    probabilities = np.asarray(jax.nn.softmax(logits))[..., : store.tokenizer.vocab_size]
     samples = [
         _sample(arrays, row, probabilities[row], store.tokenizer) for row in range(_SEQUENCES)
     ]
@@ -93,85 +96,76 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
 def _sample(
     arrays: Arrays, row: int, probabilities: np.ndarray, tokenizer: Tokenizer
 ) -> Sample | None:
-    """The middle one of the tokens that are hidden behind [MASK]; probabilities [P, V]."""
-    ids, places = arrays["token_ids"][row], arrays["mlm_positions"][row]
-    used = (arrays["mlm_weights"][row] > 0) & (ids[places] == tokenizer.mask_id)
+    """Choose the middle one of the tokens that are replaced by [MASK]; probabilities [P, V]."""
+    ids, positions = arrays["token_ids"][row], arrays["mlm_positions"][row]
+    used = (arrays["mlm_weights"][row] > 0) & (ids[positions] == tokenizer.mask_id)
     slots = np.flatnonzero(used)
     if not len(slots):
         return None
     slot = int(slots[len(slots) // 2])
-    place, target = int(places[slot]), int(arrays["mlm_targets"][row, slot])
+    position, target = int(positions[slot]), int(arrays["mlm_targets"][row, slot])
     best = np.argsort(-probabilities[slot], kind="stable")[:_TOP]
     guesses = [
         Guess(_word(tokenizer, int(token)), float(probabilities[slot, token]), int(token) == target)
         for token in best
     ]
-    there = int((arrays["segment_ids"][row] > 0).sum())
-    begin, end = max(1, place - _AROUND), min(there, place + _AROUND + 1)
-    before = ("… " if begin > 1 else "") + _words(tokenizer, ids[begin:place])
-    after = _words(tokenizer, ids[place + 1 : end]) + (" …" if end < there else "")
+    length = int((arrays["segment_ids"][row] > 0).sum())
+    start, end = max(1, position - _CONTEXT), min(length, position + _CONTEXT + 1)
+    before = ("… " if start > 1 else "") + _words(tokenizer, ids[start:position])
+    after = _words(tokenizer, ids[position + 1 : end]) + (" …" if end < length else "")
     return Sample(before, after, _word(tokenizer, target), guesses)
 
 
 def _word(tokenizer: Tokenizer, token: int) -> str:
-    """The text of a token; one that goes on with a word begins with "…"."""
+    """Return the text of a token, with "…" before one inside a word."""
     inside = not tokenizer.word_starts()[token]
     return ("…" if inside else "") + printable(tokenizer.spelled(token).strip())
 
 
 def _words(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """Text with [MASK] and [SEP] in it, which decoding would leave out."""
-    shown: list[str] = []
-    run: list[int] = []
+    """Decode tokens, but keep [MASK] and [SEP]."""
+    parts: list[str] = []
+    span: list[int] = []
     names = {tokenizer.mask_id: "[MASK]", tokenizer.sep_id: "[SEP]"}
     for token in [*map(int, ids), tokenizer.sep_id]:
         if token in names:
-            shown += [tokenizer.decode(run), names[token]]
-            run = []
+            parts += [tokenizer.decode(span), names[token]]
+            span = []
         else:
-            run.append(token)
-    return printable(" ".join(part for part in shown[:-1] if part))
+            span.append(token)
+    return printable(" ".join(part for part in parts[:-1] if part))
 
 
 def records(run: Run) -> Table | None:
-    """The first validation examples of a fine-tuning, and what the last evaluation said of them."""
+    """Return the first validation examples of a fine-tuning with their predictions."""
     lines = text(run.path / SAMPLES).splitlines()[:_RECORDS]
-    found = [one for one in map(_parsed, lines) if one]
-    if not found:
+    examples = [example for example in map(json_lines.parse, lines) if example]
+    if not examples:
         return None
-    given = [one["given"] if isinstance(one.get("given"), dict) else {} for one in found]
-    names = list(dict.fromkeys(name for part in given for name in part))[:_PARTS]
-    columns = [("id", [_cell(one.get("id")) for one in found])]
-    columns += [(_cell(name), [_cell(part.get(name)) for part in given]) for name in names]
-    columns += [(key, [_cell(one.get(key)) for one in found]) for key in ("true", "predicted")]
-    chances = [_share(one.get("probability")) for one in found]
-    verdicts = [_verdict(one.get("right")) for one in found]
-    columns += [
-        (name, cells)
-        for name, cells in (("probability", chances), ("right?", verdicts))
-        if any(cell != NONE for cell in cells)
-    ]
+    inputs = [part if isinstance(part := x.get("given"), dict) else {} for x in examples]
+    names = list(dict.fromkeys(name for parts in inputs for name in parts))[:_MAX_PARTS]
+    columns = [("id", [_cell(example.get("id")) for example in examples])]
+    columns += [(_cell(name), [_cell(parts.get(name)) for parts in inputs]) for name in names]
+    for key in ("true", "predicted"):
+        columns.append((key, [_cell(example.get(key)) for example in examples]))
+    probabilities = [_percent(example.get("probability")) for example in examples]
+    verdicts = [_verdict(example.get("right")) for example in examples]
+    for name, cells in (("probability", probabilities), ("right?", verdicts)):
+        if any(cell != NONE for cell in cells):
+            columns.append((name, cells))
     wrong = frozenset(row for row, verdict in enumerate(verdicts) if verdict == _WRONG)
-    head, cells = zip(*columns, strict=True)
-    return Table(head, list(zip(*cells, strict=True)), wrong, words=True)
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    head, table = zip(*columns, strict=True)
+    return Table(head, list(zip(*table, strict=True)), wrong, words=True)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return NONE
-    given = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return printable(cut(given)) or NONE
+    content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return printable(cut(content)) or NONE
 
 
-def _share(value: Any) -> str:
+def _percent(value: Any) -> str:
     return f"{value:.1%}" if isinstance(value, float) and 0 <= value <= 1 else NONE
 
 

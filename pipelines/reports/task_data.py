@@ -1,4 +1,4 @@
-"""What a fine-tuning was fed, as the run wrote it down; see `pipelines.tasks.reporting`."""
+"""Data of a fine-tuning, from the file that the run wrote; see `pipelines.tasks.reporting`."""
 
 from __future__ import annotations
 
@@ -13,77 +13,74 @@ from pipelines.reports.figures import bars
 from pipelines.reports.report_tables import NONE, Table, number
 from pipelines.reports.run import Run, text
 from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.registry import TASKS
 from pipelines.tasks.reporting import DATA, cut
+from pipelines.tasks.task import Task
 
 _SETS = {"train": "training", "validation": "validation"}
-_MOST_LABELS = 20
-_MOST_BINS = 100
-# Of these tasks an example that is longer than a row becomes several; of others it is cut.
-_DIVIDED = ("tagging", "qa", "summarization")
-# What is counted as a label.
-_LABELS = {"multiple-choice": "right choice", "qa": "the passage holds", "tagging": "type"}
+_MAX_LABELS = 20
+_MAX_BINS = 100
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a set of examples; see `shown.facts`.
+class Examples:
+    """Statistics of a set of examples; see `pipelines.tasks.reporting.facts`.
 
     Attributes:
-        name: Of the set.
-        examples: How many.
-        rows: That they make.
-        median: Tokens of an example.
-        most: Tokens that 95% of them have at most.
-        longest: Tokens of the longest.
-        longer: Share of those longer than a row.
-        edges: Of a histogram of tokens.
-        counts: Its bins.
-        labels: How often each is the right answer.
-        answers: How often any is; labels that are rare are not among them.
+        name: Name of the set.
+        count: Number of examples.
+        rows: Number of rows that they make.
+        median: Median of the tokens per example.
+        percentile: 95% of the examples have at most this many tokens.
+        longest: Tokens of the longest example.
+        longer: Fraction of the examples that are longer than a row.
+        edges: Edges of a histogram of tokens.
+        bins: Its counts.
+        labels: Label -> number of examples; without rare labels.
+        answers: Number of all labels.
     """
 
     name: str
-    examples: int
+    count: int
     rows: int
     median: float
-    most: float
+    percentile: float
     longest: int
     longer: float
     edges: np.ndarray
-    counts: np.ndarray
+    bins: np.ndarray
     labels: dict[str, int]
     answers: int
 
 
-def known(run: Run) -> tuple[int, list[Known]]:
-    """Tokens of a row at most, and what is known of the sets; none if the file is damaged."""
+def read(run: Run) -> tuple[int, list[Examples]]:
+    """Return the maximum tokens per row, and the sets of examples; none if the file is damaged."""
     try:
-        found = json.loads(text(run.path / DATA))
-        sets = [_known(_SETS[name], found[name]) for name in _SETS if name in found]
-        return _whole(found["length"]), sets
+        record = json.loads(text(run.path / DATA))
+        sets = [_examples(_SETS[name], record[name]) for name in _SETS if name in record]
+        return _whole(record["length"]), sets
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0, []
 
 
-def _known(name: str, found: dict[str, dict[str, object]]) -> Known:
-    tokens, labels = found["tokens"], found["labels"]
-    one = Known(
+def _examples(name: str, record: dict[str, dict[str, object]]) -> Examples:
+    tokens, labels = record["tokens"], record["labels"]
+    edges, bins = _wholes(tokens["edges"]), _wholes(tokens["counts"])
+    if len(edges) != len(bins) + 1 or len(bins) > _MAX_BINS or (np.diff(edges) < 1).any():
+        raise ValueError
+    return Examples(
         name=name,
-        examples=_whole(found["examples"]),
-        rows=_whole(found["rows"]),
+        count=_whole(record["examples"]),
+        rows=_whole(record["rows"]),
         median=_real(tokens["median"]),
-        most=_real(tokens["95%"]),
+        percentile=_real(tokens["95%"]),
         longest=_whole(tokens["longest"]),
         longer=_real(tokens["longer"]),
-        edges=_wholes(tokens["edges"]),
-        counts=_wholes(tokens["counts"]),
-        labels={printable(cut(name)): _whole(count) for name, count in labels.items()},
-        answers=_whole(found["answers"]),
+        edges=edges,
+        bins=bins,
+        labels={printable(cut(label)): _whole(count) for label, count in labels.items()},
+        answers=_whole(record["answers"]),
     )
-    edges, counts = one.edges, one.counts
-    if len(edges) != len(counts) + 1 or len(counts) > _MOST_BINS or (np.diff(edges) < 1).any():
-        raise ValueError
-    return one
 
 
 def _whole(value: object) -> int:
@@ -99,47 +96,48 @@ def _wholes(values: object) -> np.ndarray:
 
 
 def _real(value: object) -> float:
-    if type(value) is not float or not 0 <= value < 1 << 53:  # NaN is not
+    if type(value) is not float or not 0 <= value < 1 << 53:  # false for NaN
         raise ValueError
     return value
 
 
-def table(config: FinetuneConfig, length: int, sets: list[Known]) -> Table:
-    """The numbers, a column per set."""
-    what = "a text with a choice" if config.task == "multiple-choice" else "an example"
-    then = "divided into rows" if config.task in _DIVIDED else "cut"
+def table(config: FinetuneConfig, length: int, sets: list[Examples]) -> Table:
+    """Return the statistics, with a column per set."""
+    task = TASKS.get(config.task, Task)
+    then = "divided into rows" if task.splits_examples else "cut"
     rows = [
-        ["examples", *(f"{one.examples:,}" for one in sets)],
-        [f"rows of at most {length:,} tokens", *(f"{one.rows:,}" for one in sets)],
-        [f"tokens of {what}, median", *(number(one.median) for one in sets)],
-        ["… 95% have at most", *(f"{one.most:,.0f}" for one in sets)],
-        ["… the longest has", *(f"{one.longest:,}" for one in sets)],
-        [f"longer than a row, and so {then}", *(f"{one.longer:.1%}" for one in sets)],
+        ["examples", *(f"{examples.count:,}" for examples in sets)],
+        [f"rows of at most {length:,} tokens", *(f"{examples.rows:,}" for examples in sets)],
+        [f"tokens of {task.length_of}, median", *(number(examples.median) for examples in sets)],
+        ["… 95% have at most", *(f"{examples.percentile:,.0f}" for examples in sets)],
+        ["… the longest has", *(f"{examples.longest:,}" for examples in sets)],
+        [f"longer than a row, and so {then}", *(f"{examples.longer:.1%}" for examples in sets)],
     ]
-    return Table(["of the examples", *(one.name for one in sets)], rows)
+    return Table(["of the examples", *(examples.name for examples in sets)], rows)
 
 
-def labels(config: FinetuneConfig, sets: list[Known]) -> Table | None:
-    """How often each answer is right, the most frequent first."""
-    names = list(dict.fromkeys(name for one in sets for name in one.labels))
+def labels(config: FinetuneConfig, sets: list[Examples]) -> Table | None:
+    """Return the frequency of each label, the most frequent first."""
+    names = list(dict.fromkeys(name for examples in sets for name in examples.labels))
     if not names:
         return None
-    shown = names[:_MOST_LABELS]
-    rows = [[name, *(_share(one.labels.get(name, 0), one) for one in sets)] for name in shown]
-    rest = [one.answers - sum(one.labels.get(name, 0) for name in shown) for one in sets]
+    listed = names[:_MAX_LABELS]
+    rows = [[name, *(_frequency(of.labels.get(name, 0), of) for of in sets)] for name in listed]
+    rest = [of.answers - sum(of.labels.get(name, 0) for name in listed) for of in sets]
     if any(rest):
-        cells = (_share(count, one) for count, one in zip(rest, sets, strict=True))
+        cells = (_frequency(count, of) for count, of in zip(rest, sets, strict=True))
         rows.append(["others, which are rarer", *cells])
-    return Table([_LABELS.get(config.task, "label"), *(one.name for one in sets)], rows)
+    return Table([TASKS.get(config.task, Task).label_title, *(of.name for of in sets)], rows)
 
 
-def _share(count: int, one: Known) -> str:
-    return f"{count:,} ({count / one.answers:.1%})" if count > 0 < one.answers else NONE
+def _frequency(count: int, examples: Examples) -> str:
+    answers = examples.answers
+    return f"{count:,} ({count / answers:.1%})" if count > 0 < answers else NONE
 
 
-def histogram(one: Known, figure: int) -> tuple[str, Markup]:
-    """Title and figure of the tokens of the examples."""
-    title = f"Tokens of an example, {one.name}"
-    if one.longest > one.edges[-1]:
+def histogram(examples: Examples, figure: int) -> tuple[str, Markup]:
+    """Return title and figure of the tokens per example."""
+    title = f"Tokens of an example, {examples.name}"
+    if examples.longest > examples.edges[-1]:
         title += ", the last bar with all that are longer"
-    return title, bars(one.counts, one.edges, figure, title)
+    return title, bars(examples.bins, examples.edges, figure, title)

@@ -1,4 +1,4 @@
-"""What `--profile` recorded of a run, and how to look at it."""
+"""Traces that `--profile` recorded, and the command that opens them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from bert_jax.training import profiler
 from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run
 
-_MOST = 40
+_MAX_TRACES = 40
 
 
 def table(run: Run) -> Table | None:
-    """The traces, by the names that xprof lists them under; None where there are none.
+    """Return the traces by their names in xprof; None if there are none.
 
     Raises:
         UserError: The bucket cannot be reached.
     """
     folder = run.path / profiler.FOLDER / profiler.PLUGIN
     with failures_explained(str(folder)):
-        names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
-    rows = [[name, _updates(name)] for name in names[:_MOST]]
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    rows = [[name, _updates(name)] for name in names[:_MAX_TRACES]]
     return Table(["trace", "updates"], rows, words=True) if rows else None
 
 
 def _updates(name: str) -> str:
-    found = re.fullmatch(profiler.NAME.format(r"(\d+)", r"(\d+)"), name)
-    return f"{int(found[1]):,} to {int(found[2]):,}" if found else NONE
+    match = re.fullmatch(profiler.NAME.format(r"(\d+)", r"(\d+)"), name)
+    return f"{int(match[1]):,} to {int(match[2]):,}" if match else NONE
 
 
 def link(run: Run, output: Path) -> str:
-    """Where the traces lie, seen from the page in `output`; empty if one of them is in a bucket."""
+    """Return the link from the page in `output` to the traces; empty if either is in a bucket."""
     folder = run.path / profiler.FOLDER
     if is_remote(folder) or is_remote(output):
         return ""
@@ -46,5 +46,5 @@ def link(run: Run, output: Path) -> str:
 
 
 def command(run: Run) -> str:
-    """What opens all of them, for a shell; xprof reads buckets too."""
+    """Return the shell command that opens the traces, also in a bucket."""
     return f"xprof --logdir {shlex.quote(str(absolute(run.path) / profiler.FOLDER))}"

@@ -26,7 +26,18 @@ from support import gcs_emulator
 from support.commands import invoke, refused
 from support.finetuned import MODEL, options
 from support.finetuned import run as finetuned
-from support.report_page import EVIL, agrees, bare, curve, facts, figure, read, shown, table, tables
+from support.report_page import (
+    EVIL,
+    assert_curve,
+    curve,
+    facts,
+    figure,
+    read,
+    table,
+    tables,
+    text_of,
+    write_bare_run,
+)
 
 
 @pytest.fixture
@@ -56,7 +67,7 @@ def test_the_page_shows_what_the_run_logged(run: Path, store: Store) -> None:
     assert page.stat().st_size < 500_000
     root, lines = read(page), metrics.read(run)
     trained = [line for line in lines if "loss" in line]
-    measured = [line for line in lines if "eval_loss" in line]
+    evaluated = [line for line in lines if "eval_loss" in line]
     found = facts(root)
     assert found["state"] == "complete"
     assert found["step"] == "20 of 20"
@@ -71,25 +82,25 @@ def test_the_page_shows_what_the_run_logged(run: Path, store: Store) -> None:
         ("Throughput", "tokens_per_second"),
     ):
         steps = [line["step"] for line in trained]
-        agrees(curve(root, title, "0-train"), steps, [line[key] for line in trained])
+        assert_curve(curve(root, title, "0-train"), steps, [line[key] for line in trained])
     corners = curve(root, "Loss nats", "0-held-out")
     np.testing.assert_allclose(np.diff(corners[:, 0]), corners[1, 0] - corners[0, 0], atol=1e-3)
-    assert len(corners) == len(measured) == 2
+    assert len(corners) == len(evaluated) == 2
     rows = table(root, "step")
     assert [row[0] for row in rows[1:]] == ["10", "20"]
     place = rows[0].index("mlm loss")
     assert [float(row[place]) for row in rows[1:]] == [
-        round(line["eval_mlm_loss"], 4) for line in measured
+        round(line["eval_mlm_loss"], 4) for line in evaluated
     ]
     beside = table(root, "held-out perplexity of masked tokens")
     assert [row[:2] for row in beside[2:]] == [
         ["BERT-Base, as published", "3.99"],
         ["BERT-Large, as published", "3.23"],
     ]
-    assert float(beside[1][1]) == round(measured[-1]["eval_perplexity"], 2)
+    assert float(beside[1][1]) == round(evaluated[-1]["eval_perplexity"], 2)
     assert [row[0] for row in table(root, "checkpoint")[1:]] == ["10", "15", "20"]
     assert ["optimizer.warmup_steps", "5", "10,000"] in table(root, "key")
-    assert shown(root).count("(train)") == 2, "the card of the store"
+    assert text_of(root).count("(train)") == 2, "the card of the store"
 
 
 def test_batches_and_guesses_are_those_of_store_and_model(
@@ -109,7 +120,7 @@ def test_batches_and_guesses_are_those_of_store_and_model(
     samples = [div for div in root.iter("div") if div.get("class") == "sample"]
     assert 8 <= len(samples) <= 12
     for sample in samples:
-        shares = [float(shown(li[1]).rstrip("%")) for li in sample.iter("li")]
+        shares = [float(text_of(li[1]).rstrip("%")) for li in sample.iter("li")]
         assert len(shares) == 5
         assert shares == sorted(shares, reverse=True)
     # The first one, asked for by hand.
@@ -119,7 +130,7 @@ def test_batches_and_guesses_are_those_of_store_and_model(
     target = store.tokenizer.spelled(
         int(first["mlm_targets"][0][list(places).index(hidden[len(hidden) // 2])])
     )
-    assert shown(samples[0][0][0]).lstrip("…") == target.strip()
+    assert text_of(samples[0][0][0]).lstrip("…") == target.strip()
 
 
 def _total(batches: list[Arrays], key: str) -> float:
@@ -130,7 +141,7 @@ def test_a_fine_tuning_with_hostile_names(tuned: Path) -> None:
     result = invoke("report", tuned)
     assert result.returncode == 0, result.stderr
     root = read(tuned / "report.html")
-    assert shown(root.find(".//h1")) == tuned.name
+    assert text_of(root.find(".//h1")) == tuned.name
     results = json.loads((tuned / "eval_results.json").read_text("utf-8"))
     rows = table(root, "true \\ predicted")
     assert rows[0][1:3] == results["confusion"]["classes"]
@@ -138,13 +149,13 @@ def test_a_fine_tuning_with_hostile_names(tuned: Path) -> None:
     body = next(t for t in root.iter("table") if t.get("class") == "confusion")[1]
     counts = [[int(cell.text or "") for cell in row[1:3]] for row in body]
     assert counts == results["confusion"]["true_by_predicted"]
-    assert EVIL in shown(root)
+    assert EVIL in text_of(root)
     assert len(table(root, "id")) == 13
     lines = metrics.read(tuned)
-    found = curve(root, "Held out: accuracy", "0-held-out")
-    measured = [line for line in lines if "eval_accuracy" in line]
-    assert len(found) == len(measured) == 2
-    assert facts(root)["what"].startswith("classification")
+    found = curve(root, "Validation: accuracy", "0-held-out")
+    evaluated = [line for line in lines if "eval_accuracy" in line]
+    assert len(found) == len(evaluated) == 2
+    assert facts(root)["model"].startswith("classification")
 
 
 def test_whatever_a_run_folder_holds_is_text(run: Path) -> None:
@@ -152,7 +163,7 @@ def test_whatever_a_run_folder_holds_is_text(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         odd: dict[str, Any] = {"step": 20, f"eval_{EVIL}": 0.5, "loss": "much", "mlm_loss": 10**400}
         file.write(json.dumps(odd) + "\n" + '{"step": 21, "eval_loss": NaN, "lo')
-    (run / "tensorboard/events.out.tfevents.9.x").write_bytes(b"\xff" * 99)
+    (run / "sessions.jsonl").write_bytes(b"\xff" * 99)
     (run / "eval_results.json").write_text('{"confusion": {"classes": ["a"]}, "x": 1e999}')
     status = run / "status"
     status.mkdir()
@@ -161,21 +172,21 @@ def test_whatever_a_run_folder_holds_is_text(run: Path) -> None:
     write([run], run / "report.html")
     root = read(run / "report.html")
     assert facts(root)["state"] == f"failed: {EVIL}"
-    assert f"Held out: {EVIL}" in [shown(caption) for caption in root.iter("figcaption")]
-    assert any(EVIL in shown(pre) for pre in root.iter("pre"))
+    assert f"Held-out: {EVIL}" in [text_of(caption) for caption in root.iter("figcaption")]
+    assert any(EVIL in text_of(pre) for pre in root.iter("pre"))
 
 
 def test_a_run_of_which_little_is_there(config_base: RunConfig, tmp_path: Path) -> None:
     line = '{"step": 1, "loss": 2.5, "grad_norm": 1.0, "learning_rate": 0.1, "tokens": 9}\n'
     missing = replace(config_base, data=replace(config_base.data, store=str(tmp_path / "gone")))
     for name, log, state in (("one", line + '{"step": 2, "lo', "interrupted"), ("none", "", "not")):
-        folder = bare(tmp_path / name, missing, log)
+        folder = write_bare_run(tmp_path / name, missing, log)
         write([folder], folder / "report.html")
         root = read(folder / "report.html")
         assert facts(root)["state"].startswith(state)
-        assert "gone" in shown(root)
-        assert "--store DIR" in shown(root)
-        assert ("There is no line of metrics yet." in shown(root)) == (name == "none")
+        assert "gone" in text_of(root)
+        assert "--store DIR" in text_of(root)
+        assert ("metrics.jsonl has no lines yet." in text_of(root)) == (name == "none")
         assert len(list(root.iter("figure"))) == (3 if log else 0)
 
 
@@ -185,12 +196,12 @@ def test_another_store_than_that_of_the_run_is_not_measured(
     moved = Path(shutil.copytree(store_dir, tmp_path / "moved"))
     out = tmp_path / "out.html"
     report.main([str(run), "--output", str(out), "--store", str(moved)])
-    assert "sequences drawn" in shown(read(out))
+    assert "sequences drawn" in text_of(read(out))
     ledger = json.loads((moved / "ledger.json").read_text("utf-8"))
     ledger["corpus"] = "text:other"
     (moved / "ledger.json").write_text(json.dumps(ledger))
     write([run], out, str(moved))
-    assert "sequences drawn" not in shown(read(out))
+    assert "sequences drawn" not in text_of(read(out))
 
 
 def test_several_runs_share_curves_and_are_compared(
@@ -198,25 +209,29 @@ def test_several_runs_share_curves_and_are_compared(
 ) -> None:
     line = '{"step": %d, "loss": %f}\n'
     slower = replace(config_base, optimizer=replace(config_base.optimizer, learning_rate=0.25))
-    other = bare(tmp_path / "other", slower, "".join(line % (n, 9 - n) for n in range(1, 4)))
+    other = write_bare_run(
+        tmp_path / "other", slower, "".join(line % (n, 9 - n) for n in range(1, 4))
+    )
     out = tmp_path / "out.html"
     write([run, other], out)
     root = read(out)
     names = ["run", "other"]
     assert tables(root)[0][0] == ["run", *names]
-    agrees(curve(root, "Loss nats", "1-train"), [1, 2, 3], [8, 7, 6])
+    assert_curve(curve(root, "Loss nats", "1-train"), [1, 2, 3], [8, 7, 6])
     label = figure(root, "Loss nats")[1].get("aria-label", "")
     assert label.endswith("; other, training: first 8, last 6, lowest 6 at 3, highest 8 at 1"), (
         "what a curve tells those who do not see it"
     )
-    signs = [shown(s) for s in root.iter("span") if s.get("class", "").startswith("sign run-")]
+    signs = [text_of(s) for s in root.iter("span") if s.get("class", "").startswith("sign run-")]
     assert signs[:2] == ["●", "■"]
-    headings = [(h.tag, shown(h)) for h in root.iter() if h.tag in ("h3", "h4")]
+    headings = [(h.tag, text_of(h)) for h in root.iter() if h.tag in ("h3", "h4")]
     assert headings.count(("h3", "■other")) == 4
     assert len(curve(root, "Loss nats", "0-train")) == 20
     assert table(root, "key")[0] == ["key", *names]
     marked = [row for row in root.iter("tr") if row.get("class") == "marked"]
-    rates = [[shown(cell) for cell in row] for row in marked if shown(row[0]).endswith("ing_rate")]
+    rates = [
+        [text_of(cell) for cell in row] for row in marked if text_of(row[0]).endswith("ing_rate")
+    ]
     assert rates == [["optimizer.learning_rate", "0.001", "0.25"]]
     seeds = tmp_path / "seeds"
     for seed in ("seed-10", "seed-9"):
@@ -233,7 +248,7 @@ def test_perplexities_are_compared_within_a_length(config_base: RunConfig, tmp_p
     config = replace(config_base, phases=(Phase(32, 20), Phase(64, 20)))
     found = ((10, 40.0), (20, 20.0), (30, 9.0), (40, 11.0))
     lines = "".join(f'{{"step": {n}, "eval_perplexity": {x}}}\n' for n, x in found)
-    write([bare(tmp_path / "run", config, lines)], tmp_path / "out.html")
+    write([write_bare_run(tmp_path / "run", config, lines)], tmp_path / "out.html")
     rows = table(read(tmp_path / "out.html"), "held-out perplexity of masked tokens")
     assert rows[1:3] == [["run, length 32", "20", "20"], ["run, length 64", "11", "9"]]
 
@@ -247,7 +262,7 @@ def test_a_long_run_makes_no_long_page(config_base: RunConfig, tmp_path: Path) -
         json.dumps({"step": n + 1, **dict.fromkeys(keys, x)}) + "\n" for n, x in enumerate(values)
     )
     config = replace(config_base, phases=(Phase(32, 40_000), Phase(64, 30_000)))
-    folder = bare(tmp_path / "long", config, "".join(lines))
+    folder = write_bare_run(tmp_path / "long", config, "".join(lines))
     write([folder], folder / "report.html")
     assert (folder / "report.html").stat().st_size < 1_000_000
     corners = curve(read(folder / "report.html"), "Loss nats", "0-train")
@@ -261,49 +276,49 @@ def test_a_long_run_makes_no_long_page(config_base: RunConfig, tmp_path: Path) -
 
 
 @pytest.fixture
-def told() -> Callable[..., str]:
-    """What the command, called in this process, is refused with."""
+def refusal() -> Callable[..., str]:
+    """Return the message of the error that the command raises in this process."""
 
-    def told(error: type[UserError], *words: str | Path) -> str:
-        with pytest.raises(error) as found:
+    def refusal(error: type[UserError], *words: str | Path) -> str:
+        with pytest.raises(error) as raised:
             report.main([str(word) for word in words])
-        return str(found.value)
+        return str(raised.value)
 
-    return told
+    return refusal
 
 
-def test_what_is_no_run_is_one_line(run: Path, told: Callable[..., str], tmp_path: Path) -> None:
+def test_what_is_no_run_is_one_line(run: Path, refusal: Callable[..., str], tmp_path: Path) -> None:
     refused(invoke("report", tmp_path / "none"), 78, "none does not exist")
-    assert "a model, not a run" in told(BadInputError, MODEL)
-    assert f"give the run, {run}" in told(BadInputError, run / "checkpoints/20")
-    assert "is a file" in told(BadInputError, run / "config.yaml")
+    assert "a model, not a run" in refusal(BadInputError, MODEL)
+    assert f"give the run, {run}" in refusal(BadInputError, run / "checkpoints/20")
+    assert "is a file" in refusal(BadInputError, run / "config.yaml")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "is no run" in told(BadInputError, empty)
+    assert "is not a run" in refusal(BadInputError, empty)
     assert not list(empty.iterdir())
     convert.main([str(MODEL), str(tmp_path / "own"), "--to", "bert-jax"])
-    assert "converted weights" in told(BadInputError, tmp_path / "own")
+    assert "converted weights" in refusal(BadInputError, tmp_path / "own")
     (run / "config.yaml").write_text("phases: 7\n", "utf-8")
-    assert "phases" in told(BadInputError, run)
+    assert "phases" in refusal(BadInputError, run)
     (run / "config.yaml").write_text("[1]\n", "utf-8")
-    assert "config.yaml" in told(BadInputError, run)
+    assert "config.yaml" in refusal(BadInputError, run)
 
 
 def test_what_is_no_place_for_a_page_is_one_line(
-    run: Path, told: Callable[..., str], config_base: RunConfig, tmp_path: Path
+    run: Path, refusal: Callable[..., str], config_base: RunConfig, tmp_path: Path
 ) -> None:
     refused(invoke("report"), 64, "RUN")
     out = tmp_path / "out.html"
-    assert "twice" in told(BadArgumentsError, run, run)
-    assert "at most 8" in told(BadArgumentsError, *[run] * 9)
-    assert "is a folder" in told(BadArgumentsError, run, "--output", tmp_path)
-    assert "does not exist" in told(BadArgumentsError, run, "--output", tmp_path / "no/x.html")
+    assert "twice" in refusal(BadArgumentsError, run, run)
+    assert "at most 8" in refusal(BadArgumentsError, *[run] * 9)
+    assert "is a folder" in refusal(BadArgumentsError, run, "--output", tmp_path)
+    assert "does not exist" in refusal(BadArgumentsError, run, "--output", tmp_path / "no/x.html")
     out.write_text("<!DOCTYPE html><title>mine</title>", "utf-8")
-    assert "is no report" in told(BadInputError, run, "--output", out)
+    assert "is not a report" in refusal(BadInputError, run, "--output", out)
     assert out.read_text("utf-8").endswith("<title>mine</title>")
     # One of ours is replaced.
     out.unlink()
-    little = bare(tmp_path / "little", config_base)
+    little = write_bare_run(tmp_path / "little", config_base)
     for _ in range(2):
         write([little], out)
     assert not list(tmp_path.glob(".*.tmp"))
@@ -328,5 +343,5 @@ def test_a_run_in_a_bucket(trained: Path, bucket: str, tmp_path: Path) -> None:
     assert len(curve(root, "Loss nats", "0-train")) == 20
     assert any(div.get("class") == "sample" for div in root.iter("div"))
     assert table(root, "trace")[1:] == [["2026_11_22_10_00_00", "-"]]
-    assert f"xprof --logdir '{bucket}/a run/profile'." in shown(root)
+    assert f"xprof --logdir '{bucket}/a run/profile'." in text_of(root)
     refused(invoke("report", f"{bucket}/none"), 78, "none does not exist")

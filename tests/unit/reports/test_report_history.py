@@ -16,44 +16,45 @@ import pytest
 from bert_jax.config.run import DataConfig, RunConfig
 from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import PreemptedError
-from bert_jax.runtime.sessions import sessions
+from bert_jax.runtime.sessions import read_sessions
 from bert_jax.runtime.status_files import Attempt
-from pipelines.commands.pretrain import pretrain
-from pipelines.commands.report import write
-from support.nan_batches import Poison, layout_of
-from support.report_page import EVIL, bare, curve, facts, figure, read, shown, table
+from pipelines.pretraining import pretrain
+from pipelines.reports.write import write
+from support.commands import ROOT
+from support.nan_batches import InjectNan, partitioner_for
+from support.report_page import EVIL, curve, facts, figure, read, table, text_of, write_bare_run
 
 
 def test_restarts_and_rollbacks_are_marked(
-    rolling: RunConfig, poison: Poison, tmp_path: Path
+    rollback_config: RunConfig, inject_nan: InjectNan, tmp_path: Path
 ) -> None:
-    config = replace(rolling, train=replace(rolling.train, log_every=1))
+    config = replace(rollback_config, train=replace(rollback_config.train, log_every=1))
     folder = Path(config.run_dir)
-    poison(7)
-    pretrain(config, layout_of(config))
+    inject_nan(7)
+    pretrain(config, partitioner_for(config))
     # As if killed after step 20, with nothing saved since step 10.
     for step in (15, 20):
         shutil.rmtree(folder / "checkpoints" / str(step))
-    poison()
-    pretrain(config, layout_of(config))
-    other = bare(tmp_path / "other", config, '{"step": 1, "loss": 2.5}\n')
+    inject_nan()
+    pretrain(config, partitioner_for(config))
+    other = write_bare_run(tmp_path / "other", config, '{"step": 1, "loss": 2.5}\n')
     write([folder, other], tmp_path / "two.html")
     rows = [row[-3:] for row in table(read(tmp_path / "two.html"), "run")]
     assert rows[-2:] == [["restarts", "1", "0"], ["batches skipped", "1", "0"]]
     write([folder], folder / "report.html")
     root = read(folder / "report.html")
-    happened = [row[1] for row in table(root, "when")[1:]]
-    assert happened == [
-        "began",
+    events = [row[1] for row in table(root, "when")[1:]]
+    assert events == [
+        "started",
         "rolled back to step 5",
-        "ended; its last line is of step 20",
-        "went on from step 10; 10 steps were done again",
-        "ended; its last line is of step 20",
+        "ended; the last logged step is 20",
+        "resumed from step 10; 10 steps are repeated",
+        "ended; the last logged step is 20",
         "skipped as not finite: batch 7",
     ]
     ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
-    assert any(one.endswith("mark-restart-10") for one in ids)
-    assert any(one.endswith("mark-skipped") for one in ids)
+    assert any(name.endswith("mark-restart-10") for name in ids)
+    assert any(name.endswith("mark-skipped") for name in ids)
     assert len(curve(root, "Loss nats", "0-train")) == 19
 
 
@@ -62,72 +63,85 @@ def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
     config = replace(config, train=replace(config.train, log_every=10, eval_every=0))
     folder = Path(config.run_dir)
 
-    def told(step: int) -> None:
+    def on_step(step: int) -> None:
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(PreemptedError, match="step 3 of 20 is saved"):
-        pretrain(config, layout_of(config), told)
+        pretrain(config, partitioner_for(config), on_step)
     saved = folder / "checkpoints/3"
-    (stopped,) = sessions(folder)
-    assert (stopped.devices, stopped.kind) == (jax.device_count(), "cpu")
-    assert (stopped.starts, stopped.reached, stopped.stopped) == ((0,), 3, 3)
+    (stopped,) = read_sessions(folder, [])
+    assert (stopped.devices, stopped.device_kind) == (jax.device_count(), "cpu")
+    assert (stopped.first_step, stopped.last_step, stopped.ending) == (0, 3, "stop")
     assert stopped.ended >= saved.stat().st_mtime
     write([folder], folder / "report.html")
     root = read(folder / "report.html")
-    assert facts(root)["state"] == "stopped: it was told to, at step 3"
+    assert facts(root)["state"] == "stopped: on request, at step 3"
     assert [row[1] for row in table(root, "when")[1:]] == [
-        "began",
-        "told to stop; step 3 is saved",
+        "started",
+        "stopped on request; step 3 is saved",
     ]
-    pretrain(config, layout_of(config))
+    pretrain(config, partitioner_for(config))
     write([folder], folder / "report.html")
     root = read(folder / "report.html")
     assert facts(root)["state"] == "complete"
     assert [row[1] for row in table(root, "when")[1:]] == [
-        "began",
-        "told to stop; step 3 is saved",
-        "went on from step 3",
-        "ended; its last line is of step 20",
+        "started",
+        "stopped on request; step 3 is saved",
+        "resumed from step 3",
+        "ended; the last logged step is 20",
     ]
     ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
-    assert any(one.endswith("mark-preempted-3") for one in ids)
-    assert not any("mark-restart" in one for one in ids)
-    spent = sum(8 * (one.ended - one.begun) / 3600 for one in sessions(folder))
-    said = re.search(r"Cost so far: (\S+) device-hours on cpu: .*an estimate", shown(root))
-    assert said
-    assert float(said[1]) == pytest.approx(spent, rel=0.05)
+    assert any(name.endswith("mark-preempted-3") for name in ids)
+    assert not any("mark-restart" in name for name in ids)
+    spent = sum(8 * (s.ended - s.started) / 3600 for s in read_sessions(folder, []))
+    cost = re.search(r"Cost so far: (\S+) device-hours on cpu: .*an estimate", text_of(root))
+    assert cost
+    assert float(cost[1]) == pytest.approx(spent, rel=0.05)
 
 
 def test_slices_their_preemptions_and_what_they_cost(
     config_base: RunConfig, tmp_path: Path
 ) -> None:
     lines = "".join(f'{{"step": {n}, "loss": {n}.5}}\n' for n in range(1, 21))
-    run = bare(tmp_path / "run", replace(config_base, data=DataConfig("gone")), lines)
+    run = write_bare_run(tmp_path / "run", replace(config_base, data=DataConfig("gone")), lines)
     tpu = {"accelerator": "v5litepod-16", "slices": 2, "capacity": "spot"}
     launch = run / "launch"
     launch.mkdir()
     hour = 3600.0
     first = Attempt(1, "s", "us-west4-a", -1, 1e9, 1e9 + 60, "preempted", 1e9 + 60 + hour, 12)
-    status_files.record(run, first)
-    status_files.record(
+    status_files.write_attempt(run, first)
+    status_files.write_attempt(
         run, Attempt(2, "s", EVIL, 12, 1e9 + 2 * hour, ended="capacity", ended_at=2e9)
     )
     for project, words in (
-        ("mine", "32.00 chip-hours on 2 x v5litepod-16 (32 chips, spot), some 7.68 USD"),
-        ("emulated", "it cost nothing"),
+        ("mine", "32.00 chip-hours on 2 x v5litepod-16 (32 chips, spot), about 7.68 USD"),
+        ("emulated", "free of charge"),
     ):
         (launch / "launch.json").write_text(json.dumps({"tpu": tpu, "project": project}))
         write([run], run / "report.html")
         root = read(run / "report.html")
-        assert words in shown(root)
+        assert words in text_of(root)
     assert table(root, "slice")[1:] == [
         ["1", "us-west4-a", "preempted", "1 h 00 min", "32.00"],
         ["2", EVIL, "capacity", "0.0 s", "0.00"],
     ]
     ids = {element.get("id", "") for element in figure(root, "Loss nats").iter()}
-    assert any(one.endswith("mark-preempted-12") for one in ids)
-    assert "slice 1: preempted at step 12" in shown(root)
+    assert any(name.endswith("mark-preempted-12") for name in ids)
+    assert "slice 1: preempted at step 12" in text_of(root)
     assert not (run / "control").exists(), "a report writes nothing but itself"
     (launch / "launch.json").write_text("[")
     write([run], run / "report.html")
+
+
+@pytest.mark.parametrize("name", ["pretrained", "finetuned"])
+def test_a_run_of_an_earlier_version_has_a_report_without_sessions(
+    name: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(ROOT / "tests/golden/runs" / name, tmp_path / name))
+    write([folder], folder / "report.html")
+    root = read(folder / "report.html")
+    assert not read_sessions(folder, [])
+    assert "sessions.jsonl" in text_of(root)
+    assert len(table(root, "checkpoint")) > 1
+    assert len(curve(root, "Loss nats", "0-train")) > 1

@@ -21,7 +21,7 @@ from pipelines.tasks.tagging import bio_tags
 from pipelines.tasks.task import Columns
 from support.commands import invoke, refused
 from support.finetuned import FILES, MODEL, json_lines, options, run
-from support.report_page import EVIL, read, shown, table, tables
+from support.report_page import EVIL, read, table, tables, text_of
 
 
 def page(folder: Path) -> Element:
@@ -137,10 +137,12 @@ def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, 
     assert table(root, "of the examples")[0] == ["of the examples", "training", "validation"]
     assert numbers["examples"] == ["64", "33"]
     assert any(name.startswith("longer than a row") for name in numbers)
-    histograms = [f for f in root.iter("figure") if shown(f[0]).startswith("Tokens of an example")]
+    histograms = [
+        f for f in root.iter("figure") if text_of(f[0]).startswith("Tokens of an example")
+    ]
     assert len(histograms) == 2
-    assert str(folder) in shown(root), "the names of the files"
-    name = {"multiple-choice": "right choice", "tagging": "type", "qa": "the passage holds"}
+    assert str(folder) in text_of(root), "the names of the files"
+    name = {"multiple-choice": "right choice", "tagging": "type", "qa": "the passage contains"}
     first = name.get(task, "label")
     if task in ("regression", "summarization"):
         assert not any(rows[0][0] == first for rows in tables(root))
@@ -156,7 +158,7 @@ def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, 
         assert {key: one[key] for key in ("precision", "recall", "f1")} == {
             key: pytest.approx(results[key]) for key in ("precision", "recall", "f1")
         }
-        assert [table(root, "type")[0][-1], table(root, "type")[1][-1]] == ["there are", str(count)]
+        assert [table(root, "type")[0][-1], table(root, "type")[1][-1]] == ["examples", str(count)]
         return
     held = Counter(label for *_, label in truths)
     assert {row[0]: row[2] for row in counted[1:]} == {
@@ -165,7 +167,7 @@ def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, 
 
 
 def _body(root: Element, first: str) -> list[Element]:
-    found = next(t for t in root.iter("table") if shown(next(t.iter("th"))) == first)
+    found = next(t for t in root.iter("table") if text_of(next(t.iter("th"))) == first)
     return list(found.iter("tr"))[1:]
 
 
@@ -175,7 +177,7 @@ def test_lengths_are_those_before_anything_is_cut(tmp_path: Path, tokenizer: Tok
     rows = [f"{' '.join(['milk'] * n)},{'ab'[n % 2]}" for n in counts]
     (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
     task = open_task("classification")
-    examples = task.read(str(tmp_path / "a.csv"), Columns(), labelled=True)
+    examples = task.read(str(tmp_path / "a.csv"), Columns(), labeled=True)
     found = facts(task, examples, task.features(examples, tokenizer, 16, ["a", "b"]), 16)
     tokens = found["tokens"]
     assert found["examples"] == found["rows"] == 16
@@ -221,7 +223,7 @@ def test_every_task_knows_its_lengths(
     else:
         path.write_text(content, "utf-8")
     reader = open_task(task)
-    examples = reader.read(str(path), Columns(), labelled=True)
+    examples = reader.read(str(path), Columns(), labeled=True)
     features = reader.features(examples, tokenizer, 16, reader.classes(examples))
     assert features.lengths.tolist() == whole
     assert len(features.examples) == rows
@@ -298,11 +300,11 @@ def _check_damaged(folder: Path) -> None:
     ):
         broken = {**known, "train": {**known["train"], "tokens": {**tokens, key: value}}}
         (folder / "data.json").write_text(json.dumps(broken), "utf-8")
-        assert "Trained on" in shown(page(folder)), key
+        assert "Trained on" in text_of(page(folder)), key
     odd = [[], {"given": 3, "right": "x", "probability": True, "id": {"a": EVIL}}, {"given": {}}]
     content = "".join(json.dumps(one) + "\n" for one in odd) + '{"id": '
     (folder / "validation_samples.jsonl").write_text(content, "utf-8")
     (folder / "eval_results.json").write_text('{"types": {"A": {"f1": NaN}, "B": 3}}', "utf-8")
     for text in ("", "[]", '{"train": 3, "length": 1}', '{"length": {}}', "[" * 100_000):
         (folder / "data.json").write_text(text, "utf-8")
-        assert "Trained on" in shown(page(folder))
+        assert "Trained on" in text_of(page(folder))

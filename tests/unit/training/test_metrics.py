@@ -16,16 +16,18 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from bert_jax.config.accelerators import accelerators, peak_flops
 from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.nn.encoder import define, init_params
 from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, NotFiniteError
 from bert_jax.runtime.trackers import TENSORBOARD
 from bert_jax.training import metrics
 from bert_jax.training.experiment import Experiment, pretraining
-from bert_jax.training.flops import PEAK_FLOPS, training_flops
+from bert_jax.training.flops import training_flops
 from bert_jax.training.metrics import MetricsLog
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import define, init_params, parameter_count
+from bert_jax.training.state import parameter_count
 from bert_jax.training.step import forward
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
@@ -197,8 +199,11 @@ def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> N
 
 
 def test_peaks_are_plausible() -> None:
-    assert PEAK_FLOPS["TPU v4"] == 275e12
-    assert all(20e12 < peak < 3e15 for peak in PEAK_FLOPS.values())
+    kinds = [kind for accelerator in accelerators() for kind in accelerator.device_kinds]
+    assert peak_flops("TPU v4") == 275e12
+    assert peak_flops("TPU v3") == 61.5e12
+    assert peak_flops("cpu") is None
+    assert all(20e12 < (peak_flops(kind) or 0) < 3e15 for kind in kinds)
 
 
 def test_damaged_lines_are_left_out_and_said(
@@ -208,10 +213,10 @@ def test_damaged_lines_are_left_out_and_said(
     (tmp_path / metrics.FILE).write_text("\n".join([*lines, ""]), "latin-1")
     with closing(MetricsLog(tmp_path, experiment(config), 5, 0, 0.0)):
         assert [line["step"] for line in metrics.read(tmp_path)] == [1]
-    assert "5 line(s) could not be read" in capsys.readouterr().err
+    assert "removed 5 damaged line(s)" in capsys.readouterr().err
     (tmp_path / metrics.FILE).unlink()
     with closing(MetricsLog(tmp_path, experiment(config), 5, 0, 0.0)):
-        assert "is not there: it begins with step 6" in capsys.readouterr().err
+        assert "is missing; starting a new one at step 6" in capsys.readouterr().err
 
 
 def test_lines_of_strangers_are_left_out(tmp_path: Path) -> None:
@@ -233,4 +238,4 @@ def test_a_pipe_in_place_of_the_log_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / metrics.FILE)
     assert metrics.read(tmp_path) == []
     with pytest.raises(BadInputError, match="pipe or device"):
-        metrics._without_lines_after(tmp_path / metrics.FILE, 0)
+        metrics.open_truncated(tmp_path / metrics.FILE, 0)

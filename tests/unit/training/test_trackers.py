@@ -21,7 +21,7 @@ from bert_jax.runtime import trackers
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training import metrics
 from support.commands import ROOT, environment, refused, run_process, write_config
-from support.followed_runs import opened
+from support.run_log import open_log
 from tpu.config import SubmittedConfig
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -79,19 +79,19 @@ def test_its_failure_ends_no_training_and_tells_no_key(
     monkeypatch.setitem(sys.modules, "wandb", Broken("wandb"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with closing(opened(followed)) as log:
+    with closing(open_log(followed)) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": 1.0})
     assert [line["step"] for line in metrics.read(Path(followed.run_dir))] == [1, 2, 3]
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "Weights & Biases: https://example.org/run",
-        "Weights & Biases: ConnectionError: refused …; the run goes on without it",
+        "Weights & Biases: ConnectionError: refused …; training continues without it",
     ]
 
 
 def test_slices_refuse_it_before_they_cost_anything(followed: RunConfig) -> None:
-    with pytest.raises(BadInputError, match="not there on slices"):
+    with pytest.raises(BadInputError, match="wandb is not installed on slices"):
         SubmittedConfig(run_dir="gs://b/run", phases=followed.phases, wandb="books")
 
 
@@ -200,8 +200,8 @@ def test_steps_that_are_done_again_are_logged_again(
 import sys
 from pathlib import Path
 from pipelines.settings import run_config
-from support.followed_runs import opened
-log = opened(run_config(["--config", sys.argv[1]]))
+from support.run_log import open_log
+log = open_log(run_config(["--config", sys.argv[1]]))
 for step in (1, 2, 3, 4):
     log.write(step, {"loss": float(step), "nsp_loss": None})
 log.rewind(2, 0)
@@ -216,7 +216,7 @@ log.close()
     command = [sys.executable, "-c", script, str(file)]
     done = subprocess.run(command, cwd=ROOT, env=names, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "goes on without it" not in done.stderr
+    assert "continues without it" not in done.stderr
     assert history(Path(followed.run_dir)) == [
         *({"step": step, "loss": float(step)} for step in (1, 2, 3, 4)),
         {"step": 3, "skipped": 1},
