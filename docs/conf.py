@@ -1,4 +1,4 @@
-"""How Sphinx makes the site; `make docs` runs it, and any warning fails."""
+"""Configure Sphinx for the site; in `make docs` every warning is an error."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ author = "the authors of bert-jax"
 release = bert_jax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated/commands.md", "_generated/config.md"]
+INCLUDED = ("commands", "config", "accelerators")  # by pages in reference/
+exclude_patterns = ["_build", *(f"_generated/{name}.md" for name in INCLUDED)]
 
-# Links to headings are written as GitHub makes their names, so that they work there too.
+# Anchors of headings have the names that GitHub gives them, so that links work there too.
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
@@ -34,12 +35,12 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"bert-jax {release}"
-# Lines that a shell prints are no code in any language.
+# Shell output is not code of any language.
 highlight_language = "none"
 
 
 def setup(app: Sphinx) -> None:
-    """Leads links to README.md and RESULTS.md, which are not in this folder, to their copies."""
+    """Point links to README.md and RESULTS.md, outside of this folder, to their copies."""
     app.connect("source-read", _to_copies)
 
 
