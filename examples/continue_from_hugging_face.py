@@ -1,9 +1,9 @@
-"""Goes on with the pre-training of a Hugging Face model on other text, and writes one back.
+"""Continue the pre-training of a Hugging Face model on other text, and convert the result back.
 
     python examples/continue_from_hugging_face.py bert-base-uncased 'field/*.txt' --steps 10000
 
-where bert-base-uncased is a folder with config.json, model.safetensors and vocab.txt. Without
-arguments it makes a tiny one, and a text.
+bert-base-uncased is a folder with config.json, model.safetensors and vocab.txt. Without arguments,
+the example makes a tiny model and a text.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import made_up
-from pretrain_on_your_text import pretrained
+import sample_data
+from pretrain_on_your_text import pretrain_small
 
 from bert_jax.config.phases import Phase
 from bert_jax.config.run import (
@@ -24,16 +24,16 @@ from bert_jax.config.run import (
 )
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
+from pipelines.data.store.prepare import prepare
+from pipelines.data.store.token_store import Store
 from pipelines.models.convert import convert
 from pipelines.models.evaluate import evaluate
-from pipelines.commands.prepare import prepare
-from pipelines.pretraining import pretrain
-from pipelines.data.store.token_store import Store
 from pipelines.models.open import open_model
+from pipelines.pretraining import pretrain
 
 
 def main() -> None:
-    """Runs the example."""
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", nargs="?", type=Path, help="Hugging Face folder")
     parser.add_argument("text", nargs="?", help="files, a blank line between documents")
@@ -42,9 +42,9 @@ def main() -> None:
     options = parser.parse_args()
     out, partitioner = options.out, Partitioner(devices())
     model = options.model or tiny_model(out, partitioner)
-    text = options.text or made_up.text(out / "field.txt", documents=60)
+    text = options.text or sample_data.text(out / "field.txt", documents=60)
 
-    # The text is cut with the model's own vocabulary.
+    # The store uses the model's own vocabulary.
     prepare([f"text:{text}"], model, out / "store-field", held_out=0.2)
     config = RunConfig(
         run_dir=str(out / "continued"),
@@ -58,16 +58,16 @@ def main() -> None:
     pretrain(config, partitioner)
     store = Store(out / "store-field")
     for name in (model, out / "continued"):
-        found = evaluate(open_model(name, partitioner), store, partitioner, length=32)
-        print(f"{name}: masked-token loss {found['mlm_loss']:.4f}")
+        metrics = evaluate(open_model(name, partitioner), store, partitioner, length=32)
+        print(f"{name}: masked-token loss {metrics['mlm_loss']:.4f}")
     if not (out / "continued-hf").exists():
         convert(open_model(out / "continued", partitioner), out / "continued-hf", "hf")
 
 
 def tiny_model(out: Path, partitioner: Partitioner) -> Path:
-    """A Hugging Face folder with a tiny model."""
+    """Return a Hugging Face folder with a tiny model."""
     if not (out / "hf").exists():
-        convert(open_model(pretrained(out), partitioner), out / "hf", "hf")
+        convert(open_model(pretrain_small(out), partitioner), out / "hf", "hf")
     return out / "hf"
 
 

@@ -1,4 +1,4 @@
-"""Small texts for the examples, so that they run without a download; use your own instead."""
+"""Small generated texts, so that the examples run without a download; use your own instead."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BAD = ("dull", "broken", "noisy", "cold", "dreadful", "tiring")
 
 
 def sentence(rng: random.Random, praise: bool) -> list[tuple[str, str]]:
-    """Words with their tags."""
+    """Return the words of a sentence with their tags."""
     name, place = rng.choice(NAMES), rng.choice(PLACES)
     adjective, thing = rng.choice(GOOD if praise else BAD), rng.choice(THINGS)
-    tagged = {name: "B-PER", place: "B-LOC"}
+    tags = {name: "B-PER", place: "B-LOC"}
     words = rng.choice(
         (
             f"{name} found a {adjective} {thing} in {place} .",
@@ -26,21 +26,21 @@ def sentence(rng: random.Random, praise: bool) -> list[tuple[str, str]]:
             f"The {thing} that {name} bought in {place} is {adjective} .",
         )
     )
-    return [(word, tagged.get(word, "O")) for word in words.split()]
+    return [(word, tags.get(word, "O")) for word in words.split()]
 
 
 def text(path: Path, documents: int = 150) -> Path:
-    """A corpus: a sentence per line, a blank line between documents of one mood."""
+    """Write a corpus: a sentence per line, a blank line between documents of one sentiment."""
     rng = random.Random(0)  # noqa: S311
     lines = []
     for _ in range(documents):
         praise = rng.random() < 0.5
         lines += [" ".join(w for w, _ in sentence(rng, praise)) for _ in range(6)] + [""]
-    return written(path, "\n".join(lines))
+    return write_text(path, "\n".join(lines))
 
 
 def reviews(path: Path, rows: int, seed: int) -> Path:
-    """A CSV file with the columns text and label."""
+    """Write a CSV file with the columns text and label."""
     rng = random.Random(seed)  # noqa: S311
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -53,20 +53,20 @@ def reviews(path: Path, rows: int, seed: int) -> Path:
 
 
 def tagged(path: Path, rows: int, seed: int) -> Path:
-    """A CoNLL file: a word and its tag per line, a blank line after each sentence."""
+    """Write a CoNLL file: a word and its tag per line, a blank line after each sentence."""
     rng = random.Random(seed)  # noqa: S311
     sentences = [sentence(rng, number % 2 == 0) for number in range(rows)]
     blocks = ["\n".join(f"{word} {tag}" for word, tag in words) for words in sentences]
-    return written(path, "\n\n".join(blocks) + "\n")
+    return write_text(path, "\n\n".join(blocks) + "\n")
 
 
 def inputs(path: Path, texts: list[str]) -> Path:
-    """A JSON Lines file that a fine-tuned model can be asked about."""
-    return written(path, "".join(json.dumps({"text": one}) + "\n" for one in texts))
+    """Write texts as a JSON Lines file for the prediction of a fine-tuned model."""
+    return write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
-def written(path: Path, content: str) -> Path:
-    """Writes a file and returns its path."""
+def write_text(path: Path, content: str) -> Path:
+    """Write a file and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, "utf-8")
     return path
