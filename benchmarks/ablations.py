@@ -1,12 +1,12 @@
-"""What each part of BERT is worth: the runs of configs/ablations, measured on held-out text.
+"""Measure the benefit of each part of BERT: the runs of configs/ablations, on held-out text.
 
     bert-jax train-tokenizer --corpus text:wiki.txt --vocab-size 8000 --out TOKENIZER
     bert-jax prepare --corpus text:wiki.txt --tokenizer TOKENIZER --out STORE
     python benchmarks/ablations.py STORE [RUNS]
 
-Trains what is not there yet (ten to twenty minutes each on two cores), evaluates every run on
-held-out batches of the kind it was trained on (pairs, or whole sentences of one document without
-next sentence prediction), and times the updates of all in turns, in one process, at the length of
+Trains missing runs (ten to twenty minutes each on two cores), evaluates every run on held-out
+batches of the kind that it was trained on (pairs, or whole sentences of one document without next
+sentence prediction), and times the updates of all runs in turns, in one process, at the length of
 the last phase.
 """
 
@@ -21,15 +21,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-from pretraining import begun
+from pretraining import initial_state_and_step
 
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime import distributed
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
-from pipelines.models.evaluate import evaluate
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
+from pipelines.models.evaluate import evaluate
 from pipelines.models.open import open_model
 from pipelines.settings import run_config
 
@@ -39,49 +39,54 @@ ROUNDS, UPDATES = 7, 20
 
 
 def main(store: Path, runs: Path) -> None:
-    """Prints the table."""
+    """Print the table."""
     partitioner = Partitioner(distributed.devices())
-    rows, configs, found = {}, {}, {}
+    rows, configs, metrics = {}, {}, {}
     for name in NAMES:
         command = ["--config", str(CONFIGS / f"{name}.yaml"), "--data.store", str(store)]
-        command += ["--run_dir", str(runs / name)]
+        command += ["--run-dir", str(runs / name)]
         subprocess.run(["bert-jax", "pretrain", *command], check=True)
         model = open_model(runs / name, partitioner)
         config = replace(run_config(command), model=model.network)
-        found = evaluate(replace(model, run=config), Store(store), partitioner)
-        nsp = "-" if found["nsp_accuracy"] is None else f"{found['nsp_accuracy']:.3f}"
+        metrics = evaluate(replace(model, run=config), Store(store), partitioner)
+        nsp = "-" if metrics["nsp_accuracy"] is None else f"{metrics['nsp_accuracy']:.3f}"
         rows[name] = (
             f"| {name} | {config.data.objective} | {parameter_count(model.weights.params):,}"
-            f" | {found['mlm_accuracy']:.4f} | {found['mlm_loss']:.3f}"
-            f" | {found['perplexity']:.0f} | {nsp}"
+            f" | {metrics['mlm_accuracy']:.4f} | {metrics['mlm_loss']:.3f}"
+            f" | {metrics['perplexity']:.0f} | {nsp}"
         )
         configs[name] = config
-    seconds = timed(configs, Store(store), partitioner)
+    seconds = time_updates(configs, Store(store), partitioner)
     columns = ("parameters", "MLM accuracy", "MLM loss", "perplexity", "NSP accuracy", "time")
     print(f"| run | batches | {' | '.join(columns)} |\n|---|---|{'---:|' * len(columns)}")
     for name, row in rows.items():
         print(f"{row} | {seconds[name] / seconds['bert']:.2f} |")
-    print(f"\nAlways the most frequent token: {found['constant_guess_accuracy']:.4f};", end=" ")
-    print(f"entropy of the token frequencies: {found['unigram_entropy']:.3f}")
+    accuracy, entropy = metrics["constant_guess_accuracy"], metrics["unigram_entropy"]
+    print(f"\nAccuracy of always predicting the most frequent token: {accuracy:.4f};", end=" ")
+    print(f"entropy of the token frequencies: {entropy:.3f}.")
 
 
-def timed(
+def time_updates(
     configs: dict[str, RunConfig], store: Store, partitioner: Partitioner
 ) -> dict[str, float]:
-    """Median seconds of UPDATES updates."""
-    programs = {name: program(config, store, partitioner) for name, config in configs.items()}
+    """Return the median seconds of UPDATES updates."""
+    runners = {
+        name: compiled_runner(config, store, partitioner) for name, config in configs.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(ROUNDS):
-        for name, run in programs.items():
+        for name, run in runners.items():
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def program(config: RunConfig, store: Store, partitioner: Partitioner) -> Callable[[], None]:
-    """Does UPDATES updates on one batch; compiled already."""
-    state, update = begun(config, partitioner)
+def compiled_runner(
+    config: RunConfig, store: Store, partitioner: Partitioner
+) -> Callable[[], None]:
+    """Return a compiled function that runs UPDATES updates on one batch."""
+    state, update = initial_state_and_step(config, partitioner)
     batch = partitioner.shard_batch(
         PretrainingData(store, config).batch_at(config.steps - 1).arrays
     )
@@ -100,5 +105,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/ablations"))
-    given = parser.parse_args()
-    main(given.store, given.runs)
+    options = parser.parse_args()
+    main(options.store, options.runs)

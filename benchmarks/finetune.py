@@ -1,14 +1,14 @@
-"""Fine-tuning here and in PyTorch: same rows, same batches, same recipe, several seeds.
+"""Compare fine-tuning with PyTorch: same rows, same batches, same recipe, several seeds.
 
     python benchmarks/task_data.py ../shared/data TASKS       # or files of your own
     python benchmarks/finetune.py MODEL TASKS --tasks polarity trec --examples 2000 --seeds 3
 
-MODEL is a Hugging Face folder. Needs the extra ``parity``. Both sides get the rows that our tasks
-make, in the order of our batches, AdamW with the same decay, clipping and learning rates, and the
-same fresh head, all in float32. Without ``--dropout`` there is none, so that code is compared and
-not luck: the random numbers of dropout cannot be the same. A seed decides head and order. A random
-``--examples`` of the training and ``--test`` of the test examples are used, the same for all seeds;
-for ranking whole queries. Prints mean ± deviation of each.
+MODEL is a Hugging Face folder. Needs the extra ``parity``. Both sides use the rows of bert-jax's
+tasks, in the order of its batches, AdamW with the same decay, clipping and learning rates, and the
+same fresh head, all in float32. The default is no dropout, because its random numbers cannot be the
+same on both sides. A seed determines head and order. ``--examples`` and ``--test`` set the sizes of
+random samples of the training and test examples, the same for all seeds; for ranking the samples
+consist of whole queries. Prints mean ± standard deviation of each.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from pipelines.data.batches.counter_rng import key, shuffled
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel, open_model
 from pipelines.run_folder import open_run_folder
-from pipelines.tasks import ranking
-from pipelines.tasks.config import FinetuneConfig, TaskDataConfig, TaskOptions
+from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.experiment import (
     Examples,
     Validation,
@@ -43,7 +42,9 @@ from pipelines.tasks.experiment import (
     logits_step,
     planned,
 )
-from pipelines.tasks.registry import open_task, task_network
+from pipelines.tasks.network import task_network
+from pipelines.tasks.ranking import PassageRanking
+from pipelines.tasks.registry import TaskOptions, open_task
 from pipelines.tasks.task import Columns, Task
 
 # Folder -> task and length.
@@ -59,12 +60,12 @@ TASKS = {
     "squad": ("qa", 192),
     "summaries": ("summarization", 256),
 }
-CANDIDATES = 10  # of a query, which stay together
-ROWS = 32  # predicted at a time
+CANDIDATES = 10  # of a query; they stay together
+ROWS = 32  # of a prediction batch
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
@@ -80,16 +81,20 @@ def main() -> None:
     print("| task | train / test | metric | bert-jax | PyTorch | difference, points |")
     print("|---|---|---|---:|---:|---:|", flush=True)
     for name in options.tasks:
-        metric, sizes, ours, theirs = compared(name, options)
+        metric, sizes, ours, theirs = compare(name, options)
         points = 1 if TASKS[name][0] == "qa" else 100
         difference = points * (statistics.mean(ours) - statistics.mean(theirs))
-        scores = (shown(ours, points), shown(theirs, points), f"{difference:+.2f}")
+        scores = (
+            mean_and_deviation(ours, points),
+            mean_and_deviation(theirs, points),
+            f"{difference:+.2f}",
+        )
         print(f"| {' | '.join((name, sizes, metric, *scores))} |", flush=True)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A task with its data and the model to start from."""
+    """A task with its data and the initial model."""
 
     task: Task
     classes: list[str]
@@ -100,16 +105,16 @@ class Case:
     model: LoadedModel
 
 
-def compared(name: str, options: Any) -> tuple[str, str, list[float], list[float]]:
-    """Metric, sizes, and the scores of both sides over the seeds."""
-    case = opened(name, options)
+def compare(name: str, options: Any) -> tuple[str, str, list[float], list[float]]:
+    """Return metric, sizes, and the scores of both sides over the seeds."""
+    case = open_case(name, options)
     examples = case.test.examples
-    metric = case.task.best
+    metric = case.task.best_metric
     scores: tuple[list[float], list[float]] = ([], [])
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            config = configured(f"{folder}/run", name, seed, options, case)
-            for side, run in zip(scores, (here, there), strict=True):
+            config = make_config(f"{folder}/run", name, seed, options, case)
+            for side, run in zip(scores, (train_here, train_in_pytorch), strict=True):
                 started = time.perf_counter()
                 logits = run(config, case)
                 records = case.task.predict(examples, case.test.features, logits, case.classes)
@@ -120,31 +125,31 @@ def compared(name: str, options: Any) -> tuple[str, str, list[float], list[float
     return metric, f"{len(case.train.examples)} / {len(examples)}", *scores
 
 
-def opened(name: str, options: Any) -> Case:
-    """The task with its rows."""
+def open_case(name: str, options: Any) -> Case:
+    """Return the task with its rows."""
     kind, length = TASKS[name]
     partitioner = Partitioner(devices()[:1])
     model = open_model(options.model, partitioner)
     tokenizer = model.tokenizer()
-    task = ranking.TASK if name == "ranking" else open_task(kind, TaskOptions(stride=64))
+    task = PassageRanking() if name == "ranking" else open_task(kind, TaskOptions(stride=64))
     paths = [str(*(options.folder / name).glob(f"{split}.*")) for split in ("train", "test")]
-    found = [task.read(path, Columns(), labelled=True) for path in paths]
-    classes = list(task.classes(found[0]))
+    examples = [task.read(path, Columns(), labeled=True) for path in paths]
+    classes = list(task.classes(examples[0]))
     together = CANDIDATES if name == "ranking" else 1
     sizes = (options.examples, options.test)
-    sets = [sample(whole, most, together) for whole, most in zip(found, sizes, strict=True)]
+    sets = [sample(whole, most, together) for whole, most in zip(examples, sizes, strict=True)]
     features = [Examples(s, task.features(s, tokenizer, length, classes)) for s in sets]
     return Case(task, classes, *features, tokenizer, partitioner, model)
 
 
 def sample(examples: Sequence[Any], most: int, together: int) -> list[Any]:
-    """At most so many, in a random order of groups of neighbours."""
+    """Return at most `most` examples, in a random order of groups of neighbors."""
     groups = shuffled(key(0)[()], len(examples) // together)[: most // together]
     return [examples[number * together + n] for number in groups for n in range(together)]
 
 
-def configured(run_dir: str, name: str, seed: int, options: Any, case: Case) -> FinetuneConfig:
-    """The recipe."""
+def make_config(run_dir: str, name: str, seed: int, options: Any, case: Case) -> FinetuneConfig:
+    """Return the recipe."""
     kind, length = TASKS[name]
     rate = options.dropout
     config = FinetuneConfig(
@@ -166,8 +171,8 @@ def configured(run_dir: str, name: str, seed: int, options: Any, case: Case) -> 
     return planned(config, len(case.train.features.examples))
 
 
-def here(config: FinetuneConfig, case: Case) -> np.ndarray:
-    """Logits of the test rows after our training."""
+def train_here(config: FinetuneConfig, case: Case) -> np.ndarray:
+    """Return the logits of the test rows after training with bert-jax."""
     task, classes, partitioner, tokenizer = (
         case.task,
         case.classes,
@@ -184,17 +189,17 @@ def here(config: FinetuneConfig, case: Case) -> np.ndarray:
     return all_logits(run, params, case.test.features, ROWS, partitioner)
 
 
-def there(config: FinetuneConfig, case: Case) -> np.ndarray:
-    """Logits of the test rows after PyTorch's training."""
+def train_in_pytorch(config: FinetuneConfig, case: Case) -> np.ndarray:
+    """Return the logits of the test rows after training with PyTorch."""
     head = task_network(config, len(case.classes)).init_params(config.seed)["head"]
     rate = config.model.hidden_dropout
-    network = finetune_torch.opened(config.task, case.model.path, head, rate)
-    finetune_torch.trained(network, config, case.train.features)
-    return finetune_torch.predicted(config.task, network, case.test.features, ROWS)
+    network = finetune_torch.open_network(config.task, case.model.path, head, rate)
+    finetune_torch.train(network, config, case.train.features)
+    return finetune_torch.predict(config.task, network, case.test.features, ROWS)
 
 
-def shown(values: Sequence[float], points: float) -> str:
-    """Mean and deviation in points."""
+def mean_and_deviation(values: Sequence[float], points: float) -> str:
+    """Format mean and standard deviation in points."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{points * statistics.mean(values):.2f} ± {points * deviation:.2f}"
 

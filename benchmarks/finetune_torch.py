@@ -1,4 +1,4 @@
-"""The other side of finetune.py: the same recipe in PyTorch, with the networks of transformers."""
+"""The PyTorch side of finetune.py: the same recipe with the networks of transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.tasks.batches import TaskBatches
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.task import Arrays, Features
 
-# Task -> class, and what its last affine map is called there.
+# Task -> class, and the name of its last affine map.
 CLASSES: dict[str, tuple[Any, str]] = {
     "classification": (transformers.BertForSequenceClassification, "classifier"),
     "multiple-choice": (transformers.BertForMultipleChoice, "classifier"),
@@ -25,10 +25,10 @@ CLASSES: dict[str, tuple[Any, str]] = {
 
 
 class SentenceScores(torch.nn.Module):
-    """A score of every [CLS] token; transformers has no network for it."""
+    """Scores every [CLS] token; transformers has no network for this."""
 
     def __init__(self, path: Any, dropout: float) -> None:
-        """Loads the encoder."""
+        """Load the encoder."""
         super().__init__()
         self.bert = transformers.BertModel.from_pretrained(
             path, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
@@ -37,15 +37,15 @@ class SentenceScores(torch.nn.Module):
         self.classifier = torch.nn.Linear(self.bert.config.hidden_size, 1)
 
     def forward(self, cls_positions: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        """[B, K, 1]."""
+        """Return scores [B, K, 1]."""
         hidden = self.bert(**inputs).last_hidden_state
-        at = cls_positions[..., None].expand(-1, -1, hidden.shape[-1])
-        pooled = torch.tanh(self.bert.pooler.dense(hidden.gather(1, at)))
+        index = cls_positions[..., None].expand(-1, -1, hidden.shape[-1])
+        pooled = torch.tanh(self.bert.pooler.dense(hidden.gather(1, index)))
         return self.classifier(self.dropout(pooled))
 
 
-def opened(task: str, path: Any, head: dict[str, Any], dropout: float) -> torch.nn.Module:
-    """The network with the weights of `path`, and the affine map `head` on top."""
+def open_network(task: str, path: Any, head: dict[str, Any], dropout: float) -> torch.nn.Module:
+    """Return the network with the weights of `path`, and the affine map `head` on top."""
     outputs = head["bias"].shape[0]
     if task == "summarization":
         network, name = SentenceScores(path, dropout), "classifier"
@@ -62,31 +62,31 @@ def opened(task: str, path: Any, head: dict[str, Any], dropout: float) -> torch.
     return network
 
 
-def trained(network: torch.nn.Module, config: FinetuneConfig, train: Features) -> None:
-    """Trains it on our batches with our learning rates."""
+def train(network: torch.nn.Module, config: FinetuneConfig, features: Features) -> None:
+    """Train it on the batches of bert-jax with its learning rates."""
     torch.manual_seed(config.seed)
-    rule = torch.optim.AdamW(groups(network), lr=1.0, betas=(0.9, 0.999), eps=1e-6)
+    optimizer = torch.optim.AdamW(groups(network), lr=1.0, betas=(0.9, 0.999), eps=1e-6)
     rates = jax.vmap(learning_rate(config.optimizer, config.steps))(np.arange(float(config.steps)))
-    data = TaskBatches(train, config.train.batch_size, config.seed, {})
+    data = TaskBatches(features, config.train.batch_size, config.seed, {})
     network.train()
     for step in range(config.steps):
         arrays = data.batch_at(step).arrays
-        for group in rule.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = float(rates[step])
         loss = objective(config.task, logits(config.task, network, arrays), arrays)
-        rule.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)
-        rule.step()
+        optimizer.step()
     network.eval()
 
 
 def groups(network: torch.nn.Module) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay."""
+    """Return parameters with and without weight decay."""
     named = list(network.named_parameters())
     plain = [p for name, p in named if name.endswith("bias") or "LayerNorm" in name]
-    known = set(map(id, plain))
-    decayed = [p for _, p in named if id(p) not in known]
+    plain_ids = set(map(id, plain))
+    decayed = [p for _, p in named if id(p) not in plain_ids]
     return [
         {"params": decayed, "weight_decay": 0.01},
         {"params": plain, "weight_decay": 0.0},
@@ -94,7 +94,7 @@ def groups(network: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def logits(task: str, network: torch.nn.Module, arrays: Arrays) -> torch.Tensor:
-    """In the shape that our networks give."""
+    """Return logits in the shape of the networks of bert-jax."""
     inputs = {
         "input_ids": torch.tensor(arrays["token_ids"]).long(),
         "token_type_ids": torch.tensor(arrays["token_type_ids"]).long(),
@@ -102,41 +102,41 @@ def logits(task: str, network: torch.nn.Module, arrays: Arrays) -> torch.Tensor:
     }
     if task == "summarization":
         return network(torch.tensor(arrays["cls_positions"]).long(), **inputs)
-    found = network(**inputs)
+    output = network(**inputs)
     if task == "qa":
-        return torch.stack([found.start_logits, found.end_logits], dim=-1)
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
     if task == "multiple-choice":
-        return found.logits[..., None]
-    return found.logits if task == "tagging" else found.logits[:, None]
+        return output.logits[..., None]
+    return output.logits if task == "tagging" else output.logits[:, None]
 
 
-def objective(task: str, found: torch.Tensor, arrays: Arrays) -> torch.Tensor:
-    """The mean loss over what has weight."""
+def objective(task: str, scores: torch.Tensor, arrays: Arrays) -> torch.Tensor:
+    """Return the weighted mean loss."""
     weights = torch.tensor(arrays["weights"])
     targets = {n: torch.tensor(arrays[n]).long() for n in ("labels", "start", "end") if n in arrays}
     if task == "qa":
         sides = [
-            cross_entropy(found[..., number], targets[name], reduction="none")
+            cross_entropy(scores[..., number], targets[name], reduction="none")
             for number, name in enumerate(("start", "end"))
         ]
         losses = (sides[0] + sides[1]) / 2
     elif task == "summarization":
         losses = binary_cross_entropy_with_logits(
-            found[..., 0], targets["labels"].float(), reduction="none"
+            scores[..., 0], targets["labels"].float(), reduction="none"
         )
     else:
-        scores = {"multiple-choice": (..., 0), "tagging": ...}.get(task, (slice(None), 0))
+        index = {"multiple-choice": (..., 0), "tagging": ...}.get(task, (slice(None), 0))
         losses = cross_entropy(
-            found[scores].flatten(0, -2), targets["labels"].flatten(), reduction="none"
+            scores[index].flatten(0, -2), targets["labels"].flatten(), reduction="none"
         ).reshape(weights.shape)
     return (losses * weights).sum() / weights.sum()
 
 
-def predicted(task: str, network: torch.nn.Module, test: Features, batch_size: int) -> np.ndarray:
-    """Logits of every row."""
-    found = []
+def predict(task: str, network: torch.nn.Module, test: Features, batch_size: int) -> np.ndarray:
+    """Return the logits of every row."""
+    batches = []
     with torch.no_grad():
         for first in range(0, len(test.examples), batch_size):
             part = {n: array[first : first + batch_size] for n, array in test.arrays.items()}
-            found.append(logits(task, network, part).numpy())
-    return np.concatenate(found)
+            batches.append(logits(task, network, part).numpy())
+    return np.concatenate(batches)

@@ -1,9 +1,9 @@
-"""What packing is worth: real tokens per second of training, several sequences in a row or one.
+"""Measure packing: real tokens per second of training with several sequences in a row or one.
 
     python benchmarks/packing.py STORE --size mini --length 512 --batch 8
 
-Both are given batches of the store, and take turns. The most that packing can give is what padding
-takes, which the column "fill" tells: how long the documents of a store are decides.
+Both train on batches of the store, in turns. Packing can gain at most what padding costs, which the
+column "fill" shows; this depends on the lengths of the documents in the store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from pretraining import begun
+from pretraining import initial_state_and_step
 
 from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
 from bert_jax.runtime.distributed import devices
@@ -23,38 +23,40 @@ from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 
-WARM, STRETCHES = 2, 6
+WARM_UP, MEASUREMENTS = 2, 6
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("--size", default="mini")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--updates", type=int, default=3, help="of a stretch")
+    parser.add_argument("--updates", type=int, default=3, help="per measurement")
     options = parser.parse_args()
-    both = {packing: Contestant(options, packing) for packing in (False, True)}
-    for contestant in both.values():
-        contestant.run(WARM)
+    contestants = {packing: Contestant(options, packing) for packing in (False, True)}
+    for contestant in contestants.values():
+        contestant.run(WARM_UP)
     speeds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(STRETCHES):
-        for packing, contestant in both.items():
+    for _ in range(MEASUREMENTS):
+        for packing, contestant in contestants.items():
             speeds[packing].append(contestant.run(options.updates))
     print("| rows | fill | real tokens/s | ratio |\n|---|---:|---:|---:|")
-    alone = statistics.median(speeds[False])
-    for packing, found in speeds.items():
-        speed, name = statistics.median(found), "packed" if packing else "of one pair"
-        print(f"| {name} | {both[packing].fill:.3f} | {speed:,.0f} | {speed / alone:.2f} |")
+    unpacked = statistics.median(speeds[False])
+    for packing, measured in speeds.items():
+        speed, name = statistics.median(measured), "packed" if packing else "one pair"
+        print(
+            f"| {name} | {contestants[packing].fill:.3f} | {speed:,.0f} | {speed / unpacked:.2f} |"
+        )
 
 
 class Contestant:
     """Training on rows of one kind."""
 
     def __init__(self, options: Any, packing: bool) -> None:
-        """Begins anew."""
+        """Start from fresh weights."""
         store = Store(options.store)
         model = ModelConfig(preset=f"bert-{options.size}", dtype=options.dtype)
         config = RunConfig(
@@ -64,27 +66,27 @@ class Contestant:
             phases=(Phase(options.length, 1000, options.batch),),
         )
         self.partitioner = Partitioner(devices())
-        self.state, self.step = begun(config, self.partitioner)
+        self.state, self.step = initial_state_and_step(config, self.partitioner)
         self.batches = PretrainingData(store, config).batches(0, 1000)
-        self.real = self.all = 0
+        self.real = self.total = 0
 
     @property
     def fill(self) -> float:
-        """Share of the rows so far that is not padding."""
-        return self.real / self.all
+        """Return the fraction of the rows so far that is not padding."""
+        return self.real / self.total
 
     def run(self, updates: int) -> float:
-        """Real tokens per second of so many updates."""
+        """Run updates and return the real tokens per second."""
         batches = [next(self.batches).arrays for _ in range(updates)]
-        placed = [self.partitioner.shard_batch(arrays) for arrays in batches]
+        sharded = [self.partitioner.shard_batch(arrays) for arrays in batches]
         started = time.perf_counter()
-        for batch in placed:
+        for batch in sharded:
             self.state, metrics = self.step(self.state, batch)
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - started
         real = sum(int((arrays["segment_ids"] > 0).sum()) for arrays in batches)
         self.real += real
-        self.all += sum(arrays["segment_ids"].size for arrays in batches)
+        self.total += sum(arrays["segment_ids"].size for arrays in batches)
         return real / seconds
 
 

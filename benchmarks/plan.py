@@ -1,10 +1,9 @@
-"""Seconds and memory to plan one pass over a large corpus, from sentence lengths alone.
+"""Measure time and memory to plan one epoch over a large corpus, from sentence lengths alone.
 
     python benchmarks/plan.py [--sentences 50000000]
 
-The lengths are drawn so that they are, on average, those of English Wikipedia in pieces: 30 tokens
-a sentence, 90 sentences a document. The peak is that up to then, without the packing of the same
-line. Prints a table in Markdown.
+The lengths are drawn with the averages of English Wikipedia: 30 tokens per sentence, 90 sentences
+per document. The peak is measured before the packing of the same row. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipelines.data.batches.packing import most_per_row, pack
+from pipelines.data.batches.packing import max_per_row, pack
 from pipelines.data.batches.pairs import plan
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -41,13 +40,13 @@ def main() -> None:
     print("|---:|---|---:|---:|---:|---:|---:|")
     for length in (512, 128):
         for objective in ("nsp", "mlm"):
-            begun = time.monotonic()
+            started = time.monotonic()
             pairs = plan(split, 0, 0, length, 0.1, objective)  # type: ignore[arg-type]
-            planned = time.monotonic() - begun
+            planned = time.monotonic() - started
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            begun = time.monotonic()
-            packing = pack(pairs.length, length, most_per_row(length))
-            packed = time.monotonic() - begun
+            started = time.monotonic()
+            packing = pack(pairs.length, length, max_per_row(length))
+            packed = time.monotonic() - started
             fill = pairs.length.sum() / (len(packing) * length)
             print(
                 f"| {length} | {objective} | {len(pairs):,} | {planned:.1f} | {packed:.1f} |"

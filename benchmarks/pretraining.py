@@ -1,4 +1,4 @@
-"""Our side of the benchmarks of the step."""
+"""The bert-jax side of the benchmarks of the step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bert_jax.training.state import init_state
 from bert_jax.training.step import Steps
 
 
-def begun(config: RunConfig, partitioner: Partitioner) -> tuple[Any, Any]:
-    """A run's fresh state on the devices, and its step: (state, batch) -> (state, metrics)."""
+def initial_state_and_step(config: RunConfig, partitioner: Partitioner) -> tuple[Any, Any]:
+    """Return a fresh state on the devices, and the step: (state, batch) -> (state, metrics)."""
     steps = Steps.of(config)
     state = partitioner.build(partial(init_state, config.model, steps.optimizer, 0))
     return state, partitioner.train_step(steps)

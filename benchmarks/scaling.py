@@ -1,11 +1,12 @@
-"""How the step goes on with more devices: by the TPU compiler, and on emulated CPU devices.
+"""Measure the step with more devices: by the TPU compiler, and on emulated CPU devices.
 
-    python benchmarks/scaling.py --chips 16 64 256     # v3 chips, base, 8 x 128 a core; libtpu
+    python benchmarks/scaling.py --chips 16 64 256     # v3 chips, base, 8 x 128 per core; libtpu
     python benchmarks/scaling.py --emulated 1 2 4 8    # tiny, the same batch on each number
 
-Weak scaling by the compiler: rows per device stay, and the ratio is time on the fewest chips to
-time. What its cost model says of collective operations is not known; the bytes are counted.
-Emulated devices share the same cores, so there the ratio tells what splitting a batch costs.
+Weak scaling by the compiler: the rows per device are constant, and the ratio is the time on the
+fewest chips divided by the time. It is unknown what the cost model assumes for collectives; the
+exchanged bytes are counted. Emulated devices share the same cores, so there the ratio is the cost
+of splitting a batch.
 """
 
 from __future__ import annotations
@@ -23,34 +24,35 @@ ROWS, LENGTH = 8, 128
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chips", nargs="*", type=int, default=[])
     parser.add_argument("--emulated", nargs="*", type=int, default=[])
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(emulated(options.one))
+    if options.child:
+        print(emulated(options.child))
         return
     if options.chips:
         by_compiler(options.chips)
     if options.emulated:
-        print("| emulated devices | ms a step | ratio |\n|---:|---:|---:|")
+        print("| emulated devices | ms per step | ratio |\n|---:|---:|---:|")
         seconds = {}
         for count in options.emulated:
             flags = f"--xla_force_host_platform_device_count={count}"
-            found = subprocess.run(
-                [sys.executable, __file__, "--one", str(count)],
+            process = subprocess.run(
+                [sys.executable, __file__, "--child", str(count)],
                 env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
-            seconds[count] = float(found.stdout.splitlines()[-1])
+            seconds[count] = float(process.stdout.splitlines()[-1])
             ratio = seconds[options.emulated[0]] / seconds[count]
             print(f"| {count} | {seconds[count] * 1000:.1f} | {ratio:.2f} |", flush=True)
 
 
 def by_compiler(chips: list[int]) -> None:
-    """Weak scaling on v3."""
+    """Print weak scaling on v3."""
+    from bert_jax.config.accelerators import find_slice
     from bert_jax.config.run import (
         ModelConfig,
         OptimizerConfig,
@@ -58,15 +60,14 @@ def by_compiler(chips: list[int]) -> None:
         Phase,
         RunConfig,
     )
-    from tpu.preflight.hlo_analysis import compiled
-    from tpu.slices import find
+    from tpu.preflight.hlo_analysis import compile_step
 
-    print("| v3 chips | batch | ms a step | ratio | exchanged MB per device |")
+    print("| v3 chips | batch | ms per step | ratio | exchanged MB per device |")
     print("|---:|---:|---:|---:|---:|", flush=True)
     first = None
     for count in chips:
-        on = find(f"v3-{2 * count}")
-        phase = Phase(LENGTH, 1000, ROWS * on.devices)
+        slice_type = find_slice(f"v3-{2 * count}")
+        phase = Phase(LENGTH, 1000, ROWS * slice_type.devices)
         config = RunConfig(
             run_dir="-",
             model=ModelConfig(preset="bert-base", vocab_size=30_522),
@@ -74,20 +75,20 @@ def by_compiler(chips: list[int]) -> None:
             phases=(phase,),
             parallel=ParallelConfig(shard_state=True),
         )
-        found = compiled(config, phase, on)
-        first = first or found.seconds
-        moved = sum(found.collectives.values()) / 1e6
+        program = compile_step(config, phase, slice_type)
+        first = first or program.seconds
+        exchanged = sum(program.collectives.values()) / 1e6
         print(
-            f"| {count} | {phase.batch_size} | {found.seconds * 1000:.2f}"
-            f" | {first / found.seconds:.3f} | {moved:,.0f} |",
+            f"| {count} | {phase.batch_size} | {program.seconds * 1000:.2f}"
+            f" | {first / program.seconds:.3f} | {exchanged:,.0f} |",
             flush=True,
         )
 
 
 def emulated(count: int) -> float:
-    """Seconds of a step of tiny on so many devices."""
+    """Return the seconds of a step of bert-tiny on `count` devices."""
     import jax
-    from pretraining import begun
+    from pretraining import initial_state_and_step
     from step import arrays
 
     from bert_jax.config.run import ModelConfig, Phase, RunConfig
@@ -97,7 +98,8 @@ def emulated(count: int) -> float:
     model = ModelConfig(preset="bert-tiny", vocab_size=30_522, dtype="float32")
     config = RunConfig(run_dir="-", model=model, phases=(Phase(LENGTH, 1000, 16),))
     partitioner = Partitioner(devices()[:count])
-    (state, step), batch = begun(config, partitioner), partitioner.shard_batch(arrays(LENGTH, 16))
+    state, step = initial_state_and_step(config, partitioner)
+    batch = partitioner.shard_batch(arrays(LENGTH, 16))
     seconds = []
     for _ in range(12):
         started = time.perf_counter()

@@ -1,34 +1,34 @@
-"""Makes the data of the fine-tuning benchmarks from public collections.
+"""Make the data of the fine-tuning benchmarks from public collections.
 
     python benchmarks/task_data.py DATA OUT
 
-DATA holds the collections, each in the folder named below, as their authors publish them. Written
-are OUT/TASK/train, validation and test, .csv, .jsonl, .conll or .json, always with the same bytes.
-No text is in two splits of what is cut here; where examples are cut from a longer text, splits are
-made of whole documents.
+DATA contains the collections, each in the folder named below, as published by their authors. The
+output is OUT/TASK/train, validation and test, .csv, .jsonl, .conll or .json, always with the same
+bytes. No text is in two of the splits made here; where examples are cut from a longer text, the
+splits consist of whole documents.
 
-    polarity      sentence_polarity/rt-polarity.{pos,neg} (Pang & Lee 2005): 80/10/10 %
-    subjectivity  subjectivity/{quote,plot}.tok.gt9.5000 (Pang & Lee 2004): 80/10/10 %
-    trec          trec/{train,test}.txt (Li & Roth 2002), the six coarse classes; the validation
-                  part is a tenth of train
+    polarity      sentence_polarity/rt-polarity.{pos,neg} (Pang & Lee 2005): 80/10/10%
+    subjectivity  subjectivity/{quote,plot}.tok.gt9.5000 (Pang & Lee 2004): 80/10/10%
+    trec          trec/{train,test}.txt (Li & Roth 2002), the six coarse classes; validation is a
+                  tenth of train
     qnli          squad/train-subset-4000.json, a tenth of its paragraphs for validation; test:
                   500 paragraphs of squad/dev-v1.1.rebuilt.json. A question with the first sentence
-                  of its paragraph that holds an answer (label 1), and with one that holds none (0).
-                  Unlike in GLUE, pairs with few words in common are kept
+                  of its paragraph that contains an answer (label 1), and with one that does not
+                  (0). Unlike in GLUE, pairs with few common words are kept
     ranking       the same paragraphs. A question with ten sentences: all of its paragraph (at most
-                  ten), filled up with sentences of others that hold no answer; 1 = holds an answer
+                  ten), and sentences of others without an answer; 1 = contains an answer
     squad         the same paragraphs of train; test is all of squad/dev-v1.1.rebuilt.json
-    wnut17        wnut17/ as it is (Derczynski et al. 2017)
+    wnut17        wnut17/ unchanged (Derczynski et al. 2017)
     wikiann       wikiann/en (Pan et al. 2017) without the "en:" before each word
     choice        pretrain/wiki_books_01.txt.xz, articles only. A sentence, the one that follows it
                   in its paragraph, and three from other paragraphs of the article, as in SWAG: the
-                  choices are about the same thing. At most two an article
-    summaries     the same articles. The first 40 sentences after the lead paragraph, and as their
-                  summary the lead, two to six sentences
+                  choices share a topic. At most two per article
+    summaries     the same articles. The first 40 sentences after the lead paragraph; the lead (two
+                  to six sentences) is their summary
 
-An article is told from a chapter of a book by its first sentence, which has a title of the list
-beside it (sources/wiki_books_01.tsv) among its first words, and then a form of "to be"; about half
-of the articles pass, and few chapters do.
+A document is an article, not a chapter of a book, if its first sentence has a title of the list in
+sources/wiki_books_01.tsv among its first words, followed by a form of "to be". About half of the
+articles pass this check, and few chapters do.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.store.shards import split_document
+from pipelines.data.sources.documents import split_sentences
 
 Rows = list[dict[str, Any]]
 Splits = dict[str, Rows]
@@ -63,12 +63,12 @@ SENTENCE = (40, 250)  # least and most characters of a choice
 _WNUT17 = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
 _WIKIANN = ("train", "dev", "test")
 
-sentences = partial(split_document, language="en")
+sentences = partial(split_sentences, language="en")
 
 
 def main(data: Path, out: Path) -> None:
-    """Writes everything."""
-    made: dict[str, Splits] = {
+    """Write all tasks."""
+    tasks: dict[str, Splits] = {
         "polarity": _two_files(
             data / "sentence_polarity",
             {"positive": "rt-polarity.pos", "negative": "rt-polarity.neg"},
@@ -80,15 +80,15 @@ def main(data: Path, out: Path) -> None:
         "trec": _trec(data / "trec"),
     }
     paragraphs = _paragraphs(data / "squad")
-    made["qnli"] = {name: _questions(paragraphs[name]) for name in NAMES}
-    made["ranking"] = {name: _candidates(paragraphs[name]) for name in NAMES}
+    tasks["qnli"] = {name: _questions(paragraphs[name]) for name in NAMES}
+    tasks["ranking"] = {name: _candidates(paragraphs[name]) for name in NAMES}
     _squad(data / "squad", paragraphs, out / "squad")
     _tags(data / "wnut17", _WNUT17, out / "wnut17")
     _tags(data / "wikiann" / "en", _WIKIANN, out / "wikiann", prefix="en:")
     articles = _articles(data / "pretrain")
-    made["choice"] = {name: _choices(articles[name]) for name in NAMES}
-    made["summaries"] = {name: _summaries(articles[name]) for name in NAMES}
-    for task, splits in made.items():
+    tasks["choice"] = {name: _choices(articles[name]) for name in NAMES}
+    tasks["summaries"] = {name: _summaries(articles[name]) for name in NAMES}
+    for task, splits in tasks.items():
         (out / task).mkdir(parents=True, exist_ok=True)
         for name, rows in splits.items():
             nested = any(isinstance(value, list) for value in rows[0].values())
@@ -130,7 +130,7 @@ def _trec(folder: Path) -> Splits:
 
 
 def _cut(items: list[Any], first: float, second: float) -> dict[str, list[Any]]:
-    """The items in a random order, cut into three at these shares."""
+    """Return the items in a random order, split into three at these fractions."""
     order = random.Random(SEED).sample(items, len(items))  # noqa: S311
     a, b = round(first * len(order)), round(second * len(order))
     return dict(zip(NAMES, (order[:a], order[a:b], order[b:]), strict=True))
@@ -163,15 +163,15 @@ def _tags(folder: Path, files: tuple[str, ...], out: Path, prefix: str = "") -> 
         (out / f"{name}.conll").write_text(text, "utf-8")
 
 
-def _sorted_out(paragraphs: list[dict[str, Any]]) -> Iterator[tuple[Any, list[str], list[str]]]:
-    """Each question with the sentences of its paragraph that hold an answer, and the others."""
+def _by_answer(paragraphs: list[dict[str, Any]]) -> Iterator[tuple[Any, list[str], list[str]]]:
+    """Yield questions with the sentences of their paragraph with and without an answer."""
     for paragraph in paragraphs:
-        found = list(dict.fromkeys(sentences([paragraph["context"].replace("\n", " ")])))
+        texts = list(dict.fromkeys(sentences([paragraph["context"].replace("\n", " ")])))
         for question in paragraph["qas"]:
             answers = [answer["text"] for answer in question["answers"]]
-            holding = [text for text in found if any(answer in text for answer in answers)]
-            if holding:  # else the answer goes over the end of a sentence
-                yield question, holding, [text for text in found if text not in holding]
+            containing = [text for text in texts if any(answer in text for answer in answers)]
+            if containing:  # else the answer crosses the end of a sentence
+                yield question, containing, [text for text in texts if text not in containing]
 
 
 def _questions(paragraphs: list[dict[str, Any]]) -> Rows:
@@ -179,9 +179,9 @@ def _questions(paragraphs: list[dict[str, Any]]) -> Rows:
     rows = [
         {"id": f"{question['id']}-{label}", "question": question["question"], "sentence": text,
          "label": label}
-        for question, holding, others in _sorted_out(paragraphs)
+        for question, containing, others in _by_answer(paragraphs)
         if others
-        for label, text in ((1, holding[0]), (0, rng.choice(others)))
+        for label, text in ((1, containing[0]), (0, rng.choice(others)))
     ]  # fmt: skip
     return rng.sample(rows, len(rows))
 
@@ -190,9 +190,9 @@ def _candidates(paragraphs: list[dict[str, Any]]) -> Rows:
     rng = random.Random(SEED)  # noqa: S311
     everywhere = sentences([paragraph["context"].replace("\n", " ") for paragraph in paragraphs])
     rows: Rows = []
-    for question, holding, others in _sorted_out(paragraphs):
+    for question, containing, others in _by_answer(paragraphs):
         answers = [answer["text"] for answer in question["answers"]]
-        label = dict.fromkeys(holding, 1) | dict.fromkeys(others, 0)
+        label = dict.fromkeys(containing, 1) | dict.fromkeys(others, 0)
         label = dict(list(label.items())[:CANDIDATES])
         while len(label) < CANDIDATES:
             text = rng.choice(everywhere)
@@ -205,26 +205,26 @@ def _candidates(paragraphs: list[dict[str, Any]]) -> Rows:
 
 
 def _articles(folder: Path) -> dict[str, list[list[list[str]]]]:
-    """Articles as paragraphs of sentences."""
-    wanted = sum(ARTICLES.values())
+    """Return articles as paragraphs of sentences."""
+    count = sum(ARTICLES.values())
     titles = set()
     for line in (folder / "sources" / "wiki_books_01.tsv").read_text("utf-8").splitlines():
         number, _, title = line.partition("\t")
         if number.startswith("w:"):
             titles.add(re.sub(r" \(.*", "", title).lower())
-    found: list[list[list[str]]] = []
+    articles: list[list[list[str]]] = []
     for document in _documents(folder / "wiki_books_01.txt.xz"):
         if len(document) < 3 or not _is_article(document[0], titles):
             continue
         article = [sentences([paragraph]) for paragraph in document[: 1 + BODY[1]]]
         body = sum(map(len, article[1:]))
         if LEAD[0] <= len(article[0]) <= LEAD[1] and body >= BODY[0]:
-            found.append(article)
-        if len(found) == wanted:
+            articles.append(article)
+        if len(articles) == count:
             break
-    if len(found) < wanted:
-        sys.exit(f"{folder} has only {len(found)} articles of the {wanted} wanted")
-    return _cut(found, ARTICLES["train"] / wanted, 1 - ARTICLES["test"] / wanted)
+    if len(articles) < count:
+        sys.exit(f"{folder} has only {len(articles)} of the required {count} articles")
+    return _cut(articles, ARTICLES["train"] / count, 1 - ARTICLES["test"] / count)
 
 
 def _documents(path: Path) -> Iterator[list[str]]:
@@ -241,11 +241,11 @@ def _documents(path: Path) -> Iterator[list[str]]:
 
 
 def _is_article(lead: str, titles: set[str]) -> bool:
-    begin = re.split(r"\b(?:is|are|was|were)\b", lead[:300], maxsplit=1)
-    words = re.sub(r"[\",()]", " ", begin[0]).lower().split()
+    parts = re.split(r"\b(?:is|are|was|were)\b", lead[:300], maxsplit=1)
+    words = re.sub(r"[\",()]", " ", parts[0]).lower().split()
     words = words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words
     named = any(" ".join(words[:count]) in titles for count in range(1, 9))
-    return named and len(begin) == 2 and not lead.startswith(('"', "'"))
+    return named and len(parts) == 2 and not lead.startswith(('"', "'"))
 
 
 def _choices(articles: list[list[list[str]]]) -> Rows:
@@ -286,5 +286,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    given = parser.parse_args()
-    main(given.data, given.out)
+    options = parser.parse_args()
+    main(options.data, options.out)

@@ -1,13 +1,13 @@
-"""What one device learns in so many minutes, here and with transformers, from the same text.
+"""Compare what one device learns in a number of minutes with transformers, from the same text.
 
     python benchmarks/time_to_quality.py STORE TASKS --minutes 20 --size base --batch 256
 
-Both sides are given the same batches of the store in the same order, the same AdamW, and as many
-updates as fit into the minutes at the speed of their first updates (compilation is not counted);
-learning rates rise and fall over these. Then both encoders are fine-tuned with ``bert-jax
-finetune`` on those tasks of benchmarks/task_data.py that are named, and scored on their test parts.
-Needs the extra ``parity``. The model of transformers is compiled, and changed by hand to score the
-predicted positions only, as ours does.
+Both sides use the same batches of the store in the same order, the same AdamW, and as many updates
+as fit into the minutes at the speed of their first updates, without compilation; the learning rate
+schedule spans these updates. Then ``bert-jax finetune`` fine-tunes both encoders on the ``--names``
+tasks of benchmarks/task_data.py and scores them on the test parts. Needs the extra ``parity``. The
+model of transformers is compiled, and modified to score the predicted positions only, as bert-jax
+does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import torch
 from finetune_torch import groups
-from pretraining import begun
+from pretraining import initial_state_and_step
 from pretraining_torch import DEVICE, losses, network
 
 from bert_jax.config.run import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
@@ -39,12 +39,12 @@ from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.export import export
 from pipelines.models.formats.hugging_face import write
 
-WARM, TIMED = 3, 10  # updates before the clock and while it runs
-WARMUP = 0.06  # of all updates
+WARM_UP, TIMED = 3, 10  # updates before the timing, and timed
+LR_WARMUP = 0.06  # fraction of all updates
 
 
 def main() -> None:
-    """Trains both and prints the table."""
+    """Train both and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("tasks", type=Path)
@@ -58,25 +58,25 @@ def main() -> None:
     parser.add_argument("--epochs", default="3")
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-quality"))
     options = parser.parse_args()
-    # One process after the other: the memory of a GPU is for PyTorch and for fine-tuning, too.
+    # The memory of a GPU is shared with PyTorch and with fine-tuning.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     print("| encoder | updates | MLM loss at the end | " + " | ".join(options.names) + " |")
     print("|---|---:|---:|" + "---:|" * len(options.names), flush=True)
-    for name, train in (("bert-jax", here), ("transformers, changed", there)):
+    for name, train in (("bert-jax", train_here), ("transformers, modified", train_in_pytorch)):
         folder = options.out / name.split(",")[0]
         shutil.rmtree(folder, ignore_errors=True)
         updates, loss = train(options, folder)
-        scores = [f"{finetuned(options, folder, task):.4f}" for task in options.names]
+        scores = [f"{accuracy_of(options, folder, task):.4f}" for task in options.names]
         print(f"| {name} | {updates:,} | {loss:.3f} | {' | '.join(scores)} |", flush=True)
 
 
-Run = Callable[[int], float]  # runs so many updates, the last of which has this MLM loss
+Run = Callable[[int], float]  # runs a number of updates; returns the MLM loss of the last
 
 
-def counted(options: Any, prepare: Callable[[int], Run]) -> tuple[int, float]:
-    """Runs for the minutes; updates and loss. `prepare` is told how many updates there will be."""
-    trial = prepare(WARM + TIMED)
-    trial(WARM)
+def run_for_minutes(options: Any, prepare: Callable[[int], Run]) -> tuple[int, float]:
+    """Run for the minutes; return updates and loss. `prepare` receives the number of updates."""
+    trial = prepare(WARM_UP + TIMED)
+    trial(WARM_UP)
     started = time.perf_counter()
     trial(TIMED)
     per_update = (time.perf_counter() - started) / TIMED
@@ -84,8 +84,8 @@ def counted(options: Any, prepare: Callable[[int], Run]) -> tuple[int, float]:
     return updates, prepare(updates)(updates)
 
 
-def configured(options: Any, updates: int) -> RunConfig:
-    """The run of both sides."""
+def make_config(options: Any, updates: int) -> RunConfig:
+    """Return the config of both sides."""
     store = Store(options.store)
     model = ModelConfig(preset=f"bert-{options.size}", dtype=options.dtype)
     return RunConfig(
@@ -93,85 +93,85 @@ def configured(options: Any, updates: int) -> RunConfig:
         data=DataConfig(store=str(options.store)),
         model=model.with_vocabulary(store.tokenizer.vocab_size),
         optimizer=OptimizerConfig(
-            learning_rate=options.learning_rate, warmup_steps=round(WARMUP * updates)
+            learning_rate=options.learning_rate, warmup_steps=round(LR_WARMUP * updates)
         ),
         phases=(Phase(options.length, updates, options.batch),),
     )
 
 
-def here(options: Any, folder: Path) -> tuple[int, float]:
-    """Ours."""
+def train_here(options: Any, folder: Path) -> tuple[int, float]:
+    """Train with bert-jax."""
     partitioner, store = Partitioner(devices()), Store(options.store)
-    kept: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
 
     def prepare(updates: int) -> Run:
-        config = configured(options, updates)
-        state, step = begun(config, partitioner)
+        config = make_config(options, updates)
+        state, step = initial_state_and_step(config, partitioner)
         batches = PretrainingData(store, config).batches(0, updates)
 
         def run(count: int) -> float:
             nonlocal state
             for _ in range(count):
                 state, metrics = step(state, partitioner.shard_batch(next(batches).arrays))
-            kept.update(params=state.params, config=config.model)
+            trained.update(params=state.params, config=config.model)
             return float(metrics["mlm_loss"])
 
         return run
 
-    found = counted(options, prepare)
+    result = run_for_minutes(options, prepare)
     folder.mkdir(parents=True)
-    params = jax.device_get(kept["params"])
-    trained = ModelWeights(params, kept["config"], "BertForPreTraining")
-    write(folder, trained, store.tokenizer.pad_id)
-    export(store.tokenizer, folder, kept["config"].max_positions)
-    return found
+    params = jax.device_get(trained["params"])
+    weights = ModelWeights(params, trained["config"], "BertForPreTraining")
+    write(folder, weights, store.tokenizer.pad_id)
+    export(store.tokenizer, folder, trained["config"].max_positions)
+    return result
 
 
-def there(options: Any, folder: Path) -> tuple[int, float]:
-    """With transformers, compiled, in the same precision."""
+def train_in_pytorch(options: Any, folder: Path) -> tuple[int, float]:
+    """Train with transformers, compiled, in the same precision."""
     store = Store(options.store)
-    kept: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
 
     def prepare(updates: int) -> Run:
         torch.manual_seed(0)
         model = network(options.size, store.tokenizer.vocab_size, store.tokenizer.pad_id)
-        rule = torch.optim.AdamW(groups(model), lr=1.0, eps=1e-6, fused=True)
-        ours = configured(options, updates)
+        optimizer = torch.optim.AdamW(groups(model), lr=1.0, eps=1e-6, fused=True)
+        ours = make_config(options, updates)
         rates = np.asarray(
             jax.vmap(learning_rate(ours.optimizer, updates))(np.arange(1.0 * updates))
         )
         batches = enumerate(PretrainingData(store, ours).batches(0, updates))
         compiled = torch.compile(losses)
-        kept["model"] = model
+        trained["model"] = model
 
         def run(count: int) -> float:
             for _ in range(count):
                 number, batch = next(batches)
-                given = {n: torch.tensor(a).to(DEVICE) for n, a in batch.arrays.items()}
-                for group in rule.param_groups:
+                tensors = {n: torch.tensor(a).to(DEVICE) for n, a in batch.arrays.items()}
+                for group in optimizer.param_groups:
                     group["lr"] = float(rates[number])
                 with torch.autocast(DEVICE, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-                    mlm, nsp = compiled(model, given)
-                rule.zero_grad()
+                    mlm, nsp = compiled(model, tensors)
+                optimizer.zero_grad()
                 (mlm + nsp).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                rule.step()
+                optimizer.step()
             return float(mlm)
 
         return run
 
-    found = counted(options, prepare)
-    kept["model"].save_pretrained(folder)
+    result = run_for_minutes(options, prepare)
+    trained["model"].save_pretrained(folder)
     export(store.tokenizer, folder, 512)
-    return found
+    return result
 
 
-def finetuned(options: Any, encoder: Path, task: str) -> float:
-    """Accuracy on the test part after fine-tuning."""
+def accuracy_of(options: Any, encoder: Path, task: str) -> float:
+    """Return the accuracy on the test part after fine-tuning."""
     run, data = encoder.parent / f"{encoder.name}-{task}", options.tasks / task
     shutil.rmtree(run, ignore_errors=True)
     command = ["bert-jax", "finetune", "classification", "--init", str(encoder)]
-    command += ["--run_dir", str(run), "--data.train", str(data / "train.csv")]
+    command += ["--run-dir", str(run), "--data.train", str(data / "train.csv")]
     command += ["--data.validation", str(data / "test.csv"), "--data.length", "96"]
     command += ["--train.epochs", options.epochs, "--model.dtype", options.dtype]
     subprocess.run(command, check=True, capture_output=True)

@@ -1,10 +1,10 @@
-"""What the TPU compiler says of the paper's steps, for many slices: estimates, no measurements.
+"""Estimate the paper's steps with the TPU compiler for many slices; these are no measurements.
 
     python benchmarks/tpu_cost.py                       # all, an hour or more on two cores
     python benchmarks/tpu_cost.py --only base-512-v2-32
 
-Needs libtpu, and no TPU. The time is the compiler's own cost model's on v2, v3 and v5p, elsewhere a
-roofline of its counts of arithmetic and memory traffic.
+Needs libtpu, but no TPU. The time is from the compiler's cost model on v2, v3 and v5p, elsewhere
+from a roofline of its counts of arithmetic and memory traffic.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from pathlib import Path
 
+from bert_jax.config.accelerators import find_slice
 from bert_jax.config.run import (
     ModelConfig,
     OptimizerConfig,
@@ -20,37 +22,45 @@ from bert_jax.config.run import (
     Phase,
     RunConfig,
 )
-from tpu.preflight.hlo_analysis import compiled
-from tpu.slices import find
+from pipelines.settings import read_yaml
+from tpu.config import SubmittedConfig
+from tpu.preflight.hlo_analysis import compile_step
 
-ACCELERATORS = {
-    "base": ("v2-32", "v3-32", "v4-16", "v5litepod-16", "v5p-16", "v6e-8"),
-    "large": ("v3-128", "v4-64", "v5litepod-64", "v5p-32", "v6e-16"),
-}
+CONFIGS = Path(__file__).parents[1] / "configs" / "tpu"
+FURTHER = {"base": ("v2-32",)}  # slices without a config
 LENGTHS = (128, 512)
 BATCH = 256
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="such as base-512-v2-32")
-    parser.add_argument("--whole-state", action="store_true", help="on every device")
+    parser.add_argument(
+        "--whole-state", action="store_true", help="keep the whole state on every device"
+    )
     options = parser.parse_args()
-    print("| network | batch | slice | chips | ms a step | estimate | temporary GiB"
+    print("| network | batch | slice | chips | ms per step | estimate | temporary GiB"
           " | exchanged MB | FLOP/s of peak | compilation s |")  # fmt: skip
     print("|---|---|---|---:|---:|---|---:|---:|---:|---:|", flush=True)
-    for size, names in ACCELERATORS.items():
+    for size in ("base", "large"):
         for length in LENGTHS:
-            for name in names:
+            for name in slice_names(size):
                 if options.only and f"{size}-{length}-{name}" not in options.only:
                     continue
                 row(size, length, name, not options.whole_state)
 
 
+def slice_names(size: str) -> list[str]:
+    """Return the slices of the configs for a network size, and further ones."""
+    files = sorted(CONFIGS.glob(f"{size}_*.yaml"))
+    configured = [read_yaml(path, SubmittedConfig)["tpu"]["accelerator"] for path in files]
+    return [*FURTHER.get(size, ()), *configured]
+
+
 def row(size: str, length: int, name: str, sharded: bool) -> None:
-    """One step."""
-    on, phase = find(name), Phase(length, 1000, BATCH)
+    """Print the row of one step."""
+    slice_type, phase = find_slice(name), Phase(length, 1000, BATCH)
     config = RunConfig(
         run_dir="-",
         model=ModelConfig(preset=f"bert-{size}", vocab_size=30_522),
@@ -59,13 +69,14 @@ def row(size: str, length: int, name: str, sharded: bool) -> None:
         parallel=replace(ParallelConfig(), shard_state=sharded),
     )
     started = time.perf_counter()
-    found = compiled(config, phase, on)
+    program = compile_step(config, phase, slice_type)
     seconds = time.perf_counter() - started
-    share = found.model_flops / (found.seconds * on.peak * on.devices)
-    moved = sum(found.collectives.values()) / 1e6
+    fraction = program.model_flops / (program.seconds * slice_type.peak * slice_type.devices)
+    exchanged = sum(program.collectives.values()) / 1e6
     cells = (
-        *(size, f"{BATCH} x {length}", name, str(on.chips), f"{found.seconds * 1000:.1f}"),
-        *(found.estimate, f"{found.temp_gib:.2f}", f"{moved:,.0f}", f"{share:.0%}"),
+        *(size, f"{BATCH} x {length}", name, f"{slice_type.chips}"),
+        f"{program.seconds * 1000:.1f}",
+        *(program.estimate, f"{program.temp_gib:.2f}", f"{exchanged:,.0f}", f"{fraction:.0%}"),
         f"{seconds:.0f}",
     )
     print(f"| {' | '.join(cells)} |", flush=True)

@@ -1,9 +1,9 @@
-"""The figures in the headers of configs/tpu: what the TPU compiler says of each; no measurements.
+"""Estimate the figures in the headers of configs/tpu with the TPU compiler.
 
     python benchmarks/tpu_headers.py           # all, a quarter of an hour on two cores
     python benchmarks/tpu_headers.py --full configs/tpu/base_v6e_8.yaml
 
-Prints the lines of the header. Needs libtpu, and no TPU.
+Prints the lines of the headers. Needs libtpu, but no TPU.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 
 import jax
 
+from bert_jax.config.accelerators import prices_as_of
 from pipelines.settings import command_parser
 from tpu.config import read
 from tpu.preflight.preflight import Plan, preflight
-from tpu.slices import PRICES_AS_OF
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tpu"
 
 
 def main() -> None:
-    """Compiles and prints."""
+    """Compile the configs and print their headers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="*", type=Path, default=sorted(CONFIGS.glob("*.yaml")))
     parser.add_argument("--full", action="store_true", help="several times slower than --quick")
@@ -34,44 +34,47 @@ def main() -> None:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
     for path in options.configs:
         started = time.perf_counter()
-        given = [str(path), "--model.vocab_size", "30522"]
-        config, _ = read(command_parser("tpu preflight", ""), given)
+        arguments = [str(path), "--model.vocab_size", "30522"]
+        config, _ = read(command_parser("tpu preflight", ""), arguments)
         plan = preflight(config.run, config.tpu.slice)
         print(f"{path.name}, compiled in {time.perf_counter() - started:.0f} seconds")
         print("\n".join(header(plan, config.checkpoint.every, options.full)), flush=True)
 
 
 def header(plan: Plan, every: int, full: bool) -> list[str]:
-    """Lines of a header.
+    """Return the lines of a header.
 
     Args:
         plan: Of the run.
         every: Updates between checkpoints.
-        full: Whether it was compiled with full effort.
+        full: True if compiled with full effort.
     """
-    on = plan.on
+    slice_ = plan.slice
     timed = plan.phases[0][1].estimate == "compiler"
     lines = [
-        f"# Hardware: {on.name}, {on.chips} chips on {on.hosts} host{'s' * (on.hosts > 1)},"
-        f" {on.devices} JAX devices of {on.hbm:g} GiB.",
+        f"# Hardware: {slice_.name}, {slice_.chips} chips on {slice_.hosts}"
+        f" host{'s' * (slice_.hosts > 1)},"
+        f" {slice_.devices} JAX devices of {slice_.hbm:g} GiB.",
         f"# Estimates of the TPU compiler ({'its cost model' if timed else 'a roofline'}), never"
         " measured on hardware:",
         f"# compiled with {'full effort' if full else '--quick'}, libtpu {version('libtpu')},"
         f" {datetime.now(UTC):%Y-%m-%d}; without evaluations, checkpoints and waiting.",
     ]
-    for phase, program in plan.phases:
-        hours, minutes = phase.steps * program.seconds / 3600, every * program.seconds / 60
+    for phase, step in plan.phases:
+        hours, minutes = phase.steps * step.seconds / 3600, every * step.seconds / 60
         lines.append(
-            f"#   length {phase.length}: {program.gib:.2f} of {on.hbm:g} GiB per device,"
-            f" {program.seconds * 1000:.1f} ms a step, {hours:.2f} hours; a checkpoint every"
+            f"#   length {phase.length}: {step.gib:.2f} of {slice_.hbm:g} GiB per device,"
+            f" {step.seconds * 1000:.1f} ms per step, {hours:.2f} hours; a checkpoint every"
             f" {minutes:.1f} minutes"
         )
-    dear, cheap = (plan.chip_hours * price for price in on.generation.prices or (0, 0))
+    prices = slice_.generation.prices or {}
+    on_demand, spot = (plan.chip_hours * prices.get(c, 0.0) for c in ("on-demand", "spot"))
     return [
         *lines,
-        f"#   in all: {plan.hours:.2f} hours ({plan.hours / 24:.2f} days),"
-        f" {plan.chip_hours:.1f} chip-hours, some {dear:.0f} USD on demand or {cheap:.0f} spot",
-        f"#   ({PRICES_AS_OF})",
+        f"#   total: {plan.hours:.2f} hours ({plan.hours / 24:.2f} days),"
+        f" {plan.chip_hours:.1f} chip-hours, about {on_demand:.0f} USD on demand or"
+        f" {spot:.0f} spot",
+        f"#   ({prices_as_of()})",
     ]
 
 
