@@ -1,7 +1,7 @@
-"""README.md and docs/: the commands that are shown run to their end, in the order of their page.
+"""README.md and docs/: the commands of each page run in their order.
 
-Nothing of them is changed but what makes them long: configs and texts of the same names are small
-here, and so are the numbers in `REDUCED`. What is not run stands in `NOT_RUN`, with the reason.
+Only their size is reduced: configs and texts of the same names are small here, and so are the
+numbers in `REDUCED`. `NOT_RUN` lists the commands that are not run, with reasons.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHELL = {
     if (blocks := [b for b in doc_blocks.blocks(page) if b.language in doc_blocks.SHELL])
 }
 
-# As it stands -> what is run instead.
+# Pattern in a command -> its replacement.
 REDUCED = (
     (r"--vocab-size \d+", f"--vocab-size {VOCABULARY}"),
     (r"--words \d+", "--words 5"),
@@ -61,34 +61,34 @@ REDUCED = (
     (r" /shared/", " shared/"),
 )
 
-# How a line begins -> why it is not run here.
+# Start of a line -> reason why it is not run here.
 NOT_RUN = {
     ".": "the tests have an environment",
-    "pip install": "it installs packages; that the extra is there is tested here",
+    "pip install": "it installs packages; the test checks that the extra exists",
     "python3 -m venv": "it installs packages",
-    "make": "many minutes, or this test itself; its commands are tested, here that it is there",
+    "make": "many minutes, or this test itself; the test checks that the target exists",
     ".venv/bin/pytest": "this test itself",
     "srun": "there is no Slurm",
     "gcloud": "it asks for an account",
     "for": "of gcloud",
     "done": "of gcloud",
     "xpk": "it asks for an account",
-    "bert-jax tpu preflight": "minutes of the TPU compiler; tests/compiler asks it for less",
+    "bert-jax tpu preflight": "minutes of the TPU compiler; tests/compiler compiles less",
     "bert-jax tpu local": "minutes; test_tpu_gs.py runs it",
 }
 
 
 class World:
-    """A folder with everything that the pages take to be there, under the same names."""
+    """A folder with everything that the pages use, under the same names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.cloud = folder, ExitStack()
-        self.beside: list[subprocess.Popen[str]] = []
+        self.background: list[subprocess.Popen[str]] = []
         self.port = free_port()
 
     @cached_property
     def storage(self) -> dict[str, str]:
-        """Variables that lead to a bucket and a cloud, which start when a page needs them."""
+        """Environment of an emulated bucket and cloud, which start when a page needs them."""
         url, variables = self.cloud.enter_context(gcs_emulator.emulator())
         gcs_emulator.make_bucket(url, "my-bucket")
         fake = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
@@ -96,58 +96,58 @@ class World:
         return {**variables, ENDPOINT: self.cloud.enter_context(fake_rest.serve(fake))}
 
     def run(self, line: str) -> str:
-        """A line of a page, made smaller, to its end; what it printed."""
-        for pattern, small in (
+        """Run a line of a page at reduced size; return its output."""
+        for pattern, replacement in (
             *REDUCED,
             (r"127\.0\.0\.1:8000|host0:1234", f"127.0.0.1:{self.port}"),
             (r"bert-jax serve .*", rf"\g<0> --port {self.port}"),
         ):
-            line = re.sub(pattern, small, line)
+            line = re.sub(pattern, replacement, line)
         words = shlex.split(line, comments=True)
         if words[0] == "curl":
-            # The server was started by a line before.
-            patient = ["--fail-with-body", "--retry-connrefused", "--retry", "60"]
-            return self.end(self.start([*words, *patient]))
+            # An earlier line started the server.
+            retries = ["--fail-with-body", "--retry-connrefused", "--retry", "60"]
+            return self.end(self.start([*words, *retries]))
         if words[0].startswith("JAX_"):
             return self.run_both(words)
         if words[:2] == ["bert-jax", "serve"]:
-            self.beside.append(self.start(command(*words[1:])))
+            self.background.append(self.start(command(*words[1:])))
         elif words[:2] == ["bert-jax", "tpu"]:
             return self.in_the_cloud(words[2:])
         elif words[0] == "bert-jax":
-            return well(invoke(*words[1:], folder=self.folder))
+            return checked(invoke(*words[1:], folder=self.folder))
         else:
             assert words[0] == "python", line
             return self.end(self.start([sys.executable, *words[1:]]))
         return ""
 
     def run_both(self, words: list[str]) -> str:
-        """A line for the second of two processes, which waits for the first."""
-        given = dict(word.split("=") for word in words[:3])
-        assert list(given)[2] == "JAX_PROCESS_ID"
-        both = [
-            self.start(command(*words[4:]), **{**given, "JAX_PROCESS_ID": number})
+        """Run a line for the second of two processes, together with the first."""
+        variables = dict(word.split("=") for word in words[:3])
+        assert list(variables)[2] == "JAX_PROCESS_ID"
+        processes = [
+            self.start(command(*words[4:]), **{**variables, "JAX_PROCESS_ID": number})
             for number in ("0", "1")
         ]
-        return "".join(self.end(process) for process in both)
+        return "".join(self.end(process) for process in processes)
 
     def in_the_cloud(self, words: list[str]) -> str:
-        """Of the imitation; what watches goes on beside the lines that follow."""
+        """Run a command against the emulated cloud; a watcher continues in the background."""
         variables = {"GOOGLE_CLOUD_PROJECT": submitted_run.PROJECT, **self.storage}
-        watching = self.start(submitted_run.command(*words), **variables)
+        process = self.start(submitted_run.command(*words), **variables)
         if "--watch" not in words:
-            return self.end(watching)
-        self.beside.append(watching)
-        assert watching.stderr is not None
-        said = []
-        for line in watching.stderr:
-            said.append(line)
+            return self.end(process)
+        self.background.append(process)
+        assert process.stderr is not None
+        output = []
+        for line in process.stderr:
+            output.append(line)
             if "QUEUED" in line:
                 return ""
-        raise AssertionError(f"{words} ended at once: {said}")
+        raise AssertionError(f"{words} ended at once: {output}")
 
     def start(self, words: Sequence[str], **variables: str) -> subprocess.Popen[str]:
-        """A process of its own."""
+        """Start a process."""
         return subprocess.Popen(
             words,
             cwd=self.folder,
@@ -158,27 +158,27 @@ class World:
         )
 
     def end(self, process: subprocess.Popen[str]) -> str:
-        """Waits for its end; what it printed."""
+        """Wait for the end of a process; return its output."""
         out, err = process.communicate(timeout=240)
-        return well(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+        return checked(subprocess.CompletedProcess(process.args, process.returncode, out, err))
 
     def close(self) -> None:
-        """What was started beside is told to end, and does: a server is done, a watch is not."""
-        for process in self.beside:
+        """End the background processes: a server exits with 0, a watcher with 75."""
+        for process in self.background:
             process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == (75 if "--watch" in process.args else 0), said
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == (75 if "--watch" in process.args else 0), err
         self.cloud.close()
 
 
-def well(result: subprocess.CompletedProcess[str]) -> str:
+def checked(result: subprocess.CompletedProcess[str]) -> str:
     assert result.returncode == 0, f"{result.args}: {result.stderr}"
     return result.stdout
 
 
 @pytest.fixture(scope="module")
 def stored(config_base: RunConfig, corpus: Path, shared: Shared) -> tuple[Path, Path]:
-    """A store and a run of four steps, with a vocabulary and positions like those of the paper."""
+    """Make a store and a run of four steps, with special tokens and positions as in the paper."""
 
     def build(folder: Path) -> None:
         words, store = folder / "tokenizer", folder / "store"
@@ -202,7 +202,7 @@ def stored(config_base: RunConfig, corpus: Path, shared: Shared) -> tuple[Path, 
 
 
 @contextmanager
-def opened(folder: Path, stored: tuple[Path, Path]) -> Iterator[World]:
+def open_world(folder: Path, stored: tuple[Path, Path]) -> Iterator[World]:
     for name in ("books", "field", "finnish"):
         (folder / name).mkdir()
         text = write_corpus(folder / name / "a.txt", 100)
@@ -223,8 +223,8 @@ def opened(folder: Path, stored: tuple[Path, Path]) -> Iterator[World]:
 
 @pytest.fixture
 def world(stored: tuple[Path, Path], tmp_path: Path) -> Iterator[World]:
-    with opened(tmp_path, stored) as made:
-        yield made
+    with open_world(tmp_path, stored) as opened:
+        yield opened
 
 
 def write_small_configs(folder: Path) -> None:
@@ -251,8 +251,8 @@ def write_tables(folder: Path) -> None:
     (folder / "texts.txt").write_text("\n".join(texts[:4]) + "\n", "utf-8")
 
 
-def left_out(line: str) -> bool:
-    """Whether a line is one of `NOT_RUN`; what can be seen of it without running it is right."""
+def not_run(line: str) -> bool:
+    """Return True if a line is in `NOT_RUN`; check what is possible without running it."""
     start = next((start for start in NOT_RUN if f"{line} ".startswith(f"{start} ")), None)
     if start == "pip install":
         setup = configparser.ConfigParser()
@@ -261,7 +261,7 @@ def left_out(line: str) -> bool:
         assert {*extras} <= {*setup["options.extras_require"]}, line
     if start == "make":
         targets = [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]
-        well(
+        checked(
             subprocess.run(
                 ["make", "--dry-run", *targets],
                 cwd=ROOT, capture_output=True, text=True, check=False,
@@ -275,7 +275,7 @@ def shell(page: Path) -> list[str]:
 
 
 def repeated(page: Path) -> int:
-    """How many lines a page begins with that README.md has, too, in the same order."""
+    """Count the first lines of a page that README.md also has, in the same order."""
     lines, readme = shell(page), iter(shell(README))
     return next((n for n, line in enumerate(lines) if line not in readme), len(lines))
 
@@ -284,12 +284,12 @@ REPEATING = [page for page in SHELL if page != README and repeated(page) > 0]
 
 
 def check(page: Path, world: World, first: int = 0) -> str:
-    """Runs the lines of a page from a certain one on; what they printed."""
-    return "".join(world.run(line) for line in shell(page)[first:] if not left_out(line))
+    """Run the lines of a page, starting with number `first`; return their output."""
+    return "".join(world.run(line) for line in shell(page)[first:] if not not_run(line))
 
 
-def test_the_readme_runs_as_it_stands_but_smaller(world: World) -> None:
-    """Then the pages that go on where it was: what they repeat of it is not run again."""
+def test_the_commands_of_the_readme_run(world: World) -> None:
+    """Pages that start with the same commands run from where README.md ends."""
     check(README, world)
     assert PRETRAIN in REPEATING
     for page in REPEATING:
@@ -302,12 +302,12 @@ def test_the_readme_runs_as_it_stands_but_smaller(world: World) -> None:
     sorted({*SHELL} - {TUTORIAL, README, *REPEATING}),
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_what_a_page_shows_runs_as_it_stands_but_smaller(page: Path, world: World) -> None:
+def test_the_commands_of_a_page_run(page: Path, world: World) -> None:
     check(page, world)
 
 
 @pytest.mark.full
-def test_the_tutorial_leads_to_what_it_says(world: World) -> None:
+def test_the_tutorial_writes_its_results(world: World) -> None:
     shutil.rmtree(world.folder / "runs/tiny")
     printed = check(TUTORIAL, world)
     assert "[CLS]" in printed
@@ -318,7 +318,7 @@ def test_the_tutorial_leads_to_what_it_says(world: World) -> None:
     assert (world.folder / "data/whose-docs-hf/model.safetensors").is_file()
 
 
-def test_every_reduction_and_exception_is_still_of_use() -> None:
+def test_every_reduction_and_exception_is_used() -> None:
     text = "\n".join(line for page in SHELL for line in shell(page))
     for pattern, _ in REDUCED:
         assert re.search(pattern, text), pattern
