@@ -36,16 +36,16 @@ from bert_jax.config.run import (
 )
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
-from pipelines.commands.prepare import prepare
-from pipelines.pretraining import pretrain
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
-from pipelines.data.tokenizers import training
+from pipelines.data.tokenizers.vocabulary import train_vocabulary
+from pipelines.pretraining import pretrain
 from support import compilations, compiled_once
 from support.commands import command, run_process, write_config
 from support.corpora import VOCABULARY, write_corpus
 from support.finetuned import options, run
-from support.jobs import both, ended
-from support.nan_batches import poison, rolling  # noqa: F401
+from support.jobs import start_two, wait_for_all
+from support.nan_batches import inject_nan, rollback_config  # noqa: F401
 from support.shared import Shared, shared_folders
 
 pytest_plugins = ["support.compilations"]
@@ -83,7 +83,7 @@ def corpus(shared: Shared) -> Path:
 def tokenizer_dir(corpus: Path, shared: Shared) -> Path:
     def build(folder: Path) -> None:
         sentences = [line for line in corpus.read_text("utf-8").splitlines() if line]
-        training.train("unigram", sentences, VOCABULARY, uncased=True).save(folder)
+        train_vocabulary("unigram", sentences, VOCABULARY, uncased=True).save(folder)
 
     return shared("tokenizer", build)
 
@@ -140,7 +140,7 @@ def two_processes(config_base: RunConfig, shared: Shared) -> Path:
 
     def build(folder: Path) -> None:
         config = write_config(replace(config_base, run_dir=str(folder / "run")), folder)
-        results = ended(both(command("pretrain", "--config", config)))
+        results = wait_for_all(start_two(command("pretrain", "--config", config)))
         assert [result.returncode for result in results] == [0, 0], results[0].stderr
         # Only the first process prints what the run does.
         assert "2 process(es)" in results[0].stderr

@@ -1,4 +1,4 @@
-"""Questions: logits that are certain, and the real files of SQuAD."""
+"""Logits that name one answer, and the real files of SQuAD."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.commands import ROOT
 
 
 def certain(features: Features, starts: Sequence[Any], ends: Sequence[Any]) -> np.ndarray:
-    """Logits that are large where rows are said to start and end."""
+    """Return logits that are large at the given start and end positions."""
     logits = np.zeros((*features.arrays["token_ids"].shape, 2), np.float32)
     rows = np.arange(len(logits))
     logits[rows, starts, 0] += 10
@@ -24,6 +24,4 @@ def certain(features: Features, starts: Sequence[Any], ends: Sequence[Any]) -> n
 
 
 DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data")) / "squad"
-real = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"{DATA} is not there: real questions are not on this machine"
-)
+real = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is missing")

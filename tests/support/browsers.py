@@ -1,4 +1,4 @@
-"""A browser that nobody sees, for tests of pages."""
+"""A headless browser for tests of pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-# In CI it is Playwright's own, and it has to be there.
+# CI must use the browser of Playwright.
 needed = pytest.mark.skipif(
     _CHROMIUM is None and "CI" not in os.environ, reason="chromium is not installed"
 )
@@ -20,7 +20,7 @@ needed = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # As root it needs to be without its sandbox; it opens our own pages only.
+        # Chromium has no sandbox as root; only pages of this project are opened.
         browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -1,4 +1,4 @@
-"""Commands of ours, run as users run them."""
+"""Run bert-jax commands as users do."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ import pytest
 from bert_jax.config.run import RunConfig
 from pipelines.settings import to_yaml
 from support import in_process, process_harness
-from support.process_harness import Circumstances
+from support.process_harness import Environment
 
 ROOT = Path(__file__).parents[2]
 
 
 def environment(devices: int = 1, **variables: str) -> dict[str, str]:
-    """For a process of its own with so many emulated devices."""
-    return {**os.environ, "XLA_FLAGS": process_harness.flags(os.environ, devices), **variables}
+    """Return the environment of a process with so many emulated devices."""
+    return {**os.environ, "XLA_FLAGS": process_harness.xla_flags(os.environ, devices), **variables}
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """`bert-jax ARGUMENTS` in this interpreter, warnings being errors."""
+    """Return the command line of ``bert-jax ARGUMENTS``; warnings are errors."""
     return [sys.executable, "-W", "error", "-m", "pipelines.commands.cli", *map(str, arguments)]
 
 
 def invoke(
     *arguments: str | Path, devices: int = 1, folder: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in this process, which has imported and compiled what it needs.
+    """Run a command in this process, where imports and compiled programs are ready.
 
-    For tests of what a command does; `run_process` is for tests of processes. Variables are those
-    that are read when a command runs.
+    For tests of the effects of a command; use `run_process` to test processes. Only variables that
+    the command reads at run time have an effect.
     """
     return in_process.run(arguments, devices, folder, variables)
 
@@ -47,11 +47,11 @@ def invoke(
 def run_process(
     *arguments: str | Path, devices: int = 1, folder: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own to its end.
+    """Run a command in a new process to its end.
 
-    With variables, which JAX may read when it is imported, in a new interpreter (three seconds);
-    else in one that is forked from a process where all imports are done (half a second). Both
-    trace and compile everything again.
+    With variables, which JAX may read during its import, this starts a new interpreter (three
+    seconds). Without, it forks a process in which all imports are done (half a second). Both trace
+    and compile everything again.
     """
     if not variables:
         return _forked(arguments, devices, folder)
@@ -69,16 +69,31 @@ def run_process(
 def _forked(
     arguments: tuple[str | Path, ...], devices: int, folder: Path
 ) -> subprocess.CompletedProcess[str]:
-    with TemporaryDirectory() as notes:
-        under = Circumstances(dict(os.environ), partial(os.chdir, folder), devices)
-        life = process_harness.run(Path(notes), *arguments, under=under)
-        return subprocess.CompletedProcess(
-            arguments, life.end(), life.out.read_text("utf-8"), life.said
-        )
+    with TemporaryDirectory() as files:
+        forked = Environment(dict(os.environ), partial(os.chdir, folder), devices)
+        process = process_harness.run(Path(files), *arguments, environment=forked)
+        stdout = process.stdout_file.read_text("utf-8")
+        return subprocess.CompletedProcess(arguments, process.wait(), stdout, process.stderr)
+
+
+def run_python(
+    script: str, *arguments: str | Path, warnings: str = "default", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script, which may import the product and `support`, in a new interpreter."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-W", warnings, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(**({"PYTHONPATH": path} | variables)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """Asserts that a command ended with `code` and one readable last line that has `words`."""
+    """Assert that a command ended with `code` and a readable last line that contains `words`."""
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -88,7 +103,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
 
 
 def start(*arguments: str | Path, devices: int = 1, **variables: str) -> subprocess.Popen[str]:
-    """Starts a command that goes on beside the test."""
+    """Start a command that runs while the test continues."""
     return subprocess.Popen(
         command(*arguments),
         cwd=ROOT,
@@ -101,7 +116,7 @@ def start(*arguments: str | Path, devices: int = 1, **variables: str) -> subproc
 
 @contextmanager
 def small_disk(folder: Path, *options: str) -> Iterator[Path]:
-    """A file system of its own, mounted with `options` (see mount(8)), where the user may mount."""
+    """Mount a file system in memory with `options` (see mount(8)); skip the test if not allowed."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", ",".join(options), "none", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -113,15 +128,15 @@ def small_disk(folder: Path, *options: str) -> Iterator[Path]:
 
 
 def write_config(config: RunConfig, folder: Path) -> Path:
-    """The config as a file for ``--config``."""
+    """Write a config to a file for ``--config``."""
     file = folder / "config.yaml"
     file.write_text(to_yaml(config), "utf-8")
     return file
 
 
 def inspected(model: Path | str) -> dict[str, Any]:
-    """What ``bert-jax inspect MODEL --json`` prints."""
-    # Clients of buckets are kept in a process, with the address of the emulator that they found.
+    """Return the output of ``bert-jax inspect MODEL --json``."""
+    # Bucket clients stay in a process, with the emulator address of the test that created them.
     run = run_process if str(model).startswith("gs://") else invoke
     result = run("inspect", model, "--json")
     assert result.returncode == 0, result.stderr

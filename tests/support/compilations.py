@@ -1,7 +1,7 @@
-"""Counts what each test file compiles: `pytest --compilations` ends with a table.
+"""Counts the compilations of each test file: ``pytest --compilations`` prints a table.
 
-A program that the persistent cache already has costs a tenth of a new one, so tests that use the
-same shapes and options share programs across files, workers and processes.
+A program from the persistent cache takes a tenth of the time of a new one. Tests with the same
+shapes and options share programs across files, workers and processes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 VARIABLE = "BERT_JAX_TEST_COMPILATIONS"
-"""Names the file that workers and the processes of `process_harness` append to."""
+"""The file to which workers and the processes of `process_harness` append."""
 
 _EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "traced",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowered",
-    "/jax/core/compile/backend_compile_duration": "compiled",  # anew or from the cache
+    "/jax/core/compile/backend_compile_duration": "compiled",  # new or from the cache
     "/jax/compilation_cache/cache_retrieval_time_sec": "cached",
 }
 
 
 def record() -> None:
-    """Appends a line "EVENT SECONDS FILE" for every program of this process, where asked for."""
+    """Append a line "EVENT SECONDS FILE" for each program of this process, if requested."""
     if VARIABLE not in os.environ:
         return
     import jax
@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses the file before workers inherit the environment."""
+    """Set the file before workers inherit the environment."""
     if config.getoption("--compilations") and "PYTEST_XDIST_WORKER" not in os.environ:
         folder = Path(config.rootpath, ".pytest_cache")
         folder.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Prints the table: programs, those not in the cache, seconds of compiling and of tracing."""
+    """Print programs, those not in the cache, and seconds of compiling, lowering and tracing."""
     if not config.getoption("--compilations"):
         return
     file = Path(os.environ[VARIABLE])
@@ -63,15 +63,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     count: Counter[tuple[str, str]] = Counter()
     seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     for line in lines:
-        event, took, test = line.split(" ", 2)
+        event, duration, test = line.split(" ", 2)
         for name in (test, "all"):
             count[event, name] += 1
-            seconds[event, name] += float(took)
+            seconds[event, name] += float(duration)
     terminalreporter.section("programs by test file")
     row = "{:>9} {:>9} {:>9} {:>9} {:>9}  {}"
     write = terminalreporter.write_line
     write(row.format("programs", "new", "compile s", "lower s", "trace s", "file"))
     for test in sorted({name for _, name in count}, key=lambda name: -seconds["compiled", name]):
         new = count["compiled", test] - count["cached", test]
-        spent = (f"{seconds[event, test]:.1f}" for event in ("compiled", "lowered", "traced"))
-        write(row.format(count["compiled", test], new, *spent, test))
+        times = (f"{seconds[event, test]:.1f}" for event in ("compiled", "lowered", "traced"))
+        write(row.format(count["compiled", test], new, *times, test))

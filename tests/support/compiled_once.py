@@ -1,9 +1,9 @@
 """Compiles each step once per test process instead of once per run.
 
-A run builds its step from functions made for it, which JAX cannot recognize: a second run with the
-same config traces, lowers and compiles everything again, two to five seconds for a step that takes
-milliseconds. Here the functions that only depend on a config are kept, so JAX's own caches hit.
-What is compiled stays the same. Commands in processes of their own always compile.
+A run builds new functions for its step, so JAX traces, lowers and compiles everything again for a
+second run with the same config: two to five seconds for a step that takes milliseconds. This module
+caches the functions that depend only on a config, so that the caches of JAX hit. The programs stay
+the same. Commands in separate processes always compile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bert_jax.training import optimizers, step
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
 
-_kept: dict[Hashable, Any] = {}
+_cache: dict[Hashable, Any] = {}
 
 
 def _once(
@@ -29,11 +29,11 @@ def _once(
 ) -> Any:
     try:
         key = (kind, partitioner.mesh, partitioner.mapping, partitioner.shard_state, *of)
-        if key not in _kept:
-            _kept[key] = make()
-    except TypeError:  # a part that cannot be compared
+        if key not in _cache:
+            _cache[key] = make()
+    except TypeError:  # a part that cannot be hashed
         return make()
-    return _kept[key]
+    return _cache[key]
 
 
 def _parts(of: Steps) -> tuple[Hashable, ...]:
@@ -44,7 +44,7 @@ def _parts(of: Steps) -> tuple[Hashable, ...]:
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Lets later runs of this process find the steps of earlier ones."""
+    """Let runs in this process share steps."""
     optimizer, schedule = cache(optimizers.optimizer), cache(optimizers.schedule)
     patch.setattr(step, "optimizer", optimizer)
     patch.setattr(step, "schedule", schedule)
@@ -56,13 +56,13 @@ def install(patch: pytest.MonkeyPatch) -> None:
 
     train_step, eval_step, build = Partitioner.train_step, Partitioner.eval_step, Partitioner.build
 
-    def kept_train(partitioner: Partitioner, of: Steps) -> Any:
+    def cached_train(partitioner: Partitioner, of: Steps) -> Any:
         return _once("train", partitioner, _parts(of), partial(train_step, partitioner, of))
 
-    def kept_eval(partitioner: Partitioner, of: Steps) -> Any:
+    def cached_eval(partitioner: Partitioner, of: Steps) -> Any:
         return _once("eval", partitioner, _parts(of), partial(eval_step, partitioner, of))
 
-    def kept_build(partitioner: Partitioner, make: Callable[..., Any], *arguments: Any) -> Any:
+    def cached_build(partitioner: Partitioner, make: Callable[..., Any], *arguments: Any) -> Any:
         if not isinstance(make, partial) or make.keywords:
             return build(partitioner, make, *arguments)
         shapes = jax.eval_shape(make, *arguments)
@@ -71,6 +71,6 @@ def install(patch: pytest.MonkeyPatch) -> None:
         place = partial(jax.jit, make, out_shardings=partitioner.shardings(shapes))
         return _once("build", partitioner, of, place)(*arguments)
 
-    patch.setattr(Partitioner, "train_step", kept_train)
-    patch.setattr(Partitioner, "eval_step", kept_eval)
-    patch.setattr(Partitioner, "build", kept_build)
+    patch.setattr(Partitioner, "train_step", cached_train)
+    patch.setattr(Partitioner, "eval_step", cached_eval)
+    patch.setattr(Partitioner, "build", cached_build)

@@ -1,7 +1,7 @@
-"""The commands that README.md and the pages of docs/ show.
+"""The fenced code blocks of README.md and docs/.
 
-``python -m support.doc_blocks FILE`` runs those that are marked `<!-- run: … -->` in FILE, one
-after the other, as they stand; `make tutorial` does so.
+``python -m support.doc_blocks FILE`` runs the blocks of FILE that are marked `<!-- run: … -->`, in
+their order; ``make tutorial`` uses it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Block:
     """A fenced block.
 
     Attributes:
-        file: In which it stands.
-        line: Of its fence.
-        language: As the fence says.
-        mark: ("run", name) or ("not run", reason) of the comment before it; else empty.
+        file: The page.
+        line: Line of the fence.
+        language: Language in the fence.
+        mark: ("run", name) or ("not run", reason) from the comment before it; empty otherwise.
         text: Its content.
     """
 
@@ -44,18 +44,18 @@ class Block:
 
     @property
     def where(self) -> str:
-        """For messages and names of tests."""
+        """Return FILE:LINE."""
         return f"{self.file.relative_to(ROOT)}:{self.line}"
 
     def lines(self) -> list[str]:
-        """Its commands as a shell would read them, without prompts, comments and output."""
+        """Return the lines for a shell, without prompts, comments and output."""
         lines = self.text.replace("\\\n", " ").splitlines()
         if self.language == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         return [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
 
     def commands(self) -> Iterator[list[str]]:
-        """The words of every simple command, without redirections and variables before it."""
+        """Yield the words of each simple command, without redirections and leading variables."""
         for line in self.lines():
             lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
             lexer.whitespace_split = True
@@ -71,22 +71,22 @@ class Block:
 def _without_extras(words: list[str]) -> list[str]:
     while words and _VARIABLE.fullmatch(words[0]):
         words = words[1:]
-    for place, word in enumerate(words):
+    for position, word in enumerate(words):
         if set(word) <= set("<>"):
-            return words[:place]
+            return words[:position]
     return words
 
 
 def pages() -> list[Path]:
-    """README.md, its neighbours and everything in docs/ that is written by hand."""
+    """Return README.md, its neighbors and all handwritten pages of docs/."""
     docs = [path for path in (ROOT / "docs").rglob("*.md") if "_" not in path.parent.name]
     others = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     return [*others, *sorted(docs), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
 
 def blocks(file: Path) -> list[Block]:
-    """The fenced blocks of a file."""
-    found, mark = [], ()
+    """Return the fenced blocks of a file."""
+    result, mark = [], ()
     lines = iter(enumerate(file.read_text("utf-8").splitlines(), 1))
     for number, line in lines:
         if fence := _FENCE.match(line):
@@ -96,32 +96,32 @@ def blocks(file: Path) -> list[Block]:
                 if inner.rstrip() == end:
                     break
                 content.append(inner.removeprefix(fence[1]))
-            found.append(Block(file, number, fence[3], mark, "\n".join(content)))
+            result.append(Block(file, number, fence[3], mark, "\n".join(content)))
         marked = _MARK.match(line)
         if marked:
             mark = (marked[1], marked[2])
         elif line.strip():
             mark = ()
-    return found
+    return result
 
 
 def marked(file: Path) -> list[Block]:
-    """The blocks to run."""
+    """Return the blocks to run."""
     return [block for block in blocks(file) if block.mark[:1] == ("run",)]
 
 
 def main() -> None:
-    """Runs the marked commands of a file from the root of the repository."""
-    began = time.monotonic()
+    """Run the marked commands of a file from the root of the repository."""
+    start = time.monotonic()
     for block in marked(ROOT / sys.argv[1]):
         for line in block.lines():
             print(f"$ {line}", flush=True)  # noqa: T201
             started = time.monotonic()
-            # The interpreter's folder comes first, so that its bert-jax and python are found.
+            # Use bert-jax and python of this interpreter.
             path = f'PATH="{Path(sys.executable).parent}:$PATH"'
             subprocess.run(["sh", "-c", f"{path}; {line}"], cwd=ROOT, check=True)
             print(f"({time.monotonic() - started:.0f} s)\n", flush=True)  # noqa: T201
-    print(f"{time.monotonic() - began:.0f} s in all")  # noqa: T201
+    print(f"{time.monotonic() - start:.0f} s in total")  # noqa: T201
 
 
 if __name__ == "__main__":

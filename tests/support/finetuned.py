@@ -21,7 +21,7 @@ WORDS = ["the", "man", "and", "milk", "in", "a", "store", "on"]
 
 
 def texts(path: Path, count: int, seed: int) -> Path:
-    """Texts that speak of milk or do not; a vocabulary of 70 is enough for them."""
+    """Write texts with and without milk; a vocabulary of 70 is enough."""
     rng = random.Random(seed)  # noqa: S311
     lines = ["text,label"]
     for number in range(count):
@@ -44,7 +44,7 @@ def tags(path: Path, count: int, seed: int) -> Path:
 
 
 def numbers(path: Path, count: int, seed: int) -> Path:
-    """How often milk is spoken of."""
+    """Write texts with the number of their mentions of milk."""
     rng = random.Random(seed)  # noqa: S311
     rows = [rng.choices([*WORDS[:2], "milk"], k=6) for _ in range(count)]
     lines = [f"{' '.join(words)},{words.count('milk')}" for words in rows]
@@ -53,7 +53,7 @@ def numbers(path: Path, count: int, seed: int) -> Path:
 
 
 def choices(path: Path, count: int, seed: int) -> Path:
-    """One of three goes on with milk."""
+    """Write choices of which one ends with milk."""
     rng = random.Random(seed)  # noqa: S311
     records = []
     for _ in range(count):
@@ -65,7 +65,7 @@ def choices(path: Path, count: int, seed: int) -> Path:
 
 
 def summaries(path: Path, count: int, seed: int) -> Path:
-    """The sentence with milk is the summary."""
+    """Write documents whose summary is the sentence with milk."""
     rng = random.Random(seed)  # noqa: S311
     records = []
     for _ in range(count):
@@ -77,7 +77,7 @@ def summaries(path: Path, count: int, seed: int) -> Path:
 
 
 def questions(path: Path, count: int, seed: int) -> Path:
-    """The answer is milk, wherever it is."""
+    """Write questions whose answer is milk."""
     rng = random.Random(seed)  # noqa: S311
     paragraphs = []
     for number in range(count):
@@ -85,8 +85,8 @@ def questions(path: Path, count: int, seed: int) -> Path:
         words[rng.randrange(6)] = "milk"
         context = " ".join(words)
         answer = {"text": "milk", "answer_start": context.index("milk")}
-        asked = {"id": str(number), "question": "the man in?", "answers": [answer]}
-        paragraphs.append({"context": context, "qas": [asked]})
+        question = {"id": str(number), "question": "the man in?", "answers": [answer]}
+        paragraphs.append({"context": context, "qas": [question]})
     data = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
     path.write_text(json.dumps(data), "utf-8")
     return path
@@ -97,7 +97,7 @@ def json_lines(path: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
-# Task -> maker of its files, their ending, a metric and what it reaches.
+# Task -> writer of its files, their suffix, a metric and the value that it reaches.
 FILES: dict[str, tuple[Callable[[Path, int, int], Path], str, str, float]] = {
     "classification": (texts, "csv", "accuracy", 0.9),
     "tagging": (tags, "conll", "f1", 0.9),
@@ -110,7 +110,7 @@ FILES: dict[str, tuple[Callable[[Path, int, int], Path], str, str, float]] = {
 
 def options(task: str, folder: Path, run: Path, **more: object) -> list[str]:
     make, ending, *_ = FILES[task]
-    given = {
+    values = {
         "init": MODEL,
         "run_dir": run,
         "data.train": make(folder / f"train.{ending}", 64, 0),
@@ -128,12 +128,12 @@ def options(task: str, folder: Path, run: Path, **more: object) -> list[str]:
     return [
         "finetune",
         task,
-        *(str(w) for key, value in given.items() for w in (f"--{key}", value)),
+        *(str(w) for key, value in values.items() for w in (f"--{key}", value)),
     ]
 
 
 def run(words: list[str]) -> dict[str, Any]:
-    """`bert-jax finetune` in this process."""
+    """Run ``bert-jax finetune`` in this process."""
     name, *rest = words[1:]
     parser = command_parser(f"finetune {name}", "")
     config = replace(read_config(parser, rest, FinetuneConfig)[0], task=name)

@@ -1,13 +1,13 @@
-"""A Google Cloud Storage of one's own: gcp-storage-emulator on 127.0.0.1, in a process.
+"""A local Google Cloud Storage: gcp-storage-emulator on 127.0.0.1, in its own process.
 
-    with gcs.emulator() as (url, variables):
-        gcs.make_bucket(url, "some-bucket")  # three letters or more
-        subprocess.run(..., env=os.environ | variables)      # gs://some-bucket/… is there
+    with gcs_emulator.emulator() as (url, variables):
+        gcs_emulator.make_bucket(url, "some-bucket")  # three letters or more
+        subprocess.run(..., env=os.environ | variables)  # can use gs://some-bucket/…
 
-It is not Google's. It keeps everything in memory, answers one request at a time, and knows no
-credentials. What it lacks is added to it here: the request ``moveTo``, by which gcsfs renames; the
-generations of objects in the headers of downloads and conditions on them, which TensorStore relies
-on; and refusals, which a bucket called ``refused-…`` gives to everybody.
+The emulator keeps everything in memory, handles one request at a time and checks no credentials.
+This module adds the request ``moveTo``, by which gcsfs renames; generations in the headers of
+downloads and conditions on them, which TensorStore needs; and buckets called ``refused-…`` that
+refuse all requests.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ REFUSED = "refused-"
 
 @contextmanager
 def emulator() -> Iterator[tuple[str, dict[str, str]]]:
-    """Runs a server.
+    """Run a server.
 
     Yields:
-        Its address, and the environment variables by which programs find it.
+        Its URL, and the environment variables with its address for programs.
     """
     port = free_port()
     process = subprocess.Popen(
@@ -56,46 +56,46 @@ def emulator() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def variables(url: str) -> dict[str, str]:
-    """What tells gcsfs, Orbax and TensorStore to ask `url`, and to look for no credentials."""
+    """Return variables that make gcsfs, Orbax and TensorStore use `url` without credentials."""
     return {
         "STORAGE_EMULATOR_HOST": url,  # gcsfs, google-cloud-storage
         "TENSORSTORE_GCS_HTTP_URL": url,
         "FSSPEC_GCS_TOKEN": "anon",
         "NO_GCE_CHECK": "true",
-        "GCE_METADATA_ROOT": "127.0.0.1:1",  # nobody answers, at once
+        "GCE_METADATA_ROOT": "127.0.0.1:1",  # refuses connections at once
     }
 
 
 def make_bucket(url: str, name: str) -> str:
-    """Makes a bucket, which deletes for good; returns its gs:// address."""
-    # Kept after their end, objects would slow the emulator down with every further request.
+    """Create a bucket without soft deletion; return its gs:// address."""
+    # Soft-deleted objects slow down every further request.
     body = {"name": name, "softDeletePolicy": {"retentionDurationSeconds": "0"}}
-    _ask(f"{url}/storage/v1/b?project=test", json.dumps(body).encode(), "application/json")
+    _request(f"{url}/storage/v1/b?project=test", json.dumps(body).encode(), "application/json")
     return f"gs://{name}"
 
 
 def names(url: str, address: str) -> list[str]:
-    """The objects below ``gs://…``, without that."""
+    """Return the names of the objects below ``gs://…``, relative to it."""
     bucket, _, folder = address.removeprefix("gs://").partition("/")
-    found = json.loads(_ask(f"{url}/storage/v1/b/{bucket}/o?prefix={quote(folder, '')}%2F"))
-    return [item["name"].removeprefix(f"{folder}/") for item in found.get("items", ())]
+    listing = json.loads(_request(f"{url}/storage/v1/b/{bucket}/o?prefix={quote(folder, '')}%2F"))
+    return [item["name"].removeprefix(f"{folder}/") for item in listing.get("items", ())]
 
 
 def read(url: str, address: str) -> bytes:
-    """An object."""
+    """Return the content of an object."""
     bucket, _, name = address.removeprefix("gs://").partition("/")
-    return _ask(f"{url}/storage/v1/b/{bucket}/o/{quote(name, '')}?alt=media")
+    return _request(f"{url}/storage/v1/b/{bucket}/o/{quote(name, '')}?alt=media")
 
 
 def write(url: str, address: str, content: bytes) -> None:
-    """Makes an object, which must not be empty."""
+    """Write an object; its content must not be empty."""
     bucket, _, name = address.removeprefix("gs://").partition("/")
     query = f"uploadType=media&name={quote(name, '')}"
-    _ask(f"{url}/upload/storage/v1/b/{bucket}/o?{query}", content)
+    _request(f"{url}/upload/storage/v1/b/{bucket}/o?{query}", content)
 
 
 def download(url: str, address: str, folder: Path) -> Path:
-    """Copies what is below ``gs://…`` to a folder."""
+    """Copy the objects below ``gs://…`` to a folder."""
     for name in names(url, address):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(read(url, f"{address}/{name}"))
@@ -103,23 +103,23 @@ def download(url: str, address: str, folder: Path) -> Path:
 
 
 def upload(url: str, folder: Path, address: str) -> str:
-    """Copies a folder to ``gs://…``."""
+    """Copy a folder to ``gs://…``."""
     for file in folder.rglob("*"):
         if file.is_file():
             write(url, f"{address}/{file.relative_to(folder)}", file.read_bytes())
     return address
 
 
-def _ask(url: str, body: bytes | None = None, kind: str = "application/octet-stream") -> bytes:
+def _request(url: str, body: bytes | None = None, kind: str = "application/octet-stream") -> bytes:
     request = urllib.request.Request(url, body, {"Content-Type": kind})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return answer.read()
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        return response.read()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(200):
         try:
-            _ask(url)
+            _request(url)
             return
         except (urllib.error.URLError, ConnectionError):
             assert process.poll() is None, "the emulator ended"
@@ -134,13 +134,13 @@ def _serve(port: int) -> None:
     names = r"(?P<object_id>.*[^/]+)/moveTo/o/(?P<dest_object_id>.*[^/]+)"
     route = rf"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/{names}$"
     server.HANDLERS = ((route, {server.POST: _move}), *server.HANDLERS)
-    download, answer = objects.download, server.Router.handle
+    original_download, original_handle = objects.download, server.Router.handle
 
-    def downloaded(request: Any, response: Any, storage: Any) -> None:
-        download(request, response, storage)
+    def download_with_generation(request: Any, response: Any, storage: Any) -> None:
+        original_download(request, response, storage)
         names = request.params
-        if found := storage.objects[names["bucket_name"]].get(names["object_id"]):
-            response["X-Goog-Generation"] = found["generation"]
+        if metadata := storage.objects[names["bucket_name"]].get(names["object_id"]):
+            response["X-Goog-Generation"] = metadata["generation"]
 
     def handle(router: Any, method: str) -> None:
         handler = router._request_handler
@@ -152,9 +152,9 @@ def _serve(port: int) -> None:
             handler.end_headers()
             handler.wfile.write(body)
         else:
-            answer(router, method)
+            original_handle(router, method)
 
-    objects.download, server.Router.handle = downloaded, handle
+    objects.download, server.Router.handle = download_with_generation, handle
     server.create_server("127.0.0.1", port, in_memory=True).run()
 
 
@@ -163,25 +163,25 @@ def _move(request: Any, response: Any, storage: Any) -> None:
     from gcp_storage_emulator.handlers import objects
 
     names = request.params
-    here = (names["bucket_name"], names["object_id"])
+    source = (names["bucket_name"], names["object_id"])
     try:
-        there = (names["bucket_name"], names["dest_object_id"])
-        response.json(objects._copy(request.base_url, storage, *here, *there))
-        storage.delete_file(*here)
+        target = (names["bucket_name"], names["dest_object_id"])
+        response.json(objects._copy(request.base_url, storage, *source, *target))
+        storage.delete_file(*source)
     except NotFound:
         response.status = HTTPStatus.NOT_FOUND
 
 
 def _refusal(path: str, method: str, storage: Any) -> tuple[int, str] | None:
-    """What a request without rights, or with a condition that does not hold, is answered."""
-    place = re.search(r"/b/([-.\w]+)(?:/o)?/?([^?]*)", path)
-    if place is None:
+    """Return the status and message for a request without rights or with a false condition."""
+    location = re.search(r"/b/([-.\w]+)(?:/o)?/?([^?]*)", path)
+    if location is None:
         return None
-    if place[1].startswith(REFUSED):
+    if location[1].startswith(REFUSED):
         return 403, "somebody does not have storage.objects.list access to the bucket."
     query = {key: values[0] for key, values in parse_qs(urlsplit(path).query).items()}
-    name = query.get("name") or unquote(place[2])
-    generation = storage.objects.get(place[1], {}).get(name, {}).get("generation", "0")
+    name = query.get("name") or unquote(location[2])
+    generation = storage.objects.get(location[1], {}).get(name, {}).get("generation", "0")
     if query.get("ifGenerationMatch", generation) != generation:
         return 412, "conditionNotMet"
     if query.get("ifGenerationNotMatch") == generation:

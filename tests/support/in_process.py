@@ -1,4 +1,4 @@
-"""Runs commands inside the process of the tests, as if each had a process of its own."""
+"""Runs commands inside the test process, as if each had its own process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(
     arguments: tuple[str | Path, ...], devices: int, folder: Path, variables: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Runs ``bert-jax ARGUMENTS`` on the first of the emulated devices; see `commands.invoke`."""
+    """Run ``bert-jax ARGUMENTS`` on the first of the emulated devices; see `commands.invoke`."""
     with ExitStack() as stack:
         out, err = (stack.enter_context(TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
         stack.enter_context(chdir(folder))
@@ -59,7 +59,7 @@ def _exit_code() -> int:
 
 @contextmanager
 def _restored(devices: int, arguments: list[str]) -> Iterator[None]:
-    """What a command changes in its process is as before afterwards."""
+    """Restore the state of the process that a command changes."""
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     all_devices = distributed.devices
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -79,9 +79,9 @@ def _restored(devices: int, arguments: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _redirected(out: TextIO, err: TextIO) -> Iterator[None]:
-    """Sends both streams to files, also what libraries write to their descriptors."""
+    """Redirect both streams and their descriptors to files."""
     with pytest.MonkeyPatch.context() as patch:
-        kept = {number: os.dup(number) for number in (1, 2)}
+        originals = {number: os.dup(number) for number in (1, 2)}
         try:
             for number, file in ((1, out), (2, err)):
                 os.dup2(file.fileno(), number)
@@ -89,7 +89,7 @@ def _redirected(out: TextIO, err: TextIO) -> Iterator[None]:
             patch.setattr(sys, "stderr", open(2, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
             yield
         finally:
-            for number, copy in kept.items():
+            for number, copy in originals.items():
                 os.dup2(copy, number)
                 os.close(copy)
 

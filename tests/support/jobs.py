@@ -1,4 +1,4 @@
-"""Jobs of two real processes, joined by JAX's coordination service."""
+"""Jobs of two real processes, connected by the coordination service of JAX."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from support.commands import ROOT, environment
 from support.ports import free_address
 
 
-def both(*commands: list[str], devices: int = 2) -> list[subprocess.Popen[str]]:
-    """Starts the same command as two processes of one job."""
-    first = free_address()
+def start_two(*commands: list[str], devices: int = 2) -> list[subprocess.Popen[str]]:
+    """Start a command as two processes of one job."""
+    coordinator = free_address()
     return [
         subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment(
                 devices,
-                JAX_COORDINATOR_ADDRESS=first,
+                JAX_COORDINATOR_ADDRESS=coordinator,
                 JAX_NUM_PROCESSES="2",
                 JAX_PROCESS_ID=str(number),
             ),
@@ -33,7 +33,10 @@ def both(*commands: list[str], devices: int = 2) -> list[subprocess.Popen[str]]:
     ]
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> list[subprocess.CompletedProcess[str]]:
+def wait_for_all(
+    processes: list[subprocess.Popen[str]],
+) -> list[subprocess.CompletedProcess[str]]:
+    """Wait for the end of the processes of a job."""
     results = []
     for process in processes:
         try:
@@ -44,9 +47,10 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[subprocess.CompletedPr
     return results
 
 
-def same_curve(run: Path, other: Path) -> None:
-    for one, two in zip(metrics.read(run), metrics.read(other), strict=True):
-        assert one["step"] == two["step"]
-        assert one.get("tokens") == two.get("tokens")
-        for name in {"loss", "grad_norm", "eval_mlm_loss"} & one.keys():
-            assert one[name] == pytest.approx(two[name], rel=1e-5), one["step"]
+def assert_same_curve(run: Path, expected: Path) -> None:
+    """Assert that two runs logged the same steps with close losses."""
+    for line, expected_line in zip(metrics.read(run), metrics.read(expected), strict=True):
+        assert line["step"] == expected_line["step"]
+        assert line.get("tokens") == expected_line.get("tokens")
+        for name in {"loss", "grad_norm", "eval_mlm_loss"} & line.keys():
+            assert line[name] == pytest.approx(expected_line[name], rel=1e-5), line["step"]

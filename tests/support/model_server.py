@@ -1,4 +1,4 @@
-"""Servers of small models, and what asks them."""
+"""Servers of small models, and their client."""
 
 from __future__ import annotations
 
@@ -40,60 +40,63 @@ HEADS = {
 
 
 class Client:
-    """Asks a server, with the headers that a program would send."""
+    """A client with the headers of a program."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.address = url.removeprefix("http://").rstrip("/")
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self.address, timeout=60)
         try:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, body, named)
-            answer = connection.getresponse()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+            fields = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, fields)
+            response = connection.getresponse()
+            header = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, header, response.read()
         finally:
             connection.close()
 
     def post(self, name: str, **request: Any) -> tuple[int, Any]:
         body = json.dumps(request).encode()
-        status, _, said = self.ask("POST", f"/api/{name}", body, Content_Type="application/json")
-        return status, json.loads(said)
+        status, _, content = self.request(
+            "POST", f"/api/{name}", body, Content_Type="application/json"
+        )
+        return status, json.loads(content)
 
-    def found(self, name: str, **request: Any) -> Any:
-        status, said = self.post(name, **request)
-        assert status == 200, said
-        return said
+    def result(self, name: str, **request: Any) -> Any:
+        status, body = self.post(name, **request)
+        assert status == 200, body
+        return body
 
     def refused(self, code: int, name: str, **request: Any) -> str:
-        status, said = self.post(name, **request)
-        assert status == code, said
-        assert list(said) == ["error"]
-        assert "\n" not in said["error"]
-        assert len(said["error"]) < 500
-        return said["error"]
+        status, body = self.post(name, **request)
+        assert status == code, body
+        assert list(body) == ["error"]
+        assert "\n" not in body["error"]
+        assert len(body["error"]) < 500
+        return body["error"]
 
 
-def near(found: Any, expected: Any) -> None:
-    """Asserts that JSON values are equal, numbers to 1e-5; `found` may have more keys."""
+def assert_close(actual: Any, expected: Any) -> None:
+    """Assert that JSON values are equal, numbers to 1e-5; `actual` may have more keys."""
     if isinstance(expected, dict):
         for key, value in expected.items():
-            near(found[key], value)
+            assert_close(actual[key], value)
     elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            near(one, other)
+        assert len(actual) == len(expected)
+        for actual_item, item in zip(actual, expected, strict=True):
+            assert_close(actual_item, item)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, abs=NEAR, rel=NEAR)
+        assert actual == pytest.approx(expected, abs=NEAR, rel=NEAR)
     else:
-        assert found == expected
+        assert actual == expected
 
 
 def with_head(task: str) -> LoadedModel:
-    """A small BERT with a head for a task that nobody trained."""
+    """Return a small BERT with an untrained head for a task."""
     classes = HEADS[task]
     model = open_model(GOLDEN, Partitioner(devices()[:1]))
     data = TaskDataConfig(train="none", length=32)
@@ -118,11 +121,11 @@ def answers_of(model: Path | LoadedModel) -> Answers:
 
 @contextmanager
 def served(model: Path | LoadedModel | Answers) -> Iterator[Client]:
-    """A server of a model, in a thread of this process."""
+    """Serve a model in a thread of this process."""
     answers = model if isinstance(model, Answers) else answers_of(model)
     with listening("127.0.0.1", 0) as sock:
         app = create_app(answers, Hosts("127.0.0.1"))
-        # Without the handlers of signals, which the main thread has.
+        # A thread cannot handle signals.
         server = uvicorn.Server(config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()

@@ -1,6 +1,6 @@
-"""Training on batches with NaN in them, and what it must come to.
+"""Training on batches with NaN in them, and the expected results.
 
-`bert-jax` itself with NaN in the batches of these steps: python -m support.nan_batches 7,9 …
+``python -m support.nan_batches 7,9 …`` runs ``bert-jax …`` with NaN in the batches of these steps.
 """
 
 from __future__ import annotations
@@ -36,65 +36,69 @@ from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 
 
-class PoisonedData(PretrainingData):
-    """Training data with NaN in the weights of the batches of some steps."""
+class NanBatchData(PretrainingData):
+    """Training data with NaN in the weights of some batches."""
 
-    bad: frozenset[int] = frozenset()
+    bad_steps: frozenset[int] = frozenset()
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of update number `step`, counted from 0 as there."""
+        """Return the batch of update number `step`, counted from 0."""
         batch = super().batch_at(step, rows)
-        if step + 1 in self.bad:
+        if step + 1 in self.bad_steps:
             weights = np.full_like(batch.arrays["mlm_weights"], np.nan)
             batch = replace(batch, arrays=batch.arrays | {"mlm_weights": weights})
         return batch
 
 
-Poison = Callable[..., None]
+InjectNan = Callable[..., None]
 
 
 @pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """Puts NaN into the batches of these steps."""
-    monkeypatch.setattr(pretraining, "PretrainingData", PoisonedData)
-    return lambda *steps: monkeypatch.setattr(PoisonedData, "bad", frozenset(steps))
+def inject_nan(monkeypatch: pytest.MonkeyPatch) -> InjectNan:
+    """Return a function that puts NaN into the batches of these steps."""
+    monkeypatch.setattr(pretraining, "PretrainingData", NanBatchData)
+    return lambda *steps: monkeypatch.setattr(NanBatchData, "bad_steps", frozenset(steps))
 
 
 @pytest.fixture
-def rolling(config: RunConfig) -> RunConfig:
-    """The run of conftest with rollback; a line of the log only every 7 steps."""
+def rollback_config(config: RunConfig) -> RunConfig:
+    """Return the config of conftest with rollback and a log line every 7 steps."""
     return replace(config, train=replace(config.train, on_nonfinite="rollback", log_every=7))
 
 
-def layout_of(config: RunConfig, count: int = 1) -> Partitioner:
+def partitioner_for(config: RunConfig, count: int = 1) -> Partitioner:
     return Partitioner.of(config.parallel, devices()[:count])
 
 
 @cache
 def update(config: RunConfig, count: int) -> Any:
-    """The compiled update, which many tests make use of."""
-    partitioner, steps = layout_of(config, count), Steps.of(config)
+    """Return the compiled update, which tests share."""
+    partitioner, steps = partitioner_for(config, count), Steps.of(config)
     return partitioner.train_step(steps)
 
 
-def reference(config: RunConfig, store: Store, skipped: set[int], count: int = 1) -> str:
-    """The digest of a run made by hand that leaves out these steps."""
+def reference_digest(config: RunConfig, store: Store, skipped: set[int], count: int = 1) -> str:
+    """Return the digest of a run without the trainer that skips these steps."""
     config = replace(config, run_dir="-")
-    partitioner, steps, step = layout_of(config, count), Steps.of(config), update(config, count)
+    partitioner, steps, step = (
+        partitioner_for(config, count),
+        Steps.of(config),
+        update(config, count),
+    )
     data = PretrainingData(store, config)
     state = partitioner.build(lambda: init_state(config.model, steps.optimizer, config.seed))
     for number in range(1, config.steps + 1):
         if number in skipped:
-            counted = jax.device_put(np.int32(number), partitioner.replicated)
-            state = TrainState(counted, state.params, state.opt_state)
+            skipped_step = jax.device_put(np.int32(number), partitioner.replicated)
+            state = TrainState(skipped_step, state.params, state.opt_state)
             continue
         state, _ = step(state, partitioner.shard_batch(data.batch_at(number - 1).arrays))
     return digest(state.params)
 
 
-def reached(config: RunConfig) -> str:
-    """The digest of the newest checkpoint, which is that of the last step."""
-    run, partitioner = Path(config.run_dir), layout_of(config)
+def final_digest(config: RunConfig) -> str:
+    """Return the digest of the newest checkpoint, which must be that of the last step."""
+    run, partitioner = Path(config.run_dir), partitioner_for(config)
     steps = Steps.of(config)
 
     def make() -> TrainState:
@@ -105,14 +109,14 @@ def reached(config: RunConfig) -> str:
     return digest(params)
 
 
-def skipped_in(config: RunConfig) -> list[int]:
+def skipped_steps(config: RunConfig) -> list[int]:
     return [line["step"] for line in metrics.read(Path(config.run_dir)) if "skipped" in line]
 
 
-def told_to_end_going_back(this_process: bool) -> None:
-    """Sends SIGTERM as soon as it goes back, to one of the processes; both wait until JAX saw it.
+def stop_during_rollback(this_process: bool) -> None:
+    """Send SIGTERM to one process during its rollback; all processes wait until JAX notices.
 
-    JAX looks for signals once a second, in which a fast machine gets to the end of a short run.
+    JAX checks for signals once a second, and a short run could end before.
     """
     roll_back = RollbackGuard.roll_back
 
@@ -126,8 +130,8 @@ def told_to_end_going_back(this_process: bool) -> None:
 
 
 if __name__ == "__main__":
-    if told := os.environ.get("TOLD_TO_END"):
-        told_to_end_going_back(told == os.environ.get("JAX_PROCESS_ID", "0"))
-    PoisonedData.bad = frozenset(map(int, sys.argv.pop(1).split(",")))
-    pretraining.PretrainingData = PoisonedData  # type: ignore[misc]
+    if rank := os.environ.get("STOP_DURING_ROLLBACK"):
+        stop_during_rollback(rank == os.environ.get("JAX_PROCESS_ID", "0"))
+    NanBatchData.bad_steps = frozenset(map(int, sys.argv.pop(1).split(",")))
+    pretraining.PretrainingData = NanBatchData  # type: ignore[misc]
     cli.main()

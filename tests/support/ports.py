@@ -1,4 +1,4 @@
-"""Free ports; apart from `conftest`, because `gcs` also runs as a program, without pytest."""
+"""Free ports of this machine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import socket
 
 
 def free_port() -> int:
-    """One that nobody has now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def free_address() -> str:
-    """The same with the host, as JAX wants it."""
+    """Return HOST:PORT with a free port."""
     return f"127.0.0.1:{free_port()}"

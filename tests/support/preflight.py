@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_small(folder: Path) -> Path:
-    """Writes a config of bert-tiny whose batch splits over eight devices."""
+    """Write a config of bert-tiny whose batch splits over eight devices."""
     path = folder / "config.yaml"
     path.write_text(
         "run_dir: run\n"

@@ -1,4 +1,4 @@
-"""``bert-jax tpu local``, with machines that compile as the tests do."""
+"""Runs ``bert-jax tpu local`` on emulated VMs with the XLA flags of the tests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from support.commands import ROOT
 from support.xla_flags import QUICKLY
 from tpu.rehearsal.fake_vm import DEVICES
 
-# The last bits of a run depend on the flags of XLA, and emulated machines inherit no variables.
+# Results depend on XLA flags in their last bits, and emulated VMs inherit no variables.
 FLAGS = f"{QUICKLY} --xla_force_host_platform_device_count={DEVICES}"
 
 _COMMAND = f"""
 from pipelines.commands import cli
-from tpu import local
+from tpu.rehearsal import local
 emulated, flags = local.emulated, {{"XLA_FLAGS": "{FLAGS}"}}
 local.emulated = lambda folder, variables: emulated(folder, variables | flags)
 cli.main()
@@ -24,7 +24,7 @@ cli.main()
 
 
 def run(config: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Rehearses the run of a config to its end."""
+    """Rehearse the run of a config to its end."""
     return subprocess.run(
         [sys.executable, "-c", _COMMAND, "tpu", "local", "--config", str(config), *options],
         cwd=ROOT,

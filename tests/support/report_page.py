@@ -1,4 +1,4 @@
-"""The page of ``bert-jax report``, read with a parser as a browser does."""
+"""Parses the page of ``bert-jax report`` as a browser does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOADING = {"src", "srcset", "data", "action", "poster", "background", "formactio
 
 
 def read(page: Path | str) -> Element:
-    """The page, which must be sound HTML that loads and runs nothing."""
+    """Parse a page, which must be valid HTML that loads and runs nothing."""
     text = page.read_text("utf-8") if isinstance(page, Path) else page
     parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
     root = parser.parse(text)
@@ -45,68 +45,71 @@ def read(page: Path | str) -> Element:
 
 
 def _accessible(root: Element) -> None:
-    """Asserts what a keyboard and a screen reader need."""
+    """Assert what a keyboard and a screen reader need."""
     for area in (div for div in root.iter("div") if div.get("class") == "scroll"):
         assert (area.get("tabindex"), area.get("role")) == ("0", "region")
         assert area.get("aria-label")
-    assert all(shown(cell) for cell in root.iter("th"))
+    assert all(text_of(cell) for cell in root.iter("th"))
     (nav,) = root.iter("nav")
     assert nav.get("aria-label")
     targets = {element.get("id") for element in root.iter()}
     assert all(link.get("href", "")[1:] in targets for link in nav.iter("a")), "a link to nothing"
     levels = [int(str(e.tag)[1]) for e in root.iter() if re.fullmatch("h[1-6]", str(e.tag))]
     assert levels[0] == 1
-    assert all(after <= one + 1 for one, after in pairwise(levels)), "a level is left out"
+    assert all(following <= level + 1 for level, following in pairwise(levels)), (
+        "a level is left out"
+    )
     for drawing in root.iter("svg"):
         assert drawing.get("role") == "img"
         assert drawing.get("aria-label")
 
 
-def shown(element: Element) -> str:
+def text_of(element: Element) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
 def facts(root: Element) -> dict[str, str]:
     tiles = [div for dl in root.iter("dl") for div in dl]
-    return {shown(tile[0]): shown(tile[1]) for tile in tiles}
+    return {text_of(tile[0]): text_of(tile[1]) for tile in tiles}
 
 
 def tables(root: Element) -> list[list[list[str]]]:
-    """The cells of every table, the head first."""
+    """Return the cells of all tables, including headings."""
     return [
-        [[shown(cell) for cell in row] for row in table.iter("tr")] for table in root.iter("table")
+        [[text_of(cell) for cell in row] for row in table.iter("tr")]
+        for table in root.iter("table")
     ]
 
 
 def table(root: Element, first: str) -> list[list[str]]:
-    """The one with this first cell."""
+    """Return the table with this first cell."""
     return next(rows for rows in tables(root) if rows[0][0] == first)
 
 
 def figure(root: Element, title: str) -> Element:
-    found = [f for f in root.iter("figure") if shown(f[0]).startswith(title)]
-    assert len(found) == 1, title
-    return found[0]
+    figures = [f for f in root.iter("figure") if text_of(f[0]).startswith(title)]
+    assert len(figures) == 1, title
+    return figures[0]
 
 
 def curve(root: Element, title: str, name: str) -> np.ndarray:
-    """The corners of a curve on the page, [N, 2]."""
+    """Return the corners of a curve on the page, [N, 2]."""
     groups = [g for g in figure(root, title).iter() if g.get("id", "").endswith(f"-curve-{name}")]
     path = next(p for p in groups[0].iter() if p.get("d"))
     return np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")), np.float64)
 
 
-def agrees(corners: np.ndarray, steps: list[float], values: list[float]) -> None:
-    """Asserts that the corners are these values, on linear scales that rise to right and top."""
+def assert_curve(corners: np.ndarray, steps: list[float], values: list[float]) -> None:
+    """Assert that the corners are these values, on linear axes to the right and up."""
     assert len(corners) == len(steps)
-    for got, wanted, rises in ((corners[:, 0], steps, 1), (corners[:, 1], values, -1)):
-        slope, offset = np.polyfit(wanted, got, 1)
-        assert slope * rises > 0
-        np.testing.assert_allclose(slope * np.array(wanted) + offset, got, atol=1e-3)
+    for drawn, expected, direction in ((corners[:, 0], steps, 1), (corners[:, 1], values, -1)):
+        slope, offset = np.polyfit(expected, drawn, 1)
+        assert slope * direction > 0
+        np.testing.assert_allclose(slope * np.array(expected) + offset, drawn, atol=1e-3)
 
 
-def bare(folder: Path, config: RunConfig, lines: str = "") -> Path:
-    """A run of which only config and log are there."""
+def write_bare_run(folder: Path, config: RunConfig, lines: str = "") -> Path:
+    """Write a run folder with only a config and a log."""
     folder.mkdir()
     (folder / "config.yaml").write_text(to_yaml(replace(config, run_dir=str(folder))), "utf-8")
     (folder / "metrics.jsonl").write_text(lines, "utf-8")

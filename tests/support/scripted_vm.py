@@ -1,4 +1,4 @@
-"""A TPU VM: the real startup script, supervisord and host process; only training is scripted."""
+"""A TPU VM with the real startup script, supervisord and host process, but scripted training."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from bert_jax.runtime import status_files
 from bert_jax.runtime.status_files import Heartbeat
 from support.commands import ROOT
 from tpu.host.host_info import Settings
-from tpu.host.supervise import Host
+from tpu.host.supervise import Supervisor
 from tpu.launch.bundle import SUMS, upload
-from tpu.rehearsal.fake_vm import Machine
-from tpu.rehearsal.reaper import processes
+from tpu.rehearsal.fake_vm import FakeVm
+from tpu.rehearsal.process_cleanup import processes
 
 ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
-# Does what stands in ACTS, a word per life: "step N" does a step, "exit N" ends, "hang" does not,
-# "sleep" waits for a signal.
+# Follows the file ACTS, a line per process: "step N" does a step, "exit N" ends, "hang" and "sleep"
+# wait for a signal.
 TRAINER = """
 import os, signal, sys, time
 from pathlib import Path
 home, acts = Path(sys.argv[1]), Path(os.environ["ACTS"])
-lives = acts.read_text().splitlines()
-acts.write_text("\\n".join(lives[1:]))
+processes = acts.read_text().splitlines()
+acts.write_text("\\n".join(processes[1:]))
 def end(*_):
     print("bert-jax: told to stop", flush=True)
     os._exit(75)
 signal.signal(signal.SIGTERM, end)
-for act in lives[0].split(", ") if lives else ["exit 0"]:
+for act in processes[0].split(", ") if processes else ["exit 0"]:
     word, _, value = act.partition(" ")
     print(act, flush=True)
     if word == "step":
@@ -51,7 +51,7 @@ for act in lives[0].split(", ") if lives else ["exit 0"]:
     else:
         time.sleep(60)
 """
-# `python -m tpu.host.trainer` becomes the program above; everything else is as it is.
+# `python -m tpu.host.trainer` runs the script above instead.
 INSTEAD = """
 import sys
 from importlib.util import spec_from_file_location
@@ -65,14 +65,17 @@ sys.meta_path.insert(0, Finder())
 
 
 def files(hang_timeout: int = 0) -> dict[str, bytes]:
-    """A bundle with nothing to install."""
-    found = {"host.json": Settings(2, hang_timeout, report=0.2).text().encode(), "config.yaml": b""}
-    lines = [f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in found.items()]
-    return found | {SUMS: "".join(lines).encode()}
+    """Return a bundle with nothing to install."""
+    content = {
+        "host.json": Settings(2, hang_timeout, report=0.2).text().encode(),
+        "config.yaml": b"",
+    }
+    lines = [f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in content.items()]
+    return content | {SUMS: "".join(lines).encode()}
 
 
 class Vm:
-    """A machine whose training is scripted."""
+    """A VM whose training is scripted."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.run, self.acts = folder / "run", folder / "acts"
@@ -81,7 +84,7 @@ class Vm:
         stub.mkdir()
         (stub / "scripted.py").write_text(TRAINER, "utf-8")
         (stub / "sitecustomize.py").write_text(INSTEAD, "utf-8")
-        self.machine = Machine(
+        self.machine = FakeVm(
             folder / "vm",
             {},
             {
@@ -94,7 +97,7 @@ class Vm:
         self.sent(files())
 
     def sent(self, bundle: dict[str, bytes], attempt: int = 1) -> None:
-        """Puts a launch into the run folder and its hash into the metadata."""
+        """Put a launch into the run folder and its hash into the metadata."""
         upload(bundle, self.run)
         attributes = {
             "startup-script": (ROOT / "tpu/host/startup.sh").read_text("utf-8"),
@@ -109,15 +112,15 @@ class Vm:
         for name, value in attributes.items():
             self.machine.metadata[ATTRIBUTES + name] = value
 
-    def does(self, *lives: str) -> None:
-        """What the training process does in each of its lives."""
-        self.acts.write_text("\n".join(lives), "utf-8")
+    def script(self, *processes: str) -> None:
+        """Set the acts of each training process; see TRAINER."""
+        self.acts.write_text("\n".join(processes), "utf-8")
 
     def booted(self) -> None:
         self.machine.boot()
 
-    def here(self, monkeypatch: pytest.MonkeyPatch) -> Host:
-        """Its host program in this process, after what the startup script does."""
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+        """Return the host program in this process, after the work of the startup script."""
         for name, value in self.machine.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("signal.signal", lambda number, handler: None)
@@ -125,10 +128,10 @@ class Vm:
         attributes.mkdir(parents=True, exist_ok=True)
         for path, value in self.machine.metadata.items():
             (attributes / path.removeprefix(ATTRIBUTES)).write_text(value, "utf-8")
-        return Host(self.machine.home, self.run / "launch")
+        return Supervisor(self.machine.home, self.run / "launch")
 
     def beat(self) -> Heartbeat | None:
-        beats = status_files.look(self.run)[0].beats
+        beats = status_files.read_status(self.run)[0].heartbeats
         return beats[0] if beats else None
 
     def until(self, condition: Callable[[Heartbeat], Any], seconds: float = 20.0) -> Heartbeat:

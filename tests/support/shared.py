@@ -1,7 +1,7 @@
-"""Folders that cost seconds to make and are read by many tests: made once in a session.
+"""Folders that many tests read, built once per session.
 
-All workers of pytest-xdist share them: the first that asks makes a folder, the others wait for it.
-They are to be read only; a test that changes a run copies it.
+All workers of pytest-xdist share them: the first builds a folder, the others wait. Tests must not
+change them; a test that changes a run copies it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 Shared = Callable[[str, Callable[[Path], object]], Path]
-"""(name, build): the folder of that name, which `build` has filled."""
+"""(name, build): returns the folder of that name, filled by `build`."""
 
 
 def shared_folders(factory: pytest.TempPathFactory) -> Shared:
-    """Returns `Shared` for the session that `factory` belongs to."""
+    """Return `Shared` for the session of `factory`."""
     base = factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     root.mkdir(exist_ok=True)
@@ -29,7 +29,7 @@ def shared_folders(factory: pytest.TempPathFactory) -> Shared:
         with (root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not finished.exists():
-                # After a failure of another worker it is built anew, which shows the reason again.
+                # Rebuild after a failure in another worker, to show the error here as well.
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir()
                 build(path)

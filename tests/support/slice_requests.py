@@ -1,9 +1,8 @@
-"""Requests for slices, and the cloud in memory that they are sent to."""
+"""Requests for slices, sent to the fake cloud."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,8 +23,8 @@ NAME = f"{PLACE}/queuedResources/run"
 
 
 def resource(slices: int = 1, **node: Any) -> tpu_v2.QueuedResource:
-    """A request for four workers in each slice."""
-    wanted = {
+    """Return a request for slices of four workers each."""
+    defaults = {
         "accelerator_type": "v5litepod-16",
         "runtime_version": "v2-alpha-tpuv5-lite",
         "labels": {"managed-by": "bert-jax"},
@@ -34,7 +33,7 @@ def resource(slices: int = 1, **node: Any) -> tpu_v2.QueuedResource:
     names: dict[str, Any] = {"node_id": "run"}
     if slices > 1:
         names = {"multislice_params": {"node_count": slices}}
-    spec = {"parent": PLACE, "node": wanted | node, **names}
+    spec = {"parent": PLACE, "node": defaults | node, **names}
     return tpu_v2.QueuedResource({"tpu": {"node_spec": [spec]}, "spot": {}})
 
 
@@ -59,20 +58,8 @@ def active(cloud: FakeCloud, slices: QueuedResources, count: int = 1) -> None:
         cloud.advance("run")
 
 
-def eventually(true: Callable[[], bool]) -> None:
-    """Waits, but not for ever."""
-    over = threading.Event()
-    timer = threading.Timer(10, over.set)
-    timer.start()
-    try:
-        while not true():
-            assert not over.wait(0.01)
-    finally:
-        timer.cancel()
-
-
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the provider wait for a moment only."""
+    """Shorten the waiting times of the provider."""
     monkeypatch.setattr(provider, "_BACK_OFF", 0.01)
     monkeypatch.setattr(provider, "_ADMISSION", 0.05)
     monkeypatch.setattr(provider, "_POLL", 0.02)

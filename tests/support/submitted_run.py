@@ -1,11 +1,10 @@
-"""A run that was submitted to the cloud in memory, over HTTP; what hosts would say, tests say."""
+"""A run submitted to the fake cloud over HTTP; tests write the reports of the hosts."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from bert_jax.runtime import status_files
 from bert_jax.runtime.status_files import TRAINING, Heartbeat
 from support.commands import invoke
+from support.waiting import wait_until
 from tpu.config import TpuConfig
 from tpu.launch.provider import ENDPOINT, connect
 from tpu.launch.request import Launch, name_of
@@ -28,17 +28,17 @@ PROJECT = "my-project"
 
 @pytest.fixture
 def cloud() -> Iterator[FakeCloud]:
-    """Grants nothing by itself; the rest takes no time."""
-    made = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
-    yield made
-    made.close()
+    """Return a fake cloud that grants nothing by itself and has no delays."""
+    fake_cloud = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
+    yield fake_cloud
+    fake_cloud.close()
 
 
 @pytest.fixture
 def url(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with fake_rest.serve(cloud) as served:
-        monkeypatch.setenv(ENDPOINT, served)
-        yield served
+    with fake_rest.serve(cloud) as address:
+        monkeypatch.setenv(ENDPOINT, address)
+        yield address
 
 
 @pytest.fixture
@@ -50,38 +50,31 @@ def launch(tmp_path: Path) -> Launch:
 
 @pytest.fixture
 def watcher(launch: Launch, url: str) -> Watcher:
-    """Of a run that was submitted."""
+    """Return the watcher of a submitted run."""
     provider = connect(PROJECT)
     return Watcher(submit(launch, {}, provider), provider, back_off=(0.0, 0.0))
 
 
 def tick(watcher: Watcher) -> str:
-    """One look, and what follows from it; the status."""
-    seen, decision = watcher.look()
-    watcher.act(seen, decision)
+    """Observe once, act on the decision and return the status."""
+    observation, decision = watcher.observe()
+    watcher.act(observation, decision)
     return decision.status
-
-
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def granted(cloud: FakeCloud, watcher: Watcher) -> None:
     cloud.advance(watcher.launch.name)
-    until(lambda: cloud.state(watcher.launch.name) == "ACTIVE")
+    wait_until(lambda: cloud.state(watcher.launch.name) == "ACTIVE")
 
 
 def hosts_say(watcher: Watcher, attempt: int, step: int, **values: Any) -> None:
     for worker in range(2):
-        known = {"state": TRAINING, "step": step} | values
-        status_files.beat(watcher.run, Heartbeat(worker, attempt, **known))
+        fields = {"state": TRAINING, "step": step} | values
+        status_files.write_heartbeat(watcher.run, Heartbeat(worker, attempt, **fields))
 
 
 def gone(cloud: FakeCloud, watcher: Watcher) -> None:
-    until(lambda: cloud.state(watcher.launch.name) == "")
+    wait_until(lambda: cloud.state(watcher.launch.name) == "")
 
 
 def creations(cloud: FakeCloud) -> int:

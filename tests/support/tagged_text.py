@@ -9,7 +9,7 @@ from pipelines.tasks.task import Columns
 DEFAULT = Columns()
 
 
-def written(folder: Path, text: str | bytes, name: str = "data.conll") -> str:
+def write_file(folder: Path, text: str | bytes, name: str = "data.conll") -> str:
     file = folder / name
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     return str(file)

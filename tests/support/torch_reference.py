@@ -1,4 +1,4 @@
-"""The same network in PyTorch: transformers' BERT with random weights, fed with our batches."""
+"""The same network in PyTorch: BERT of transformers with random weights."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from transformers import BertConfig, BertForPreTraining
 
 Arrays = Mapping[str, np.ndarray]
 
-# Finite, as in our own mask.
+# Finite, as in bert_jax.
 _MASKED_SCORE = -1e9
 
 
 def random_model(seed: int, **keys: Any) -> BertForPreTraining:
-    """A network whose weights are all random: biases and LayerNorms too, and no symmetric zeros."""
+    """Return a network with random weights, including biases and LayerNorms."""
     torch.manual_seed(seed)
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = BertConfig(**dropout, **keys, attn_implementation="eager")
     model = BertForPreTraining(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-            parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
+            center = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+            parameter.copy_(center + 0.2 * torch.randn_like(parameter))
     return model
 
 
 def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
-    """Our batch as PyTorch takes it."""
+    """Convert a batch to PyTorch tensors."""
     return {
         name: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.int64)
         for name, array in arrays.items()
@@ -37,7 +37,7 @@ def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
 
 
 def mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What is added to the scores, [B, 1, T, S]."""
+    """Return the mask that is added to the scores, [B, 1, T, S]."""
     ids = batch["segment_ids"]
     allowed = (ids[:, None, :] > 0).expand(-1, ids.shape[1], -1)
     if "position_ids" in batch:
@@ -48,7 +48,7 @@ def mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def losses(
     model: BertForPreTraining, batch: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean masked-token and next-sentence loss over the batch, and both logits."""
+    """Return the mean masked-token and next-sentence losses of a batch, and both logits."""
     hidden = model.bert(
         batch["token_ids"],
         attention_mask=mask(batch),
@@ -57,10 +57,10 @@ def losses(
     ).last_hidden_state
     rows = torch.arange(hidden.shape[0])[:, None]
     mlm = model.cls.predictions(hidden[rows, batch["mlm_positions"]])
-    at = batch.get("cls_positions", torch.zeros_like(batch["nsp_labels"]))
-    # Their pooler takes the first token of each row.
-    starts = hidden[rows, at].flatten(0, 1)[:, None]
-    nsp = model.cls.seq_relationship(model.bert.pooler(starts)).unflatten(0, at.shape)
+    positions = batch.get("cls_positions", torch.zeros_like(batch["nsp_labels"]))
+    # The pooler of transformers takes the first token of each row.
+    starts = hidden[rows, positions].flatten(0, 1)[:, None]
+    nsp = model.cls.seq_relationship(model.bert.pooler(starts)).unflatten(0, positions.shape)
     return (
         _mean(mlm, batch["mlm_targets"], batch["mlm_weights"]),
         _mean(nsp, batch["nsp_labels"], batch["nsp_weights"]),
@@ -77,8 +77,8 @@ def _mean(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) ->
 
 
 def stages(model: BertForPreTraining, batch: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """What every module gives, and the gradient of the whole loss for every parameter."""
-    seen: dict[str, torch.Tensor] = {}
+    """Return the outputs of all modules and the gradient of the loss for each parameter."""
+    outputs: dict[str, torch.Tensor] = {}
     first = model.bert.encoder.layer[0]
     modules = {
         "embeddings": model.bert.embeddings,
@@ -88,8 +88,8 @@ def stages(model: BertForPreTraining, batch: Mapping[str, torch.Tensor]) -> dict
     }
 
     def keep(name: str) -> Any:
-        def hook(module: torch.nn.Module, given: Any, found: Any) -> None:
-            seen[name] = found if isinstance(found, torch.Tensor) else found[0]
+        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            outputs[name] = output if isinstance(output, torch.Tensor) else output[0]
 
         return hook
 
@@ -99,8 +99,8 @@ def stages(model: BertForPreTraining, batch: Mapping[str, torch.Tensor]) -> dict
     for hook in hooks:
         hook.remove()
     (mlm_loss + nsp_loss).backward()
-    found = seen | {"mlm": mlm, "nsp": nsp, "mlm_loss": mlm_loss, "nsp_loss": nsp_loss}
-    arrays = {name: tensor.detach().numpy() for name, tensor in found.items()}
+    results = outputs | {"mlm": mlm, "nsp": nsp, "mlm_loss": mlm_loss, "nsp_loss": nsp_loss}
+    arrays = {name: tensor.detach().numpy() for name, tensor in results.items()}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         arrays[f"gradient/{name}"] = parameter.grad.numpy()
@@ -110,10 +110,10 @@ def stages(model: BertForPreTraining, batch: Mapping[str, torch.Tensor]) -> dict
 def training_curve(
     model: BertForPreTraining, batches: list[Arrays], learning_rates: np.ndarray
 ) -> np.ndarray:
-    """Both losses before every update of AdamW with clipping, [steps, 2]; changes the model."""
+    """Train with AdamW and clipping; return both losses before each update, [steps, 2]."""
     plain = [p for n, p in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
-    known = set(map(id, plain))
-    decayed = [p for p in model.parameters() if id(p) not in known]
+    plain_ids = set(map(id, plain))
+    decayed = [p for p in model.parameters() if id(p) not in plain_ids]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
     rule = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-6)
     curve = []

@@ -1,6 +1,6 @@
-"""Flags with which XLA compiles fastest for CPUs; to be set before JAX asks for a device.
+"""XLA flags for fast compilation on CPUs; set them before JAX initializes a device.
 
-Most of the time of the tests and the drill goes into compiling programs that then run for a second.
+Tests and drill spend most of their time compiling programs that run for a second.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 DEVICES = 8  # emulated, in the process of the tests
 
-# LLVM's optimisations are half of the time.
+# LLVM's optimizations take half of the time.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-# Of what is left a third is fusions written as MLIR; newer versions know no other way.
+# Fusions in MLIR take a third of the rest; newer versions have no alternative.
 if version("jaxlib").startswith("0.10."):
     QUICKLY += " --xla_cpu_use_fusion_emitters=false"

@@ -1,4 +1,4 @@
-"""Completion by a real bash."""
+"""Completion in a real bash."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from pipelines.commands.cli import COMMANDS
 from support.commands import refused, run_process
 
-# Asks the function that the script registers, as bash does when Tab is pressed.
-_ASK = """
+# Calls the function that the script registers, as bash does for Tab.
+_COMPLETE = """
 source "$1"; shift
 name=$(complete -p bert-jax | sed 's/.*-F \\([^ ]*\\).*/\\1/')
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
@@ -24,10 +24,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = run_process("completion", "bash")
-    assert made.returncode == 0, made.stderr
+    result = run_process("completion", "bash")
+    assert result.returncode == 0, result.stderr
     file = tmp_path_factory.mktemp("completion") / "bert-jax"
-    file.write_text(made.stdout, "utf-8")
+    file.write_text(result.stdout, "utf-8")
     return file
 
 
@@ -56,28 +56,28 @@ def test_tab_completes_commands_options_and_choices(
     script: Path, typed: str, expected: set[str]
 ) -> None:
     words = ["bert-jax", *shlex.split(typed), *([""] if not typed or typed[-1] == " " else [])]
-    asked = ["bash", "--norc", "-c", _ASK, "bash", str(script), *words]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True)
-    assert set(found.stdout.split()) == expected, found.stderr
+    command = ["bash", "--norc", "-c", _COMPLETE, "bash", str(script), *words]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(completed.stdout.split()) == expected, completed.stderr
 
 
-def test_tab_completes_files_where_a_file_is_meant(script: Path, tmp_path: Path) -> None:
+def test_tab_completes_file_names(script: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").touch()
-    asked = ["bash", "--norc", "-c", _ASK, "bash", str(script), "bert-jax", "pretrain"]
-    asked += ["--config", "ti"]
-    found = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["tiny.yaml"]
+    command = ["bash", "--norc", "-c", _COMPLETE, "bash", str(script), "bert-jax", "pretrain"]
+    command += ["--config", "ti"]
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["tiny.yaml"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_other_shells_take_their_scripts(shell: str, tmp_path: Path) -> None:
-    made = run_process("completion", shell)
-    assert made.returncode == 0, made.stderr
-    assert "--data.objective" in made.stdout or "data.objective" in made.stdout
+def test_other_shells_accept_their_scripts(shell: str, tmp_path: Path) -> None:
+    result = run_process("completion", shell)
+    assert result.returncode == 0, result.stderr
+    assert "data.objective" in result.stdout
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     file = tmp_path / "script"
-    file.write_text(made.stdout, "utf-8")
+    file.write_text(result.stdout, "utf-8")
     subprocess.run([shell, "-n", str(file)], check=True)
 
 

@@ -1,4 +1,4 @@
-"""The drill at the size of a test, and whether it would notice; ``make drill`` is all of it."""
+"""A small drill, and checks that it detects failures; ``make drill`` runs all faults."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.drill import damage, program, signals, soak
-from tools.drill.report import Row, is_readable, show, table
-from tools.drill.stage import STEPS, Fault, Stage, losses
-from tools.drill.tally import Tally
+from tools.drill import damage, runner, signals, soak
+from tools.drill.fixture import STEPS, Fault, Fixture, losses
+from tools.drill.report import Row, is_readable, print_report, table
+from tools.drill.results import Results
 
 pytestmark = pytest.mark.full
 
@@ -19,82 +19,82 @@ SEED = 8
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return Stage(tmp_path_factory.mktemp("drill"))
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Fixture:
+    return Fixture(tmp_path_factory.mktemp("drill"))
 
 
-def called(fault: Fault, stage: Stage) -> Row:
-    (row,) = program.drill([fault], stage, SEED, quick=True)
+def run_fault(fault: Fault, fixture: Fixture) -> Row:
+    (row,) = runner.run_faults([fault], fixture, SEED, quick=True)
     return row
 
 
 @pytest.mark.parametrize(
-    "fault", [fault for fault in program.all_faults() if fault.quick], ids=lambda fault: fault.name
+    "fault", [fault for fault in runner.all_faults() if fault.quick], ids=lambda fault: fault.name
 )
-def test_nothing_is_lost(fault: Fault, stage: Stage) -> None:
-    row = called(fault, stage)
+def test_a_fault_is_survived(fault: Fault, fixture: Fixture) -> None:
+    row = run_fault(fault, fixture)
     if row.skipped:
         pytest.skip(row.skipped)
-    assert row.held, "\n".join(row.failures)
+    assert row.passed, "\n".join(row.failures)
     assert row.tries
 
 
 def test_faults_have_names_of_their_own() -> None:
-    names = [fault.name for fault in program.all_faults()]
+    names = [fault.name for fault in runner.all_faults()]
     assert len(names) == len(set(names))
 
 
-def test_a_run_that_ends_otherwise_is_noticed(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_a_run_with_another_result_is_detected(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another seed is what a lost step or batch would look like."""
-    stage.prepared()
-    chain = signals.Chain(stage, Tally("another seed"), signal.SIGKILL)
-    whole = Stage.pretrain
-    monkeypatch.setattr(Stage, "pretrain", lambda *given, **o: whole(*given, "--seed", "1", **o))
-    row = chain.finish()
-    assert not row.held
-    assert row.failures == ("the rest: metrics.jsonl is not that of an undisturbed run",)
-    assert losses(chain.run_dir)[-1][0] == STEPS
+    """Another seed has the effect of a lost step or batch."""
+    fixture.build()
+    run = signals.InterruptedRun(fixture, Results("another seed"), signal.SIGKILL)
+    pretrain = Fixture.pretrain
+    monkeypatch.setattr(Fixture, "pretrain", lambda *a, **o: pretrain(*a, "--seed", "1", **o))
+    row = run.finish()
+    assert not row.passed
+    assert row.failures == ("the rest: metrics.jsonl differs from that of the run without faults",)
+    assert losses(run.run_dir)[-1][0] == STEPS
 
 
-def test_a_run_that_cannot_go_on_is_noticed(stage: Stage) -> None:
-    chain = signals.Chain(stage, Tally("no folder"), signal.SIGKILL)
-    chain.run_dir = Path("/dev/null/run")
-    row = chain.finish()
-    assert not row.held
+def test_a_run_that_cannot_resume_is_detected(fixture: Fixture) -> None:
+    run = signals.InterruptedRun(fixture, Results("no folder"), signal.SIGKILL)
+    run.run_dir = Path("/dev/null/run")
+    row = run.finish()
+    assert not row.passed
     assert "exit code 78" in row.failures[0]
 
 
-def test_more_lost_than_promised_and_another_exit_code_are_noticed(stage: Stage) -> None:
-    chain = signals.Chain(stage, Tally("SIGTERM"), signal.SIGTERM)
-    life = chain.live()
-    life.reaches("step", STEPS - 10)
-    life.strike(signal.SIGKILL)
-    life.end()
-    for path in (chain.run_dir / "checkpoints").iterdir():
-        path.rename(chain.place / path.name)
-    assert chain.struck(life, safe=5)
-    assert (chain.tally.tries, chain.tally.survived) == (1, 0)
-    (failure,) = chain.tally.failures
-    told = ("step 5 was safe, it went on from 0", "exit code -9", "steps lost")
-    assert all(words in failure for words in told), failure
+def test_too_many_lost_steps_and_another_exit_code_are_detected(fixture: Fixture) -> None:
+    run = signals.InterruptedRun(fixture, Results("SIGTERM"), signal.SIGTERM)
+    process = run.start()
+    process.wait_for_event("step", STEPS - 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for path in (run.run_dir / "checkpoints").iterdir():
+        path.rename(run.folder / path.name)
+    assert run.check(process, saved=5)
+    assert (run.results.tries, run.results.survived) == (1, 0)
+    (failure,) = run.results.failures
+    expected = ("step 5 was saved, but the run resumed at 0", "exit code -9", "steps lost")
+    assert all(words in failure for words in expected), failure
 
 
-def test_a_trial_that_fails_itself_is_a_row_that_did_not_hold(stage: Stage) -> None:
-    def trial(stage: Stage, rng: random.Random) -> Row:
+def test_an_error_in_a_trial_is_a_failed_row(fixture: Fixture) -> None:
+    def trial(fixture: Fixture, rng: random.Random) -> Row:
         raise KeyError("what is this")
 
-    row = called(Fault("broken", trial), stage)
-    assert not row.held
+    row = run_fault(Fault("broken", trial), fixture)
+    assert not row.passed
     assert "what is this" in row.failures[0]
 
 
-def test_the_same_seed_draws_the_same(stage: Stage) -> None:
-    def trial(stage: Stage, rng: random.Random) -> Row:
+def test_a_seed_determines_the_random_choices(fixture: Fixture) -> None:
+    def trial(fixture: Fixture, rng: random.Random) -> Row:
         return Row("draw", 1, 1, rng.randrange(10**9))
 
-    assert called(Fault("draw", trial), stage) == called(Fault("draw", trial), stage)
+    assert run_fault(Fault("draw", trial), fixture) == run_fault(Fault("draw", trial), fixture)
 
 
 def test_rows_of_a_fault_add_up() -> None:
@@ -103,38 +103,46 @@ def test_rows_of_a_fault_add_up() -> None:
     assert (Row("x", 1, 1) + Row("x", 1, 1)).lost is None
 
 
-def test_the_table_says_what_was_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row("a fault", 20, 20, 4, "told to [stop]"), Row("another", 3, 2, failures=("why",))]
+def test_the_report_names_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("a fault", 20, 20, 4, "a [message]"), Row("another", 3, 2, failures=("why",))]
     assert table(rows).row_count == 2
-    assert not show(rows, 7, 0.0)
-    said = capsys.readouterr().out
-    assert "FAILED another: why" in said
-    assert "told to [stop]" in said
-    assert "1 lost" in said
-    assert show(rows[:1], 7, 0.0)
+    assert not print_report(rows, 7, 0.0)
+    output = capsys.readouterr().out
+    assert "FAILED another: why" in output
+    assert "a [message]" in output
+    assert "1 tries failed" in output
+    assert print_report(rows[:1], 7, 0.0)
 
 
 @pytest.mark.parametrize(
     "line", ["", "x" * 600, "Traceback (most recent call last):", "\x1b[31mred"]
 )
-def test_what_is_no_message(line: str) -> None:
+def test_an_unreadable_line_is_no_message(line: str) -> None:
     assert not is_readable(line)
     assert is_readable("bert-jax: run_dir x holds other things; choose another")
 
 
-def test_a_refusal_names_the_file_or_its_folder() -> None:
-    assert damage.unnamed(Path("ledger.json"), "x/train-00.npy is cut off; prepare it again")
-    assert not damage.unnamed(Path("ledger.json"), "x/train-00.npy is not what the ledger says")
-    assert damage.unnamed(Path("tokenizer/vocab.txt"), "the store is damaged; prepare it again")
-    assert not damage.unnamed(Path("tokenizer/vocab.txt"), "x/tokenizer is another; prepare again")
-    assert not damage.unnamed(Path("card.json"), "")
+@pytest.mark.parametrize(
+    ("file", "message", "named"),
+    [
+        ("ledger.json", "x/train-00.npy is cut off; prepare it again", False),
+        ("ledger.json", "x/train-00.npy is not what the ledger says", True),
+        ("tokenizer/vocab.txt", "the store is damaged; prepare it again", False),
+        ("tokenizer/vocab.txt", "x/tokenizer is another; prepare again", True),
+        ("card.json", "", True),
+    ],
+)
+def test_a_refusal_names_the_file_or_its_folder(file: str, message: str, named: bool) -> None:
+    assert (damage.naming_problem(Path(file), message) == "") == named
 
 
 def test_the_soak_measures_what_grows() -> None:
-    looks = [soak.Look(step, 500 + step / 100, 20, step / 50) for step in range(0, 2001, 10)]
-    assert soak.per_thousand(looks, "memory") == pytest.approx(10)
-    assert soak.per_thousand(looks, "files") == pytest.approx(0)
+    samples = [soak.Sample(step, 500 + step / 100, 20, step / 50) for step in range(0, 2001, 10)]
+    assert soak.growth_per_thousand(samples, "memory") == pytest.approx(10)
+    assert soak.growth_per_thousand(samples, "files") == pytest.approx(0)
     times = [(step, step / 50) for step in range(0, 2001, 20)]
-    assert soak.slower(times) == pytest.approx(1)
-    assert soak.slower((step, at * (1 + step / 20_000)) for step, at in times) > 1.05
-    assert soak.slower((step, at + 5 * (step > 1900)) for step, at in times) == pytest.approx(1)
+    assert soak.slowdown(times) == pytest.approx(1)
+    assert soak.slowdown((step, seconds * (1 + step / 20_000)) for step, seconds in times) > 1.05
+    assert soak.slowdown(
+        (step, seconds + 5 * (step > 1900)) for step, seconds in times
+    ) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Hostile files, a few tries of every reader, and whether the drill would notice a bad reader."""
+"""A few hostile files for every reader, and checks that the drill detects a bad reader."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pytest
 from bert_jax.runtime.errors import BadInputError
 from support.commands import ROOT
 from tools.drill import hostile, mutations
+from tools.drill.observed import Reader
 from tools.drill.readers import READERS
-from tools.drill.watched import Reader
 
 pytestmark = pytest.mark.full
 
@@ -33,37 +33,37 @@ SEED = 20
 def test_every_reader_survives_hostile_files(
     reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hostile, "LEAST", 8)  # make drill does more
-    row = hostile.drilled(reader, tmp_path, SEED, 0)
-    assert row.held, "\n".join(row.failures)
-    assert row.tries >= hostile.LEAST
+    monkeypatch.setattr(hostile, "MIN_TRIES", 8)  # make drill makes more tries
+    row = hostile.drill_reader(reader, tmp_path, SEED, 0)
+    assert row.passed, "\n".join(row.failures)
+    assert row.tries >= hostile.MIN_TRIES
 
 
 def make(folder: Path) -> None:
     (folder / "a.json").write_text('{"a": 1}\n', "utf-8")
 
 
-def good(folder: Path) -> None:
+def read_valid(folder: Path) -> None:
     path = folder / "a.json"
     if not path.is_file() or path.read_bytes() != b'{"a": 1}\n':
         raise BadInputError(f"{path} is damaged; restore it")
 
 
 def test_a_row_names_its_reader(tmp_path: Path) -> None:
-    row = hostile.drilled(Reader("a.json", make, good, ("*",)), tmp_path, SEED, 0)
+    row = hostile.drill_reader(Reader("a.json", make, read_valid, ("*",)), tmp_path, SEED, 0)
     assert (row.fault, row.tries, row.survived) == ("hostile a.json", 20, 20)
     assert "is damaged; restore it" in row.message
 
 
-def bad(act: Callable[[Path], object], folder: Path) -> None:
-    """Reads good files well, others not."""
+def read_badly(action: Callable[[Path], object], folder: Path) -> None:
+    """Read valid files; do something forbidden with others."""
     try:
-        good(folder)
+        read_valid(folder)
     except BadInputError:
-        act(folder)
+        action(folder)
 
 
-def fails(folder: Path) -> None:
+def raises_another_error(folder: Path) -> None:
     raise ValueError("a bug")
 
 
@@ -75,16 +75,16 @@ def hangs(folder: Path) -> None:
     time.sleep(60)
 
 
-def swells(folder: Path) -> None:
+def allocates_too_much(folder: Path) -> None:
     bytearray(4 << 30)
 
 
-def looks_elsewhere(folder: Path) -> None:
+def reads_outside(folder: Path) -> None:
     with suppress(OSError):
         (folder / "../../canary").read_text("utf-8")
 
 
-def writes_elsewhere(folder: Path) -> None:
+def writes_outside(folder: Path) -> None:
     (folder / "../other").write_text("x", "utf-8")
 
 
@@ -96,11 +96,11 @@ def unpickles(folder: Path) -> None:
     pickle.loads(pickle.dumps(Path))  # noqa: S301
 
 
-def mumbles(folder: Path) -> None:
+def gives_no_message(folder: Path) -> None:
     raise BadInputError("")
 
 
-def draws(folder: Path) -> None:
+def prints_control_characters(folder: Path) -> None:
     sys.stdout.write("\x1b[2J")
 
 
@@ -108,58 +108,58 @@ def exits(folder: Path) -> None:
     sys.exit(3)
 
 
-def of_no_file(folder: Path) -> None:
+def raises_without_file(folder: Path) -> None:
     raise OSError("something")
 
 
 BAD = {
-    fails: "ValueError 'a bug'",
+    raises_another_error: "ValueError 'a bug'",
     crashes: "the process ended with code -11",
     hangs: "no answer within 1 seconds",
-    swells: "MemoryError",
-    looks_elsewhere: "canary' was opened",
-    writes_elsewhere: "was opened to write",
+    allocates_too_much: "MemoryError",
+    reads_outside: "canary' was opened",
+    writes_outside: "was opened to write",
     starts_a_program: "subprocess.Popen",
     unpickles: "pickle.find_class",
-    mumbles: "not a readable line",
-    draws: "printed",
+    gives_no_message: "not a readable line",
+    prints_control_characters: "printed",
     exits: "SystemExit",
-    of_no_file: "an error of no file",
+    raises_without_file: "an error without a file",
 }
 
 
-@pytest.mark.parametrize("act", BAD, ids=lambda act: act.__name__)
-def test_a_bad_reader_is_noticed(
-    act: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("action", BAD, ids=lambda action: action.__name__)
+def test_a_bad_reader_is_detected(
+    action: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hostile, "LEAST", 3)
-    reader = Reader("a.json", make, partial(bad, act), ("*",))
-    row = hostile.drilled(reader, tmp_path, SEED, 0, limit=1)
-    assert not row.held
+    monkeypatch.setattr(hostile, "MIN_TRIES", 3)
+    reader = Reader("a.json", make, partial(read_badly, action), ("*",))
+    row = hostile.drill_reader(reader, tmp_path, SEED, 0, limit=1)
+    assert not row.passed
     assert row.survived < row.tries
-    assert BAD[act] in row.failures[0]
+    assert BAD[action] in row.failures[0]
     assert f"seed {SEED}, a.json, try " in row.failures[0]
 
 
-def test_good_files_that_are_refused_are_noticed(tmp_path: Path) -> None:
-    row = hostile.drilled(Reader("a.json", make, mumbles, ("*",)), tmp_path, SEED, 0)
-    assert "the good files" in row.failures[0]
+def test_a_refusal_of_valid_files_is_detected(tmp_path: Path) -> None:
+    row = hostile.drill_reader(Reader("a.json", make, gives_no_message, ("*",)), tmp_path, SEED, 0)
+    assert "the valid files" in row.failures[0]
 
 
-def test_a_try_can_be_seen_again(tmp_path: Path) -> None:
-    reader = Reader("a.json", make, partial(bad, fails), ("*",))
-    first = hostile.drilled(reader, tmp_path / "first", SEED, 0)
+def test_a_try_can_be_repeated(tmp_path: Path) -> None:
+    reader = Reader("a.json", make, partial(read_badly, raises_another_error), ("*",))
+    first = hostile.drill_reader(reader, tmp_path / "first", SEED, 0)
     number = int(re.search(r"try (\d+)", first.failures[-1])[1])
-    again = hostile.drilled(reader, tmp_path / "again", SEED, 0, first=number)
+    again = hostile.drill_reader(reader, tmp_path / "again", SEED, 0, first=number)
     assert again.failures[0] == first.failures[-1]
 
 
-def test_what_makes_hashes_true_again_does_not_read_a_pipe_to_its_end(tmp_path: Path) -> None:
+def test_correcting_hashes_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     os.mkfifo(tmp_path / "store" / "ledger.json")
     script = (
         "from pathlib import Path; from random import Random; from tools.drill import changes;"
-        f"[changes.with_true_hashes(Path({str(tmp_path)!r}), Random(n)) for n in range(9)]"
+        f"[changes.correct_hashes(Path({str(tmp_path)!r}), Random(n)) for n in range(9)]"
     )
     subprocess.run(
         [sys.executable, "-c", script],
@@ -167,13 +167,13 @@ def test_what_makes_hashes_true_again_does_not_read_a_pipe_to_its_end(tmp_path: 
     )  # fmt: skip
 
 
-def test_the_same_chance_does_the_same_damage(tmp_path: Path) -> None:
+def test_a_seed_determines_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for number in range(40):
-        found = set()
+        outcomes = set()
         for _ in range(2):
             path.write_text('{"a": [1, 2], "b": "words"}\n', "utf-8")
-            what = mutations.damage(path, Random(number))  # noqa: S311
-            found.add((what, path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else b""))
+            change = mutations.damage(path, Random(number))  # noqa: S311
+            outcomes.add((change, path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else b""))
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        assert len(found) == 1
+        assert len(outcomes) == 1

@@ -20,11 +20,11 @@ from bert_jax.runtime.distributed import devices
 from bert_jax.training import metrics
 from bert_jax.training.batch import FIELDS
 from bert_jax.training.partitioner import Partitioner
-from pipelines.pretraining import pretrain
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
+from pipelines.pretraining import pretrain
 from support.commands import command, inspected, refused, run_process, start, write_config
-from support.jobs import both, ended, same_curve
+from support.jobs import assert_same_curve, start_two, wait_for_all
 from support.ports import free_address
 
 # Prints what this process holds after restoring, and every token of three global batches.
@@ -66,9 +66,9 @@ print(json.dumps(found | {"rows": [rows.start, rows.stop], "tokens": tokens}))
 def test_two_processes_train_as_one_process_does(
     config_base: RunConfig, trained: Path, two_processes: Path, tmp_path: Path
 ) -> None:
-    same_curve(trained, two_processes)
+    assert_same_curve(trained, two_processes)
     pretrain(replace(config_base, run_dir=str(tmp_path / "run")), Partitioner(devices()))
-    same_curve(tmp_path / "run", two_processes)
+    assert_same_curve(tmp_path / "run", two_processes)
 
 
 @pytest.mark.full
@@ -78,14 +78,16 @@ def test_a_split_state_is_that_of_one_process_and_goes_on_elsewhere(
     """All on two processes, then the last updates again on one that has the whole state."""
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
-    results = ended(both(command("pretrain", "--config", config, "--parallel.shard_state", "true")))
+    results = wait_for_all(
+        start_two(command("pretrain", "--config", config, "--parallel.shard_state", "true"))
+    )
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
-    same_curve(run, two_processes)
+    assert_same_curve(run, two_processes)
     shutil.rmtree(run / "checkpoints" / "20")
     result = run_process("pretrain", "--config", config, devices=2)
     assert result.returncode == 0, result.stderr
     assert "resuming at step 15" in result.stderr
-    same_curve(run, two_processes)
+    assert_same_curve(run, two_processes)
 
 
 @pytest.mark.full
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_eight_devices_and_the_batches_are_the_same_for_both(
     made = run_process("pretrain", "--config", config, devices=8)
     assert made.returncode == 0, made.stderr
     expected = inspected(tmp_path / "run")
-    results = ended(both([sys.executable, "-c", WITNESS, str(config)], devices=4))
+    results = wait_for_all(start_two([sys.executable, "-c", WITNESS, str(config)], devices=4))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     # The last line: Gloo prints before it.
     witnesses = [json.loads(result.stdout.splitlines()[-1]) for result in results]
@@ -118,15 +120,15 @@ def test_sigterm_to_one_stops_both_at_one_step_and_the_run_ends_with_the_same_bi
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
     # JAX looks for signals once a second; so much work after each step lasts for longer.
     slow = ("--checkpoint.every", "1", "--train.eval_every", "1", "--train.eval_batches", "0")
-    processes = both(command("pretrain", "--config", config, *slow))
+    processes = start_two(command("pretrain", "--config", config, *slow))
     while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
-    results = ended(processes)
+    results = wait_for_all(processes)
     assert [result.returncode for result in results] == [75, 75], results[0].stderr
     saved = max(int(path.name) for path in (run / "checkpoints").iterdir())
     assert 0 < saved < config_base.steps
-    results = ended(both(command("pretrain", "--config", config)))
+    results = wait_for_all(start_two(command("pretrain", "--config", config)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     assert f"resuming at step {saved}" in results[0].stderr
     assert inspected(run)["digest"] == inspected(two_processes)["digest"]
@@ -143,7 +145,7 @@ def test_two_processes_fall_back_to_the_same_checkpoint(
     content[len(content) // 2] ^= 16
     largest.write_bytes(content)
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
-    results = ended(both(command("pretrain", "--config", config)))
+    results = wait_for_all(start_two(command("pretrain", "--config", config)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     assert "checkpoint 20 is damaged" in results[0].stderr
     assert "resuming at step 15" in results[0].stderr
@@ -153,8 +155,8 @@ def test_two_processes_fall_back_to_the_same_checkpoint(
 @pytest.mark.full
 def test_pmap_is_refused_on_two_processes(config_base: RunConfig, tmp_path: Path) -> None:
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
-    for result in ended(
-        both(command("pretrain", "--config", config, "--parallel.mapping", "pmap"))
+    for result in wait_for_all(
+        start_two(command("pretrain", "--config", config, "--parallel.mapping", "pmap"))
     ):
         refused(result, 78, "pmap", "one process", "parallel.mapping: jit")
     assert not (tmp_path / "run").exists()
@@ -172,11 +174,11 @@ def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
 ) -> None:
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
-    processes = both(command("pretrain", "--config", config))
+    processes = start_two(command("pretrain", "--config", config))
     while not (run / "tokenizer").exists() and processes[0].poll() is None:
         time.sleep(0.01)  # until both have joined, and begin to make or restore a state
     processes[1].send_signal(signal.SIGINT)
-    results = ended(processes)
+    results = wait_for_all(processes)
     assert [result.returncode for result in results] == [75, 75], results[0].stderr
     assert "is saved in" in results[0].stderr.splitlines()[-1]
     assert (run / "checkpoints").is_dir()
@@ -186,17 +188,17 @@ def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
 def test_ctrl_c_twice_ends_one_of_several_at_once(config_base: RunConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
-    processes = both(command("pretrain", "--config", config), devices=1)
+    processes = start_two(command("pretrain", "--config", config), devices=1)
     while not (run / "tokenizer").exists() and processes[0].poll() is None:
         time.sleep(0.01)
     for _ in range(2):
         processes[0].send_signal(signal.SIGINT)
         time.sleep(0.1)
-    results = ended(processes)
+    results = wait_for_all(processes)
     assert results[0].returncode == 75
     told = results[0].stderr.splitlines()[-2:]
     assert "once more ends this one without saving" in told[0]
-    assert told[1] == "bert-jax: SIGINT; the same command starts again"
+    assert told[1] == "bert-jax: SIGINT received; run the same command again to restart"
 
 
 @pytest.mark.full
@@ -212,7 +214,7 @@ def test_sigterm_before_the_first_step_ends_a_job_of_one_process(
     while not run.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    (result,) = ended([process])
+    (result,) = wait_for_all([process])
     assert result.returncode == 75
     assert not list((run / "checkpoints").glob("[0-9]*"))
 
@@ -236,7 +238,7 @@ def test_who_waits_for_the_others_hears_of_a_signal(
 ) -> None:
     """JAX waits for five minutes, in which Python hears of none in the thread that waits."""
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
-    processes = both(command("pretrain", "--config", config))
+    processes = start_two(command("pretrain", "--config", config))
     processes[1 - number].kill()
     waiting = processes[number]
     assert waiting.stderr is not None
@@ -244,7 +246,7 @@ def test_who_waits_for_the_others_hears_of_a_signal(
     time.sleep(1)
     begun = time.monotonic()
     waiting.send_signal(signal.SIGINT)
-    result = ended(processes)[number]
+    result = wait_for_all(processes)[number]
     assert time.monotonic() - begun < 30
     assert (result.returncode, result.stderr.count("\n")) == (75, 1), result.stderr
 
@@ -252,7 +254,7 @@ def test_who_waits_for_the_others_hears_of_a_signal(
 def first_ends_soon(processes: list[subprocess.Popen[str]], words: str) -> None:
     """Asserts that the first of two processes says so and ends, though nobody told it to."""
     begun = time.monotonic()
-    left, _ = ended(processes)
+    left, _ = wait_for_all(processes)
     assert time.monotonic() - begun < 60
     refused(left, 1)
     assert left.stderr.splitlines()[-1].startswith(f"bert-jax: {words}")
@@ -265,7 +267,7 @@ def test_who_waits_for_others_in_vain_says_so(config_base: RunConfig, tmp_path: 
         "from bert_jax.runtime import distributed; from pipelines.commands import cli;"
         " distributed.MEETING = 3; cli.main()"
     )
-    processes = both([sys.executable, "-c", script, "pretrain", "--config", str(config)])
+    processes = start_two([sys.executable, "-c", script, "pretrain", "--config", str(config)])
     processes[1].kill()
     first_ends_soon(processes, "the other processes of this job did not come within 3")
 
@@ -279,7 +281,7 @@ def test_who_is_left_alone_ends_soon_and_says_why(
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
     options = ("--train.eval_every", "1", "--checkpoint.every", every)
-    processes = both(command("pretrain", "--config", config, *options), devices=1)
+    processes = start_two(command("pretrain", "--config", config, *options), devices=1)
     while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
         time.sleep(0.01)
     processes[1].kill()

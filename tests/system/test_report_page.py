@@ -1,4 +1,4 @@
-"""The page of `bert-jax report` in a browser that nobody sees: a phone, paper, and the dark."""
+"""The page of ``bert-jax report`` in a headless browser: on a phone, on paper and in dark mode."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from support import browsers
 pytest_plugins = ["support.browsers"]
 pytestmark = browsers.needed
 
-# Of text, with the colours that are painted: WCAG 2, relative luminance and contrast ratio.
+# Contrast ratio of a text with its painted colors: WCAG 2, relative luminance.
 CONTRAST = """element => {
     const light = name => {
-        let at = element;
-        const painted = () => name === "color" || getComputedStyle(at)[name] !== "rgba(0, 0, 0, 0)";
-        while (!painted()) at = at.parentElement;
-        const parts = getComputedStyle(at)[name].match(/[\\d.]+/g).slice(0, 3);
+        let node = element;
+        const style = () => getComputedStyle(node)[name];
+        const painted = () => name === "color" || style() !== "rgba(0, 0, 0, 0)";
+        while (!painted()) node = node.parentElement;
+        const parts = style().match(/[\\d.]+/g).slice(0, 3);
         const [r, g, b] = parts.map(x => x / 255)
             .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
@@ -34,7 +35,7 @@ CONTRAST = """element => {
 
 @pytest.fixture(scope="module")
 def reports(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page of one run and that of two."""
+    """Return a folder with the page of one run and that of two."""
     folder = tmp_path_factory.mktemp("reports")
     second = shutil.copytree(trained, folder / "another-run-with-a-rather-long-name-of-its-own")
     write([trained], folder / "one.html")
@@ -44,20 +45,20 @@ def reports(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page; at its end nothing may have been refused by its policy or asked of a server."""
+    """Open a page; it must not violate its policy or contact a server."""
     page = browser.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda line: said.append(line.text))
-    page.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    urls: list[str] = []
+    page.on("console", lambda line: messages.append(line.text))
+    page.on("request", lambda request: urls.append(request.url))
     yield page
     page.close()
-    assert not said
-    assert all(url.startswith("file:///") for url in asked)
+    assert not messages
+    assert all(url.startswith("file:///") for url in urls)
 
 
-def look(page: Page, name: str) -> None:
-    """Keeps a picture where SCREENSHOTS says."""
+def screenshot(page: Page, name: str) -> None:
+    """Save a picture in the folder SCREENSHOTS, if set."""
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
@@ -68,25 +69,25 @@ def test_it_fits_a_phone(page: Page, reports: Path, name: str) -> None:
     page.goto((reports / f"{name}.html").as_uri())
     for closed in page.locator("summary").all():
         closed.click()
-    look(page, f"phone-{name}")
+    screenshot(page, f"phone-{name}")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    # What is wider is reached with the keyboard.
-    wide = "one => one.scrollWidth > one.clientWidth"
+    # Wider content scrolls with the keyboard.
+    wide = "element => element.scrollWidth > element.clientWidth"
     areas = [area for area in page.locator(".scroll").all() if area.evaluate(wide)]
     assert areas
     for area in areas:
         area.focus()
-        assert area.evaluate("one => one === document.activeElement")
+        assert area.evaluate("element => element === document.activeElement")
 
 
 @pytest.mark.parametrize("name", ["one", "two"])
-def test_on_paper_nothing_is_folded_away(page: Page, reports: Path, name: str) -> None:
+def test_on_paper_everything_is_expanded(page: Page, reports: Path, name: str) -> None:
     page.goto((reports / f"{name}.html").as_uri())
     folded: list[Locator] = page.locator("details pre").all()
     assert len(folded) == {"one": 2, "two": 4}[name], "card and config of every run"
     assert not any(text.is_visible() for text in folded)
     page.emulate_media(media="print")
-    look(page, f"paper-{name}")
+    screenshot(page, f"paper-{name}")
     for text in folded:
         assert text.is_visible()
         box = text.bounding_box()
@@ -96,17 +97,19 @@ def test_on_paper_nothing_is_folded_away(page: Page, reports: Path, name: str) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read(page: Page, reports: Path, scheme: str) -> None:
+def test_every_text_has_enough_contrast(page: Page, reports: Path, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.goto((reports / "two.html").as_uri())
-    look(page, scheme)
+    screenshot(page, scheme)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
     for kind in ("h1", "h3", "p", ".quiet", "a", "td", "thead th", "tr.marked th", "summary", "dt"):
         for element in page.locator(kind).all()[:5]:
             assert element.evaluate(CONTRAST) >= 4.5, kind
-    for number in range(2):  # of what is drawn it is 3
+    for number in range(2):  # graphics need a ratio of 3
         assert page.locator(f".sign.run-{number}").first.evaluate(CONTRAST) >= 3
     ticks = page.locator("svg text").first
-    fill = ticks.evaluate("one => getComputedStyle(one).fill")
-    assert fill == page.locator("thead th").first.evaluate("one => getComputedStyle(one).color")
+    fill = ticks.evaluate("element => getComputedStyle(element).fill")
+    assert fill == page.locator("thead th").first.evaluate(
+        "element => getComputedStyle(element).color"
+    )

@@ -19,14 +19,20 @@ from bert_jax.training import metrics, preemption
 from bert_jax.training.checkpoint import Checkpoints, newest_meta
 from bert_jax.training.preemption import StopRequests
 from bert_jax.training.rollback import RollbackGuard
-from pipelines.pretraining import pretrain
 from pipelines.data.store.token_store import Store
+from pipelines.pretraining import pretrain
 from pipelines.tasks.batches import TaskBatches
 from support.commands import ROOT, command, refused, write_config
 from support.finetuned import options
 from support.finetuned import run as finetuned
-from support.jobs import both, ended, same_curve
-from support.nan_batches import Poison, layout_of, reached, reference, skipped_in
+from support.jobs import assert_same_curve, start_two, wait_for_all
+from support.nan_batches import (
+    InjectNan,
+    final_digest,
+    partitioner_for,
+    reference_digest,
+    skipped_steps,
+)
 
 # Interrupted.
 
@@ -50,18 +56,18 @@ def killer(step: int, times: int) -> Callable[[int], None]:
 
 @pytest.mark.parametrize("step", [5, 8])
 def test_killed_after_a_rollback_it_comes_to_skip_the_same(
-    rolling: RunConfig, store: Store, poison: Poison, step: int
+    rollback_config: RunConfig, store: Store, inject_nan: InjectNan, step: int
 ) -> None:
-    poison(7, 9)
+    inject_nan(7, 9)
     with pytest.raises(KilledError):
-        pretrain(rolling, layout_of(rolling), killer(step, 2))
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {6, 7, 8, 9})
-    assert skipped_in(rolling) == [6, 7, 8, 9]
+        pretrain(rollback_config, partitioner_for(rollback_config), killer(step, 2))
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {6, 7, 8, 9})
+    assert skipped_steps(rollback_config) == [6, 7, 8, 9]
 
 
 def test_told_to_end_while_it_rolls_back_it_saves_the_next_step(
-    rolling: RunConfig, store: Store, poison: Poison, monkeypatch: pytest.MonkeyPatch
+    rollback_config: RunConfig, store: Store, inject_nan: InjectNan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roll_back = RollbackGuard.roll_back
 
@@ -70,16 +76,16 @@ def test_told_to_end_while_it_rolls_back_it_saves_the_next_step(
         roll_back(guard, base, error)
 
     monkeypatch.setattr(RollbackGuard, "roll_back", interrupted)
-    poison(8)
+    inject_nan(8)
     with pytest.raises(PreemptedError, match="step 6 of 20 is saved"):
-        pretrain(rolling, layout_of(rolling))
+        pretrain(rollback_config, partitioner_for(rollback_config))
     monkeypatch.setattr(RollbackGuard, "roll_back", roll_back)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {8})
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {8})
 
 
 def test_told_to_end_at_a_step_that_is_not_finite_it_saves_another(
-    rolling: RunConfig, store: Store, poison: Poison
+    rollback_config: RunConfig, store: Store, inject_nan: InjectNan
 ) -> None:
     """Nobody has seen yet that step 8 is lost when step 9 is to be saved."""
 
@@ -87,11 +93,11 @@ def test_told_to_end_at_a_step_that_is_not_finite_it_saves_another(
         if step == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    poison(8)
+    inject_nan(8)
     with pytest.raises(PreemptedError, match="step 6 of 20 is saved"):
-        pretrain(rolling, layout_of(rolling), told)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {8})
+        pretrain(rollback_config, partitioner_for(rollback_config), told)
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {8})
 
 
 def test_a_request_that_jax_tells_once_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +110,9 @@ def test_a_request_that_jax_tells_once_is_remembered(monkeypatch: pytest.MonkeyP
 
 
 def test_going_back_over_a_damaged_checkpoint(
-    rolling: RunConfig,
+    rollback_config: RunConfig,
     store: Store,
-    poison: Poison,
+    inject_nan: InjectNan,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -120,32 +126,32 @@ def test_going_back_over_a_damaged_checkpoint(
         return restore(checkpoints, *arguments)
 
     monkeypatch.setattr(Checkpoints, "restore", damaged)
-    poison(3, 12)
-    pretrain(rolling, layout_of(rolling))
+    inject_nan(3, 12)
+    pretrain(rollback_config, partitioner_for(rollback_config))
     said = capsys.readouterr().err
     assert "checkpoint 10 is damaged" in said
-    assert "checkpoint 5 is whole: 5 steps have to be done again" in said
+    assert "resuming from checkpoint 5; repeating 5 steps" in said
     assert "at step 12: back to step 5, batch 12 is skipped" in said
-    assert reached(rolling) == reference(rolling, store, {3, 12})
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {3, 12})
 
 
-def test_a_profile_and_its_steps_survive(rolling: RunConfig, poison: Poison) -> None:
-    poison(8)
-    pretrain(replace(rolling, profile="6:9"), layout_of(rolling))
-    assert list(Path(rolling.run_dir).glob("profile/**/*.xplane.pb"))
+def test_a_profile_and_its_steps_survive(rollback_config: RunConfig, inject_nan: InjectNan) -> None:
+    inject_nan(8)
+    pretrain(replace(rollback_config, profile="6:9"), partitioner_for(rollback_config))
+    assert list(Path(rollback_config.run_dir).glob("profile/**/*.xplane.pb"))
 
 
 def test_it_may_change_between_two_sittings(
-    config: RunConfig, store: Store, poison: Poison, capsys: pytest.CaptureFixture[str]
+    config: RunConfig, store: Store, inject_nan: InjectNan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    poison(8)
+    inject_nan(8)
     with pytest.raises(NotFiniteError):
-        pretrain(config, layout_of(config))
-    rolling = replace(config, train=replace(config.train, on_nonfinite="rollback"))
-    pretrain(rolling, layout_of(rolling))
+        pretrain(config, partitioner_for(config))
+    rollback_config = replace(config, train=replace(config.train, on_nonfinite="rollback"))
+    pretrain(rollback_config, partitioner_for(rollback_config))
     said = capsys.readouterr().err
     assert "changed since step 5: train.on_nonfinite: stop -> rollback" in said
-    assert reached(rolling) == reference(rolling, store, {8})
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {8})
 
 
 # Fine-tuning, and several processes.
@@ -186,14 +192,16 @@ def on_two(config: RunConfig, bad: str, folder: Path, **variables: str) -> list[
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {"PYTHONPATH": str(ROOT / "tests"), **variables}.items():
             patched.setenv(name, value)
-        return ended(both([*script, str(write_config(config, folder))]))
+        return wait_for_all(start_two([*script, str(write_config(config, folder))]))
 
 
 @pytest.mark.full
-def test_two_processes_go_back_together(rolling: RunConfig, poison: Poison, tmp_path: Path) -> None:
+def test_two_processes_go_back_together(
+    rollback_config: RunConfig, inject_nan: InjectNan, tmp_path: Path
+) -> None:
     """To the beginning, to a checkpoint, and twice to one; as one process does."""
-    rolling = replace(rolling, train=replace(rolling.train, log_every=1))
-    results = on_two(rolling, "2,12,14", tmp_path)
+    rollback_config = replace(rollback_config, train=replace(rollback_config.train, log_every=1))
+    results = on_two(rollback_config, "2,12,14", tmp_path)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     for line in (
         "at step 2: back to step 0, batch 2 is skipped",
@@ -201,30 +209,32 @@ def test_two_processes_go_back_together(rolling: RunConfig, poison: Poison, tmp_
         "at step 14: back to step 10, batches 11 to 14 are skipped",
     ):
         assert line in results[0].stderr
-    assert skipped_in(rolling) == [2, 11, 12, 13, 14]
-    alone = replace(rolling, run_dir=str(tmp_path / "alone"))
-    poison(2, 12, 14)
-    pretrain(alone, layout_of(alone, 8))
-    same_curve(Path(rolling.run_dir), Path(alone.run_dir))
+    assert skipped_steps(rollback_config) == [2, 11, 12, 13, 14]
+    alone = replace(rollback_config, run_dir=str(tmp_path / "alone"))
+    inject_nan(2, 12, 14)
+    pretrain(alone, partitioner_for(alone, 8))
+    assert_same_curve(Path(rollback_config.run_dir), Path(alone.run_dir))
 
 
 @pytest.mark.full
-def test_two_processes_give_up_together(rolling: RunConfig, tmp_path: Path) -> None:
-    rolling = replace(rolling, checkpoint=replace(rolling.checkpoint, every=10))
-    for result in on_two(rolling, "12,14,16", tmp_path):
-        refused(result, 78, "at step 16", "Going back to step 10", "did not help")
+def test_two_processes_give_up_together(rollback_config: RunConfig, tmp_path: Path) -> None:
+    rollback_config = replace(
+        rollback_config, checkpoint=replace(rollback_config.checkpoint, every=10)
+    )
+    for result in on_two(rollback_config, "12,14,16", tmp_path):
+        refused(result, 78, "at step 16", "Rolling back to step 10", "did not help")
 
 
 @pytest.mark.full
 def test_of_two_processes_one_is_told_to_end_while_they_go_back(
-    rolling: RunConfig, tmp_path: Path
+    rollback_config: RunConfig, tmp_path: Path
 ) -> None:
     """They agree on a step before the end, although their steps have gone back."""
-    results = on_two(rolling, "9", tmp_path, TOLD_TO_END="1")
+    results = on_two(rollback_config, "9", tmp_path, STOP_DURING_ROLLBACK="1")
     assert [result.returncode for result in results] == [75, 75], results[0].stderr
-    meta = newest_meta(Path(rolling.run_dir))
+    meta = newest_meta(Path(rollback_config.run_dir))
     assert meta is not None
-    assert 5 < meta.step < rolling.steps
-    results = on_two(rolling, "9", tmp_path)
+    assert 5 < meta.step < rollback_config.steps
+    results = on_two(rollback_config, "9", tmp_path)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
-    assert skipped_in(rolling) == [9]
+    assert skipped_steps(rollback_config) == [9]

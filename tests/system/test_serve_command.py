@@ -1,10 +1,8 @@
-"""`bert-jax serve`: the command, from its first line to its last."""
+"""The command ``bert-jax serve`` from its first line to its last."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +10,52 @@ import pytest
 import uvicorn
 
 from pipelines.commands import serve
-from support.commands import ROOT, environment, refused, run_process, start
+from support.commands import refused, run_process, run_python, start
 from support.finetuned import MODEL
 from support.model_server import Client
 
 
-def test_the_command_serves_until_it_is_told_to_end() -> None:
+def test_the_command_serves_until_sigterm() -> None:
     process = start("serve", MODEL, "--port", "0")
-    said: list[str] = []
+    lines: list[str] = []
     assert process.stderr is not None
     try:
-        while not said or "open http" not in said[-1]:
-            said.append(process.stderr.readline())
-            assert said[-1], said
-        client = Client(said[-1].split()[1])
-        assert client.found("fill-mask", text="the [MASK]", top_k=2)["masks"]
+        while not lines or "open http" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        client = Client(lines[-1].split()[1])
+        assert client.result("fill-mask", text="the [MASK]", top_k=2)["masks"]
         port = client.address.rpartition(":")[2]
         refused(run_process("serve", MODEL, "--port", port), 69, port, "--port 0")
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(20) == 0
         assert rest.strip() == "ended"
-        assert "fill-mask, next-sentence" in "".join(said)
-        assert "WARNING" not in "".join(said)
+        assert "fill-mask, next-sentence" in "".join(lines)
+        assert "WARNING" not in "".join(lines)
     finally:
         process.kill()
         process.communicate()
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_argument_is_reported_in_one_line(tmp_path: Path) -> None:
     refused(run_process("serve", tmp_path / "none", "--port", "0"), 78, "none")
     refused(run_process("serve", MODEL, "--port", "70000"), 64, "--port", "70000")
     refused(run_process("serve", MODEL, "--host", "no such host"), 64, "--host")
     refused(run_process("serve", MODEL, "--host", "192.0.2.1", "--port", "0"), 64, "127.0.0.1")
 
 
-def test_without_the_extra_it_is_said_what_to_install() -> None:
+def test_without_the_extra_the_message_names_its_package() -> None:
     program = (
         "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['serve', 'x'];"
         "from pipelines.commands.cli import main; main()"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    refused(result, 64, "fastapi", "pip install 'bert-jax[serve]'")
+    refused(run_python(program), 64, "fastapi", "pip install 'bert-jax[serve]'")
 
 
-def test_who_listens_to_others_is_warned(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_public_address_gives_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     serve.main([str(MODEL), "--host", "0.0.0.0", "--port", "0"])  # noqa: S104
     assert {number: signal.getsignal(number) for number in before} == before
-    said = capsys.readouterr().err
-    assert "WARNING: --host 0.0.0.0" in said
+    assert "WARNING: --host 0.0.0.0" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The page of `bert-jax serve` in a browser that nobody sees."""
+"""The page of ``bert-jax serve`` in a headless browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.full, browsers.needed]
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page; at its end nothing may have failed or been asked of another server."""
+    """Open a page; it must not fail or contact another server."""
     page = browser.new_page()
     page.set_default_timeout(30_000)
     failures: list[str] = []
@@ -34,8 +34,8 @@ def page(browser: Browser) -> Iterator[Page]:
     assert hosts == {"127.0.0.1"}
 
 
-def ask(page: Page, name: str, **fields: str) -> Any:
-    """Fills the form of an ability, sends it with the keyboard, and waits for the answer."""
+def submit(page: Page, name: str, **fields: str) -> Any:
+    """Fill a form, submit it with the keyboard and wait for the answer."""
     if not page.locator(f"#{name}").is_visible():
         page.get_by_role("navigation").locator(f"a[href='#{name}']").click()
     for field, value in fields.items():
@@ -61,53 +61,57 @@ def test_a_pre_trained_model_is_tried(page: Page) -> None:
         ]
         assert page.get_by_role("heading", level=2).all_inner_texts() == ["Fill the mask"]
         text = "the man [MASK] milk."
-        result = ask(page, "fill-mask", text=text, top_k="3")
-        best = client.found("fill-mask", text=text, top_k=3)["masks"][0]
-        assert result.locator(".name").all_inner_texts() == [one["token"] for one in best]
-        assert result.locator(".more").all_inner_texts() == [one["text"] for one in best]
-        widths = [one.bounding_box()["width"] for one in result.locator(".track span").all()]
+        result = submit(page, "fill-mask", text=text, top_k="3")
+        best = client.result("fill-mask", text=text, top_k=3)["masks"][0]
+        assert result.locator(".name").all_inner_texts() == [
+            candidate["token"] for candidate in best
+        ]
+        assert result.locator(".more").all_inner_texts() == [
+            candidate["text"] for candidate in best
+        ]
+        widths = [bar.bounding_box()["width"] for bar in result.locator(".track span").all()]
         assert widths == sorted(widths, reverse=True)
-        # What the server refuses is shown as text, and markup stays text.
-        error = ask(page, "fill-mask", text=HOSTILE)
+        # Error messages of the server are text; markup in them has no effect.
+        error = submit(page, "fill-mask", text=HOSTILE)
         assert error.get_by_role("alert").inner_text() == f"there is no [MASK] in {HOSTILE!r}"
-        assert ask(page, "next-sentence", text="the man", pair="milk").locator("li").count() == 2
-        cells = ask(page, "similarity", texts="the man\nmilk\n\nthe").locator("td[style]")
+        assert submit(page, "next-sentence", text="the man", pair="milk").locator("li").count() == 2
+        cells = submit(page, "similarity", texts="the man\nmilk\n\nthe").locator("td[style]")
         assert cells.count() == 9
-        shown = ask(page, "tokenize", text="the ☂").locator(".pieces b").all_inner_texts()
-        assert shown == ["[CLS]", "the", "[UNK]", "[SEP]"]
+        pieces = submit(page, "tokenize", text="the ☂").locator(".pieces b").all_inner_texts()
+        assert pieces == ["[CLS]", "the", "[UNK]", "[SEP]"]
 
 
-def test_attention_is_looked_into_with_the_keyboard(page: Page) -> None:
+def test_attention_is_selected_with_the_keyboard(page: Page) -> None:
     with served(GOLDEN) as client:
         page.goto(f"{client.url}#attention")
-        found = client.found("attention", text="the man in", pair="milk", layer=2)
+        answer = client.result("attention", text="the man in", pair="milk", layer=2)
         page.select_option("#attention select", "2")
-        result = ask(page, "attention", text="the man in", pair="milk")
+        result = submit(page, "attention", text="the man in", pair="milk")
         heads, tokens = result.locator(".heads button"), result.locator(".strip button")
-        assert heads.count() == len(found["heads"])
-        assert tokens.all_inner_texts() == [token["piece"] for token in found["tokens"]]
+        assert heads.count() == len(answer["heads"])
+        assert tokens.all_inner_texts() == [token["piece"] for token in answer["tokens"]]
         heads.nth(2).press("Enter")
         tokens.nth(3).press("Space")
         assert result.locator("[aria-pressed=true]").all_inner_texts() == ["Head 3", "in"]
-        most = max(found["heads"][2][3])
-        assert result.locator(".bars .value").first.inner_text().startswith(f"{100 * most:.1f}")
+        highest = max(answer["heads"][2][3])
+        assert result.locator(".bars .value").first.inner_text().startswith(f"{100 * highest:.1f}")
 
 
-def test_answers_are_marked_where_they_stand(page: Page) -> None:
-    # Characters beyond the first 65,536 count as one to Python and as two to JavaScript.
+def test_answers_are_marked_in_their_text(page: Page) -> None:
+    # Characters above U+FFFF have length one in Python and two in JavaScript.
     context = f"😀 {HOSTILE} in a store"
     with served(with_head("qa")) as client:
         page.goto(client.url)
-        found = client.found("qa", question="who?", context=context)
-        result = ask(page, "qa", question="who?", context=context)
-        assert result.locator("mark").all_inner_texts() == [found["answer"]]
+        answer = client.result("qa", question="who?", context=context)
+        result = submit(page, "qa", question="who?", context=context)
+        assert result.locator("mark").all_inner_texts() == [answer["answer"]]
         assert result.locator(".passage").inner_text() == context
     with served(with_head("tagging")) as client:
         page.goto(client.url)
-        found = client.found("tagging", text=context)["entities"]
-        assert found
-        marks = ask(page, "tagging", text=context).locator("mark")
-        assert marks.all_inner_texts() == [one["text"] + one["label"] for one in found]
+        entities = client.result("tagging", text=context)["entities"]
+        assert entities
+        marks = submit(page, "tagging", text=context).locator("mark")
+        assert marks.all_inner_texts() == [entity["text"] + entity["label"] for entity in entities]
         assert page.locator("img").count() == 1, "markup of a text became markup of the page"
 
 
@@ -128,43 +132,45 @@ def test_the_answer_of_a_task_is_shown(
     request = {key: text.split("\n") if key in lines else text for key, text in fields.items()}
     with served(with_head(task)) as client:
         page.goto(f"{client.url}#{name}")
-        found = client.found(name, **request)
-        result = ask(page, name, **fields)
+        answer = client.result(name, **request)
+        result = submit(page, name, **fields)
         verdict = result.locator(".verdict")
         names, values = result.locator(".bars .name"), result.locator(".bars .value")
         if name == "summarization":
-            sentences = [found["document"][number] for number in found["sentences"]]
+            sentences = [answer["document"][number] for number in answer["sentences"]]
             assert result.locator("mark").all_inner_texts() == sentences
-            assert result.locator(".passage").inner_text().rstrip() == " ".join(found["document"])
-            assert verdict.inner_text() == f"{len(sentences)} of {len(found['document'])} sentences"
+            assert result.locator(".passage").inner_text().rstrip() == " ".join(answer["document"])
+            total = len(answer["document"])
+            assert verdict.inner_text() == f"{len(sentences)} of {total} sentences"
         elif name == "regression":
-            assert float(verdict.inner_text()) == pytest.approx(found["value"], rel=1e-5)
+            assert float(verdict.inner_text()) == pytest.approx(answer["value"], rel=1e-5)
         else:
-            bars = _bars_of(found, request)
+            bars = _bars_of(answer, request)
             assert names.all_inner_texts() == [text for text, _ in bars]
-            shares = [float(text.rstrip(" %")) / 100 for text in values.all_inner_texts()]
-            assert shares == pytest.approx([share for _, share in bars], abs=1e-3)
+            fractions = [float(text.rstrip(" %")) / 100 for text in values.all_inner_texts()]
+            assert fractions == pytest.approx([fraction for _, fraction in bars], abs=1e-3)
             if name != "ranking":
-                assert verdict.inner_text() == found.get("choice", found["label"])
-        assert result.locator(".note").count() == found.get("truncated", False)
+                assert verdict.inner_text() == answer.get("choice", answer["label"])
+        assert result.locator(".note").count() == answer.get("truncated", False)
         for width in (1280, 360):
             page.set_viewport_size({"width": width, "height": 740})
             assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def _bars_of(found: Any, request: dict[str, Any]) -> list[tuple[str, float]]:
-    """Names and shares of an answer."""
-    if "ranking" in found:
+def _bars_of(answer: Any, request: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return labels and fractions of an answer."""
+    if "ranking" in answer:
         passages = request["passages"]
         return [
-            (f"{one['rank']}. {passages[one['index']]}", one["score"]) for one in found["ranking"]
+            (f"{item['rank']}. {passages[item['index']]}", item["score"])
+            for item in answer["ranking"]
         ]
-    if "choice" in found:
-        return list(zip(request["choices"], found["probabilities"], strict=True))
-    return sorted(found["probabilities"].items(), key=lambda pair: -pair[1])
+    if "choice" in answer:
+        return list(zip(request["choices"], answer["probabilities"], strict=True))
+    return sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
 
 
-def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(page: Page) -> None:
+def test_the_page_fits_a_phone_and_reports_a_stopped_server(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     with served(GOLDEN) as client:
         page.goto(client.url)
@@ -172,11 +178,11 @@ def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(page: Page) -> N
             page.get_by_role("navigation").locator(f"a[href='#{name}']").click()
             if name != "api":
                 field = "texts" if name == "similarity" else "text"
-                ask(page, name, **{field: "the man [MASK]\nin a store"})
+                submit(page, name, **{field: "the man [MASK]\nin a store"})
             assert page.evaluate("document.documentElement.scrollWidth") == 360, name
-        # Every field has a name that is read out.
+        # Every field has a label for screen readers.
         for field in page.locator("textarea, input, select").all():
-            assert field.evaluate("one => one.labels.length") == 1
+            assert field.evaluate("element => element.labels.length") == 1
     page.get_by_role("navigation").locator("a[href='#fill-mask']").click()
-    gone = ask(page, "fill-mask", text="the [MASK]")
-    expect(gone.get_by_role("alert")).to_contain_text("Is it still running?")
+    result = submit(page, "fill-mask", text="the [MASK]")
+    expect(result.get_by_role("alert")).to_contain_text("Is it still running?")

@@ -24,7 +24,7 @@ from pipelines.data.store.prepare import prepare
 from support import rehearsal
 from support.commands import ROOT, command, inspected, refused, write_config
 from support.corpora import write_corpus
-from support.jobs import both, ended
+from support.jobs import start_two, wait_for_all
 from support.shared import Shared
 from tpu.config import SubmittedConfig
 from tpu.launch.request import read_launch
@@ -89,7 +89,7 @@ def undisturbed(base: RunConfig, shared: Shared) -> Path:
 
     def build(folder: Path) -> None:
         file = write_config(replace(base, run_dir=str(folder / "run")), folder)
-        results = ended(both(command("pretrain", "--config", file)))
+        results = wait_for_all(start_two(command("pretrain", "--config", file)))
         assert [result.returncode for result in results] == [0, 0], results[0].stderr
 
     return shared("undisturbed", build) / "run"

@@ -1,58 +1,61 @@
-"""``python -m tools.drill``: every fault, and a table of what came of it."""
+"""``python -m tools.drill``: inject every fault into real runs and print a table of the results."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from support.xla_flags import QUICKLY
-from tools.drill import program
-from tools.drill.options import chosen, parser_of, seed_of
-from tools.drill.report import Row, show
-from tools.drill.stage import Stage
+from tools.drill import runner
+from tools.drill.fixture import Fixture
+from tools.drill.options import parser_of, seed_of, select
+from tools.drill.report import Row, print_report
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("make drill", __doc__, "fault")
-    parser.add_argument("--quick", action="store_true", help="as in make test: minutes less")
-    parser.add_argument("--list", action="store_true", help="the names of the faults")
-    parser.add_argument("--keep", action="store_true", help="keep the folder of what failed")
+    parser.add_argument("--quick", action="store_true", help="run as few trials as the tests do")
+    parser.add_argument("--list", action="store_true", help="print the names of the faults")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of all files")
     return parser
 
 
 def main() -> None:
-    """Runs the drill; exit code 1 if something was lost."""
+    """Run the drill; exit code 1 if a fault was not survived."""
     options = _parser().parse_args()
-    known = {fault.name: fault for fault in program.all_faults()}
-    names = chosen(list(known), options.only, "fault")
+    all_faults = {fault.name: fault for fault in runner.all_faults()}
+    names = select(list(all_faults), options.only, "fault")
     if options.list:
         print("\n".join(names))  # noqa: T201
         return
-    faults, seed = [known[name] for name in names], seed_of(options)
+    faults, seed = [all_faults[name] for name in names], seed_of(options)
     print(f"seed {seed}: {len(faults)} faults", flush=True)  # noqa: T201
-    began = time.monotonic()
+    started = time.monotonic()
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = QUICKLY
     folder = Path(tempfile.mkdtemp(prefix="bert-jax-drill-"))
-    # Programs that one process compiled are reused by the others, as in real life; also small ones.
+    # All processes share compiled programs, including small ones.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
 
-    def told(row: Row) -> None:
-        state = "held" if row.held else "FAILED" if row.failures else "not struck"
-        print(f"{time.monotonic() - began:5.0f} s  {row.fault}: {state}", flush=True)  # noqa: T201
+    def on_row(row: Row) -> None:
+        state = "passed" if row.passed else "FAILED" if row.failures else "not triggered"
+        seconds = time.monotonic() - started
+        print(f"{seconds:5.0f} s  {row.fault}: {state}", flush=True)  # noqa: T201
 
-    stage = Stage(folder)
-    held = show(list(program.drill(faults, stage, seed, options.quick, told)), seed, began)
-    if held and not options.keep:
-        stage.remove(folder)
+    fixture = Fixture(folder)
+    rows = list(runner.run_faults(faults, fixture, seed, options.quick, on_row))
+    passed = print_report(rows, seed, started)
+    if passed and not options.keep:
+        shutil.rmtree(folder)
     else:
-        print(f"{'everything' if held else 'what failed'} is in {folder}")  # noqa: T201
-    sys.exit(not held)
+        print(f"the files of {'all' if passed else 'failed'} trials are in {folder}")  # noqa: T201
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

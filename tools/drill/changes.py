@@ -1,4 +1,4 @@
-"""Damage that only somebody who knows a format can do: checksums that are right, lying headers."""
+"""Damage that follows a format: correct checksums, headers that do not match the data."""
 
 from __future__ import annotations
 
@@ -26,54 +26,56 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_STREAM, _STREAMS = 1 << 24, 8  # bytes to which a part of a bomb unpacks, and how many parts
+_STREAM, _STREAMS = 1 << 24, 8  # unpacked bytes of a part of a bomb; number of parts
 
 
 def split_weights(folder: Path) -> None:
-    """Makes two files and an index of ``model.safetensors``."""
+    """Split ``model.safetensors`` into two files with an index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    places = {}
-    for part, mine in enumerate((names[::2], names[1::2])):
-        save_file({name: tensors[name] for name in mine}, folder / f"part-{part}.safetensors")
-        places |= dict.fromkeys(mine, f"part-{part}.safetensors")
+    files = {}
+    for part, part_names in enumerate((names[::2], names[1::2])):
+        file = f"part-{part}.safetensors"
+        save_file({name: tensors[name] for name in part_names}, folder / file)
+        files |= dict.fromkeys(part_names, file)
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": places}), "utf-8")
+    index.write_text(json.dumps({"weight_map": files}), "utf-8")
 
 
 def in_safetensors(path: Path, rng: Random) -> str:
-    """Another value in the header, which is JSON."""
+    """Change a value in the JSON header."""
     data = path.read_bytes()
     if path.suffix != ".safetensors":
         raise ValueError(path)
     size = int.from_bytes(data[:8], "little")
-    header, what = changed_value(json.loads(data[8 : 8 + size]), rng)
+    header, change = changed_value(json.loads(data[8 : 8 + size]), rng)
     text = header.encode("utf-8", "surrogatepass")
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-    return f"header: {what}"
+    return f"header: {change}"
 
 
 def in_bundle(path: Path, rng: Random) -> str:
-    """Another byte in a block of an index, whose checksum is then made right."""
+    """Change a byte in a block of an index and correct its checksum."""
     if path.suffix != ".index":
         raise ValueError(path)
     data = bytearray(path.read_bytes())
     offset, size = varints(bytes(data), len(data) - 48, 4)[0][2:]
-    if rng.random() < 0.7:  # the first block of entries instead of the block of places
+    if rng.random() < 0.7:  # the first block of entries instead of the index block
         size, offset = offset - 5, 0
         size = _first_block(bytes(data), size)
-    at = rng.randrange(offset, offset + size)
-    data[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, data[at] ^ 1 << rng.randrange(8)))
+    position = rng.randrange(offset, offset + size)
+    flipped = data[position] ^ 1 << rng.randrange(8)
+    data[position] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, flipped))
     end = offset + size + 1
     data[end : end + 4] = _masked(google_crc32c.value(bytes(data[offset:end])))
     path.write_bytes(data)
-    return f"byte {at} of a block, with its checksum"
+    return f"byte {position} of a block, with its checksum"
 
 
-def _first_block(data: bytes, most: int) -> int:
-    """The size of the block that begins the file: its checksum tells."""
-    for size in range(8, most + 1):
+def _first_block(data: bytes, max_size: int) -> int:
+    """Return the size of the first block, found by its checksum."""
+    for size in range(8, max_size + 1):
         if data[size + 1 : size + 5] == _masked(google_crc32c.value(data[: size + 1])):
             return size
     raise ValueError("no block")
@@ -84,7 +86,7 @@ def _masked(crc: int) -> bytes:
 
 
 def in_array(path: Path, rng: Random) -> str:
-    """Another shape, type or content of a .npy file."""
+    """Change shape, type or content of a .npy file."""
     if path.suffix != ".npy":
         raise ValueError(path)
     array = np.load(path)
@@ -96,13 +98,13 @@ def in_array(path: Path, rng: Random) -> str:
         path.write_bytes(start + text + array.tobytes())
         return header
     kind = rng.choice(("<f4", ">u2", "<i8", "|b1", "<c8", "<U3", "<M8[s]", "O", "V2"))
-    wild = np.random.default_rng(rng.getrandbits(32))
+    generator = np.random.default_rng(rng.getrandbits(32))
     values: dict[str, Any] = {
         "another type": array.astype(kind) if kind != "V2" else array.view("V2")[: len(array)],
         "zeros": np.zeros_like(array),
         "the largest": np.full_like(array, np.iinfo(array.dtype).max),
-        "at random": wild.integers(0, np.iinfo(array.dtype).max, array.shape, array.dtype),
-        "shuffled": wild.permutation(array),
+        "at random": generator.integers(0, np.iinfo(array.dtype).max, array.shape, array.dtype),
+        "shuffled": generator.permutation(array),
         "two dimensions": array[None],
         "none": array[:0],
         "a number": array[0],
@@ -130,42 +132,44 @@ _HEADERS = (
 )
 
 
-def with_true_hashes(folder: Path, rng: Random) -> None:
-    """Puts the hashes of the files into the ledger, most of the time, if it still is a file."""
+def correct_hashes(folder: Path, rng: Random) -> None:
+    """Write the hashes of the files into the ledger, usually, if it is still a file."""
     path = folder / "store" / LEDGER
     if rng.random() < 0.2 or not path.is_file():
         return
     try:
         ledger = json.loads(path.read_text("utf-8"))
-        for shard in (one for shards in ledger["splits"].values() for one in shards):
+        for shard in (shard for shards in ledger["splits"].values() for shard in shards):
             files = {part: path.with_name(f"{shard['name']}.{part}.npy") for part in PARTS}
             shard["sha256"] = {part: sha256(file) for part, file in files.items() if file.is_file()}
         path.write_text(json.dumps(ledger), "utf-8")
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
-        return  # the ledger is what was damaged
+        return  # the ledger itself is damaged
 
 
 def bomb(path: Path, rng: Random) -> str:
-    """A few bytes that unpack to very many."""
-    unit = rng.choice((b"a", b"\0", b"a" * 199 + b"\n", b"a" * 199 + b"\n\n", b" " * 199 + b"\n"))
-    path.write_bytes(_bomb(path.suffix, unit))
-    return f"a bomb of {unit!r:.20}"
+    """Replace a compressed file with a small one that unpacks to very many bytes."""
+    pattern = rng.choice(
+        (b"a", b"\0", b"a" * 199 + b"\n", b"a" * 199 + b"\n\n", b" " * 199 + b"\n")
+    )
+    path.write_bytes(_bomb(path.suffix, pattern))
+    return f"a bomb of {pattern!r:.20}"
 
 
-@cache  # they take a while
-def _bomb(suffix: str, unit: bytes) -> bytes:
+@cache  # packing is slow
+def _bomb(suffix: str, pattern: bytes) -> bytes:
     packers = {".gz": gzip.compress, ".xz": partial(lzma.compress, preset=0), ".zst": zstd.compress}
     if suffix not in packers:
         raise ValueError(suffix)
-    return packers[suffix](unit * (_STREAM // len(unit))) * _STREAMS
+    return packers[suffix](pattern * (_STREAM // len(pattern))) * _STREAMS
 
 
 def in_meta(path: Path, rng: Random) -> str:
-    """Another value in what is saved beside a checkpoint, which is then signed again."""
+    """Change a value in the metadata of a checkpoint and correct its hash."""
     content = json.loads(path.read_text("utf-8"))
     if "sha256" not in content:
         raise ValueError(path)
     del content["sha256"]
-    text, what = changed_value(content, rng)
+    text, change = changed_value(content, rng)
     path.write_text(json.dumps(_signed(json.loads(text))), "utf-8")
-    return f"signed: {what}"
+    return f"signed: {change}"

@@ -1,13 +1,14 @@
-"""Hostile files: every reader is given damaged files, and files that were made to harm.
+"""Hostile files: every reader gets damaged and malicious files.
 
-A reader may succeed, or refuse in one readable line. It may not fail in another way, end its
-process, take long or much memory, read or write beside the folder that it was given, start
-programs, or send control characters to the terminal. It runs in a process of its own, so that all
-of this is seen. Seed, reader and the number of the try decide what a try is.
+A reader may succeed, or refuse in one readable line. It must not fail in another way, end its
+process, use much time or memory, read or write outside its folder, start programs, or send control
+characters to the terminal. It runs in its own process, which records all of this. Seed, reader and
+number determine a try.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,82 +16,80 @@ from pathlib import Path
 from random import Random
 from threading import Lock
 
-from tools.drill.mutations import copied, damage
+from tools.drill.fixture import Fault, Fixture
+from tools.drill.mutations import copy_files, damage
+from tools.drill.observed import Reader, ReaderProcess
 from tools.drill.readers import READERS
 from tools.drill.report import Row
-from tools.drill.stage import Fault, Stage
-from tools.drill.tally import Tally
-from tools.drill.watched import Child, Reader
+from tools.drill.results import Results
 
-LEAST = 20  # tries of a reader, however short the time
-LIMIT = 10.0  # seconds for a try
-_SECONDS = 3.0  # for a reader
-_MAKING = Lock()  # Orbax does not save from two threads of a process
-
-_MOST_FAILURES = 20  # of a reader; then it is known not to hold
+MIN_TRIES = 20  # of a reader
+LIMIT = 10.0  # seconds per try
+_SECONDS = 3.0  # per reader
+_MAKE_LOCK = Lock()  # Orbax cannot save from two threads of a process
+_MAX_FAILURES = 20  # of a reader, which then ends
 
 
-def drilled(
+def drill_reader(
     reader: Reader, folder: Path, seed: int, seconds: float, limit: float = LIMIT, first: int = 0
 ) -> Row:
-    """The row of one reader.
+    """Run the tries of one reader; return its row.
 
     Args:
-        reader: To be tried.
+        reader: The reader.
         folder: For the files.
-        seed: Decides, with the reader's name and the number, what each try is.
-        seconds: For all tries.
-        limit: For one.
-        first: Number of the first try, to see one again.
+        seed: Determines each try, together with the name of the reader and the number of the try.
+        seconds: Duration of all tries.
+        limit: Seconds per try.
+        first: Number of the first try, to repeat a failure.
     """
-    good, place = folder / "good", folder / "try" / "files"
-    good.mkdir(parents=True)
-    with _MAKING:
-        reader.make(good)
-    child, number = Child(reader, folder, limit), first
-    tally = Tally(f"hostile {reader.name}")
+    valid, files = folder / "valid", folder / "try" / "files"
+    valid.mkdir(parents=True)
+    with _MAKE_LOCK:
+        reader.make(valid)
+    process, number = ReaderProcess(reader, folder, limit), first
+    results = Results(f"hostile {reader.name}")
     try:
-        begun = child.begin()
-        if begun.refusal != reader.refusal or begun.faults:
-            tally.judge(
-                f"the good files: {begun.refusal}", *(begun.faults or ("not as they were",))
-            )
-        over = time.monotonic() + seconds
-        while number < first + LEAST or time.monotonic() < over:
-            if len(tally.failures) == _MOST_FAILURES:
+        outcome = process.start()
+        if outcome.refusal != reader.refusal or outcome.faults:
+            unexpected = outcome.faults or ("unexpected message",)
+            results.add(f"the valid files: {outcome.refusal}", *unexpected)
+        deadline = time.monotonic() + seconds
+        while number < first + MIN_TRIES or time.monotonic() < deadline:
+            if len(results.failures) == _MAX_FAILURES:
                 break
-            chance = Random(f"{seed} {reader.name} {number}")  # noqa: S311
-            what = _prepared(reader, good, place, chance)
-            outcome = child.read(place)
-            what = f"seed {seed}, {reader.name}, try {number} ({what})"
-            tally.judge(what, *outcome.faults, message=outcome.refusal)
+            rng = Random(f"{seed} {reader.name} {number}")  # noqa: S311
+            change = _damage_copy(reader, valid, files, rng)
+            outcome = process.read(files)
+            action = f"seed {seed}, {reader.name}, try {number} ({change})"
+            results.add(action, *outcome.faults, message=outcome.refusal)
             number += 1
     finally:
-        child.end()
-    return tally.row()
+        process.stop()
+    return results.row()
 
 
 def faults() -> Iterator[Fault]:
-    """One for every reader; the tests make their own tries."""
+    """Yield a fault for each reader; the tests call `drill_reader` themselves."""
     for reader in READERS:
         yield Fault(f"hostile {reader.name}", partial(_trial, reader), quick=0)
 
 
-def _trial(reader: Reader, stage: Stage, rng: Random) -> Row:
-    place = stage.place()
-    row = drilled(reader, place, rng.getrandbits(32), _SECONDS)
-    if row.held:
-        stage.remove(place)
+def _trial(reader: Reader, fixture: Fixture, rng: Random) -> Row:
+    folder = fixture.new_folder()
+    row = drill_reader(reader, folder, rng.getrandbits(32), _SECONDS)
+    if row.passed:
+        shutil.rmtree(folder)
     return row
 
 
-def _prepared(reader: Reader, good: Path, place: Path, rng: Random) -> str:
-    """Makes the files of a try; what was done to them."""
-    copied(good, place)
-    path = rng.choice(reader.files(place))
+def _damage_copy(reader: Reader, valid: Path, folder: Path, rng: Random) -> str:
+    """Copy the valid files and damage one of the copies; return the change."""
+    copy_files(valid, folder)
+    path = rng.choice(reader.files(folder))
     try:
-        what = damage(path, rng, reader.special)
+        change = damage(path, rng, reader.special)
     except (ValueError, KeyError, IndexError, RecursionError):
-        what = "nothing: the change is for another form"
-    reader.mend(place, rng)
-    return f"{path.relative_to(place)}: {what.encode('unicode_escape').decode()}"
+        change = "none: the change is for another format"
+    reader.repair(folder, rng)
+    return f"{path.relative_to(folder)}: {change.encode('unicode_escape').decode()}"

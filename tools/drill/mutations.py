@@ -1,4 +1,4 @@
-"""Damage: what can happen to a file, and what somebody could have written into it."""
+"""Damage of files: accidental changes and malicious content."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-Change = Callable[[Path, Random], str]  # changes a file and says how
+Change = Callable[[Path, Random], str]  # changes a file; returns a description
 
 DEEP = 100_000
 HUGE = (0, -1, 2**31, 2**63, -(2**63) - 1, 10**30, 1e308, float("inf"), float("-inf"), float("nan"))
-_SCREEN = "\x1b[2J\x1b]0;owned\x07\u202e"  # clears a terminal, renames it, turns text round
+_SCREEN = "\x1b[2J\x1b]0;owned\x07\u202e"  # clears a terminal, renames it, reverses text
 _PATHS = ("../../canary", "../canary.npy", "/etc/passwd", "/dev/zero", "gs://x/../y", "~/x", "a\0b")
 _WORDS = ("", " ", "true", "null", "\ufeff", "\ud800", _SCREEN, "9" * 5000, "x" * 100_000, "{}%s")
-# Texts that JSON, as it is written here, cannot express.
+# Texts that json.dumps does not produce.
 _JSON = ("[" * DEEP, "[" * 500 + "]" * 500, "9" * 5000, "1e999", "-0", '"\\ud800"')
 _YAML = (
     "!!python/object/apply:os.system ['touch owned']",
@@ -58,16 +58,20 @@ _BYTES = (
 
 
 def damage(path: Path, rng: Random, special: tuple[Change, ...] = ()) -> str:
-    """Does one thing to a file; what it was."""
-    choices: list[tuple[float, Change]] = [(4, _in_bytes), (1, _another_thing), (1, _another_text)]
+    """Make one change to a file; return a description."""
+    choices: list[tuple[float, Change]] = [
+        (4, _change_bytes),
+        (1, _replace_file),
+        (1, _replace_text),
+    ]
     if path.suffix in (".json", ".jsonl", ".yaml"):
-        choices.append((6, _in_values))
-    choices += [(6 / len(special), one) for one in special]
+        choices.append((6, _change_values))
+    choices += [(6 / len(special), change) for change in special]
     weights, changes = zip(*choices, strict=True)
     return rng.choices(changes, weights)[0](path, rng)
 
 
-def _in_bytes(path: Path, rng: Random) -> str:
+def _change_bytes(path: Path, rng: Random) -> str:
     data = path.read_bytes()
     change = rng.choice((_flipped, _cut, _inserted, _repeated, _moved, _renumbered, _unlined))
     path.write_bytes(change(data, rng))
@@ -86,13 +90,13 @@ def _cut(data: bytes, rng: Random) -> bytes:
 
 
 def _inserted(data: bytes, rng: Random) -> bytes:
-    at = rng.randint(0, len(data))
-    return data[:at] + rng.choice(_BYTES) + data[at:]
+    offset = rng.randint(0, len(data))
+    return data[:offset] + rng.choice(_BYTES) + data[offset:]
 
 
 def _repeated(data: bytes, rng: Random) -> bytes:
-    begin, end = sorted(rng.randint(0, len(data)) for _ in range(2))
-    return data[:end] + data[begin:end] * rng.choice((1, 2, 50)) + data[end:]
+    start, end = sorted(rng.randint(0, len(data)) for _ in range(2))
+    return data[:end] + data[start:end] * rng.choice((1, 2, 50)) + data[end:]
 
 
 def _moved(data: bytes, rng: Random) -> bytes:
@@ -101,11 +105,11 @@ def _moved(data: bytes, rng: Random) -> bytes:
 
 
 def _renumbered(data: bytes, rng: Random) -> bytes:
-    places = list(re.finditer(rb"\d+", data))
-    if not places:
+    numbers = list(re.finditer(rb"\d+", data))
+    if not numbers:
         return _flipped(data, rng)
-    one = rng.choice(places)
-    return data[: one.start()] + str(rng.choice(HUGE)).encode() + data[one.end() :]
+    number = rng.choice(numbers)
+    return data[: number.start()] + str(rng.choice(HUGE)).encode() + data[number.end() :]
 
 
 def _unlined(data: bytes, rng: Random) -> bytes:
@@ -114,7 +118,7 @@ def _unlined(data: bytes, rng: Random) -> bytes:
     return b"\n".join(lines)
 
 
-def _another_text(path: Path, rng: Random) -> str:
+def _replace_text(path: Path, rng: Random) -> str:
     texts: dict[str, bytes] = {
         "empty": b"",
         "bytes at random": rng.randbytes(rng.choice((1, 100, 10_000))),
@@ -134,16 +138,16 @@ def _another_text(path: Path, rng: Random) -> str:
 
 
 def _laughs(form: str) -> bytes:
-    """YAML of a few lines that stands for 9 ** 12 values."""
+    """Return a few lines of YAML that expand to 9 ** 12 values."""
     first = form.format("") if "<<" not in form else "{run_dir: x}"
     lines = [f"a0: &a0 {first}"]
     lines += [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 9))}" for n in range(1, 13)]
     return "\n".join([*lines, "model: *a12", "run_dir: *a12"]).encode()
 
 
-def _another_thing(path: Path, rng: Random) -> str:
-    """Something in its place that is no file, or not this one."""
-    things: dict[str, Callable[[], object]] = {
+def _replace_file(path: Path, rng: Random) -> str:
+    """Replace a file with something that is not a regular file, or with nothing."""
+    replacements: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,
         "a pipe": lambda: os.mkfifo(path),
         "a folder": path.mkdir,
@@ -152,61 +156,64 @@ def _another_thing(path: Path, rng: Random) -> str:
         "a link to a device": lambda: path.symlink_to(rng.choice(("/dev/zero", "/dev/null"))),
         "a link to a folder": lambda: path.symlink_to("/proc"),
     }
-    name = rng.choice(list(things))
+    name = rng.choice(list(replacements))
     path.unlink()
-    things[name]()
+    replacements[name]()
     return f"{name} instead"
 
 
-def _in_values(path: Path, rng: Random) -> str:
-    """Another value, key or order in JSON, a line of it, or what YAML takes for JSON."""
+def _change_values(path: Path, rng: Random) -> str:
+    """Change a value or key in JSON, in a line of JSON Lines or in YAML that is JSON."""
     lines = path.read_text("utf-8").split("\n") if path.suffix == ".jsonl" else []
     filled = [number for number, line in enumerate(lines) if line]
     number = rng.choice(filled) if filled else 0
-    given = json.loads(lines[number] if lines else path.read_text("utf-8"))
-    changed, what = changed_value(given, rng, path.suffix == ".yaml")
+    value = json.loads(lines[number] if lines else path.read_text("utf-8"))
+    changed, change = changed_value(value, rng, path.suffix == ".yaml")
     if lines:
         lines[number] = changed
         changed = "\n".join(lines)
     path.write_bytes(changed.encode("utf-8", "surrogatepass"))
-    return what
+    return change
 
 
-def changed_value(given: Any, rng: Random, yaml: bool = False) -> tuple[str, str]:
-    """JSON like `given` with one node changed, and what was changed."""
-    root = [given]
-    holder, key = rng.choice(_places(root))
+def changed_value(value: Any, rng: Random, yaml: bool = False) -> tuple[str, str]:
+    """Return JSON of `value` with one node changed, and a description of the change."""
+    root = [value]
+    container, key = rng.choice(_nodes(root))
     kind = rng.choice(("value", "value", "value", "key", "loss", "text"))
-    plain = rng.random() < 0.5
-    if kind == "loss" and isinstance(holder, dict):
-        del holder[key]
-        return json.dumps(given), f"{key!r:.40} lost"
-    if kind == "key" and isinstance(holder, dict):
-        holder[rng.choice((*_WORDS, *_PATHS, "__class__", "base"))] = holder.pop(key)
-        return json.dumps(given, ensure_ascii=plain), f"another key for {key!r:.40}"
+    ascii_only = rng.random() < 0.5
+    if kind == "loss" and isinstance(container, dict):
+        del container[key]
+        return json.dumps(value), f"{key!r:.40} removed"
+    if kind == "key" and isinstance(container, dict):
+        container[rng.choice((*_WORDS, *_PATHS, "__class__", "base"))] = container.pop(key)
+        return json.dumps(value, ensure_ascii=ascii_only), f"another key for {key!r:.40}"
     if kind == "text":
         new = rng.choice((*_JSON, *(_YAML if yaml else ())))
-        holder[key] = mark = "\ue000"
-        return json.dumps(root[0]).replace(json.dumps(mark), new), f"{key!r:.40} is {new:.40}"
-    holder[key] = new = random_value(rng)
-    return json.dumps(root[0], ensure_ascii=plain), f"{key!r:.40} is {new!r:.60}"
+        container[key] = placeholder = "\ue000"
+        return json.dumps(root[0]).replace(
+            json.dumps(placeholder), new
+        ), f"{key!r:.40} is {new:.40}"
+    container[key] = new = random_value(rng)
+    return json.dumps(root[0], ensure_ascii=ascii_only), f"{key!r:.40} is {new!r:.60}"
 
 
-def _places(root: list[Any]) -> list[tuple[Any, Any]]:
-    """Every place in nested lists and objects: holder and key."""
-    found: list[tuple[Any, Any]] = []
-    holders: list[Any] = [root]
-    while holders:
-        holder = holders.pop()
-        for key, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            found.append((holder, key))
+def _nodes(root: list[Any]) -> list[tuple[Any, Any]]:
+    """Return (container, key) of every value in nested lists and objects."""
+    nodes: list[tuple[Any, Any]] = []
+    containers: list[Any] = [root]
+    while containers:
+        container = containers.pop()
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in items:
+            nodes.append((container, key))
             if isinstance(value, (dict, list)):
-                holders.append(value)
-    return found
+                containers.append(value)
+    return nodes
 
 
 def random_value(rng: Random, depth: int = 0) -> Any:
-    """Any JSON value, preferably one that nobody expects."""
+    """Return a random JSON value, often an unusual one."""
     kind = rng.randrange(6 if depth < 3 else 4)
     if kind == 0:
         return rng.choice((None, True, False))
@@ -222,8 +229,8 @@ def random_value(rng: Random, depth: int = 0) -> Any:
     return {rng.choice((*_WORDS[:7], "a")): value for value in inner}
 
 
-def copied(good: Path, place: Path) -> None:
-    """A fresh copy of good files."""
-    if place.exists():
-        shutil.rmtree(place)
-    shutil.copytree(good, place)
+def copy_files(source: Path, target: Path) -> None:
+    """Replace `target` with a copy of `source`."""
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target)

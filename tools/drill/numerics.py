@@ -1,9 +1,10 @@
-"""Numbers that are not finite: in a batch, in the parameters, and where bfloat16 overflows."""
+"""Non-finite numbers: in a batch, in the parameters and by overflow of bfloat16."""
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,21 +17,22 @@ from bert_jax.training import metrics
 from bert_jax.training.batch import Batch
 from bert_jax.training.trainer import Trainer
 from pipelines.data.batches.loader import PretrainingData
-from support.process_harness import Circumstances
+from support.process_harness import Environment
+from tools.drill.fixture import EVERY, STEPS, Fault, Fixture, losses, newest_checkpoint
 from tools.drill.report import Row
-from tools.drill.stage import EVERY, STEPS, Fault, Stage, losses, newest_checkpoint
-from tools.drill.tally import Tally, ended
+from tools.drill.results import Results, exit_problem
 
 _ROLLBACK = ("--train.on_nonfinite", "rollback")
-_ALWAYS = 10**9  # times
+_ROLLBACK_LINE = re.compile(r"^(.*back to step (\d+).*)$", re.MULTILINE)
+_ALWAYS = 10**9  # number of updates
 
 
-def poison_batch(step: int, value: float) -> None:
-    """From now on in this process, one weight of the batch of update `step` is `value`."""
-    whole = PretrainingData.batch_at
+def corrupt_batch(step: int, value: float) -> None:
+    """Set one weight in the batch of update `step` to `value`, in this process from now on."""
+    original = PretrainingData.batch_at
 
     def batch_at(self: PretrainingData, index: int, rows: slice = slice(None)) -> Batch:
-        batch = whole(self, index, rows)
+        batch = original(self, index, rows)
         if index != step - 1:
             return batch
         weights = batch.arrays["mlm_weights"].copy()
@@ -40,128 +42,134 @@ def poison_batch(step: int, value: float) -> None:
     PretrainingData.batch_at = batch_at  # type: ignore[method-assign]
 
 
-def poison_parameters(step: int, times: int, factor: float, seed: int) -> None:
-    """After update `step`, once or more, parameters are multiplied: NaN in one number, or all."""
-    whole, left = Trainer._update, [times]
+def corrupt_parameters(step: int, times: int, factor: float, seed: int) -> None:
+    """Corrupt parameters after update `step` and later, so many times.
+
+    A finite factor multiplies all parameters; another value replaces one number.
+    """
+    original, remaining = Trainer._update, times
 
     def update(self: Trainer, train_step: object, batch: Batch) -> None:
-        whole(self, train_step, batch)
-        if self.step >= step and left[0]:
-            left[0] -= 1
+        nonlocal remaining
+        original(self, train_step, batch)
+        if self.step >= step and remaining:
+            remaining -= 1
             leaves, tree = jax.tree.flatten(self.state.params)
-            chosen = seed % len(leaves)
+            target = seed % len(leaves)
             host = [np.array(leaf) for leaf in leaves]
             for number, array in enumerate(host):
                 if math.isfinite(factor):
                     array *= factor
-                elif number == chosen:
+                elif number == target:
                     array.flat[seed % array.size] = factor
-            placed = [jax.device_put(a, b.sharding) for a, b in zip(host, leaves, strict=True)]
-            self.state = replace(self.state, params=jax.tree.unflatten(tree, placed))
+            arrays = [jax.device_put(a, b.sharding) for a, b in zip(host, leaves, strict=True)]
+            self.state = replace(self.state, params=jax.tree.unflatten(tree, arrays))
 
     Trainer._update = update  # type: ignore[method-assign]
 
 
-def _went_back(stage: Stage, run_dir: Path, step: int, exact: bool) -> str:
-    """What is wrong with a run that went back because of `step`, and left its batch out.
+def _rollback_problem(fixture: Fixture, run_dir: Path, step: int, exact: bool) -> str:
+    """Return what is wrong with a run that rolled back because of `step`; empty if nothing is.
 
     Args:
-        stage: Where it is.
-        run_dir: Of the run.
-        step: The first update that was not as it should be.
-        exact: Whether just that batch is left out; and not one in which parameters are used.
+        fixture: Shared by all trials.
+        run_dir: Folder of the run.
+        step: First update with a fault.
+        exact: Require that exactly this batch was skipped; corrupted parameters may show later.
     """
     lines = metrics.read(run_dir)
     skipped = [line["step"] for line in lines if "skipped" in line]
     trained = [line["step"] for line in lines if "loss" in line]
     if sorted(skipped + trained) != list(range(1, STEPS + 1)):
-        return f"it did the steps {trained} and left out {skipped}"
+        return f"trained steps {trained}, skipped {skipped}"
     if not skipped or (exact and skipped != [step]):
-        return f"it left out {skipped}, not {step}"
+        return f"skipped {skipped}, not {step}"
     if any(not math.isfinite(line.get("loss", 0.0)) for line in lines):
         return "a loss is not finite"
-    if exact and losses(run_dir)[: step - 1] != stage.losses[: step - 1]:
-        return "losses before that step are others"
+    if exact and losses(run_dir)[: step - 1] != fixture.reference_losses[: step - 1]:
+        return "losses before that step differ"
     return ""
 
 
-def gone_back(name: str, kind: str, stage: Stage, rng: random.Random) -> Row:
-    """The run goes back and leaves a batch out; again in another process it does just the same."""
-    tally, place = Tally(name), stage.place()
+def roll_back(name: str, kind: str, fixture: Fixture, rng: random.Random) -> Row:
+    """Let a run roll back and skip a batch; a second run must do exactly the same."""
+    results, folder = Results(name), fixture.new_folder()
     step = rng.randint(2, STEPS - 1)
     value = rng.choice([math.nan, math.inf, -math.inf])
-    number = rng.randrange(10**6)
+    seed = rng.randrange(10**6)
     options: tuple[str, ...] = _ROLLBACK
     if kind == "batch":
-        before = partial(poison_batch, step, value)
+        setup = partial(corrupt_batch, step, value)
     elif kind == "parameters":
-        before = partial(poison_parameters, step, 1, math.nan, number)
+        setup = partial(corrupt_parameters, step, 1, math.nan, seed)
     else:
-        before = partial(poison_parameters, step, 1, 1e30, number)
+        setup = partial(corrupt_parameters, step, 1, 1e30, seed)
         options += ("--model.dtype", "bfloat16")
-    lives = []
     for run in ("first", "second"):
-        life = stage.pretrain(place, place / run, *options, under=Circumstances(before=before))
-        wrong = ended(life, 0)
-        said = [line for line in life.said.splitlines() if "back to step" in line]
-        if not wrong and len(said) != 1:
-            wrong = f"it went back {len(said)} times"
-        wrong = wrong or _went_back(stage, place / run, step, kind == "batch")
-        lost = step + 1 - int(said[0].partition("back to step ")[2].split(",")[0]) if said else 0
-        # What comes of a step is known some steps later: they are on their way meanwhile.
-        far = f"{lost} steps lost" if lost > EVERY + 4 else ""
-        message = said[0] if said else ""
-        tally.judge(f"update {step}, {value}", wrong, far, message=message, lost=lost)
-        lives.append(life)
-    if not tally.failures and stage.digest_of(place / "first") != stage.digest_of(place / "second"):
-        tally.failures.append(f"update {step}: twice the same gave different parameters")
-    return tally.closed(stage, place)
+        process = fixture.pretrain(
+            folder, folder / run, *options, environment=Environment(setup=setup)
+        )
+        problem = exit_problem(process, 0)
+        rollbacks = _ROLLBACK_LINE.findall(process.stderr)
+        if not problem and len(rollbacks) != 1:
+            problem = f"{len(rollbacks)} rollbacks"
+        problem = problem or _rollback_problem(fixture, folder / run, step, kind == "batch")
+        message, target = rollbacks[0] if rollbacks else ("", step + 1)
+        lost = step + 1 - int(target)
+        # The result of a step arrives a few steps later.
+        too_many = f"{lost} steps lost" if lost > EVERY + 4 else ""
+        results.add(f"update {step}, {value}", problem, too_many, message=message, lost=lost)
+    if not results.failures and fixture.digest_of(folder / "first") != fixture.digest_of(
+        folder / "second"
+    ):
+        results.failures.append(f"update {step}: two runs gave different parameters")
+    return results.finish(folder)
 
 
-def stopped(name: str, stage: Stage, rng: random.Random) -> Row:
-    """Unless it is told to go back it ends, saves nothing of it, and goes on when all is well."""
-    tally, place = Tally(name), stage.place()
+def stop(name: str, fixture: Fixture, rng: random.Random) -> Row:
+    """Let a run stop at a bad batch without saving it; resume with the good batch."""
+    results, folder = Results(name), fixture.new_folder()
     step = rng.randint(2, STEPS)
-    run_dir = place / "run"
-    under = Circumstances(before=partial(poison_batch, step, math.nan))
-    life = stage.pretrain(place, run_dir, under=under)
-    wrong = ended(life, 78)
-    safe = newest_checkpoint(run_dir)
-    if not wrong and not step - 1 - EVERY <= safe < step:
-        wrong = f"its newest checkpoint is {safe}"
-    again = stage.pretrain(place, run_dir)
-    wrong = wrong or ended(again, 0) or stage.complaint(run_dir)
-    tally.judge(f"update {step}", wrong, message=life.last_line, lost=step - 1 - safe)
-    return tally.closed(stage, place)
+    run_dir = folder / "run"
+    environment = Environment(setup=partial(corrupt_batch, step, math.nan))
+    process = fixture.pretrain(folder, run_dir, environment=environment)
+    problem = exit_problem(process, 78)
+    saved = newest_checkpoint(run_dir)
+    if not problem and not step - 1 - EVERY <= saved < step:
+        problem = f"the newest checkpoint is {saved}"
+    again = fixture.pretrain(folder, run_dir)
+    problem = problem or exit_problem(again, 0) or fixture.difference(run_dir)
+    results.add(f"update {step}", problem, message=process.last_line, lost=step - 1 - saved)
+    return results.finish(folder)
 
 
-def hopeless(name: str, stage: Stage, rng: random.Random) -> Row:
-    """Where going back does not help it says so and ends; what was saved before is whole."""
-    tally, place = Tally(name), stage.place()
+def give_up(name: str, fixture: Fixture, rng: random.Random) -> Row:
+    """Let rollbacks fail: the run ends with a message, and older checkpoints stay complete."""
+    results, folder = Results(name), fixture.new_folder()
     step = rng.randint(EVERY + 1, STEPS - EVERY)
-    run_dir = place / "run"
-    before = partial(poison_parameters, step, _ALWAYS, math.nan, rng.randrange(10**6))
-    life = stage.pretrain(place, run_dir, *_ROLLBACK, under=Circumstances(before=before))
-    wrong = ended(life, 78)
-    if not wrong and "did not help" not in life.last_line:
-        wrong = f"it said {life.last_line!r}"
-    safe = newest_checkpoint(run_dir)
-    again = stage.pretrain(place, run_dir)
-    wrong = wrong or ended(again, 0) or stage.complaint(run_dir)
-    tally.judge(f"from update {step}", wrong, message=life.last_line, lost=step - safe)
-    return tally.closed(stage, place)
+    run_dir = folder / "run"
+    setup = partial(corrupt_parameters, step, _ALWAYS, math.nan, rng.randrange(10**6))
+    process = fixture.pretrain(folder, run_dir, *_ROLLBACK, environment=Environment(setup=setup))
+    problem = exit_problem(process, 78)
+    if not problem and "did not help" not in process.last_line:
+        problem = f"message: {process.last_line!r}"
+    saved = newest_checkpoint(run_dir)
+    again = fixture.pretrain(folder, run_dir)
+    problem = problem or exit_problem(again, 0) or fixture.difference(run_dir)
+    results.add(f"from update {step}", problem, message=process.last_line, lost=step - saved)
+    return results.finish(folder)
 
 
 def faults() -> Iterator[Fault]:
-    """All of them."""
-    for kind, what in (
+    """Yield the faults of this module."""
+    for kind, label in (
         ("batch", "NaN or infinity in a batch"),
         ("parameters", "NaN in a parameter"),
         ("overflow", "overflow in bfloat16"),
     ):
-        name = f"{what}, rollback"
-        yield Fault(name, partial(gone_back, name, kind), quick=int(kind == "batch"))
+        name = f"{label}, rollback"
+        yield Fault(name, partial(roll_back, name, kind), quick=int(kind == "batch"))
     name = "NaN in a batch, stop"
-    yield Fault(name, partial(stopped, name), jobs=2, quick=0)
+    yield Fault(name, partial(stop, name), jobs=2, quick=0)
     name = "NaN again and again, rollback"
-    yield Fault(name, partial(hopeless, name), quick=0)
+    yield Fault(name, partial(give_up, name), quick=0)

@@ -1,4 +1,4 @@
-"""The readers of the project, each with good files and the damage that only these can suffer."""
+"""All file readers, each with valid files and changes for their format."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from typing import Any
 import jax
 
 from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
+from bert_jax.nn.encoder import init_params
 from bert_jax.training import checkpoint, metrics
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import init_params
-from pipelines.commands import extend_tokenizer, train_tokenizer
-from pipelines.commands.prepare import prepare
 from pipelines.data.batches.loader import PretrainingData
-from pipelines.data.sources import corpora
+from pipelines.data.sources.corpora import open_corpus
+from pipelines.data.sources.files import FileSource
+from pipelines.data.sources.registry import SOURCES
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import LEDGER, Store
-from pipelines.data.tokenizers import export, tokenizer, training
+from pipelines.data.tokenizers import export, extend, tokenizer
+from pipelines.data.tokenizers import record as records
+from pipelines.data.tokenizers.vocabulary import Kind, train_vocabulary
 from pipelines.models import features, model_card
 from pipelines.models.formats import google_research, hugging_face
 from pipelines.models.formats.config_json import read_json
@@ -37,9 +40,9 @@ from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 from support.corpora import VOCABULARY, write_corpus
 from tools.drill import changes
+from tools.drill.observed import Reader
 from tools.drill.readers_report import REPORT_READERS
 from tools.drill.readers_tpu import TPU_READERS
-from tools.drill.watched import Reader
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,7 +58,7 @@ _TEXT = "A story of \u201cwords\u201d, the 3rd.\nIt has two lines.\n\nAnother on
 
 
 def _write(folder: Path, **files: str | bytes) -> None:
-    """Writes files; "__" stands for the dot of a name."""
+    """Write files; "__" in a name stands for the dot."""
     for name, content in files.items():
         data = content if isinstance(content, bytes) else content.encode()
         (folder / name.replace("__", ".")).write_bytes(data)
@@ -67,12 +70,12 @@ def _json(*records: Any) -> str:
 
 def make_configs(folder: Path) -> None:
     config = as_dict(RunConfig(run_dir="run", phases=_PHASES))
-    tuned = as_dict(FinetuneConfig(run_dir="run", data=TaskDataConfig("train.tsv")))
+    finetune = as_dict(FinetuneConfig(run_dir="run", data=TaskDataConfig("train.tsv")))
     _write(
         folder,
         config__yaml=_json(config | {"base": "base.yaml"}),
         base__yaml=_json({"seed": 3, "model": {"preset": "bert-tiny"}}),
-        finetune__yaml=_json(tuned),
+        finetune__yaml=_json(finetune),
     )
 
 
@@ -82,9 +85,9 @@ def read_configs(folder: Path) -> None:
     to_yaml(read_config(parser, ["--config", str(folder / "finetune.yaml")], FinetuneConfig)[0])
 
 
-def _tokenizer(kind: training.Kind) -> tokenizer.Tokenizer:
+def _tokenizer(kind: Kind) -> tokenizer.Tokenizer:
     lines = [*_TEXT.splitlines(), "so many words as there are letters in a small vocabulary"]
-    return training.train(kind, lines, 48, uncased=True)
+    return train_vocabulary(kind, lines, 48, uncased=True)
 
 
 def make_vocabulary(folder: Path) -> None:
@@ -103,14 +106,14 @@ def make_sentencepiece(folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> None:
-    found = tokenizer.load(folder)
-    ids = found.encode([_TEXT, "", "\0\ufeff \U0001f600"])
-    found.encode_with_offsets([_TEXT])
-    found.encode_masked("A [MASK] of words")
-    found.decode(ids[0])
-    found.word_starts()
-    [found.spelled(number) for number in range(found.vocab_size)]
-    found.save(folder / "copy")
+    loaded = tokenizer.load(folder)
+    ids = loaded.encode([_TEXT, "", "\0\ufeff \U0001f600"])
+    loaded.encode_with_offsets([_TEXT])
+    loaded.encode_masked("A [MASK] of words")
+    loaded.decode(ids[0])
+    loaded.word_starts()
+    [loaded.spelled(token_id) for token_id in range(loaded.vocab_size)]
+    loaded.save(folder / "copy")
 
 
 def make_list(folder: Path) -> None:
@@ -120,9 +123,9 @@ def make_list(folder: Path) -> None:
 
 
 def read_words(folder: Path) -> None:
-    known = tokenizer.load(folder)
-    assert isinstance(known, tokenizer.WordPieceTokenizer)
-    extend_tokenizer.read_list(known, folder / "words.list", 2)
+    loaded = tokenizer.load(folder)
+    assert isinstance(loaded, tokenizer.WordPieceTokenizer)
+    extend.read_words(loaded, folder / "words.list", 2)
 
 
 def make_hugging_face(folder: Path) -> None:
@@ -143,43 +146,43 @@ def make_tf1(folder: Path) -> None:
 def make_store(folder: Path) -> None:
     corpus = write_corpus(folder / "corpus.txt", 40)
     lines = [line for line in corpus.read_text("utf-8").splitlines() if line]
-    words = training.train("wordpiece", lines, VOCABULARY, uncased=True)
+    words = train_vocabulary("wordpiece", lines, VOCABULARY, uncased=True)
     words.save(folder / "words")
     prepare([f"text:{corpus}"], folder / "words", folder / "store", 0.2)
-    # As if made there, so that nothing else has to be read.
+    # Relative paths, so that the store can be copied.
     ledger = folder / "store" / LEDGER
     ledger.write_text(ledger.read_text("utf-8").replace(f"{folder}/", ""), "utf-8")
 
 
 def read_store(folder: Path, verify: bool) -> None:
-    found = Store(folder / "store")
+    store = Store(folder / "store")
     if verify:
-        found.verify_all()
+        store.verify_all()
     config = RunConfig(run_dir="run", phases=_PHASES)
-    data = PretrainingData(found, config)
+    data = PretrainingData(store, config)
     data.batch_at(0)
     list(data.held_out(32, 4, limit=1))
 
 
 def prepare_again(folder: Path) -> None:
-    """As by the same command; what it reads of its own earlier work may be damaged."""
+    """Repeat the command; the results of the first run may be damaged."""
     with chdir(folder):
         prepare(["text:corpus.txt"], Path("words"), Path("store"), 0.2)
 
 
 def make_squad(folder: Path) -> None:
     answers = [{"text": "two lines", "answer_start": 9}]
-    asked = {"id": "a", "question": "What has it?", "answers": answers, "is_impossible": False}
-    none = {"id": "b", "question": "Why?", "answers": [], "is_impossible": True}
-    paragraph = {"context": "It has a two lines rule.", "qas": [asked, none]}
+    answerable = {"id": "a", "question": "What has it?", "answers": answers, "is_impossible": False}
+    unanswerable = {"id": "b", "question": "Why?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "It has a two lines rule.", "qas": [answerable, unanswerable]}
     squad = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [paragraph]}]}
     _write(folder, squad__json=_json(squad))
 
 
 def read_squad(folder: Path) -> None:
     path = folder / "squad.json"
-    for labelled in (True, False):
-        open_task("qa").read(str(path), Columns(), labelled)
+    for labeled in (True, False):
+        open_task("qa").read(str(path), Columns(), labeled)
     score.score(read_json(path), {"a": "two lines", "b": ""})
 
 
@@ -192,8 +195,8 @@ def make_tagged(folder: Path) -> None:
 def read_tagged(folder: Path) -> None:
     task = open_task("tagging")
     for name in ("train.conll", "train.jsonl"):
-        task.classes(task.read(str(folder / name), Columns(), labelled=True))
-    task.read(str(folder / "plain.txt"), Columns(), labelled=False)
+        task.classes(task.read(str(folder / name), Columns(), labeled=True))
+    task.read(str(folder / "plain.txt"), Columns(), labeled=False)
 
 
 def make_tables(folder: Path) -> None:
@@ -218,9 +221,9 @@ def read_tables(folder: Path) -> None:
         ("e.jsonl", open_task("multiple-choice")),
     ]
     for name, task in tasks:
-        for labelled in (True, False):
-            examples = task.read(str(folder / name), Columns(), labelled=labelled)
-        task.classes(task.read(str(folder / name), Columns(), labelled=True))
+        for labeled in (True, False):
+            examples = task.read(str(folder / name), Columns(), labeled=labeled)
+        task.classes(task.read(str(folder / name), Columns(), labeled=True))
         assert examples
 
 
@@ -235,30 +238,31 @@ def make_texts(folder: Path) -> None:
 
 
 def read_texts(folder: Path) -> None:
-    for labelled in (True, False):
-        open_task("summarization").read(str(folder / "a.jsonl"), Columns(), labelled)
+    for labeled in (True, False):
+        open_task("summarization").read(str(folder / "a.jsonl"), Columns(), labeled)
     for name in ("b.jsonl", "c.txt"):
         list(features.read(folder / name))
 
 
 def make_corpora(folder: Path) -> None:
-    text, lines = (_TEXT * 20).encode(), (_json({"text": _TEXT}) * 20).encode()
-    _write(
-        folder,
-        a__txt=text,
-        b__txt__gz=gzip.compress(text),
-        c__txt__xz=lzma.compress(text),
-        d__txt__zst=zstd.compress(text),
-        e__jsonl=lines,
-        f__jsonl__zst=zstd.compress(lines),
-    )
+    """Writes the example file of every source, also compressed if the source reads that."""
+    compress = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}
+    for source in SOURCES:
+        if source.example_file is None:
+            continue
+        name, text = source.example_file
+        data = f"{text}\n".encode() * 20
+        path = folder / source.scheme / name
+        path.parent.mkdir()
+        path.write_bytes(data)
+        for suffix in compress if issubclass(source, FileSource) else ():
+            path.with_name(name + suffix).write_bytes(compress[suffix](data))
 
 
 def read_corpora(folder: Path) -> None:
-    for pattern in ("text:{}/*.txt*", "jsonl:{}/*.jsonl*#text"):
-        corpus = corpora.open_corpus(pattern.format(folder))
-        for block in corpus.blocks(0):
-            for _ in block.documents():
+    for source in SOURCES:
+        if source.example_file is not None:
+            for _ in open_corpus(f"{source.scheme}:{folder / source.scheme}/*").documents():
                 pass
 
 
@@ -272,7 +276,7 @@ def make_metrics(folder: Path) -> None:
 def read_metrics(folder: Path) -> None:
     metrics.read(folder)
     model_card.results(folder, 2)
-    metrics._without_lines_after(folder / metrics.FILE, 1).close()
+    metrics.open_truncated(folder / metrics.FILE, 1).close()
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -282,8 +286,8 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> None:
-    found = open_model(folder, Partitioner(jax.local_devices()[:1]))
-    json.dumps(as_dict(found.run or found.network))
+    model = open_model(folder, Partitioner(jax.local_devices()[:1]))
+    json.dumps(as_dict(model.run or model.network))
 
 
 def read_meta(folder: Path) -> None:
@@ -294,11 +298,11 @@ def read_meta(folder: Path) -> None:
 
 
 def make_record(folder: Path) -> None:
-    train_tokenizer.write(_tokenizer("unigram"), folder / "tokenizer", _RECORD)
+    records.write(_tokenizer("unigram"), folder / "tokenizer", _RECORD)
 
 
 def read_record(folder: Path) -> None:
-    train_tokenizer.is_there(folder / "tokenizer", _RECORD)
+    records.exists(folder / "tokenizer", _RECORD)
 
 
 _RECORD = {"corpus": "text:x", "files": [["x", 3]], "vocab_size": 60, "kind": "unigram"}
@@ -326,7 +330,7 @@ READERS: Sequence[Reader] = (
         partial(read_store, verify=True),
         _SHARDS,
         (changes.in_array,),
-        mend=changes.with_true_hashes,
+        repair=changes.correct_hashes,
     ),
     Reader(
         "store, not verified",
@@ -341,7 +345,7 @@ READERS: Sequence[Reader] = (
     Reader("tagged sentences", make_tagged, read_tagged, ("*",)),
     Reader("tables", make_tables, read_tables, ("*",)),
     Reader("JSON Lines of texts", make_texts, read_texts, ("*",)),
-    Reader("corpora", make_corpora, read_corpora, ("*",), (changes.bomb,)),
+    Reader("corpora", make_corpora, read_corpora, ("*/*",), (changes.bomb,)),
     Reader("metrics.jsonl", make_metrics, read_metrics, ("*",)),
     Reader("checkpoint's meta", make_checkpoint, read_meta, ("**/metadata",), (changes.in_meta,)),
     Reader(

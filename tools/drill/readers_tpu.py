@@ -1,4 +1,4 @@
-"""The readers of what machines, their watcher and the cloud say."""
+"""The readers of status files, VM attributes and cloud responses."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bert_jax.runtime import status_files
-from tools.drill.watched import Reader
+from tools.drill.observed import Reader
 from tpu.config import TpuConfig
 from tpu.host import host_info
-from tpu.host.supervise import Memory
+from tpu.host.supervise import HostState
 from tpu.launch import logs, provider
 from tpu.launch.request import FILE, Launch, read_launch
 from tpu.launch.status import report, table
 from tpu.launch.watch import Watcher
-from tpu.rehearsal.http_server import Quiet, serving
+from tpu.rehearsal.http_server import QuietHandler, serving
 
 _ZONE = "us-west4-a"
-_PLACE = f"projects/project/locations/{_ZONE}"
+_PARENT = f"projects/project/locations/{_ZONE}"
 _TPU = TpuConfig(accelerator="v5litepod-16", zones=(_ZONE,), project="project")
 _LAUNCH = Launch("bert-run", "run", "project", _TPU, "0" * 64)
 
 
-def make_markers(folder: Path) -> None:
-    status_files.put(folder / "launch" / FILE, _LAUNCH.text().encode())
+def make_status_files(folder: Path) -> None:
+    status_files.write_file(folder / "launch" / FILE, _LAUNCH.text().encode())
     for worker in range(2):
-        status_files.beat(folder, status_files.Heartbeat(worker, 1, "training", 5, note="a word"))
-    status_files.end(folder, "STOPPED", status_files.Outcome(_LAUNCH.spec, 1, 5, "asked"))
-    status_files.record(
+        status_files.write_heartbeat(
+            folder, status_files.Heartbeat(worker, 1, "training", 5, note="a word")
+        )
+    status_files.write_outcome(folder, "STOPPED", status_files.Outcome(_LAUNCH.spec, 1, 5, "asked"))
+    status_files.write_attempt(
         folder, status_files.Attempt(1, _LAUNCH.spec, _ZONE, -1, 1.0, ended="preempted")
     )
-    status_files.set_endpoint(folder, "http://127.0.0.1:1/")
+    status_files.write_endpoint(folder, "http://127.0.0.1:1/")
     log = status_files.log_file(folder, 1, 0)
     log.parent.mkdir(parents=True)
     log.write_text("one\ntwo\n", "utf-8")
 
 
-def read_markers(folder: Path) -> None:
-    status_files.endpoint(folder)
-    _status(read_launch(folder), folder, _Nowhere())
+def read_status_files(folder: Path) -> None:
+    status_files.read_endpoint(folder)
+    _status(read_launch(folder), folder, _EmptyCloud())
     for name, path in logs.files(folder, None).items():
         print("\n".join(logs.Tail(name, path, 20).new()))  # noqa: T201
 
 
-_REFUSAL = "us-west4-a has no TPU to give now: name more zones in tpu.zones, or wait"
+_REFUSAL = "us-west4-a has no capacity for TPU now: add zones to tpu.zones, or wait"
 
 
-class _Nowhere(provider.Provider):
+class _EmptyCloud(provider.Provider):
     """A cloud without slices."""
 
     def describe(self, zone: str, name: str) -> None:
@@ -56,14 +58,14 @@ class _Nowhere(provider.Provider):
 
 
 def _status(launch: Launch, folder: Path, cloud: provider.Provider) -> None:
-    """What tpu status does."""
+    """Do what ``bert-jax tpu status`` does."""
     watcher = Watcher(replace(launch, run=str(folder)), cloud)
-    seen, decision = watcher.look()
-    json.dumps(report(watcher.launch, seen, decision))
-    print(table(watcher.launch, seen, decision))  # noqa: T201
+    observation, decision = watcher.observe()
+    json.dumps(report(watcher.launch, observation, decision))
+    print(table(watcher.launch, observation, decision))  # noqa: T201
 
 
-def make_machine(folder: Path) -> None:
+def make_vm(folder: Path) -> None:
     (folder / "attributes").mkdir()
     attributes = {
         "worker-network-endpoints": "unknown:unknown:10.0.0.1,unknown:unknown:10.0.0.2",
@@ -76,18 +78,18 @@ def make_machine(folder: Path) -> None:
     for name, text in attributes.items():
         (folder / "attributes" / name).write_text(text, "utf-8")
     (folder / host_info.SETTINGS).write_text(host_info.Settings(16, 1200).text(), "utf-8")
-    Memory(1).write(folder / "memory.json")
+    HostState(1).write(folder / "memory.json")
 
 
-def read_machine(folder: Path) -> None:
+def read_vm(folder: Path) -> None:
     host_info.HostInfo.read(folder)
     host_info.Settings.read(folder)
-    Memory.read(folder / "memory.json", 1)
+    HostState.read(folder / "memory.json", 1)
 
 
-def make_answers(folder: Path) -> None:
+def make_responses(folder: Path) -> None:
     node = {
-        "name": f"{_PLACE}/nodes/run-1",
+        "name": f"{_PARENT}/nodes/run-1",
         "acceleratorType": "v5litepod-16",
         "state": "READY",
         "health": "HEALTHY",
@@ -96,69 +98,69 @@ def make_answers(folder: Path) -> None:
         "metadata": {"bert-jax-attempt": "1"},
     }
     resource = {
-        "name": f"{_PLACE}/queuedResources/run",
+        "name": f"{_PARENT}/queuedResources/run",
         "createTime": "2026-01-01T00:00:00Z",
-        "tpu": {"nodeSpec": [{"parent": _PLACE, "nodeId": "run-1", "node": node}]},
+        "tpu": {"nodeSpec": [{"parent": _PARENT, "nodeId": "run-1", "node": node}]},
         "state": {"state": "ACTIVE", "stateInitiator": "USER"},
     }
     error = {"code": 8, "message": "no more capacity", "status": "RESOURCE_EXHAUSTED"}
-    answers = {
+    responses = {
         "describe": resource,
         "node": node,
         "list": {"queuedResources": [resource], "nextPageToken": ""},
         "refused": {"error": error | {"code": 429}},
         "failed": {"name": "projects/p/locations/z/operations/o", "done": True, "error": error},
     }
-    for name, answer in answers.items():
-        (folder / f"{name}.json").write_text(json.dumps(answer), "utf-8")
+    for name, response in responses.items():
+        (folder / f"{name}.json").write_text(json.dumps(response), "utf-8")
 
 
-class _Cloud(Quiet):
-    """Answers with the files of `folder`."""
+class _Cloud(QuietHandler):
+    """A cloud API that responds with the files of `folder`."""
 
     folder: Path
 
     def do_GET(self) -> None:
         if "/nodes/" in self.path:
-            self._answer("node", 200)
+            self._respond("node", 200)
         elif "/operations/" in self.path:
-            self._answer("failed", 200)
+            self._respond("failed", 200)
         elif "/queuedResources/refused" in self.path:
-            self._answer("refused", 429)
+            self._respond("refused", 429)
         elif "/queuedResources/" in self.path:
-            self._answer("describe", 200)
+            self._respond("describe", 200)
         else:
-            self._answer("list", 200)
+            self._respond("list", 200)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"] or 0))
-        self._answer("failed", 200)
+        self._respond("failed", 200)
 
     def do_DELETE(self) -> None:
-        self._answer("refused", 400)
+        self._respond("refused", 400)
 
-    def _answer(self, name: str, code: int) -> None:
+    def _respond(self, name: str, code: int) -> None:
         path = self.folder / f"{name}.json"
         self.answer(path.read_bytes() if path.is_file() else b"", code)
 
 
-def read_answers(folder: Path) -> None:
-    """Every verb; each may refuse, and the last refusal is raised."""
-    provider._PATIENCE, provider._BACK_OFF = 0.05, 0.01
+def read_responses(folder: Path) -> None:
+    """Call every method; raise the last refusal."""
+    provider._RETRY_TIME, provider._BACK_OFF = 0.05, 0.01
     refusal: Exception | None = None
     with serving(type("Handler", (_Cloud,), {"folder": folder})) as address:
         cloud = provider.connect("project", f"http://{address}/")
-        verbs = (
-            lambda: json.dumps([asdict(one) for one in cloud.list(_ZONE)]),
+        calls = (
+            lambda: json.dumps([asdict(slice_) for slice_ in cloud.list(_ZONE)]),
             lambda: _status(_LAUNCH, folder / "run", cloud),
             lambda: cloud.describe(_ZONE, "refused"),
             lambda: cloud.endpoints(_ZONE, "run"),
             lambda: cloud.delete(_ZONE, "run"),
             lambda: cloud.create(_ZONE, "run", provider.tpu_v2.QueuedResource()),
         )
-        for verb in verbs:
+        for call in calls:
             try:
-                verb()
+                call()
             except provider.CloudError as error:
                 refusal = error
                 str(error)
@@ -169,10 +171,10 @@ def read_answers(folder: Path) -> None:
 TPU_READERS: Sequence[Reader] = (
     Reader(
         "status of a run",
-        make_markers,
-        read_markers,
+        make_status_files,
+        read_status_files,
         ("launch/*.json", "status/**/*.json", "control/*", "logs/**/*.log"),
     ),
-    Reader("attributes of a machine", make_machine, read_machine, ("**/*.*", "attributes/*")),
-    Reader("answers of the cloud", make_answers, read_answers, ("*.json",), refusal=_REFUSAL),
+    Reader("attributes of a machine", make_vm, read_vm, ("**/*.*", "attributes/*")),
+    Reader("answers of the cloud", make_responses, read_responses, ("*.json",), refusal=_REFUSAL),
 )

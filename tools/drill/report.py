@@ -1,4 +1,4 @@
-"""What the drill found: a row per fault."""
+"""The results of the drill: a row per fault."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _WIDTH = 180  # columns, where there is no terminal
 
 @dataclass(frozen=True)
 class Row:
-    """One fault.
+    """Results of one fault.
 
     Attributes:
-        fault: What was done to what.
-        tries: How often.
-        survived: After how many of them everything held that docs/reliability.md promises.
-        lost: Most steps that had to be done again after one try; None where no step can be lost.
-        message: The newest line that a user saw; empty where nothing is to be said.
-        failures: What went wrong, a line each, with what is needed to see it again.
-        skipped: Why it could not be tried here.
+        fault: Name of the fault.
+        tries: How often it was injected.
+        survived: Number of tries after which everything in docs/reliability.md was true.
+        lost: Most steps that had to be repeated after one try; None where no step can be lost.
+        message: Newest line that a user saw; empty where no line is expected.
+        failures: What went wrong, a line each, with what is needed to reproduce it.
+        skipped: Why the fault cannot be injected here.
     """
 
     fault: str
@@ -36,45 +36,45 @@ class Row:
     skipped: str = ""
 
     def __add__(self, other: Row) -> Row:
-        """Both together, of the same fault."""
-        known = [row.lost for row in (self, other) if row.lost is not None]
+        """Return the sum of two rows of the same fault."""
+        losses = [row.lost for row in (self, other) if row.lost is not None]
         return replace(
             self,
             tries=self.tries + other.tries,
             survived=self.survived + other.survived,
-            lost=max(known, default=None),
+            lost=max(losses, default=None),
             message=other.message or self.message,
             failures=self.failures + other.failures,
             skipped=self.skipped or other.skipped,
         )
 
     @property
-    def held(self) -> bool:
-        """Whether nothing was lost; a fault that struck nobody shows nothing."""
+    def passed(self) -> bool:
+        """Return whether all tries were survived; without a try the fault did not pass."""
         tried = self.tries > 0 or bool(self.skipped)
         return tried and self.survived == self.tries and not self.failures
 
 
 def is_readable(line: str) -> bool:
-    """Whether a message is one line of words."""
+    """Return whether a message is one line of words."""
     return bool(line) and len(line) < 500 and line.isprintable() and "Traceback" not in line
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """The rows for a person."""
-    shown = Table("fault", "tries", "survived", "lost steps", "message", title="drill")
+    """Return the rows as a table."""
+    result = Table("fault", "tries", "survived", "lost steps", "message", title="drill")
     for column in (1, 2, 3):
-        shown.columns[column].justify = "right"
+        result.columns[column].justify = "right"
     for row in rows:
         lost = "-" if row.lost is None else str(row.lost)
         numbers = ("skipped", "", "") if row.skipped else (str(row.tries), str(row.survived), lost)
-        style = "" if row.held else "bold red"
-        shown.add_row(Text(row.fault), *numbers, Text(row.skipped or row.message), style=style)
-    return shown
+        style = "" if row.passed else "bold red"
+        result.add_row(Text(row.fault), *numbers, Text(row.skipped or row.message), style=style)
+    return result
 
 
-def show(rows: list[Row], seed: int, began: float) -> bool:
-    """Prints the table and what failed; whether all held."""
+def print_report(rows: list[Row], seed: int, started: float) -> bool:
+    """Print the table and all failures; return whether every fault passed."""
     console = Console(soft_wrap=False)
     if not console.is_terminal:
         console = Console(width=_WIDTH)
@@ -82,11 +82,11 @@ def show(rows: list[Row], seed: int, began: float) -> bool:
     for row in rows:
         for failure in row.failures:
             console.print(f"FAILED {row.fault}: {failure}", markup=False, style="red")
-    tried, bad = sum(row.tries for row in rows), [row for row in rows if not row.held]
-    lost = sum(row.tries - row.survived for row in rows)
-    skipped = sum(bool(row.skipped) for row in rows)
+    failed_tries = sum(row.tries - row.survived for row in rows)
+    failed_faults = sum(not row.passed for row in rows)
     console.print(
-        f"seed {seed}: {tried:,} tries of {len(rows)} faults in {time.monotonic() - began:.0f} s;"
-        f" {lost} lost; {len(bad)} faults not survived; {skipped} could not be tried here"
+        f"seed {seed}: {sum(row.tries for row in rows):,} tries of {len(rows)} faults in"
+        f" {time.monotonic() - started:.0f} s; {failed_tries} tries failed; {failed_faults} faults"
+        f" failed; {sum(bool(row.skipped) for row in rows)} faults skipped"
     )
-    return not bad
+    return not failed_faults

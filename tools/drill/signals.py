@@ -1,8 +1,9 @@
-"""Signals at every moment of a run, of a command before it, and of a run of two processes."""
+"""Signals during every event of a run, of a data command and of a run of two processes."""
 
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,309 +13,321 @@ from pathlib import Path
 
 from support.corpora import write_corpus
 from support.ports import free_address
-from support.process_harness import Circumstances, Life
-from tools.drill.report import Row
-from tools.drill.stage import (
+from support.process_harness import Environment, Process
+from tools.drill.fixture import (
     EVERY,
     STEPS,
     Fault,
-    Stage,
+    Fixture,
+    content_difference,
     content_of,
-    expect,
+    expect_exit,
     newest_checkpoint,
-    resumed_at,
-    unlike,
+    resume_step,
 )
-from tools.drill.tally import Tally, ended
+from tools.drill.report import Row
+from tools.drill.results import Results, exit_problem
 
 _ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# What each leaves behind as exit code; 75 = everything is saved.
+# Signal -> exit code; 75 = everything is saved.
 _CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75, signal.SIGINT: 75}
-# Moment -> how often it occurs in an undisturbed run.
-_MOMENTS = {"step": STEPS, "save": STEPS // EVERY, "evaluation": 4, "compile": 1, "restore": 1}
-# Of each moment so many runs are struck; those in which work is lost have the most.
+# Event -> how often it occurs in a run without faults.
+_EVENTS = {"step": STEPS, "save": STEPS // EVERY, "evaluation": 4, "compile": 1, "restore": 1}
+# Event -> number of runs; the events in which work is lost have the most.
 _JOBS = {"step": 2, "save": 4, "evaluation": 1, "compile": 1, "restore": 1}
-_PAUSE = (0.02, 0.3)  # seconds that a process is stopped
-_PER_JOB = 4  # tries
-_COMMANDS = 20  # tries of a command that takes a second
+_PAUSE = (0.02, 0.3)  # seconds between SIGSTOP and SIGCONT
+_TRIES_PER_JOB = 4
+_COMMAND_TRIES = 20  # of a command that takes a second
 _DOCUMENTS = 1500
 
 
 @dataclass
-class Chain:
-    """A run that is struck, goes on, is struck again, and must end like one that never was.
+class InterruptedRun:
+    """A run that is interrupted and resumed, and must end like the run without faults.
 
     Attributes:
-        stage: Where it is.
-        tally: What came of it.
-        number: What it is struck with.
+        fixture: Shared by all trials.
+        results: Receives the result of each interruption.
+        signum: Signal that interrupts the run.
     """
 
-    stage: Stage
-    tally: Tally
-    number: int
-    place: Path = field(init=False)
+    fixture: Fixture
+    results: Results
+    signum: int
+    folder: Path = field(init=False)
     run_dir: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        """Makes its folder."""
-        self.place = self.stage.place()
-        self.run_dir = self.place / "run"
+        self.folder = self.fixture.new_folder()
+        self.run_dir = self.folder / "run"
 
-    def live(self) -> Life:
-        """Starts the run, or goes on with it."""
-        return self.stage.pretrain(self.place, self.run_dir)
+    def start(self) -> Process:
+        """Start or resume the run."""
+        return self.fixture.pretrain(self.folder, self.run_dir)
 
-    def struck(self, life: Life, safe: int) -> bool:
-        """Judges a process that went on from step `safe` and was struck; False if it was over."""
-        what = f"at step {life.steps}"
-        code, reached = life.end(), life.steps
-        on = went_on(life, safe)
+    def check(self, process: Process, saved: int) -> bool:
+        """Check an interrupted process that began at step `saved`; return False if it finished."""
+        action = f"at step {process.newest_step}"
+        code, reached = process.wait(), process.newest_step
+        wrong_resume = resume_problem(process, saved)
         if code == 0:
-            self.tally.judge(what, on, self.stage.complaint(self.run_dir), struck=False)
+            self.results.add(
+                action, wrong_resume, self.fixture.difference(self.run_dir), triggered=False
+            )
             return False
         lost = reached - newest_checkpoint(self.run_dir)
-        expected = _CODES[signal.Signals(self.number)]
-        told = life.last_line if code == 75 else ""
-        self.tally.judge(
-            what,
-            on,
-            "" if code == expected else f"exit code {code}: {life.last_line}",
-            "it said nothing" if code == 75 and not told else "",
-            f"told to stop, it lost {lost} steps" if code == 75 and lost > 0 else "",
-            _too_much(lost),
-            message=told,
+        expected = _CODES[signal.Signals(self.signum)]
+        message = process.last_line if code == 75 else ""
+        self.results.add(
+            action,
+            wrong_resume,
+            "" if code == expected else f"exit code {code}: {process.last_line}",
+            "no message" if code == 75 and not message else "",
+            f"{lost} steps lost with exit code 75" if code == 75 and lost > 0 else "",
+            loss_problem(lost),
+            message=message,
             lost=max(0, lost),
         )
         return True
 
     def finish(self) -> Row:
-        """Lets the run come to its end."""
-        safe, life = newest_checkpoint(self.run_dir), self.live()
-        if (code := life.end()) != 0:
-            complaint = f"it could not go on: exit code {code}: {life.last_line}"
+        """Let the run finish; return the row."""
+        saved, process = newest_checkpoint(self.run_dir), self.start()
+        if (code := process.wait()) != 0:
+            problem = f"resuming failed: exit code {code}: {process.last_line}"
         else:
-            complaint = went_on(life, safe) or self.stage.complaint(self.run_dir)
-        self.tally.judge("the rest", complaint, struck=False)
-        return self.tally.closed(self.stage, self.place)
+            problem = resume_problem(process, saved) or self.fixture.difference(self.run_dir)
+        self.results.add("the rest", problem, triggered=False)
+        return self.results.finish(self.folder)
 
 
-def _too_much(lost: int) -> str:
-    """What is wrong if so many steps were lost."""
-    # A checkpoint is written while training goes on, at most until the next one is due.
+def loss_problem(lost: int) -> str:
+    """Return a problem if more steps were lost than docs/reliability.md allows."""
+    # Training continues while a checkpoint is written, at most until the next one is due.
     return f"{lost} steps lost" if lost > 2 * EVERY else ""
 
 
-def went_on(life: Life, safe: int) -> str:
-    """What is wrong with the step that a process went on from."""
-    found = resumed_at(life)
-    wrong = found is not None and found != safe
-    return f"step {safe} was safe, it went on from {found}" if wrong else ""
+def resume_problem(process: Process, saved: int) -> str:
+    """Return a problem if a process resumed at another step than the newest that was saved."""
+    step = resume_step(process)
+    wrong = step is not None and step != saved
+    return f"step {saved} was saved, but the run resumed at {step}" if wrong else ""
 
 
-def ended_at(name: str, moment: str, number: int, stage: Stage, rng: random.Random) -> Row:
-    """Some processes of one run are ended at the same kind of moment."""
-    chain, span = Chain(stage, Tally(name), number), stage.longest(moment)
-    complete = 0
-    while chain.tally.tries < _PER_JOB and complete < 2 * _PER_JOB:
-        safe, life = newest_checkpoint(chain.run_dir), chain.live()
-        # Not in the last quarter, in which the run may end before it is struck.
-        left = max(1, _MOMENTS[moment] * (STEPS - safe) * 3 // (STEPS * 4))
-        if moment == "restore" and not safe:
-            life.reaches("save", 2)  # there has to be something to restore
+def interrupt_at(name: str, event: str, signum: int, fixture: Fixture, rng: random.Random) -> Row:
+    """Interrupt the processes of one run during the same kind of event."""
+    run, span = InterruptedRun(fixture, Results(name), signum), fixture.longest(event)
+    finished = 0
+    while run.results.tries < _TRIES_PER_JOB and finished < 2 * _TRIES_PER_JOB:
+        saved, process = newest_checkpoint(run.run_dir), run.start()
+        # Not in the last quarter, in which the run may end before the signal arrives.
+        last = max(1, _EVENTS[event] * (STEPS - saved) * 3 // (STEPS * 4))
+        if event == "restore" and not saved:
+            process.wait_for_event("save", 2)  # a restore needs a checkpoint
         else:
-            life.reaches(moment, rng.randint(1, left))
+            process.wait_for_event(event, rng.randint(1, last))
         time.sleep(rng.uniform(0, span))
-        life.strike(number)
-        if not chain.struck(life, safe):
-            complete += 1
-            chain.run_dir = chain.place / f"run-{complete}"
-    return chain.finish()
+        process.send_signal(signum)
+        if not run.check(process, saved):
+            finished += 1
+            run.run_dir = run.folder / f"run-{finished}"
+    return run.finish()
 
 
-def stopped_at(name: str, moment: str, stage: Stage, rng: random.Random) -> Row:
-    """A process is stopped and goes on, several times; it should not matter at all."""
-    chain, span = Chain(stage, Tally(name), signal.SIGSTOP), stage.longest(moment)
-    if moment == "restore":
-        life = chain.live()
-        life.reaches("step", 3 * EVERY)
-        life.strike(signal.SIGKILL)
-        life.end()
-    occurrences = min(_PER_JOB, _MOMENTS[moment])
-    life = chain.live()
-    for occurrence in sorted(rng.sample(range(1, _MOMENTS[moment] + 1), occurrences)):
-        if not life.reaches(moment, occurrence):
+def pause_at(name: str, event: str, fixture: Fixture, rng: random.Random) -> Row:
+    """Stop and continue a process several times; the run must not differ."""
+    run, span = InterruptedRun(fixture, Results(name), signal.SIGSTOP), fixture.longest(event)
+    if event == "restore":
+        process = run.start()
+        process.wait_for_event("step", 3 * EVERY)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    occurrences = min(_TRIES_PER_JOB, _EVENTS[event])
+    process = run.start()
+    for occurrence in sorted(rng.sample(range(1, _EVENTS[event] + 1), occurrences)):
+        if not process.wait_for_event(event, occurrence):
             break
         time.sleep(rng.uniform(0, span))
-        life.strike(signal.SIGSTOP)
+        process.send_signal(signal.SIGSTOP)
         time.sleep(rng.uniform(*_PAUSE))
-        life.strike(signal.SIGCONT)
-        chain.tally.judge(f"occurrence {occurrence}", lost=0)
-    chain.tally.judge("all of them", ended(life, 0), struck=False)
-    return chain.finish()
+        process.send_signal(signal.SIGCONT)
+        run.results.add(f"occurrence {occurrence}", lost=0)
+    run.results.add("all occurrences", exit_problem(process, 0), triggered=False)
+    return run.finish()
 
 
-def _train_tokenizer(stage: Stage, corpus: Path, place: Path, out: str) -> Life:
-    return stage.learn(place, place / out, corpus)
+def _train_tokenizer(fixture: Fixture, corpus: Path, folder: Path, out: str) -> Process:
+    return fixture.train_tokenizer(folder, folder / out, corpus)
 
 
-def _prepare(stage: Stage, corpus: Path, place: Path, out: str) -> Life:
-    return stage.prepare(place, place / out, corpus, workers=2)
+def _prepare(fixture: Fixture, corpus: Path, folder: Path, out: str) -> Process:
+    return fixture.prepare(folder, folder / out, corpus, workers=2)
 
 
-Command = Callable[[Stage, Path, Path, str], Life]
+Command = Callable[[Fixture, Path, Path, str], Process]
 
 
-def command_ended(
+def interrupt_command(
     name: str,
     command: Command,
-    number: int,
-    stage: Stage,
+    signum: int,
+    fixture: Fixture,
     rng: random.Random,
 ) -> Row:
-    """A command is ended anywhere; the same command again has to make what it would have made."""
-    place = stage.place()
-    corpus = write_corpus(place / "text.txt", _DOCUMENTS)
-    whole = command(stage, corpus, place, "whole")
-    begun = time.monotonic()
-    whole.end()
-    seconds, expected = time.monotonic() - begun, content_of(place / "whole")
-    tally = Tally(name)
-    for attempt in range(3 * _COMMANDS):
-        if tally.tries == _COMMANDS:
+    """Interrupt a command at a random time; the same command must then produce the same files."""
+    folder = fixture.new_folder()
+    corpus = write_corpus(folder / "text.txt", _DOCUMENTS)
+    whole = command(fixture, corpus, folder, "whole")
+    started = time.monotonic()
+    whole.wait()
+    seconds, expected = time.monotonic() - started, content_of(folder / "whole")
+    results = Results(name)
+    for attempt in range(3 * _COMMAND_TRIES):
+        if results.tries == _COMMAND_TRIES:
             break
         delay = rng.uniform(0, seconds)
-        life = command(stage, corpus, place, f"out-{attempt}")
-        life.listens()
+        process = command(fixture, corpus, folder, f"out-{attempt}")
+        process.wait_until_listening()
         time.sleep(delay)
-        if life.ended:
+        if process.has_ended:
             continue
-        life.strike(number)
-        if number == signal.SIGSTOP:
+        process.send_signal(signum)
+        if signum == signal.SIGSTOP:
             time.sleep(rng.uniform(*_PAUSE))
-            life.strike(signal.SIGCONT)
-        complaint = ended(life, 0, _CODES.get(signal.Signals(number), 0))
-        again = command(stage, corpus, place, f"out-{attempt}")
-        tally.judge(
+            process.send_signal(signal.SIGCONT)
+        problem = exit_problem(process, 0, _CODES.get(signal.Signals(signum), 0))
+        again = command(fixture, corpus, folder, f"out-{attempt}")
+        results.add(
             f"after {delay:.3f} s",
-            complaint,
-            ended(again, 0) or unlike(place / f"out-{attempt}", expected),
-            message=life.last_line if life.end() == 75 else "",
+            problem,
+            exit_problem(again, 0) or content_difference(folder / f"out-{attempt}", expected),
+            message=process.last_line if process.wait() == 75 else "",
         )
-    return tally.closed(stage, place)
+    return results.finish(folder)
 
 
-class Pair:
+class TwoProcessRun:
     """A run of two processes."""
 
-    def __init__(self, stage: Stage) -> None:
-        """In a folder of its own."""
-        self.stage, self.place = stage, stage.place()
-        self.run_dir = self.place / "run"
+    def __init__(self, fixture: Fixture) -> None:
+        self.fixture, self.folder = fixture, fixture.new_folder()
+        self.run_dir = self.folder / "run"
 
-    def live(self) -> list[Life]:
-        """Starts both."""
-        known = {"JAX_COORDINATOR_ADDRESS": free_address(), "JAX_NUM_PROCESSES": "2"}
-        each = [Circumstances(known | {"JAX_PROCESS_ID": str(number)}) for number in (0, 1)]
-        limit = ("--train.hang_timeout", "30")  # of which a busy machine may take ten
-        return [self.stage.pretrain(self.place, self.run_dir, *limit, under=one) for one in each]
-
-
-def _digest_of_pair(stage: Stage) -> str:
-    """Of a run of two processes that is never struck."""
-    pair = Pair(stage)
-    for life in pair.live():
-        expect(life, 0)
-    return stage.digest_of(pair.run_dir)
+    def live(self) -> list[Process]:
+        """Start or resume both processes."""
+        job = {"JAX_COORDINATOR_ADDRESS": free_address(), "JAX_NUM_PROCESSES": "2"}
+        environments = [Environment(job | {"JAX_PROCESS_ID": str(rank)}) for rank in (0, 1)]
+        limit = ("--train.hang_timeout", "30")  # seconds; a busy machine may take ten of them
+        return [
+            self.fixture.pretrain(self.folder, self.run_dir, *limit, environment=environment)
+            for environment in environments
+        ]
 
 
-def _left_alone(life: Life, first: bool) -> str:
-    """What is wrong with how a process ended whose peer, maybe the `first`, was killed."""
-    code = life.end()
-    if first and code == -signal.SIGABRT:  # by JAX, in its own words
+def _two_process_digest(fixture: Fixture) -> str:
+    """Return the digest after a run of two processes without faults."""
+    run = TwoProcessRun(fixture)
+    for process in run.start():
+        expect_exit(process, 0)
+    return fixture.digest_of(run.run_dir)
+
+
+def _survivor_problem(process: Process, first: bool) -> str:
+    """Return what is wrong with the end of a process whose peer (the first one?) was killed."""
+    code = process.wait()
+    if first and code == -signal.SIGABRT:  # JAX ends it with its own message
         return ""
-    if code == 70 and "train.hang_timeout" in life.last_line:  # where the connection did not break
+    if code == 70 and "train.hang_timeout" in process.last_line:  # if the connection did not break
         return ""
-    said = "another process of this job has ended" in life.last_line
-    return ended(life, 1) or ("" if said else f"it said: {life.last_line}")
+    explained = "another process of this job has ended" in process.last_line
+    return exit_problem(process, 1) or ("" if explained else f"message: {process.last_line}")
 
 
-def one_of_two(name: str, number: int, all_: bool, stage: Stage, rng: random.Random) -> Row:
-    """One process of two, or both, are struck at a random moment; both start again."""
-    expected = stage.kept("pair", partial(_digest_of_pair, stage))
-    pair, tally, complaints, lost, message = Pair(stage), Tally(name), [], 0, ""
-    lives = pair.live()
-    moment = rng.choice(("step", "step", "save", "evaluation", "compile"))
-    occurrence = rng.randint(1, max(1, _MOMENTS[moment] * 3 // 4))
-    lives[0].reaches(moment, occurrence)
-    time.sleep(rng.uniform(0, stage.longest(moment)))
-    struck = lives if all_ else [rng.choice(lives)]
-    for life in struck:
-        life.strike(number)
-    if number == signal.SIGSTOP:
+def interrupt_two_processes(
+    name: str, signum: int, both: bool, fixture: Fixture, rng: random.Random
+) -> Row:
+    """Send a signal to one of two processes, or both, at a random time; then resume both."""
+    expected = fixture.cached("pair", partial(_two_process_digest, fixture))
+    run, results, problems, lost, message = TwoProcessRun(fixture), Results(name), [], 0, ""
+    processes = run.start()
+    event = rng.choice(("step", "step", "save", "evaluation", "compile"))
+    occurrence = rng.randint(1, max(1, _EVENTS[event] * 3 // 4))
+    processes[0].wait_for_event(event, occurrence)
+    time.sleep(rng.uniform(0, fixture.longest(event)))
+    signaled = processes if both else [rng.choice(processes)]
+    for process in signaled:
+        process.send_signal(signum)
+    if signum == signal.SIGSTOP:
         time.sleep(rng.uniform(*_PAUSE))
-        for life in lives:
-            life.strike(signal.SIGCONT)
-    codes = [life.end() for life in lives]
-    reached, safe = max(life.steps for life in lives), newest_checkpoint(pair.run_dir)
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+    codes = [process.wait() for process in processes]
+    reached, saved = (
+        max(process.newest_step for process in processes),
+        newest_checkpoint(run.run_dir),
+    )
     if codes != [0, 0]:
-        lost = max(0, reached - safe)
-        complaints.append(_too_much(lost))
-        if number == signal.SIGKILL:
-            first = lives[0] in struck
-            complaints += [_left_alone(life, first) for life in lives if life not in struck]
+        lost = max(0, reached - saved)
+        problems.append(loss_problem(lost))
+        if signum == signal.SIGKILL:
+            first = processes[0] in signaled
+            problems += [
+                _survivor_problem(process, first)
+                for process in processes
+                if process not in signaled
+            ]
         else:
-            message = lives[0].last_line
-            complaints += [ended(life, 75) for life in lives]
-            complaints.append(f"told to stop, they lost {lost} steps" if lost else "")
-        lives = pair.live()
-        codes = [life.end() for life in lives]
+            message = processes[0].last_line
+            problems += [exit_problem(process, 75) for process in processes]
+            problems.append(f"{lost} steps lost with exit code 75" if lost else "")
+        processes = run.start()
+        codes = [process.wait() for process in processes]
     if codes != [0, 0]:
-        complaints.append(f"exit codes {codes}: {lives[0].last_line}")
-    elif stage.digest_of(pair.run_dir) != expected:
-        complaints.append("the parameters are not those of an undisturbed run")
-    tally.judge(f"at {moment} {occurrence}", *complaints, message=message, lost=lost)
-    return tally.closed(stage, pair.place)
+        problems.append(f"exit codes {codes}: {processes[0].last_line}")
+    elif fixture.digest_of(run.run_dir) != expected:
+        problems.append("the parameters differ from those of a run without faults")
+    results.add(f"at {event} {occurrence}", *problems, message=message, lost=lost)
+    return results.finish(run.folder)
 
 
-def alone(name: str, number: int, stage: Stage, rng: random.Random) -> Row:
-    """One process of two is struck while it waits for the other, which never comes."""
-    tally = Tally(name)
-    for _ in range(_PER_JOB):
-        pair = Pair(stage)
-        lives = pair.live()
-        lives.pop(rng.randrange(2)).strike(signal.SIGKILL)
-        lives[0].waits(lambda life=lives[0]: "meeting the others" in life.said)
+def interrupt_while_waiting(name: str, signum: int, fixture: Fixture, rng: random.Random) -> Row:
+    """Interrupt a process while it waits for its peer, which never connects."""
+    results = Results(name)
+    for _ in range(_TRIES_PER_JOB):
+        run = TwoProcessRun(fixture)
+        processes = run.start()
+        processes.pop(rng.randrange(2)).send_signal(signal.SIGKILL)
+        processes[0].wait_until(lambda process=processes[0]: "meeting the others" in process.stderr)
         time.sleep(delay := rng.uniform(0, 1))
-        lives[0].strike(number)
-        complaint = ended(lives[0], _CODES[signal.Signals(number)])
-        left = "a run folder was left behind" * pair.run_dir.exists()
-        message = lives[0].last_line if number != signal.SIGKILL else ""
-        tally.judge(f"after {delay:.3f} s", complaint, left, message=message, lost=0)
-        if not tally.failures:
-            stage.remove(pair.place)
-    return tally.row()
+        processes[0].send_signal(signum)
+        problem = exit_problem(processes[0], _CODES[signal.Signals(signum)])
+        leftover = "a run folder was left behind" * run.run_dir.exists()
+        message = processes[0].last_line if signum != signal.SIGKILL else ""
+        results.add(f"after {delay:.3f} s", problem, leftover, message=message, lost=0)
+        if not results.failures:
+            shutil.rmtree(run.folder)
+    return results.row()
 
 
 def faults() -> Iterator[Fault]:
-    """All of them."""
+    """Yield the faults of this module."""
     commands: dict[str, Command] = {"train-tokenizer": _train_tokenizer, "prepare": _prepare}
-    for number in (*_ENDING, signal.SIGSTOP):
-        what = "SIGSTOP, SIGCONT" if number == signal.SIGSTOP else number.name
-        for label, command in commands.items():
-            name = f"{what} in {label}"
-            yield Fault(name, partial(command_ended, name, command, number), quick=0)
-        for moment in _MOMENTS:
-            name = f"{what} in {moment}"
-            if number == signal.SIGSTOP:
-                yield Fault(name, partial(stopped_at, name, moment), _JOBS[moment], quick=0)
+    for signum in (*_ENDING, signal.SIGSTOP):
+        label = "SIGSTOP, SIGCONT" if signum == signal.SIGSTOP else signum.name
+        for command_name, command in commands.items():
+            name = f"{label} in {command_name}"
+            yield Fault(name, partial(interrupt_command, name, command, signum), quick=0)
+        for event in _EVENTS:
+            name = f"{label} in {event}"
+            if signum == signal.SIGSTOP:
+                yield Fault(name, partial(pause_at, name, event), _JOBS[event], quick=0)
                 continue
-            quick = int(number == signal.SIGKILL and moment == "save")
-            jobs = _JOBS[moment] if number == signal.SIGKILL else 1
-            yield Fault(name, partial(ended_at, name, moment, number), jobs, quick)
-        if number in _ENDING:
-            name = f"{what} while one of two waits for the other"
-            yield Fault(name, partial(alone, name, number), quick=0)
-        for all_ in (False, True):
-            name = f"{what} to {'both' if all_ else 'one'} of two processes"
-            yield Fault(name, partial(one_of_two, name, number, all_), quick=0)
+            quick = int(signum == signal.SIGKILL and event == "save")
+            jobs = _JOBS[event] if signum == signal.SIGKILL else 1
+            yield Fault(name, partial(interrupt_at, name, event, signum), jobs, quick)
+        if signum in _ENDING:
+            name = f"{label} while one of two waits for the other"
+            yield Fault(name, partial(interrupt_while_waiting, name, signum), quick=0)
+        for both in (False, True):
+            name = f"{label} to {'both' if both else 'one'} of two processes"
+            yield Fault(name, partial(interrupt_two_processes, name, signum, both), quick=0)

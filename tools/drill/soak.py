@@ -1,4 +1,4 @@
-"""Two thousand steps with evaluations and checkpoints: nothing may grow, and nothing slow down."""
+"""Two thousand steps with evaluations and checkpoints: nothing may grow or slow down."""
 
 from __future__ import annotations
 
@@ -18,33 +18,32 @@ import numpy as np
 
 from bert_jax.training import metrics
 from bert_jax.training.checkpoint import Checkpoints
-from support.process_harness import Circumstances, Life
+from support.process_harness import Environment, Process
+from tools.drill.fixture import Fault, Fixture
 from tools.drill.report import Row
-from tools.drill.stage import Fault, Stage
-from tools.drill.tally import ended
+from tools.drill.results import exit_problem
 
 _STEPS, _EVERY, _LOG_EVERY = 2000, 100, 20
-_PAUSE = 0.1  # seconds between looks
-_M_ARENA_MAX = -8  # of glibc's malloc.h
+_PAUSE = 0.1  # seconds between samples
+_M_ARENA_MAX = -8  # from malloc.h of glibc
 _THP_DISABLE = 41  # PR_SET_THP_DISABLE of prctl(2)
 _TICKS = os.sysconf("SC_CLK_TCK")
-_WARM = 0.2  # share of the steps after which memory must be flat
-_GROWTH = 3.0  # MiB in a thousand steps: less than one of its ten states
-_MORE_FILES = 1.0  # in a thousand steps; a save has some open
-_SLOWER = 1.05
-# What only a busy machine makes slower is not slower again.
-_SOAKS = 2
+_WARM = 0.2  # fraction of the steps after which memory must be flat
+_GROWTH = 3.0  # MiB in a thousand steps: less than one of the ten states saved
+_FILE_GROWTH = 1.0  # files in a thousand steps; a save opens some
+_SLOWDOWN = 1.05
+_SOAKS = 2  # a slowdown by other programs is not repeated
 
 
 @dataclass(frozen=True)
-class Look:
-    """At a process.
+class Sample:
+    """State of a process at one time.
 
     Attributes:
-        step: Newest of it.
-        memory: MiB of its own.
-        files: Open.
-        seconds: Of processors, so far.
+        step: Newest update.
+        memory: Private memory in MiB.
+        files: Number of open files.
+        seconds: Processor time so far.
     """
 
     step: int
@@ -53,92 +52,90 @@ class Look:
     seconds: float
 
 
-def look(life: Life) -> Look | None:
-    """As the kernel knows it; None if it is over."""
-    process = Path(f"/proc/{life.pid}")
+def sample(process: Process) -> Sample | None:
+    """Read the state of a process from /proc; return None if it is over."""
+    folder = Path(f"/proc/{process.pid}")
     try:
-        memory = _own_memory((process / "status").read_text())
-        files = len(list((process / "fd").iterdir()))
-        times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+        memory = _own_memory((folder / "status").read_text())
+        files = len(list((folder / "fd").iterdir()))
+        times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
     except (OSError, IndexError):
         return None
-    return Look(life.steps, memory, files, sum(map(int, times)) / _TICKS)
+    return Sample(process.newest_step, memory, files, sum(map(int, times)) / _TICKS)
 
 
 def _own_memory(status: str) -> float:
-    """MiB that no file could give back, wherever the kernel has put them."""
+    """Return MiB that are not backed by files, in memory or swap."""
     parts = re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", status, re.MULTILINE)
     return sum(map(int, parts)) / 1024
 
 
-def per_thousand(looks: list[Look], name: str) -> float:
-    """How much something grows in a thousand steps: the median from a tenth of them to the next.
+def growth_per_thousand(samples: list[Sample], name: str) -> float:
+    """Return the growth of an attribute in a thousand steps: the median between tenths of the run.
 
-    The least of every tenth, because of `show_what_is_held`; the median, because a thread that
-    compresses for the first time takes some MiB that it needs but once.
+    Each tenth counts with its minimum, because `trim_before_saves` lowers memory only for a moment.
+    The median ignores the few MiB that a compressing thread allocates once.
     """
-    last = max(one.step for one in looks)
-    tenths = [[one for one in looks if 10 * one.step // (last + 1) == n] for n in range(10)]
-    least = [min(getattr(one, name) for one in tenth) for tenth in tenths if tenth]
-    steps = [np.mean([one.step for one in tenth]) / 1000 for tenth in tenths if tenth]
-    return float(np.median(np.diff(least) / np.diff(steps)))
+    last = max(sample.step for sample in samples)
+    tenths = [[s for s in samples if 10 * s.step // (last + 1) == n] for n in range(10)]
+    minima = [min(getattr(s, name) for s in tenth) for tenth in tenths if tenth]
+    steps = [np.mean([s.step for s in tenth]) / 1000 for tenth in tenths if tenth]
+    return float(np.median(np.diff(minima) / np.diff(steps)))
 
 
-def slower(times: Iterable[tuple[int, float]], span: int = _LOG_EVERY) -> float:
-    """Seconds of a step in the last fifth of them, by those in the first.
+def slowdown(times: Iterable[tuple[int, float]], span: int = _LOG_EVERY) -> float:
+    """Return the time of a step in the last fifth of the run, relative to the first fifth.
 
-    The least of all spans there: another program makes some of them longer, what gets slower
-    makes all.
+    Each fifth counts with its fastest span: other programs lengthen some spans, a slowdown all.
 
     Args:
-        times: Steps, and the seconds until then.
-        span: So many steps are timed together.
+        times: Steps, and the seconds until each.
+        span: Number of steps in a span.
     """
     steps, seconds = zip(*times, strict=True)
-    # At multiples of _EVERY there are an evaluation and a save: the log counts them to the steps
-    # after it, looks to those before.
+    # Spans avoid multiples of _EVERY with their evaluation and save: the log adds this time to
+    # the steps after it, samples add it to those before.
     last = _EVERY - _LOG_EVERY - span
-    begins = [n for n in range(0, _STEPS, _LOG_EVERY) if _LOG_EVERY <= n % _EVERY <= last]
-    ends = [begin + span for begin in begins]
-    spans = np.interp(ends, steps, seconds) - np.interp(begins, steps, seconds)
+    starts = [n for n in range(0, _STEPS, _LOG_EVERY) if _LOG_EVERY <= n % _EVERY <= last]
+    ends = [start + span for start in starts]
+    spans = np.interp(ends, steps, seconds) - np.interp(starts, steps, seconds)
     fifth = len(spans) // 5
     return float(min(spans[-fifth:]) / min(spans[:fifth]))
 
 
-def show_what_is_held() -> None:
-    """Before every save the memory of this process is, for a look, what something in it holds.
+def trim_before_saves() -> None:
+    """Reduce the memory of this process to what is referenced, for a moment before every save.
 
-    Neither cycles, which Python finds some minutes later, nor what the allocator keeps: for every
-    thread there was, and Orbax starts many, and at the end of the heap, where the copy of the state
-    had been that was saved. Nor what the kernel adds where it makes large pages of small ones.
+    This frees reference cycles, which Python would collect minutes later, and memory that the
+    allocator keeps for threads and at the end of the heap. It also disables huge pages.
 
-    What is left grows by some 50 KB a save, in part because TensorStore 0.1.86 never frees the
-    metrics that Orbax asks it for.
+    The rest grows by about 50 KB per save, in part because TensorStore 0.1.86 never frees the
+    metrics that Orbax requests.
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_ARENA_MAX, 1)
     libc.prctl(_THP_DISABLE, 1, 0, 0, 0)
-    whole = Checkpoints.save
+    original = Checkpoints.save
 
     def save(self: Checkpoints, *arguments: Any, **options: Any) -> None:
         self.wait()
         gc.collect()
         libc.malloc_trim(0)
         time.sleep(2 * _PAUSE)
-        whole(self, *arguments, **options)
+        original(self, *arguments, **options)
 
     Checkpoints.save = save  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What a soak showed.
+    """Changes during a soak.
 
     Attributes:
-        memory: MiB that are added in a thousand steps.
-        files: Open ones, likewise.
-        processor: Its time for a step of the last fifth, by that of the first.
-        clock: The same of the clock's.
+        memory: Growth in MiB per thousand steps.
+        files: Growth of the number of open files per thousand steps.
+        processor: Processor time of a step in the last fifth, relative to the first.
+        clock: Elapsed time of a step in the last fifth, relative to the first.
     """
 
     memory: float
@@ -148,65 +145,65 @@ class Drift:
 
     @property
     def grows(self) -> bool:
-        """Whether something does."""
-        return self.memory > _GROWTH or self.files > _MORE_FILES
+        """Return whether memory or the number of open files grows."""
+        return self.memory > _GROWTH or self.files > _FILE_GROWTH
 
     @property
     def slows_down(self) -> bool:
-        """Other programs make a step slower by the clock, a slow-down of ours shows in both."""
-        return min(self.processor, self.clock) > _SLOWER
+        """Return whether steps slow down by both measures; other programs affect one of them."""
+        return min(self.processor, self.clock) > _SLOWDOWN
 
     def __str__(self) -> str:
-        """For the table."""
+        """Return a line for the table."""
         return (
-            f"memory {self.memory:+.2f} MiB and open files {self.files:+.2f} in 1,000 steps; a step"
-            f" of the last fifth took {self.processor:.3f} of the first's processor time,"
-            f" {self.clock:.3f} by the clock"
+            f"per 1,000 steps: memory {self.memory:+.2f} MiB, open files {self.files:+.2f};"
+            f" step time in the last fifth relative to the first: {self.processor:.3f} (processor),"
+            f" {self.clock:.3f} (clock)"
         )
 
 
-def measured(stage: Stage) -> Drift | str:
-    """Trains for long and looks at the process all the time; what is wrong if it does not end."""
-    place = stage.place()
+def measure(fixture: Fixture) -> Drift | str:
+    """Train for long and sample the process; return a problem if it does not end well."""
+    folder = fixture.new_folder()
     phase = f"[{{length: 32, steps: {_STEPS}}}]"
     every = (f"--{key}={_EVERY}" for key in ("train.eval_every", "checkpoint.every"))
     options = ("--phases", phase, *every, f"--train.log_every={_LOG_EVERY}")
-    under = Circumstances(before=show_what_is_held)
-    life = stage.pretrain(place, place / "run", *options, under=under)
-    looks: list[Look] = []
-    while (found := look(life)) is not None and not life.ended:
-        looks.append(found)
+    environment = Environment(setup=trim_before_saves)
+    process = fixture.pretrain(folder, folder / "run", *options, environment=environment)
+    samples: list[Sample] = []
+    while (state := sample(process)) is not None and not process.has_ended:
+        samples.append(state)
         time.sleep(_PAUSE)
-    if complaint := ended(life, 0):
-        return complaint
-    warm = [one for one in looks if one.step >= _WARM * _STEPS]
-    lines = [line for line in metrics.read(place / "run") if "loss" in line]
+    if problem := exit_problem(process, 0):
+        return problem
+    warm = [s for s in samples if s.step >= _WARM * _STEPS]
+    lines = [line for line in metrics.read(folder / "run") if "loss" in line]
     return Drift(
-        per_thousand(warm, "memory"),
-        per_thousand(warm, "files"),
-        # In spans that are long beside the clock of processors, which ticks every 10 ms.
-        slower([(one.step, one.seconds) for one in looks], 3 * _LOG_EVERY),
-        slower((line["step"], line["seconds"]) for line in lines),
+        growth_per_thousand(warm, "memory"),
+        growth_per_thousand(warm, "files"),
+        # Longer spans, because processor time has a resolution of 10 ms.
+        slowdown([(s.step, s.seconds) for s in samples], 3 * _LOG_EVERY),
+        slowdown((line["step"], line["seconds"]) for line in lines),
     )
 
 
-def soaked(name: str, stage: Stage, rng: random.Random) -> Row:
-    """A soak; if it slows down, another."""
+def soak(name: str, fixture: Fixture, rng: random.Random) -> Row:
+    """Soak a run; repeat it if steps slow down."""
     for _ in range(_SOAKS):
-        found = measured(stage)
-        if isinstance(found, str):
-            return Row(name, 1, 0, failures=(found,))
-        if not found.slows_down:
+        drift = measure(fixture)
+        if isinstance(drift, str):
+            return Row(name, 1, 0, failures=(drift,))
+        if not drift.slows_down:
             break
     failures = []
-    if found.grows:
-        failures.append(f"it grows: {found}")
-    if found.slows_down:
-        failures.append(f"it slows down, {_SOAKS} times: {found}")
-    return Row(name, 1, int(not failures), 0, str(found), tuple(failures))
+    if drift.grows:
+        failures.append(f"growth: {drift}")
+    if drift.slows_down:
+        failures.append(f"slowdown in {_SOAKS} runs: {drift}")
+    return Row(name, 1, int(not failures), 0, str(drift), tuple(failures))
 
 
 def faults() -> Iterator[Fault]:
-    """The soak."""
+    """Yield the soak."""
     name = f"{_STEPS:,} steps in one go"
-    yield Fault(name, partial(soaked, name), quick=0, alone=True)
+    yield Fault(name, partial(soak, name), quick=0, alone=True)

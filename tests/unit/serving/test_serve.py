@@ -15,12 +15,12 @@ from bert_jax.nn.encoder import define
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import forward
-from pipelines.models.predict import predict, task_of
 from pipelines.models.open import open_model
+from pipelines.models.predict import predict, task_of
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 from support.finetuned import FILES
-from support.model_server import Client, near, served, with_head
+from support.model_server import Client, assert_close, served, with_head
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,16 @@ def test_a_pre_trained_model_answers_as_its_object_does(pretrained: Client, trai
         ("[MASK] sells [MASK]", 100),
         ("x" * 20 + " [MASK].", 1),
     ):
-        near(
-            pretrained.found("fill-mask", text=text, top_k=count)["masks"],
+        assert_close(
+            pretrained.result("fill-mask", text=text, top_k=count)["masks"],
             model.fill_mask(text, count),
         )
     texts = ["A sailor.", "The old cook sells some bread.", "in the harbour " * 40]
     vectors = model.encode(texts)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = pretrained.found("similarity", texts=texts)
-    near(found, {"cosines": (units @ units.T).tolist(), "truncated": [False, False, True]})
-    description = pretrained.ask("GET", "/api/model")[2]
+    found = pretrained.result("similarity", texts=texts)
+    assert_close(found, {"cosines": (units @ units.T).tolist(), "truncated": [False, False, True]})
+    description = pretrained.request("GET", "/api/model")[2]
     assert json.loads(description)["abilities"] == [
         *("fill-mask", "next-sentence", "similarity", "attention", "tokenize")
     ]
@@ -68,14 +68,14 @@ def test_the_next_sentence_is_judged_as_in_training(pretrained: Client, trained:
     # Class 1 is "B is from elsewhere".
     follows = 1 / (1 + np.exp(logits[1] - logits[0]))
     asked = {"text": "The captain finds the lamp.", "pair": "A child paints it."}
-    near(
-        pretrained.found("next-sentence", **asked), {"follows": float(follows), "truncated": False}
+    assert_close(
+        pretrained.result("next-sentence", **asked), {"follows": float(follows), "truncated": False}
     )
 
 
 def test_tokens_are_those_of_the_row(pretrained: Client, trained: Path) -> None:
     tokenizer = bert_jax_package.load(trained).tokenizer
-    found = pretrained.found("tokenize", text="A [MASK] ☂", pair="the lamp")
+    found = pretrained.result("tokenize", text="A [MASK] ☂", pair="the lamp")
     ids = [token["id"] for token in found["tokens"]]
     a, (b,) = tokenizer.encode_masked("A [MASK] ☂"), tokenizer.encode(["the lamp"])
     assert ids == [tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]
@@ -89,8 +89,8 @@ def test_tokens_are_those_of_the_row(pretrained: Client, trained: Path) -> None:
 
 def test_attention_is_a_share_of_every_token(pretrained: Client) -> None:
     asked = {"text": "The captain finds the lamp.", "pair": "A child."}
-    tokens = pretrained.found("tokenize", **asked)["tokens"]
-    layers = [pretrained.found("attention", **asked, layer=layer) for layer in (1, 2)]
+    tokens = pretrained.result("tokenize", **asked)["tokens"]
+    layers = [pretrained.result("attention", **asked, layer=layer) for layer in (1, 2)]
     for found in layers:
         heads = np.array(found["heads"])
         assert found["tokens"] == tokens
@@ -130,14 +130,14 @@ def test_a_fine_tuned_model_answers_as_predict_does(
     source = folder / f"validation.{FILES[task][1]}"
     expected = bert_jax_package.load(folder / "run").predict(source)
     with served(folder / "run") as client:
-        described = json.loads(client.ask("GET", "/api/model")[2])
+        described = json.loads(client.request("GET", "/api/model")[2])
         assert described["abilities"][0] == task
         assert "fill-mask" not in described["abilities"]
         same_answers(client, task, source, expected)
         if task == "classification":
             _ranks(client)
         if task == "qa":
-            found = client.found("qa", question="the man in?", context="the man " * 200 + "milk")
+            found = client.result("qa", question="the man in?", context="the man " * 200 + "milk")
             assert found["answer"] in "the man " * 200 + "milk"
             assert "rows" in client.refused(422, "qa", question="a", context="b " * 4999)
 
@@ -149,7 +149,7 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
     source = make(tmp_path / f"examples.{ending}", 8, 0)
     name, head, given = task_of(model)
     opened = open_task(name, given)
-    examples = opened.read(str(source), Columns(), labelled=False)
+    examples = opened.read(str(source), Columns(), labeled=False)
     expected = predict(model, opened, head, examples, Partitioner(devices()[:1]))
     with served(model) as client:
         same_answers(client, task, source, expected)
@@ -158,20 +158,20 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
 def same_answers(client: Client, task: str, source: Path, expected: list[Any]) -> None:
     asked = list(zip(expected, asked_of(task, source), strict=True))[:8]
     for record, request in asked:
-        near(client.found(task, **request), {k: v for k, v in record.items() if k != "id"})
+        assert_close(client.result(task, **request), {k: v for k, v in record.items() if k != "id"})
     # Not the same of all.
     assert len({json.dumps(record | {"id": ""}) for record, _ in asked}) > 1
 
 
 def _ranks(client: Client) -> None:
     passages = ["the man in a store", "the milk in a store", "the store"]
-    found = client.found("ranking", query="the man", passages=passages)["ranking"]
+    found = client.result("ranking", query="the man", passages=passages)["ranking"]
     # The last class, "dry", stands for relevant.
     single = [
-        client.found("classification", text="the man", pair=passage)["probabilities"]["dry"]
+        client.result("classification", text="the man", pair=passage)["probabilities"]["dry"]
         for passage in passages
     ]
-    near([one["score"] for one in found], sorted(single, reverse=True))
+    assert_close([one["score"] for one in found], sorted(single, reverse=True))
     assert [one["rank"] for one in found] == [1, 2, 3]
     assert sorted(one["index"] for one in found) == [0, 1, 2]
-    assert client.found("classification", text="the man " * 50)["truncated"]
+    assert client.result("classification", text="the man " * 50)["truncated"]

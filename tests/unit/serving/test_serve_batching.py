@@ -14,8 +14,8 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import open_model
 from pipelines.serving.batching import Batcher, OverloadedError
-from pipelines.serving.programs import Programs
-from support.model_server import answers_of, near
+from pipelines.serving.compiled import CompiledFunctions
+from support.model_server import answers_of, assert_close
 
 
 def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> None:
@@ -39,13 +39,13 @@ def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> No
     found = asyncio.run(together())
     assert sum(rows for _, rows in calls) == len(texts)
     assert len(calls) <= 4  # two lengths, at most 16 rows of each at a time
-    near(found, asyncio.run(alone()))
+    assert_close(found, asyncio.run(alone()))
 
 
 def test_few_shapes_are_compiled(trained: Path) -> None:
     partitioner = Partitioner(devices()[:1])
     model = open_model(trained, partitioner)
-    programs = Programs(model, model.tokenizer(), partitioner, None)
+    programs = CompiledFunctions(model, model.tokenizer(), partitioner, None)
     rows = [
         {"token_ids": np.ones(n, np.int32), "token_type_ids": np.zeros(n, np.int32)}
         for n in range(1, model.network.max_positions + 1)
@@ -62,7 +62,7 @@ def test_a_failed_or_full_batch_leaves_nobody_waiting() -> None:
         raise BadInputError(name)
 
     async def ask() -> None:
-        batcher = Batcher(broken, lambda row: 0, most_waiting=3)
+        batcher = Batcher(broken, lambda row: 0, max_waiting=3)
         row = {"token_ids": np.zeros(1, np.int32)}
         both = await asyncio.gather(
             batcher.results("a", [row]), batcher.results("a", [row]), return_exceptions=True

@@ -12,10 +12,10 @@ import pytest
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tagging.conll import split_words
-from pipelines.tasks.tagging.task import TASK
+from pipelines.tasks.tagging.task import Tagging
 from pipelines.tasks.task import Columns
 from support.commands import ROOT
-from support.tagged_text import DEFAULT, written
+from support.tagged_text import DEFAULT, write_file
 
 CONLL = """\
 -DOCSTART- -X- O O
@@ -37,7 +37,7 @@ ran VBD B-VP O
 
 def test_conll_columns_become_sentences_and_documents(tmp_path: Path) -> None:
     for text in (CONLL, CONLL.replace(" ", "\t"), CONLL.replace("\n", "\r\n"), "\ufeff" + CONLL):
-        found = TASK.read(written(tmp_path, text), DEFAULT, labelled=True)
+        found = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
         assert [s.tokens for s in found] == [
             ["Ann", "Lee", "met", "Bob"],
             ["in", "Rome"],
@@ -54,10 +54,10 @@ def test_conll_columns_become_sentences_and_documents(tmp_path: Path) -> None:
 
 
 def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
-    file = written(tmp_path, CONLL)
-    first = TASK.read(file, Columns(label="3"), labelled=True)[0]
+    file = write_file(tmp_path, CONLL)
+    first = Tagging().read(file, Columns(label="3"), labeled=True)[0]
     assert first.tags == ["B-NP", "I-NP", "B-VP", "B-NP"]
-    first = TASK.read(file, Columns(text="2", label="1"), labelled=True)[0]
+    first = Tagging().read(file, Columns(text="2", label="1"), labeled=True)[0]
     assert (first.tokens, first.tags) == (
         ["NNP", "NNP", "VBD", "NNP"],
         ["Ann", "Lee", "met", "Bob"],
@@ -65,7 +65,7 @@ def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
 
 
 def test_without_labels_a_column_of_tokens_is_enough(tmp_path: Path) -> None:
-    (found,) = TASK.read(written(tmp_path, "Ann\nran\n"), DEFAULT, labelled=False)
+    (found,) = Tagging().read(write_file(tmp_path, "Ann\nran\n"), DEFAULT, labeled=False)
     assert (found.tokens, found.tags) == (["Ann", "ran"], None)
 
 
@@ -87,7 +87,7 @@ def test_other_ways_to_write_entities_become_bio(
     changed: int,
 ) -> None:
     text = "".join(f"w {tag}\n" for tag in given.split())
-    (found,) = TASK.read(written(tmp_path, text), DEFAULT, labelled=True)
+    (found,) = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
     assert found.tags == bio_tags.split()
     said = capsys.readouterr().err
     assert (f"rewritten as BIO: {changed}," in said) if changed else not said
@@ -95,27 +95,27 @@ def test_other_ways_to_write_entities_become_bio(
 
 def test_json_lines_hold_tokens_and_tags(tmp_path: Path) -> None:
     line = {"tokens": ["Ann", "ran"], "tags": ["B-PER", "O"], "key": 7, "words": ["x"], "y": ["O"]}
-    file = written(tmp_path, json.dumps(line) + "\n\n", "data.jsonl")
-    (found,) = TASK.read(file, Columns(id="key"), labelled=True)
+    file = write_file(tmp_path, json.dumps(line) + "\n\n", "data.jsonl")
+    (found,) = Tagging().read(file, Columns(id="key"), labeled=True)
     assert (found.id, found.tokens, found.tags) == ("7", ["Ann", "ran"], ["B-PER", "O"])
-    (found,) = TASK.read(file, Columns(text="words", label="y"), labelled=True)
+    (found,) = Tagging().read(file, Columns(text="words", label="y"), labeled=True)
     assert (found.id, found.tokens, found.tags) == ("0", ["x"], ["O"])
-    (found,) = TASK.read(file, DEFAULT, labelled=False)
+    (found,) = Tagging().read(file, DEFAULT, labeled=False)
     assert (found.tokens, found.tags) == (["Ann", "ran"], None)
 
 
 def test_text_is_cut_into_words_whose_places_are_known(tmp_path: Path) -> None:
     line = "  Ann's dog (Rex) — naïve हिन्दी é"
-    file = written(tmp_path, f"{line}\n\nBob.\n", "data.txt")
-    first, second = TASK.read(file, DEFAULT, labelled=False)
+    file = write_file(tmp_path, f"{line}\n\nBob.\n", "data.txt")
+    first, second = Tagging().read(file, DEFAULT, labeled=False)
     assert first.tokens == ["Ann", "'", "s", "dog", "(", "Rex", ")", "—", "naïve", "हिन्दी", "é"]
     assert [
         first.text[a : a + len(t)] for a, t in zip(first.starts, first.tokens, strict=True)
     ] == (first.tokens)
     assert first.text == line
     assert first.document != second.document
-    file = written(tmp_path, json.dumps({"text": line}), "data.jsonl")
-    (same,) = TASK.read(file, DEFAULT, labelled=False)
+    file = write_file(tmp_path, json.dumps({"text": line}), "data.jsonl")
+    (same,) = Tagging().read(file, DEFAULT, labeled=False)
     assert (same.tokens, same.starts) == (first.tokens, first.starts)
     assert split_words("e\u0301a b") == (["e\u0301a", "b"], [0, 4])
 
@@ -144,11 +144,11 @@ class Tagged(tfds.core.GeneratorBasedBuilder):
 if __name__ == "__main__":
     Tagged(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
     from bert_jax.runtime.errors import BadInputError
-    from pipelines.tasks.tagging.task import TASK
+    from pipelines.tasks.tagging.task import Tagging
     from pipelines.tasks.task import Columns
-    for spec, columns, labelled in json.loads(sys.argv[2]):
+    for spec, columns, labeled in json.loads(sys.argv[2]):
         try:
-            found = [[s.tokens, s.tags] for s in TASK.read(spec, Columns(**columns), labelled)]
+            found = [[s.tokens, s.tags] for s in Tagging().read(spec, Columns(**columns), labeled)]
         except BadInputError as error:
             found = str(error)
         print(json.dumps(found))
@@ -180,11 +180,11 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
     )
     assert found.returncode == 0, found.stderr
     answers = found.stdout.splitlines()[-len(wanted) :]
-    ner, pos, unlabelled, without, split, none, field = map(json.loads, answers)
+    ner, pos, unlabeled, without, split, none, field = map(json.loads, answers)
     tokens = ["Ann", "Lée", "ran"]
     assert ner == [[tokens, ["B-PER", "I-PER", "O"]]]
     assert pos == [[tokens, ["N", "N", "V"]]]
-    assert unlabelled == [[tokens, None]]
+    assert unlabeled == [[tokens, None]]
     assert "tfds:tagged:test, line 0" in without
     assert "empty tag" in without
     assert "no split 'dev' but train, test" in split
@@ -211,9 +211,9 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
 def test_what_is_wrong_with_a_conll_file_is_said_in_one_line(
     tmp_path: Path, text: str | bytes, words: list[str]
 ) -> None:
-    file = written(tmp_path, text)
+    file = write_file(tmp_path, text)
     with pytest.raises(BadInputError) as caught:
-        TASK.read(file, DEFAULT, labelled=True)
+        Tagging().read(file, DEFAULT, labeled=True)
     message = str(caught.value)
     assert "\n" not in message
     for word in [file, *words]:
@@ -240,9 +240,9 @@ def test_what_is_wrong_with_json_lines_is_said_in_one_line(
     tmp_path: Path, line: str, words: list[str]
 ) -> None:
     good = '{"tokens": ["a"], "tags": ["O"], "id": "x"}\n'
-    file = written(tmp_path, good + line + "\n", "data.jsonl")
+    file = write_file(tmp_path, good + line + "\n", "data.jsonl")
     with pytest.raises(BadInputError) as caught:
-        TASK.read(file, Columns(id="id"), labelled=True)
+        Tagging().read(file, Columns(id="id"), labeled=True)
     message = str(caught.value)
     assert "\n" not in message
     for word in [file, "line 2", *words]:
@@ -250,15 +250,15 @@ def test_what_is_wrong_with_json_lines_is_said_in_one_line(
 
 
 def test_columns_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, CONLL)
+    file = write_file(tmp_path, CONLL)
     for number in ("0", "5", "-1", "ner", "9" * 5000):
         with pytest.raises(BadInputError, match="has 4 columns"):
-            TASK.read(file, Columns(label=number), labelled=True)
+            Tagging().read(file, Columns(label=number), labeled=True)
     with pytest.raises(BadInputError, match="no ids"):
-        TASK.read(file, Columns(id="1"), labelled=True)
+        Tagging().read(file, Columns(id="1"), labeled=True)
     with pytest.raises(BadInputError, match="no pairs"):
-        TASK.read(file, Columns(pair="2"), labelled=True)
+        Tagging().read(file, Columns(pair="2"), labeled=True)
     with pytest.raises(BadInputError, match="No such file"):
-        TASK.read(str(tmp_path / "none"), DEFAULT, labelled=True)
+        Tagging().read(str(tmp_path / "none"), DEFAULT, labeled=True)
     with pytest.raises(BadInputError, match=r"rename it to \.conll"):
-        TASK.read(written(tmp_path, CONLL, "train.txt"), DEFAULT, labelled=False)
+        Tagging().read(write_file(tmp_path, CONLL, "train.txt"), DEFAULT, labeled=False)

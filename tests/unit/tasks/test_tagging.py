@@ -15,10 +15,10 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
 from pipelines.tasks.tagging import bio_tags
 from pipelines.tasks.tagging.conll import Sentence
-from pipelines.tasks.tagging.task import TASK, Tagging
+from pipelines.tasks.tagging.task import Tagging, TaggingOptions
 from pipelines.tasks.task import Features
 from support.commands import ROOT
-from support.tagged_text import DEFAULT, written
+from support.tagged_text import DEFAULT, write_file
 
 DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
 
@@ -52,20 +52,20 @@ def perfect(features: Features, classes: list[str], sure: float = 20.0) -> np.nd
 
 def test_classes_are_the_tags_with_o_first_and_both_of_every_type() -> None:
     examples = [sentence("a", "b", "c", tags="B-PER I-PER O"), sentence("d", tags="B-LOC")]
-    assert TASK.classes(examples) == ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
-    assert TASK.classes([sentence("a", "b", "c", tags="V N V")]) == ["N", "V"]
+    assert Tagging().classes(examples) == ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
+    assert Tagging().classes([sentence("a", "b", "c", tags="V N V")]) == ["N", "V"]
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
-    examples = TASK.read(written(tmp_path, "a O\nb O\n"), DEFAULT, labelled=True)
+    examples = Tagging().read(write_file(tmp_path, "a O\nb O\n"), DEFAULT, labeled=True)
     with pytest.raises(BadInputError, match="every word has the tag 'O'"):
-        TASK.classes(examples)
+        Tagging().classes(examples)
 
 
 def test_a_tag_that_the_model_does_not_know_is_refused(tmp_path: Path, letters: Tokenizer) -> None:
-    examples = TASK.read(written(tmp_path, "a O\nb B-X\n"), DEFAULT, labelled=True)
+    examples = Tagging().read(write_file(tmp_path, "a O\nb B-X\n"), DEFAULT, labeled=True)
     with pytest.raises(BadInputError, match=r"line 2, 'b' has the tag 'B-X'.* O, B-PER"):
-        TASK.features(examples, letters, 16, ["O", "B-PER"])
+        Tagging().features(examples, letters, 16, ["O", "B-PER"])
 
 
 # Rows
@@ -75,7 +75,7 @@ def test_the_first_sub_token_of_each_word_is_labelled(letters: Tokenizer) -> Non
     classes = ["O", "B-PER", "I-PER"]
     # "the" is a token, "\u200b" is nothing to BERT, "文" is not in the vocabulary.
     example = sentence("abc", "the", "\u200b", "文", tags="B-PER I-PER O B-PER")
-    found = TASK.features([example], letters, 16, classes)
+    found = Tagging().features([example], letters, 16, classes)
     arrays = found.arrays
     (row,) = arrays["token_ids"]
     spelled = "[CLS] a ##b ##c the [UNK] [UNK] [SEP]"
@@ -90,18 +90,18 @@ def test_the_first_sub_token_of_each_word_is_labelled(letters: Tokenizer) -> Non
 
 
 def test_rows_are_as_long_as_the_longest_rounded_up_to_eight(letters: Tokenizer) -> None:
-    found = TASK.features([sentence("a"), sentence(*"abcdefg")], letters, 64, ["O"]).arrays
+    found = Tagging().features([sentence("a"), sentence(*"abcdefg")], letters, 64, ["O"]).arrays
     assert found["token_ids"].shape == (2, 16)
     assert found["token_ids"][0, 3:].tolist() == [letters.pad_id] * 13
     assert found["segment_ids"].sum(axis=1).tolist() == [3, 9]
-    assert TASK.features([sentence(*"abcdefg")], letters, 9, ["O"]).arrays["token_ids"].shape == (
+    assert Tagging().features([sentence(*"abcdefg")], letters, 9, ["O"]).arrays["token_ids"].shape == (
         (1, 9)
     )
 
 
 def test_a_long_sentence_is_cut_into_rows_that_share_context(letters: Tokenizer) -> None:
     example = sentence(*"abcdefghijklm", tags=" ".join("O" * 13))
-    found = TASK.features([example], letters, 10, ["O"])
+    found = Tagging().features([example], letters, 10, ["O"])
     rows = [[letters.pieces[token] for token in row[1:-1]] for row in found.arrays["token_ids"]]
     # Half a row of eight is tagged, the rest is context, from both sides where there is.
     assert ["".join(row) for row in rows] == ["abcdefgh", "cdefghij", "fghijklm", "fghijklm"]
@@ -119,7 +119,7 @@ def test_document_context_fills_the_row_and_is_not_scored(letters: Tokenizer) ->
         sentence(*"ef", tags="O O", document=1),
         sentence(*"gh", tags="O O", document=2),
     ]
-    found = Tagging(document_context=True).features(examples, letters, 6, ["O", "B-X"])
+    found = Tagging(TaggingOptions(document_context=True)).features(examples, letters, 6, ["O", "B-X"])
     rows = ["".join(letters.pieces[t] for t in row[1:-1]) for row in found.arrays["token_ids"]]
     assert rows[:3] == ["abcd", "bcde", "cdef"]
     assert rows[3] == "gh[SEP]" + "[PAD]"
@@ -130,7 +130,7 @@ def test_document_context_fills_the_row_and_is_not_scored(letters: Tokenizer) ->
         [0, 1, 1, 0, 0, 0],
     ]
     assert found.arrays["labels"][1].tolist() == [0, 0, 1, 0, 0, 0]
-    records = Tagging(document_context=True).predict(
+    records = Tagging(TaggingOptions(document_context=True)).predict(
         examples, found, perfect(found, ["O", "B-X"]), ["O", "B-X"]
     )
     assert [record["tags"] for record in records] == [example.tags for example in examples]
@@ -139,8 +139,8 @@ def test_document_context_fills_the_row_and_is_not_scored(letters: Tokenizer) ->
 def test_a_file_without_documents_gives_no_context_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = written(tmp_path, "a O\n\nb O\n")
-    Tagging(document_context=True).read(file, DEFAULT, labelled=True)
+    file = write_file(tmp_path, "a O\n\nb O\n")
+    Tagging(TaggingOptions(document_context=True)).read(file, DEFAULT, labeled=True)
     assert "marks no documents" in capsys.readouterr().err
 
 
@@ -153,7 +153,7 @@ def test_no_word_is_lost_whatever_the_length(tokenizer: Tokenizer) -> None:
         examples.append(sentence(*words, tags=tags, document=number // 7, number=number))
     classes = ["O", "B-X", "I-X"]
     for context in (False, True):
-        task = Tagging(document_context=context)
+        task = Tagging(TaggingOptions(document_context=context))
         for length in (3, 4, 5, 9, 16, 64):
             found = task.features(examples, tokenizer, length, classes)
             arrays = found.arrays
@@ -175,16 +175,16 @@ def test_sentences_without_words_are_counted_and_answered(
     tmp_path: Path, letters: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [{"text": "a b"}, {"text": ""}, {"tokens": []}, {"text": " "}]
-    file = written(tmp_path, "\n".join(map(json.dumps, lines)), "data.jsonl")
-    examples = TASK.read(file, DEFAULT, labelled=False)
+    file = write_file(tmp_path, "\n".join(map(json.dumps, lines)), "data.jsonl")
+    examples = Tagging().read(file, DEFAULT, labeled=False)
     assert "3 of 4 sentences have no words" in capsys.readouterr().err
-    features = TASK.features(examples, letters, 16, ["O", "B-X"])
+    features = Tagging().features(examples, letters, 16, ["O", "B-X"])
     assert features.examples.tolist() == [0]
     assert not features.arrays["labels"].any()
-    records = TASK.predict(examples, features, np.zeros((1, 8, 2), np.float32), ["O", "B-X"])
+    records = Tagging().predict(examples, features, np.zeros((1, 8, 2), np.float32), ["O", "B-X"])
     assert [record["tags"] for record in records] == [["O", "O"], [], [], []]
     assert [record["id"] for record in records] == ["0", "1", "2", "3"]
-    nothing = TASK.features(examples[1:], letters, 16, ["O"])
+    nothing = Tagging().features(examples[1:], letters, 16, ["O"])
     assert len(nothing.examples) == len(nothing.arrays["token_ids"]) == 0
 
 
@@ -192,10 +192,10 @@ def test_a_sentence_of_100_000_words_is_tagged(tmp_path: Path, letters: Tokenize
     text = "".join(
         f"{'man' if n % 3 else 'xyz'} {'O' if n % 3 else 'B-X'}\n" for n in range(100_000)
     )
-    examples = TASK.read(written(tmp_path, text), DEFAULT, labelled=True)
-    classes = TASK.classes(examples)
-    features = TASK.features(examples, letters, 128, classes)
-    records = TASK.predict(examples, features, perfect(features, classes), classes)
+    examples = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
+    classes = Tagging().classes(examples)
+    features = Tagging().features(examples, letters, 128, classes)
+    records = Tagging().predict(examples, features, perfect(features, classes), classes)
     assert records[0]["tags"] == examples[0].tags
     assert len(records[0]["entities"]) == 33_334
 
@@ -205,7 +205,7 @@ def test_a_sentence_of_100_000_words_is_tagged(tmp_path: Path, letters: Tokenize
 
 def test_the_objective_counts_only_labelled_words(letters: Tokenizer) -> None:
     examples = [sentence("abc", "the", tags="B-X O")]
-    features = TASK.features(examples, letters, 16, ["O", "B-X"])
+    features = Tagging().features(examples, letters, 16, ["O", "B-X"])
     batch = {
         name: jnp.concatenate([jnp.asarray(array), jnp.zeros_like(array)])  # and a row of padding
         for name, array in features.arrays.items()
@@ -213,7 +213,7 @@ def test_the_objective_counts_only_labelled_words(letters: Tokenizer) -> None:
     logits = np.zeros((2, 8, 2), np.float32)
     logits[0, 1] = [0.0, np.log(3.0)]  # the first word: right, with probability 3/4
     logits[0, 4] = [0.0, np.log(3.0)]  # the second: wrong, 1/4
-    tally = TASK.objective(jnp.asarray(logits), batch)
+    tally = Tagging().objective(jnp.asarray(logits), batch)
     assert float(tally.count) == 2
     assert float(tally.correct) == 1
     assert float(tally.loss) == pytest.approx(-np.log(3 / 4) - np.log(1 / 4), rel=1e-6)
@@ -221,16 +221,16 @@ def test_the_objective_counts_only_labelled_words(letters: Tokenizer) -> None:
 
 def test_predictions_are_entities_with_their_places(tmp_path: Path, letters: Tokenizer) -> None:
     line = "the man, A. B. in Rome!"
-    examples = TASK.read(written(tmp_path, line, "data.txt"), DEFAULT, labelled=False)
+    examples = Tagging().read(write_file(tmp_path, line, "data.txt"), DEFAULT, labeled=False)
     assert examples[0].tokens == ["the", "man", ",", "A", ".", "B", ".", "in", "Rome", "!"]
     classes = ["O", "B-PER", "I-PER", "I-LOC"]
-    features = TASK.features(examples, letters, 64, classes)
+    features = Tagging().features(examples, letters, 64, classes)
     logits = np.zeros((*features.arrays["weights"].shape, 4), np.float32)
     words = np.flatnonzero(features.arrays["weights"][0])
     chosen = [0, 0, 0, 1, 2, 2, 2, 0, 3, 0]
     sure = np.log([9, 9, 9, 3, 3, 3, 6, 9, 12, 9])  # probability x / (x + 3)
     logits[0, words, chosen] = sure
-    (record,) = TASK.predict(examples, features, logits, classes)
+    (record,) = Tagging().predict(examples, features, logits, classes)
     assert " ".join(record["tags"]) == "O O O B-PER I-PER I-PER I-PER O B-LOC O"
     person, place = record["entities"]
     assert {**person, "score": 0} == {
@@ -284,21 +284,21 @@ def test_a_model_that_finds_nothing_scores_nothing() -> None:
 def test_plain_tags_are_scored_as_the_mean_over_the_tags(
     tmp_path: Path, letters: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = written(tmp_path, "a N\nb N\nc V\n\nd D\n")
-    examples = TASK.read(file, DEFAULT, labelled=True)
+    file = write_file(tmp_path, "a N\nb N\nc V\n\nd D\n")
+    examples = Tagging().read(file, DEFAULT, labeled=True)
     assert "each word is scored by itself" in capsys.readouterr().err
-    classes = TASK.classes(examples)
+    classes = Tagging().classes(examples)
     assert classes == ["D", "N", "V"]
-    features = TASK.features(examples, letters, 16, classes)
+    features = Tagging().features(examples, letters, 16, classes)
     logits = perfect(features, classes)
     logits[0, 2] = [0, 0, 20]  # b: V for N
-    records = TASK.predict(examples, features, logits, classes)
+    records = Tagging().predict(examples, features, logits, classes)
     assert records[0]["tags"] == ["N", "V", "V"]
     assert records[0]["entities"] == []
-    scores = TASK.score(examples, records, classes)
+    scores = Tagging().score(examples, records, classes)
     # N: precision 1, recall 1/2; V: precision 1/2, recall 1; D: 1.
     assert scores == pytest.approx({"f1": (2 / 3 + 2 / 3 + 1) / 3, "accuracy": 3 / 4})
-    assert TASK.best in scores
+    assert Tagging().best_metric in scores
 
 
 @pytest.mark.skipif(
@@ -308,7 +308,7 @@ def test_plain_tags_are_scored_as_the_mean_over_the_tags(
 def test_real_tweets_are_read_whole(tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     for name in ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"):
-        found[name] = TASK.read(str(DATA / "wnut17" / name), DEFAULT, labelled=True)
+        found[name] = Tagging().read(str(DATA / "wnut17" / name), DEFAULT, labeled=True)
     assert [len(sentences) for sentences in found.values()] == [3394, 1009, 1287]
     # What the shared task's paper reports.
     counts = [
@@ -317,10 +317,10 @@ def test_real_tweets_are_read_whole(tmp_path: Path) -> None:
     assert counts == [1975, 836, 1079]
     (tmp_path / "vocab.txt").write_bytes((DATA / "vocab/bert-base-cased-vocab.txt").read_bytes())
     examples = found["emerging.test.annotated"]
-    classes = TASK.classes(found["wnut17train.conll"])
-    features = TASK.features(examples, load(tmp_path), 64, classes)
-    records = TASK.predict(examples, features, perfect(features, classes), classes)
-    assert TASK.score(examples, records, classes) == {
+    classes = Tagging().classes(found["wnut17train.conll"])
+    features = Tagging().features(examples, load(tmp_path), 64, classes)
+    records = Tagging().predict(examples, features, perfect(features, classes), classes)
+    assert Tagging().score(examples, records, classes) == {
         "f1": 1, "precision": 1, "recall": 1, "accuracy": 1
     }  # fmt: skip
     for example, record in zip(examples, records, strict=True):

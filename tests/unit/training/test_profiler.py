@@ -13,7 +13,7 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.profiler import steps_of
 from pipelines.reports.write import write
 from support.commands import invoke, refused, write_config
-from support.report_page import read, shown, table
+from support.report_page import read, table, text_of
 
 
 def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> Non
     (link,) = (str(a.get("href")) for a in root.iter("a") if not a.get("href", "#").startswith("#"))
     assert (tmp_path / unquote(link)).samefile(run / "profile")
     assert table(root, "trace")[1:] == [["updates-2-3", "2 to 3"]]
-    (opens,) = (shown(code) for code in root.iter("code") if shown(code).startswith("xprof "))
+    (opens,) = (text_of(code) for code in root.iter("code") if text_of(code).startswith("xprof "))
     assert shlex.split(opens) == ["xprof", "--logdir", str(run / "profile")]
     assert opens in found.stderr
 

@@ -20,10 +20,16 @@ from bert_jax.training.checkpoint import Checkpoints, Meta, newest_meta, save_pa
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.rollback import RollbackGuard
 from bert_jax.training.state import TrainState
-from pipelines.pretraining import pretrain
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
-from support.nan_batches import Poison, layout_of, reached, reference, skipped_in
+from pipelines.pretraining import pretrain
+from support.nan_batches import (
+    InjectNan,
+    final_digest,
+    partitioner_for,
+    reference_digest,
+    skipped_steps,
+)
 
 STEPS = 20  # a checkpoint every 5, an evaluation every 10
 
@@ -61,16 +67,16 @@ def test_a_checkpoint_in_between_begins_anew(capsys: pytest.CaptureFixture[str])
 
 
 def test_by_default_the_run_stops_and_nothing_of_it_is_saved(
-    config: RunConfig, poison: Poison
+    config: RunConfig, inject_nan: InjectNan
 ) -> None:
-    poison(7)
+    inject_nan(7)
     with pytest.raises(
         NotFiniteError,
-        match=r"loss and grad_norm became nan between step 6 and step 7; nothing of it was saved\."
+        match=r"loss and grad_norm became nan between step 6 and step 7; this state was not saved\."
         r" Lower optimizer\.learning_rate or lengthen optimizer\.warmup_steps; the run goes on from"
         r" its last checkpoint",
     ) as error:
-        pretrain(config, layout_of(config))
+        pretrain(config, partitioner_for(config))
     assert isinstance(error.value, BadInputError)
     meta = newest_meta(Path(config.run_dir))
     assert meta is not None
@@ -78,11 +84,13 @@ def test_by_default_the_run_stops_and_nothing_of_it_is_saved(
     assert max(line["step"] for line in metrics.read(Path(config.run_dir))) == 6
 
 
-def test_stopping_looks_only_at_what_is_logged_and_saved(config: RunConfig, poison: Poison) -> None:
+def test_stopping_looks_only_at_what_is_logged_and_saved(
+    config: RunConfig, inject_nan: InjectNan
+) -> None:
     config = replace(config, train=replace(config.train, log_every=100))
-    poison(2)
+    inject_nan(2)
     with pytest.raises(NotFiniteError, match="between step 0 and step 5"):
-        pretrain(config, layout_of(config))
+        pretrain(config, partitioner_for(config))
     assert newest_meta(Path(config.run_dir)) is None
 
 
@@ -90,44 +98,44 @@ def test_stopping_looks_only_at_what_is_logged_and_saved(config: RunConfig, pois
     ("mapping", "shard_state", "count"), [("jit", False, 1), ("jit", True, 2), ("pmap", False, 2)]
 )
 def test_rolled_back_it_is_the_run_without_the_batch(
-    rolling: RunConfig,
+    rollback_config: RunConfig,
     store: Store,
-    poison: Poison,
+    inject_nan: InjectNan,
     capsys: pytest.CaptureFixture[str],
     mapping: Any,
     shard_state: bool,
     count: int,
 ) -> None:
-    parallel = replace(rolling.parallel, mapping=mapping, shard_state=shard_state)
-    rolling = replace(rolling, parallel=parallel)
-    poison(8)
-    pretrain(rolling, layout_of(rolling, count))
+    parallel = replace(rollback_config.parallel, mapping=mapping, shard_state=shard_state)
+    rollback_config = replace(rollback_config, parallel=parallel)
+    inject_nan(8)
+    pretrain(rollback_config, partitioner_for(rollback_config, count))
     said = capsys.readouterr().err
     assert "loss and grad_norm became nan at step 8: back to step 5, batch 8 is skipped" in said
     assert f"{STEPS} of {STEPS} steps" in said
     assert said.count("phase:") == 1  # nothing is compiled again
-    assert reached(rolling) == reference(rolling, store, {8}, count)
-    assert skipped_in(rolling) == [8]
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {8}, count)
+    assert skipped_steps(rollback_config) == [8]
 
 
 def test_the_log_has_every_step_once_and_what_was_learned_from(
-    rolling: RunConfig, poison: Poison, store: Store
+    rollback_config: RunConfig, inject_nan: InjectNan, store: Store
 ) -> None:
-    rolling = replace(rolling, train=replace(rolling.train, log_every=1))
-    poison(8)
-    pretrain(rolling, layout_of(rolling))
-    lines = metrics.read(Path(rolling.run_dir))
+    rollback_config = replace(rollback_config, train=replace(rollback_config.train, log_every=1))
+    inject_nan(8)
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    lines = metrics.read(Path(rollback_config.run_dir))
     assert [line["step"] for line in lines if "eval_loss" not in line] == list(range(1, STEPS + 1))
     assert [line for line in lines if "loss" not in line and "eval_loss" not in line] == [
         {"step": 8, "skipped": 1}
     ]
-    data = PretrainingData(store, rolling)
+    data = PretrainingData(store, rollback_config)
     counts = [data.batch_at(step - 1).tokens * (step != 8) for step in range(1, STEPS + 1)]
     tokens = np.cumsum(counts)
     trained = [line for line in lines if "loss" in line]
     assert [line["tokens"] for line in trained] == [t for s, t in enumerate(tokens, 1) if s != 8]
     assert [line["seconds"] for line in trained] == sorted(line["seconds"] for line in trained)
-    meta = newest_meta(Path(rolling.run_dir))
+    meta = newest_meta(Path(rollback_config.run_dir))
     assert meta is not None
     assert meta.tokens == tokens[-1]
 
@@ -147,24 +155,30 @@ def test_the_log_has_every_step_once_and_what_was_learned_from(
     ids=str,
 )
 def test_wherever_the_bad_batches_are(
-    rolling: RunConfig, store: Store, poison: Poison, bad: set[int], skipped: set[int]
+    rollback_config: RunConfig,
+    store: Store,
+    inject_nan: InjectNan,
+    bad: set[int],
+    skipped: set[int],
 ) -> None:
-    poison(*bad)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, skipped)
-    assert skipped_in(rolling) == sorted(skipped)
+    inject_nan(*bad)
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, skipped)
+    assert skipped_steps(rollback_config) == sorted(skipped)
 
 
 def test_three_bad_batches_after_one_checkpoint_are_too_many(
-    rolling: RunConfig, poison: Poison, capsys: pytest.CaptureFixture[str]
+    rollback_config: RunConfig, inject_nan: InjectNan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rolling = replace(rolling, checkpoint=replace(rolling.checkpoint, every=10))
-    poison(12, 14, 16)
+    rollback_config = replace(
+        rollback_config, checkpoint=replace(rollback_config.checkpoint, every=10)
+    )
+    inject_nan(12, 14, 16)
     with pytest.raises(NotFiniteError, match=r"at step 16.* step 10 .*did not help") as error:
-        pretrain(rolling, layout_of(rolling))
+        pretrain(rollback_config, partitioner_for(rollback_config))
     assert error.value.exit_code == 78
     assert capsys.readouterr().err.count("back to step 10") == 2
-    meta = newest_meta(Path(rolling.run_dir))
+    meta = newest_meta(Path(rollback_config.run_dir))
     assert meta is not None
     assert meta.step == 10
 
@@ -223,22 +237,22 @@ def in_an_untouched_position(state: TrainState) -> TrainState:
 
 @pytest.mark.parametrize("step", [7, 9, 10])
 def test_a_state_that_is_lost_once_is_trained_again(
-    rolling: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, step: int
+    rollback_config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """It shows in the update after it, in an evaluation, or when it would be saved."""
     Strike(step, 1, in_params).install(monkeypatch)
-    pretrain(rolling, layout_of(rolling))
+    pretrain(rollback_config, partitioner_for(rollback_config))
     found = min(step + 1, 10)
-    assert reached(rolling) == reference(rolling, store, {found})
-    assert skipped_in(rolling) == [found]
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {found})
+    assert skipped_steps(rollback_config) == [found]
 
 
 def test_an_update_that_always_ruins_the_state_is_skipped_with_those_before_it(
-    rolling: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+    rollback_config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Strike(7, 1000, in_params).install(monkeypatch)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {6, 7, 8, 9})
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {6, 7, 8, 9})
 
 
 @pytest.mark.parametrize("mode", ["stop", "rollback"])
@@ -253,30 +267,30 @@ def test_an_embedding_that_no_batch_looks_up_is_looked_at_before_it_is_saved(
     Strike(7, 1, in_an_untouched_position).install(monkeypatch)
     found = "params/bert/embeddings/position is not finite at step 10"
     if mode == "stop":
-        with pytest.raises(NotFiniteError, match=f"{found}; nothing of it was saved"):
-            pretrain(config, layout_of(config))
+        with pytest.raises(NotFiniteError, match=f"{found}; this state was not saved"):
+            pretrain(config, partitioner_for(config))
         meta = newest_meta(Path(config.run_dir))
         assert meta is not None
         assert meta.step == 5
         return
-    pretrain(config, layout_of(config))
+    pretrain(config, partitioner_for(config))
     assert f"{found}: back to step 5, batch 10 is skipped" in capsys.readouterr().err
-    assert reached(config) == reference(config, store, {10})
+    assert final_digest(config) == reference_digest(config, store, {10})
 
 
 def test_a_learning_rate_that_is_too_high_stops_the_run_after_two_rollbacks(
-    rolling: RunConfig, capsys: pytest.CaptureFixture[str]
+    rollback_config: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    optimizer = replace(rolling.optimizer, learning_rate=1e38, warmup_steps=0)
-    rolling = replace(rolling, optimizer=optimizer)
-    with pytest.raises(NotFiniteError, match=r"Going back to step 0 .*did not help"):
-        pretrain(rolling, layout_of(rolling))
+    optimizer = replace(rollback_config.optimizer, learning_rate=1e38, warmup_steps=0)
+    rollback_config = replace(rollback_config, optimizer=optimizer)
+    with pytest.raises(NotFiniteError, match=r"Rolling back to step 0 .*did not help"):
+        pretrain(rollback_config, partitioner_for(rollback_config))
     assert capsys.readouterr().err.count("back to step 0") == 2
-    assert newest_meta(Path(rolling.run_dir)) is None
+    assert newest_meta(Path(rollback_config.run_dir)) is None
 
 
 def test_overflow_of_bfloat16_products(
-    rolling: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+    rollback_config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finite parameters that are too large for what is computed with them."""
 
@@ -284,10 +298,12 @@ def test_overflow_of_bfloat16_products(
         embeddings = jax.tree.map(lambda x: x * 1e30, state.params["bert"]["embeddings"])
         return with_parts(state, embeddings=embeddings)
 
-    rolling = replace(rolling, model=replace(rolling.model, dtype="bfloat16"))
+    rollback_config = replace(
+        rollback_config, model=replace(rollback_config.model, dtype="bfloat16")
+    )
     Strike(12, 1, huge).install(monkeypatch)
-    pretrain(rolling, layout_of(rolling))
-    assert reached(rolling) == reference(rolling, store, {13})
+    pretrain(rollback_config, partitioner_for(rollback_config))
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {13})
 
 
 @pytest.mark.parametrize("place", ["params", "opt_state"])

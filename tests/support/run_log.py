@@ -1,4 +1,4 @@
-"""Runs that are followed by trackers."""
+"""The metrics log of a run, with its trackers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from bert_jax.training.metrics import MetricsLog
 from bert_jax.training.partitioner import Partitioner
 
 
-def opened(config: RunConfig, step: int = 0) -> MetricsLog:
+def open_log(config: RunConfig, step: int = 0) -> MetricsLog:
     run_dir = Path(config.run_dir)
     run_dir.mkdir(exist_ok=True)
-    work = pretraining(config, Partitioner(devices()[:1]), cast(Any, None))
-    return MetricsLog(run_dir, work, step, 0, 0.0)
+    experiment = pretraining(config, Partitioner(devices()[:1]), cast(Any, None))
+    return MetricsLog(run_dir, experiment, step, 0, 0.0)
