@@ -301,7 +301,7 @@ def test_a_save_that_fails_for_another_cause_is_one_line_too(
         checkpoints.wait()
 
     with pytest.raises(
-        UserError, match=r"step 2 could not be saved .*; mend that and run the same"
+        UserError, match=r"step 2 could not be saved .*; fix the cause and run the same"
     ):
         save()
     checkpoints.close()
@@ -372,7 +372,7 @@ def changed_meta(folder: Path, **values: object) -> None:
 )
 def test_a_signed_note_of_wrong_types_is_damage(folder: Path, name: str, value: object) -> None:
     changed_meta(folder, **{name: value})
-    with pytest.raises(DamagedError, match=f"{name} is|no text"):
+    with pytest.raises(DamagedError, match=f"{name} is|not a string"):
         read_meta(folder / "checkpoints/2")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bert_jax.config.run import Phase, RunConfig
@@ -209,6 +210,28 @@ def test_the_step_is_pure_and_counts(still: RunConfig, store: Store) -> None:
         "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "grad_norm",
         "learning_rate",
     }  # fmt: skip
+
+
+def test_a_stock_optax_transformation_is_an_optimizer_with_its_learning_rate(
+    still: RunConfig, store: Store
+) -> None:
+    """It counts its own updates, and is mapped over the devices as ours are."""
+    rate = optax.linear_schedule(0.1, 0.2, 1)
+    steps = replace(Steps.of(still), optimizer=optax.sgd(rate), learning_rate=rate)
+    batch = PretrainingData(store, still).batch_at(0).arrays
+    partitioner = Partitioner(devices(), shard_state=True)
+    state = partitioner.build(partial(init_state, still.model, steps.optimizer, still.seed))
+    step = partitioner.train_step(steps)
+    for expected in (0.1, 0.2):
+        before = jax.tree.map(np.array, state.params)
+        gradients, sums = jax.jit(steps.gradients)(before, state.step, batch)
+        state, metrics = step(state, partitioner.shard_batch(batch))
+        updated = jax.tree.map(
+            lambda p, g, rate=expected: p - rate * np.array(g), before, gradients
+        )
+        assert difference(updated, jax.tree.map(np.array, state.params)) < 1e-6
+        assert float(metrics["learning_rate"]) == pytest.approx(expected)
+        assert float(sums["mlm"].count) == batch["mlm_weights"].sum()
 
 
 def test_what_is_dropped_does_not_depend_on_the_mapping(config: RunConfig, store: Store) -> None:
