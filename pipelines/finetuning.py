@@ -33,7 +33,8 @@ from pipelines.tasks.experiment import (
     planned,
     write_records,
 )
-from pipelines.tasks.registry import open_task, task_network
+from pipelines.tasks.network import task_network
+from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Task
 
 
@@ -56,9 +57,9 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     started = time.monotonic()
     trackers.require(config.wandb)
     task = open_task(config.task, config.options)
-    examples = task.read(config.data.train, config.data.columns, labelled=True)
+    examples = task.read(config.data.train, config.data.columns, labeled=True)
     source = config.data.validation
-    held_out = task.read(source, config.data.columns, labelled=True) if source else []
+    held_out = task.read(source, config.data.columns, labeled=True) if source else []
     with open_run_folder(config.run_dir) as run:
         config, classes, tokenizer, model = _start(config, task, examples, partitioner, run)
         length = _row_length(config)
@@ -162,17 +163,7 @@ def _write_results(
         return {}
     metrics, records = validation.latest
     results: dict[str, Any] = {"step": config.steps, **metrics}
-    if config.task == "classification":
-        # Imports scikit-learn, which other tasks do not need.
-        from pipelines.tasks.classification import confusion
-
-        matrix = confusion(examples, records, validation.classes)
-        results["confusion"] = {"classes": validation.classes, "true_by_predicted": matrix}
-    if config.task == "tagging":
-        from pipelines.tasks.tagging.bio_tags import by_type
-
-        tags = [sentence.tags for sentence in examples], [record["tags"] for record in records]
-        results["types"] = by_type(*tags)
+    results |= validation.task.details(examples, records, validation.classes)
     if jax.process_index() == 0:
         write_records(records, run_dir / PREDICTIONS)
         samples = reporting.samples(validation.task, examples, records)

@@ -55,16 +55,6 @@ EXAMPLES = {
     "tpu selftest": "tpu selftest --zone us-west4-a",
 }
 
-# Task -> a file of the kind that it reads, for its example.
-EXAMPLES_OF = {
-    "classification": "train.tsv",
-    "regression": "train.tsv",
-    "multiple-choice": "train.jsonl",
-    "tagging": "train.conll",
-    "qa": "train.json",
-    "summarization": "train.jsonl",
-}
-
 _KEYS = "All keys follow. An option --a.b VALUE is {a: {b: VALUE}} in the file and overrides it."
 
 # The options that most people set, of commands with many.
@@ -115,9 +105,9 @@ def essentials(command: str) -> str:
 
 def example(command: str) -> str:
     """Return an example of the command, for the end of its help."""
-    found = EXAMPLES.get(command, "")
-    name, _, task = command.partition(" ")
-    if name == "finetune" and task:
-        found = EXAMPLES[name].replace("classification", task)
-        found = found.replace(EXAMPLES_OF["classification"], EXAMPLES_OF[task])
-    return f"Example:\n  bert-jax {found}" if found else ""
+    return f"Example:\n  bert-jax {EXAMPLES[command]}" if command in EXAMPLES else ""
+
+
+def finetune_example(task: str, train_file: str) -> str:
+    """Return an example of ``finetune`` for a task and a file of training data."""
+    return example("finetune").replace("classification", task).replace("train.tsv", train_file)

@@ -86,12 +86,12 @@ def parser_of(main: Callable[[Sequence[str]], None], *words: str) -> ArgumentPar
     raise AssertionError("the command has not called `parse`")
 
 
-def command_parser(command: str, description: str) -> ArgumentParser:
-    """Return the parser of ``bert-jax command``, for `parse`."""
+def command_parser(command: str, description: str, epilog: str = "") -> ArgumentParser:
+    """Return the parser of ``bert-jax command``, for `parse`; the epilog is an example."""
     return ArgumentParser(
         prog=f"bert-jax {command}",
         description=f"{description}\n\n{essentials(command)}".strip(),
-        epilog=example(command),
+        epilog=epilog or example(command),
         formatter_class=_Help,
         exit_on_error=False,
         allow_abbrev=False,

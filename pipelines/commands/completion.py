@@ -37,7 +37,7 @@ def all_commands() -> argparse.ArgumentParser:
         if name == "tpu":
             _add_words(command, name, cli.module_of(name).COMMANDS)
         elif name == "finetune":
-            _add_words(command, name, dict.fromkeys(TASKS, ""))
+            _add_words(command, name, {task: kind.summary for task, kind in TASKS.items()})
         else:
             # show-batch parses its own options before those of a config.
             _add_options(command, name, *(["STORE"] if name == "show-batch" else []))

@@ -12,15 +12,16 @@ from bert_jax.runtime.console import be_quiet
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.partitioner import Partitioner
 from pipelines.finetuning import finetune, finetune_seeds
-from pipelines.help import example
+from pipelines.help import example, finetune_example
 from pipelines.settings import Count, command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task
 
 _USAGE = (
     "usage: bert-jax finetune TASK --init MODEL --data.train FILE --run-dir RUN [options]\n"
-    f"\ntasks: {', '.join(TASKS)}\nbert-jax finetune TASK --help lists the options"
-    f"\n\n{example('finetune')}"
+    "\nbert-jax finetune TASK --help lists the options\n\ntasks:\n"
+    + "\n".join(f"  {name:16}{task.summary}" for name, task in TASKS.items())
+    + f"\n\n{example('finetune')}"
 )
 
 
@@ -46,7 +47,11 @@ def _config(task: str, *argv: str) -> tuple[FinetuneConfig, int]:
     if task.startswith("-"):
         raise BadArgumentsError(f"the task comes first: bert-jax finetune TASK {task} …")
     open_task(task)
-    parser = command_parser(f"finetune {task}", f"Train a model on {task}. Run it again to resume.")
+    parser = command_parser(
+        f"finetune {task}",
+        f"Train a model on {task}. Run it again to resume.",
+        finetune_example(task, TASKS[task].example_file),
+    )
     parser.add_argument(
         "--seeds",
         type=Count,

@@ -15,9 +15,10 @@ from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
 from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import MODEL_HELP, open_model
-from pipelines.models.predict import columns_of, predict, ranked, ranking, task_of
+from pipelines.models.predict import columns_of, predict, task_of
 from pipelines.settings import Namespace, command_parser, parse
 from pipelines.tasks.experiment import write_records
+from pipelines.tasks.ranking import PassageRanking, ranked
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 
@@ -37,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
             f"--rank needs a classification model with 2 classes; {options.model} is a {name}"
             f" model with {len(classes)}"
         )
-    task = ranking() if options.rank else open_task(name, task_options)
-    examples = task.read(options.input, columns, labelled=options.score)
+    task = PassageRanking() if options.rank else open_task(name, task_options)
+    examples = task.read(options.input, columns, labeled=options.score)
     records = predict(model, task, head, examples, partitioner, options.batch_size, options.length)
     written = ranked(examples, records, classes) if options.rank else records
     write_records(written, Path(options.output))

@@ -168,7 +168,7 @@ class Bert:
 
         name, head, options = task_of(self.model)
         task = open_task(name, options)
-        examples = task.read(str(inputs), columns_of(self.model, Columns()), labelled=False)
+        examples = task.read(str(inputs), columns_of(self.model, Columns()), labeled=False)
         return predict(self.model, task, head, examples, self._partitioner, batch_size)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Opens a MODEL: what every command that uses a trained network takes."""
+"""Open a MODEL, the argument of every command that uses a trained network."""
 
 from __future__ import annotations
 
@@ -32,28 +32,26 @@ from pipelines.folders import absent
 from pipelines.models.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.registry import task_network
+from pipelines.tasks.network import task_network
 
-# Embeddings are made larger than the vocabulary to a multiple of at most this.
+# Largest multiple to which others round the number of embeddings up.
 _ROUNDING = 1024
 
-MODEL_HELP = (
-    "run folder or RUN/checkpoints/STEP, Hugging Face folder, or folder of google-research/bert"
-)
+MODEL_HELP = "run folder, RUN/checkpoints/STEP, or folder from Hugging Face or google-research/bert"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained network with what belongs to it.
+    """A trained network with its tokenizer and its origin.
 
     Attributes:
-        path: As given.
-        weights: Parameters on every device of the layout, network, architecture, labels.
-        step: Updates done; None where nobody wrote it down.
-        run: The pre-training that made it; None for weights from elsewhere.
-        finetune: The fine-tuning that made it.
+        path: The argument of `open_model`.
+        weights: Parameters on every device, network, architecture, labels.
+        step: Updates; None if unknown.
+        run: Config of the pre-training; None for weights from elsewhere.
+        finetune: Config of the fine-tuning.
         folder: Of run and tokenizer.
-        digests: That store and tokenizer had.
+        digests: Of store and tokenizer in training.
     """
 
     path: Path
@@ -66,101 +64,98 @@ class LoadedModel:
 
     @property
     def network(self) -> ModelConfig:
-        """Of the weights."""
+        """The config of the network."""
         return self.weights.config
 
     def tokenizer(self) -> Tokenizer:
-        """The model's own.
+        """Load the tokenizer of the model.
 
         Raises:
-            BadInputError: It is absent, or not the one that the model was trained with.
+            BadInputError: It is missing, or the model was trained with another.
         """
         tokenizer = tokenizers.load(self.folder)
         if self.digests.get("tokenizer", tokenizer.digest) != tokenizer.digest:
-            raise BadInputError(f"the tokenizer in {self.folder} is not the one of this model")
-        if tokenizer.vocab_size > self.network.vocab_size:
             raise BadInputError(
-                f"the vocabulary in {self.folder} has {tokenizer.vocab_size:,} tokens, the token"
-                f" embedding of the model has only {self.network.vocab_size:,} rows; they do not"
-                " belong together"
+                f"the model was trained with another tokenizer than that in {self.folder}; restore"
+                " the original"
             )
         spare = self.network.vocab_size - tokenizer.vocab_size
-        if not self.digests and spare >= _ROUNDING:
+        if spare < 0 or (not self.digests and spare >= _ROUNDING):
             raise BadInputError(
-                f"the vocabulary in {self.folder} has {tokenizer.vocab_size:,} tokens, the token"
-                f" embedding of the model {self.network.vocab_size:,} rows, more than rounding"
-                " explains; they do not belong together"
+                f"the vocabulary in {self.folder} has {tokenizer.vocab_size:,} tokens, but the"
+                f" model has {self.network.vocab_size:,} token embeddings; copy the vocabulary of"
+                " this model there"
             )
         return tokenizer
 
     @property
     def described(self) -> str:
-        """Where it is, what it is, and how far it was trained."""
+        """The path, the architecture and the step."""
         step = "" if self.step is None else f" at step {self.step:,}"
         return f"{self.path} ({self.weights.architecture}{step})"
 
     def require_masked_language_head(self) -> None:
-        """Refuses to go on without one.
+        """Refuse a model without a masked language modeling head.
 
         Raises:
-            BadInputError: It is not there.
+            BadInputError: The head is missing.
         """
         if MLM not in parts(self.weights.params):
             raise BadInputError(
-                f"{self.path} is a {self.weights.architecture} without the head that predicts"
-                " masked tokens; train one with bert-jax pretrain --init"
+                f"{self.path} is a {self.weights.architecture} without a masked language modeling"
+                f" head; train one with bert-jax pretrain --init {self.path}"
             )
 
     def pretraining_params(self, partitioner: Partitioner) -> Params:
-        """Parameters of the whole pre-training network; parts that are not there are fresh.
+        """Return the parameters of the whole pre-training network; initialize missing parts.
 
         Args:
-            partitioner: That the model was opened with.
+            partitioner: The one that the model was opened with.
         """
         return completed(self.weights.params, self.network, 0, partitioner)
 
 
 def completed(params: Params, config: ModelConfig, seed: int, partitioner: Partitioner) -> Params:
-    """The parameters of pre-training: those that are there, and fresh ones for missing parts."""
-    lacking = frozenset({POOLER, MLM, NSP}) - parts(params)
+    """Return the parameters of pre-training; initialize missing parts with `seed`."""
+    missing = frozenset({POOLER, MLM, NSP}) - parts(params)
     kept = {name: tree for name, tree in params.items() if name != HEAD}
-    if not lacking:
+    if not missing:
         return kept
-    fresh = partitioner.build(lambda: only(init_params(config, seed), lacking))
-    bert = kept["bert"] | fresh.pop("bert", {})
-    return kept | fresh | {"bert": bert}
+    new = partitioner.build(lambda: only(init_params(config, seed), missing))
+    bert = kept["bert"] | new.pop("bert", {})
+    return kept | new | {"bert": bert}
 
 
 def open_model(path: Path, partitioner: Partitioner) -> LoadedModel:
-    """The model in `path`; see MODEL_HELP.
+    """Open the model in `path`; see MODEL_HELP.
 
     Raises:
-        BadInputError: There is none, or it is damaged.
+        BadInputError: The path contains no model, or a damaged one.
     """
     if hugging_face.is_folder(path) or google_research.is_folder(path):
         if is_remote(path):
             raise BadInputError(
-                f"{path}: only runs are read from a bucket; copy this model to a disk, as with:"
+                f"{path}: only runs can be read from a bucket; copy this model to a disk with:"
                 f" gcloud storage cp -r {path} DIR"
             )
-        theirs = google_research.is_folder(path) and not hugging_face.has_weights(path)
-        found = (google_research if theirs else hugging_face).read(path)
-        placed = jax.device_put(found.params, partitioner.replicated)
-        return LoadedModel(path, replace(found, params=placed), None, None, path, {})
-    folder, wanted = run_and_step(path)
+        is_google = google_research.is_folder(path) and not hugging_face.has_weights(path)
+        weights = (google_research if is_google else hugging_face).read(path)
+        params = jax.device_put(weights.params, partitioner.replicated)
+        return LoadedModel(path, replace(weights, params=params), None, None, path, {})
+    folder, step = run_and_step(path)
     if not (folder / FOLDER).is_dir():
         if not path.exists():
             raise absent(
                 path,
-                "give the folder of a run or model; one of a hub has to be downloaded first, as"
-                " with: hf download NAME --local-dir DIR",
+                "give the folder of a run or model; download a model of Hugging Face's hub with:"
+                " hf download NAME --local-dir DIR",
             )
         raise BadInputError(
-            f"{path} is no MODEL: it has neither {FOLDER}/ (a run), {hugging_face.CONFIG} (Hugging"
-            f" Face) nor {google_research.CONFIG} (google-research/bert)"
+            f"{path} is not a MODEL: it contains neither {FOLDER}/ (a run), {hugging_face.CONFIG}"
+            f" (Hugging Face) nor {google_research.CONFIG} (google-research/bert)"
         )
     params, meta = newest_params(
-        folder, lambda meta: partitioner.abstract(_abstract(meta, path)), wanted
+        folder, lambda meta: partitioner.abstract(_abstract(meta, path)), step
     )
     run = tuned = None
     if "task" in meta.config:
@@ -169,37 +164,38 @@ def open_model(path: Path, partitioner: Partitioner) -> LoadedModel:
         run = config_from_dict(meta.config, str(path), RunConfig)
     network, labels = network_of(meta, path), tuple(meta.labels)
     weights = ModelWeights(params, network, meta.architecture, labels, meta.problem_type)
-    # Converted weights of unknown age are kept as step 0.
+    # Converted weights with an unknown step are saved as step 0.
     step = meta.step if run or tuned else meta.step or None
     return LoadedModel(path, weights, step, run, folder, meta.data, tuned)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:
-    """The run folder and the step that `path` names; None is the newest."""
-    whole = absolute(path)  # "." inside of one
+    """Return the run folder and the step of `path`; None for the newest step."""
+    whole = absolute(path)  # `path` may be "." in a checkpoint
     if whole.parent.name == FOLDER and whole.name.isdigit():
         return whole.parent.parent, int(whole.name)
     return path, None
 
 
 def network_of(meta: Meta, path: Path) -> ModelConfig:
-    """The network that a checkpoint in `path` was saved with.
+    """Return the network of a checkpoint in `path`.
 
     Raises:
-        BadInputError: It is described by keys of another version.
+        BadInputError: Another version wrote it, with keys that this one does not have.
     """
-    # What a task of our own was fine-tuned to has no name of Hugging Face's.
+    # Some networks that are fine-tuned here have no architecture of Hugging Face.
     if "task" not in meta.config and meta.architecture not in ARCHITECTURES:
-        raise BadInputError(f"{path} holds a {meta.architecture!r:.40}, which is not known here")
-    given = meta.config.get("model")
-    if not isinstance(given, dict):
-        raise BadInputError(f"{path} does not say what its network is; restore it from a copy")
-    known = {field.name for field in fields(ModelConfig)}
-    if unknown := sorted(set(renamed_model_keys(given)) - known):
+        raise BadInputError(f"{path} contains an unknown architecture, {meta.architecture!r:.40}")
+    values = meta.config.get("model")
+    if not isinstance(values, dict):
+        raise BadInputError(f"{path} has no config of its network; restore it from a copy")
+    keys = {field.name for field in fields(ModelConfig)}
+    if unknown := sorted(set(renamed_model_keys(values)) - keys):
         raise BadInputError(
-            f"{path} was written by another version of bert-jax: it has model.{unknown[0]}"
+            f"{path} has the unknown key model.{unknown[0]}: another version of bert-jax wrote it;"
+            " install that version"
         )
-    return config_from_dict(given, str(path), ModelConfig).resolved()
+    return config_from_dict(values, str(path), ModelConfig).resolved()
 
 
 def _abstract(meta: Meta, path: Path) -> Params:

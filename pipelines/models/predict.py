@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,17 +11,9 @@ from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import LoadedModel
-from pipelines.tasks.config import TaskOptions
 from pipelines.tasks.experiment import all_logits, logits_step
+from pipelines.tasks.registry import TaskOptions, task_of_architecture
 from pipelines.tasks.task import Columns, Record, Task
-
-# Hugging Face's architecture -> task, for models that were fine-tuned elsewhere.
-_TASKS = {
-    "BertForSequenceClassification": "classification",
-    "BertForTokenClassification": "tagging",
-    "BertForQuestionAnswering": "qa",
-    "BertForMultipleChoice": "multiple-choice",
-}
 
 
 def predict(
@@ -62,12 +53,12 @@ def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
     if model.finetune is not None:
         return model.finetune.task, model.finetune.head, model.finetune.options
     kind = model.weights.architecture
-    if HEAD not in parts(model.weights.params) or kind not in _TASKS:
+    task = task_of_architecture(kind, model.weights.labels)
+    if HEAD not in parts(model.weights.params) or task is None:
         raise BadInputError(
             f"{model.path} is a {kind} without a task head; train one with bert-jax finetune TASK"
         )
-    is_score = kind == "BertForSequenceClassification" and len(model.weights.labels) == 1
-    return "regression" if is_score else _TASKS[kind], HeadConfig(), TaskOptions()
+    return task, HeadConfig(), TaskOptions()
 
 
 def task_network_of(model: LoadedModel, task: Task, head: HeadConfig) -> TaskNetwork:
@@ -85,17 +76,3 @@ def columns_of(model: LoadedModel, columns: Columns) -> Columns:
     """Return `columns`, completed by those that the model was trained with."""
     trained = model.finetune.data.columns if model.finetune else Columns()
     return Columns(**{k: v or getattr(trained, k) for k, v in vars(columns).items()})
-
-
-def ranking() -> Any:
-    """Import the ranking of passages, which takes long because of scikit-learn."""
-    return importlib.import_module("pipelines.tasks.ranking").TASK
-
-
-def ranked(
-    examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
-) -> list[Record]:
-    """Return the records of all queries, the best passage of each query first."""
-    module = importlib.import_module("pipelines.tasks.ranking")
-    queries = module.rank(module.scored(examples, predictions, classes))
-    return [record for records in queries for record in records]

@@ -1,1 +1,1 @@
-"""What ``bert-jax serve`` consists of: a page and a JSON API to try a model."""
+"""The page and the JSON API of ``bert-jax serve``."""

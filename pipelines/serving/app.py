@@ -1,8 +1,8 @@
-"""The web application: the page, its files, and the API for what the model can do."""
+"""The web application: the page, and the API with the endpoints of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 
 from bert_jax import __version__
 from bert_jax.runtime.errors import UserError, one_line
-from pipelines.serving import messages, tasks
+from pipelines.serving import forms, messages
 from pipelines.serving.answers import Answers
 from pipelines.serving.batching import OverloadedError
-from pipelines.serving.guards import Guard, Hosts
-from pipelines.serving.programs import NotFiniteAnswerError
+from pipelines.serving.compiled import NotFiniteAnswerError
+from pipelines.serving.guards import Hosts, RequestFilter
+from pipelines.tasks.task import Task
 
 _PAGE = {
     "/": ("index.html", "text/html"),
@@ -28,79 +29,80 @@ _PAGE = {
 
 
 def _documented(errors: dict[int, str]) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": messages.Error, "description": what} for code, what in errors.items()}
+    return {code: {"model": messages.Error, "description": text} for code, text in errors.items()}
 
 
 _ANY_REQUEST = _documented(
     {
-        403: "Sent to another name, or by another site",
+        403: "Sent to another host name, or by another site",
         408: "Too slow",
         413: "Too large",
-        503: "Too many requests wait",
+        503: "Too many requests are waiting",
     }
 )
-_QUESTION = _documented(
+_POST = _documented(
     {
         400: "Not JSON",
-        415: "Not sent as JSON",
-        422: "Cannot be answered",
+        415: "Content type is not JSON",
+        422: "Invalid request",
         500: "The server failed",
     }
 )
-# What pydantic says of a pattern is meant for programmers.
-_SAID = {"string_pattern_mismatch": "is blank", "string_unicode": "is not Unicode text"}
+# Replacements of messages of pydantic that mention patterns.
+_MESSAGES = {"string_pattern_mismatch": "is blank", "string_unicode": "is not Unicode text"}
 
 
-def create_app(answers: Answers, hosts: Hosts) -> Guard:
-    """The application for a model.
+def create_app(answers: Answers, hosts: Hosts) -> RequestFilter:
+    """Return the application for a model.
 
     Args:
         answers: The model.
-        hosts: Who it may be called.
+        hosts: The allowed host names.
     """
     app = FastAPI(
         title="bert-jax serve",
-        summary=f"What {answers.described['name']} can be asked",
+        summary=f"The endpoints of {answers.described['name']}",
         version=__version__,
         responses=_ANY_REQUEST,
-        # Their pages would be loaded from elsewhere.
+        # These pages would load files of other servers.
         docs_url=None,
         redoc_url=None,
     )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(UserError, _cannot)
+    app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(Exception, _failed)
-    _add_page(app)
+    tasks = answers.served.tasks if answers.served else {}
+    _add_page(app, tasks.values())
 
     @app.get(
         "/health",
         response_model=messages.Health,
-        summary="Whether the model answers now: a small question is put to it",
-        responses=_documented({503: "It does not; why"}),
+        summary="The answer of the model to a small request",
+        responses=_documented({503: "It failed, with the reason"}),
     )
     async def health() -> Any:
-        why = await answers.trouble()
-        return _error(503, why) if why else {"status": "ok"}
+        failure = await answers.failure()
+        return _error(503, failure) if failure else {"status": "ok"}
 
-    @app.get("/api/model", response_model=messages.Described, summary="What is served")
+    @app.get("/api/model", response_model=messages.Described, summary="The model")
     async def model() -> Any:
         return answers.described
 
     for name in answers.abilities:
-        ability = _ABILITIES[name]
+        ability = _task_ability(tasks[name]) if name in tasks else ABILITIES[name]
         app.post(
             f"/api/{name}",
             response_model=ability.response,
             summary=ability.summary,
-            responses=_QUESTION,
+            responses=_POST,
             operation_id=name,
         )(ability.endpoint(answers))
-    # Around everything, also around what answers when the application fails.
-    return Guard(app, hosts, messages.BODY_BYTES)
+    # Outermost, so that it also covers the response to a failure of the application.
+    return RequestFilter(app, hosts, messages.MAX_BYTES)
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_page(app: FastAPI, tasks: Iterable[Task]) -> None:
     folder = resources.files("pipelines.serving") / "page"
 
     def add(path: str, content: bytes, kind: str) -> None:
@@ -108,12 +110,14 @@ def _add_page(app: FastAPI) -> None:
         async def file() -> Response:
             return Response(content, media_type=kind)
 
+    sections = "\n\n".join(map(forms.section, tasks))
     for path, (name, kind) in _PAGE.items():
-        add(path, (folder / name).read_bytes(), kind)
+        content = (folder / name).read_text("utf-8")
+        add(path, content.replace("<!-- forms of the task -->", sections).encode(), kind)
 
 
 class _Ability(NamedTuple):
-    """An endpoint: what it is asked, what it answers, how it is called, and how it answers."""
+    """An endpoint: types of request and response, summary, and function."""
 
     request: type
     response: type
@@ -121,126 +125,99 @@ class _Ability(NamedTuple):
     answer: Callable[[Answers, Any], Awaitable[Any]]
 
     def endpoint(self, answers: Answers) -> Callable[..., Awaitable[Any]]:
-        """For FastAPI, which reads from the annotation what it is asked."""
+        """Return the function for FastAPI, with the annotation that it needs."""
 
-        async def endpoint(asked: Any) -> Any:
-            return await self.answer(answers, asked)
+        async def endpoint(request: Any) -> Any:
+            return await self.answer(answers, request)
 
-        endpoint.__annotations__["asked"] = self.request
+        endpoint.__annotations__["request"] = self.request
         return endpoint
 
 
-async def _about_texts(answers: Answers, asked: messages.MaybePair) -> Any:
-    return await answers.about_pairs(tasks.texts_of(asked.text, asked.pair))
+def _task_ability(task: Task) -> _Ability:
+    request = messages.request_model(task.endpoint.request)
+    return _Ability(
+        request,
+        task.endpoint.response,
+        task.summary,
+        lambda answers, request: answers.task(task.name, request),
+    )
 
 
-_ABILITIES = {
+# The endpoints of models without a task head.
+ABILITIES = {
     "fill-mask": _Ability(
         messages.FillMask,
         messages.FilledMasks,
-        "What could stand in place of [MASK]",
-        lambda answers, asked: answers.fill_mask(asked.text, asked.top_k),
+        "Tokens for [MASK]",
+        lambda answers, request: answers.fill_mask(request.text, request.top_k),
     ),
     "next-sentence": _Ability(
         messages.Pair,
         messages.Follows,
-        "Whether a text follows another",
-        lambda answers, asked: answers.next_sentence(asked.text, asked.pair),
+        "The probability that a text follows another",
+        lambda answers, request: answers.next_sentence(request.text, request.pair),
     ),
     "similarity": _Ability(
         messages.Compared,
         messages.Similarity,
-        "How alike the vectors of texts are",
-        lambda answers, asked: answers.similarity(asked.texts),
+        "The cosines of the vectors of texts",
+        lambda answers, request: answers.similarity(request.texts),
     ),
     "attention": _Ability(
         messages.Looked,
         messages.Attended,
-        "What the heads of a layer attend to",
-        lambda answers, asked: answers.attention(asked.text, asked.pair, asked.layer),
+        "The attention of the heads of a layer",
+        lambda answers, request: answers.attention(request.text, request.pair, request.layer),
     ),
     "tokenize": _Ability(
         messages.MaybePair,
         messages.Tokenized,
-        "The tokens of a text or two",
-        lambda answers, asked: answers.tokenize(asked.text, asked.pair),
-    ),
-    "classification": _Ability(
-        messages.MaybePair, messages.Classified, "The class of a text or pair", _about_texts
-    ),
-    "regression": _Ability(
-        messages.MaybePair, messages.Measured, "The value of a text or pair", _about_texts
-    ),
-    "multiple-choice": _Ability(
-        messages.Choices,
-        messages.Chosen,
-        "The choice that fits best",
-        lambda answers, asked: answers.choose(asked.text, asked.choices),
-    ),
-    "ranking": _Ability(
-        messages.Ranked,
-        messages.Ranking,
-        "Passages in the order of their relevance",
-        lambda answers, asked: answers.rank(asked.query, asked.passages),
-    ),
-    "tagging": _Ability(
-        messages.Single,
-        messages.Tagged,
-        "Tags of words, and entities",
-        lambda answers, asked: answers.about(tasks.words_of(asked.text)),
-    ),
-    "qa": _Ability(
-        messages.Question,
-        messages.Answered,
-        "The part of a passage that answers a question",
-        lambda answers, asked: answers.about(tasks.question_of(asked.question, asked.context)),
-    ),
-    "summarization": _Ability(
-        messages.Single,
-        messages.Summary,
-        "The sentences that sum up a document",
-        lambda answers, asked: answers.summarize(asked.text),
+        "The tokens of a text or pair",
+        lambda answers, request: answers.tokenize(request.text, request.pair),
     ),
 }
 
 
-def _error(status: int, why: str) -> JSONResponse:
-    return JSONResponse({"error": one_line(why)}, status)
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": one_line(message)}, status)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    said = []
-    for one in error.errors():
-        if one["type"] == "json_invalid":
-            place = f"{one['ctx']['error']} at character {one['loc'][1]}"
-            return _error(400, f"the request is not JSON: {place}")
+    problems = []
+    for item in error.errors():
+        if item["type"] == "json_invalid":
+            reason = f"{item['ctx']['error']} at character {item['loc'][1]}"
+            return _error(400, f"the request is not JSON: {reason}")
         path = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in one["loc"][1:]
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"][1:]
         )
-        said.append(f"{path.lstrip('.') or 'the request'}: {_SAID.get(one['type'], one['msg'])}")
-    return _error(422, "; ".join(said))
+        message = _MESSAGES.get(item["type"], item["msg"])
+        problems.append(f"{path.lstrip('.') or 'the request'}: {message}")
+    return _error(422, "; ".join(problems))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    path, why = request.url.path, str(error.detail)
+    path, message = request.url.path, str(error.detail)
     if error.status_code == 404:
         offered = [route.path for route in request.app.routes if route.path.startswith("/api/")]
-        why = f"there is no {path} here; this model has {', '.join(offered)}"
+        message = f"this model has no {path}; it has {', '.join(offered)}"
     elif error.status_code == 405:
-        why = f"{path} does not take {request.method}; {', '.join(_allowed(error))} it"
-    answer = _error(error.status_code, why)
-    answer.headers.update(error.headers or {})
-    return answer
+        allowed = ", ".join(_allowed(error))
+        message = f"{path} does not accept {request.method}; use {allowed}"
+    response = _error(error.status_code, message)
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _allowed(error: HTTPException) -> list[str]:
     return (error.headers or {}).get("Allow", "GET").split(", ")
 
 
-async def _cannot(request: Request, error: Exception) -> Response:
+async def _user_error(request: Request, error: Exception) -> Response:
     del request
     if isinstance(error, OverloadedError):
         return _error(503, str(error))
@@ -248,6 +225,6 @@ async def _cannot(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    # The server's terminal shows the traceback, which is nobody else's business.
+    # Only the terminal of the server shows the traceback.
     del request, error
-    return _error(500, "the server failed; its terminal says why")
+    return _error(500, "the server failed; its terminal shows the reason")

@@ -1,4 +1,4 @@
-"""Rows of concurrent requests, computed together."""
+"""Batches of rows of concurrent requests."""
 
 from __future__ import annotations
 
@@ -12,98 +12,101 @@ import numpy as np
 
 from bert_jax.runtime.errors import UserError
 
-# Name of an array -> int32 [n]; what is a token long has n tokens, other arrays may be shorter.
+# Name of an array -> int32 [n]; arrays with a value per token have n tokens, others may be shorter.
 Row = dict[str, np.ndarray]
 Run = Callable[[str, Sequence[Row]], Sequence[Any]]
 
 
 class OverloadedError(UserError):
-    """More rows wait than will be computed soon."""
+    """Too many rows are waiting."""
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A row, and whoever asked for it."""
+    """A row and the future of its output."""
 
-    program: str
+    function: str
     row: Row
     kind: Hashable
-    answer: asyncio.Future[Any]
+    output: asyncio.Future[Any]
 
 
 class Batcher:
-    """Collects rows while the device is busy: what came in the meantime goes into the next call.
+    """Collects rows while the device is busy, and computes them together in the next call.
 
-    Nothing waits for others to come, and a row is computed at a length that it alone decides, so
-    that its neighbours change nothing but rounding.
+    No row waits for rows that may arrive later. The shape of a batch depends on the row alone, so
+    its neighbors change its output by no more than rounding.
     """
 
     def __init__(
         self,
         run: Run,
         kind: Callable[[Row], Hashable],
-        most_rows: int = 16,
-        most_waiting: int = 1024,
+        max_rows: int = 16,
+        max_waiting: int = 1024,
     ) -> None:
-        """Rows for `run`, which has a thread of its own.
+        """Create a batcher whose thread calls `run`.
 
         Args:
-            run: (name of a program, rows) -> what it says of each row.
-            kind: Rows for which it is equal can be computed together.
-            most_rows: Of a call.
-            most_waiting: Rows; those that would be more are refused.
+            run: (name of a function, rows) -> output for each row.
+            kind: Row -> its kind; rows of the same kind can be computed together.
+            max_rows: Most rows per call.
+            max_waiting: Most rows that can wait; more are refused.
         """
         self._run, self._kind = run, kind
-        self._most_rows, self._most_waiting = most_rows, most_waiting
+        self._max_rows, self._max_waiting = max_rows, max_waiting
         self._thread = ThreadPoolExecutor(1, "device")
         self._waiting: list[_Waiting] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def results(self, program: str, rows: Sequence[Row]) -> list[Any]:
-        """What a program says of each row, in their order.
+    async def results(self, function: str, rows: Sequence[Row]) -> list[Any]:
+        """Return the output of a function for each row, in their order.
 
         Raises:
-            OverloadedError: Too many are waiting.
+            OverloadedError: Too many rows are waiting.
         """
-        self._forget_gone()
-        if len(self._waiting) + len(rows) > self._most_waiting:
+        self._remove_done()
+        if len(self._waiting) + len(rows) > self._max_waiting:
             raise OverloadedError("too many requests are waiting; try again in a moment")
         loop = asyncio.get_running_loop()
-        asked = [_Waiting(program, row, self._kind(row), loop.create_future()) for row in rows]
-        self._waiting += asked
-        if self._worker is None and asked:
+        added = [_Waiting(function, row, self._kind(row), loop.create_future()) for row in rows]
+        self._waiting += added
+        if self._worker is None and added:
             self._worker = loop.create_task(self._work())
-        return list(await asyncio.gather(*(one.answer for one in asked)))
+        return list(await asyncio.gather(*(waiting.output for waiting in added)))
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._next():
-            rows = [one.row for one in batch]
+            rows = [waiting.row for waiting in batch]
+            function = batch[0].function
             try:
-                found = await loop.run_in_executor(self._thread, self._run, batch[0].program, rows)
-                answered = list(zip(batch, found, strict=True))
-            except Exception as error:  # whatever it is, somebody waits for an answer
-                for one in batch:
-                    if not one.answer.done():
-                        one.answer.set_exception(error)
+                outputs = await loop.run_in_executor(self._thread, self._run, function, rows)
+                pairs = list(zip(batch, outputs, strict=True))
+            except Exception as error:  # every error reaches the waiting requests
+                for waiting in batch:
+                    if not waiting.output.done():
+                        waiting.output.set_exception(error)
             else:
-                for one, said in answered:
-                    if not one.answer.done():  # whoever asked may have gone away
-                        one.answer.set_result(said)
+                for waiting, output in pairs:
+                    if not waiting.output.done():  # the client may have disconnected
+                        waiting.output.set_result(output)
         self._worker = None
 
     def _next(self) -> list[_Waiting]:
-        """The row that waits longest, and those that can be computed with it."""
-        self._forget_gone()
+        """Return the row that waits longest, and rows that can be computed with it."""
+        self._remove_done()
         if not self._waiting:
             return []
         first = self._waiting[0]
-        alike = [
-            one for one in self._waiting if (one.program, one.kind) == (first.program, first.kind)
-        ][: self._most_rows]
-        taken = set(map(id, alike))
-        self._waiting = [one for one in self._waiting if id(one) not in taken]
-        return alike
+        batch = [
+            waiting
+            for waiting in self._waiting
+            if (waiting.function, waiting.kind) == (first.function, first.kind)
+        ][: self._max_rows]
+        ids = set(map(id, batch))
+        self._waiting = [waiting for waiting in self._waiting if id(waiting) not in ids]
+        return batch
 
-    def _forget_gone(self) -> None:
-        self._waiting = [one for one in self._waiting if not one.answer.done()]
+    def _remove_done(self) -> None:
+        self._waiting = [waiting for waiting in self._waiting if not waiting.output.done()]

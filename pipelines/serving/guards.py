@@ -1,4 +1,4 @@
-"""What stands between the network and the API: who may ask, how much, and what a page may do."""
+"""Checks of requests before the API: host, origin, type, size and time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bert_jax.runtime.errors import one_line
 
 _HEADERS = {
-    # Everything is ours and comes from here; no string of a text can become markup or a program.
+    # The page loads files of this server only, and no text can become markup or a script.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
         " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
@@ -27,55 +27,55 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 
-
-SLOWEST = 30.0  # seconds for the head of a request, and as many for its body
-# So many times what is allowed is read to its end before it is refused as too large: who still
-# sends when the connection is closed never reads why. Who asks first, with Expect, does read it.
-_READ_ANYWAY = 16
+REQUEST_SECONDS = 30.0  # for the head of a request, and again for its body
+# A body of up to so many times the limit is read to its end before the error: a client that is
+# still sending when the connection closes never reads the response. Clients that send Expect do.
+_READ_FACTOR = 16
 
 
 class Hosts:
-    """The names under which the server may be asked.
+    """The host names that requests may use.
 
-    A page of a stranger can give its own name the address of this computer (DNS rebinding) and so
-    reach what listens here only; but then its name is in the Host header. An address is no name.
+    A foreign page can let its own name resolve to the address of this computer (DNS rebinding) and
+    so reach a server that listens here only. Then its name is in the Host header. IP addresses are
+    allowed, as they are not names.
     """
 
     def __init__(self, host: str) -> None:
-        """The names of a server that listens on `host`."""
+        """Allow the names of a server that listens on `host`."""
         self._names = {"localhost", host.lower()}
         if not is_loopback(host):
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
         self._only_loopback = is_loopback(host)
 
     def allows(self, header: str) -> bool:
-        """Whether a Host header names this server."""
+        """Return whether a Host header names this server."""
         try:
             name = urlsplit(f"//{header}").hostname or ""
             address = ipaddress.ip_address(name)
         except ValueError:
-            # Not an address, or not even a name.
+            # Not an IP address, and maybe not a valid name.
             return header.rpartition(":")[0].lower() in self._names or header.lower() in self._names
         return address.is_loopback or not self._only_loopback
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this computer reaches a server on `host`."""
+    """Return whether only this computer can reach a server on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-class Guard:
-    """ASGI middleware: hosts, origins, content type and size of requests; headers of answers."""
+class RequestFilter:
+    """ASGI middleware that checks requests and adds security headers to responses."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, most_bytes: int) -> None:
-        """Before `app`; bodies have at most `most_bytes`."""
-        self._app, self._hosts, self._most_bytes = app, hosts, most_bytes
+    def __init__(self, app: ASGIApp, hosts: Hosts, max_bytes: int) -> None:
+        """Wrap `app`; request bodies have at most `max_bytes`."""
+        self._app, self._hosts, self._max_bytes = app, hosts, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
+        """Pass a request to the application, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -87,86 +87,88 @@ class Guard:
             await send(message)
 
         if scope["type"] != "http":
-            return  # nobody speaks WebSocket here
+            return  # WebSocket is not supported
         try:
-            self._look_at(scope)
+            self._check(scope)
             body = await self._in_time(receive)
             if scope["method"] == "POST" and not body:
                 raise _RefusedError(400, "the request is empty; send JSON")
         except ClientDisconnect:
             return
         except _RefusedError as error:
-            # What is left of the request now is not read: the server closes the connection.
-            await _said(error.status, str(error))(scope, receive, answer)
+            # The rest of the request is not read: the server closes the connection.
+            await _error_response(error.status, str(error))(scope, receive, answer)
             return
         await self._app(scope, _once(body, receive), answer)
 
-    def _look_at(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
         if not self._hosts.allows(host):
-            why = f"this server is not {host!r}; open it by the address that it printed"
-            raise _RefusedError(403, why)
+            message = f"this server is not {host!r}; open the address that it printed"
+            raise _RefusedError(403, message)
         origin = headers.get(b"origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            raise _RefusedError(403, "pages of other sites may not use this server")
+            raise _RefusedError(403, "pages of other sites cannot use this server")
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
-                why = "send JSON, with the header Content-Type: application/json"
-                raise _RefusedError(415, why)
+                message = "send JSON, with the header Content-Type: application/json"
+                raise _RefusedError(415, message)
         length = headers.get(b"content-length", "0")
-        most = self._most_bytes * (1 if b"expect" in headers else _READ_ANYWAY)
-        if length.isdecimal() and int(length[:18]) > most:
+        limit = self._max_bytes * (1 if b"expect" in headers else _READ_FACTOR)
+        if length.isdecimal() and int(length[:18]) > limit:
             raise self._too_large()
 
     async def _in_time(self, receive: Receive) -> bytes:
         try:
-            async with asyncio.timeout(SLOWEST):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 return await self._body(receive)
         except TimeoutError:
-            why = f"the request was not there in {SLOWEST:g} seconds"
-            raise _RefusedError(408, why) from None
+            message = f"the request was not complete after {REQUEST_SECONDS:g} seconds"
+            raise _RefusedError(408, message) from None
 
     async def _body(self, receive: Receive) -> bytes:
-        body, seen, more = b"", 0, True
-        while more and seen <= _READ_ANYWAY * self._most_bytes:
+        body, received, more = b"", 0, True
+        while more and received <= _READ_FACTOR * self._max_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             part, more = message.get("body", b""), message.get("more_body", False)
-            seen += len(part)
-            body = body + part if seen <= self._most_bytes else b""
-        if seen > self._most_bytes:
+            received += len(part)
+            body = body + part if received <= self._max_bytes else b""
+        if received > self._max_bytes:
             raise self._too_large()
         return body
 
     def _too_large(self) -> _RefusedError:
-        return _RefusedError(413, f"the request has more than {self._most_bytes:,} bytes")
+        return _RefusedError(
+            413, f"the request has more than {self._max_bytes:,} bytes; send less text"
+        )
 
 
 class _RefusedError(Exception):
     """A request that does not reach the application."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
         self.status = status
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read already."""
-    left = [{"type": "http.request", "body": body, "more_body": False}]
+    """Return a `receive` that returns a body that was already read."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
-        return left.pop() if left else await receive()
+    async def receive_once() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return again
+    return receive_once
 
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application of connections that are too many."""
-    await _said(503, "too many connections; try again in a moment")(scope, receive, send)
+    """Answer as the application of a connection above the limit."""
+    await _error_response(503, "too many connections; try again in a moment")(scope, receive, send)
 
 
-def _said(status: int, why: str) -> ASGIApp:
-    return JSONResponse({"error": one_line(why)}, status)
+def _error_response(status: int, message: str) -> ASGIApp:
+    return JSONResponse({"error": one_line(message)}, status)

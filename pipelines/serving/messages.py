@@ -1,47 +1,58 @@
-"""What the API takes and gives; the OpenAPI document is made of these."""
+"""Requests and responses of the API; the OpenAPI document is generated from them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-CHARACTERS = 10_000  # of a text
-TEXTS = 16  # of a request
-BODY_BYTES = 1 << 19  # the texts of a request, most of them spelled as \uXXXX
+from pipelines.tasks import endpoint
 
-Text = Annotated[str, Field(min_length=1, max_length=CHARACTERS, pattern=r"\S")]
-Texts = Annotated[list[Text], Field(min_length=2, max_length=TEXTS)]
+MAX_CHARACTERS = 10_000  # per text
+MAX_TEXTS = 16  # per request
+MAX_BYTES = 1 << 19  # per request: its texts, if most characters are spelled as \uXXXX
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
+Texts = Annotated[list[Text], Field(min_length=2, max_length=MAX_TEXTS)]
+# Type of a field of `Endpoint.request` -> the type with limits.
+_LIMITED: dict[Any, Any] = {str: Text, str | None: Text | None, list[str]: Texts}
 
 
 class Request(BaseModel):
-    """Any request: nothing unknown, and no number that is written as a text."""
+    """Any request: unknown fields, and numbers that are spelled as texts, are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Single(Request):
-    """A text."""
+def request_model(kind: type) -> type[Request]:
+    """Return the model that validates requests of a dataclass; see `Endpoint.request`."""
+    hints = get_type_hints(kind)
+    limited: dict[str, Any] = {
+        field.name: (
+            _LIMITED[hints[field.name]],
+            ... if field.default is MISSING else field.default,
+        )
+        for field in fields(kind)
+    }
+    return create_model(kind.__name__, __base__=Request, __doc__=kind.__doc__, **limited)
 
-    text: Text
+
+MaybePair = request_model(endpoint.MaybePair)
 
 
-class MaybePair(Single):
-    """A text or two."""
-
-    pair: Text | None = None
-
-
-class Pair(Single):
+class Pair(Request):
     """Two texts."""
 
+    text: Text
     pair: Text
 
 
-class FillMask(Single):
-    """A text with [MASK] in it."""
+class FillMask(Request):
+    """A text with [MASK]."""
 
-    top_k: int = Field(5, ge=1, le=100, description="answers for each mask")
+    text: Text
+    top_k: int = Field(5, ge=1, le=100, description="answers per mask")
 
 
 class Compared(Request):
@@ -50,53 +61,35 @@ class Compared(Request):
     texts: Texts
 
 
-class Question(Request):
-    """A question about a passage."""
+class Looked(Request):
+    """A text or a pair of texts, and a layer."""
 
-    question: Text
-    context: Text
-
-
-class Choices(Single):
-    """A text and what may follow it."""
-
-    choices: Texts
-
-
-class Ranked(Request):
-    """A query and passages."""
-
-    query: Text
-    passages: Texts
-
-
-class Looked(MaybePair):
-    """A text or two, and a layer to look into."""
-
+    text: Text
+    pair: Text | None = None
     layer: int = Field(1, ge=1, le=1000, description="from 1")
 
 
 class Error(BaseModel):
-    """What went wrong, in one line."""
+    """An error message, in one line."""
 
     error: str
 
 
 class Health(BaseModel):
-    """That the model answers."""
+    """The state of the server."""
 
     status: str
 
 
 class Described(BaseModel):
-    """What is served."""
+    """The model."""
 
     name: str
     architecture: str
     step: int | None
     parameters: int
     layers: int
-    heads: int | None = Field(description="of a layer; null without attention")
+    heads: int | None = Field(description="per layer; null without attention")
     hidden_size: int
     vocabulary: int
     tokenizer: str
@@ -107,7 +100,7 @@ class Described(BaseModel):
 
 
 class Filled(BaseModel):
-    """A token in place of a mask."""
+    """A token for a mask."""
 
     token: str
     id: int
@@ -122,100 +115,17 @@ class FilledMasks(BaseModel):
 
 
 class Follows(BaseModel):
-    """Whether the second text follows the first."""
+    """The probability that the second text follows the first."""
 
     follows: float = Field(description="probability")
-    truncated: bool = Field(description="whether texts were cut to what the model takes")
+    truncated: bool = Field(description="whether the texts were longer than a row")
 
 
 class Similarity(BaseModel):
-    """Cosines of the mean-pooled vectors, a row per text."""
+    """Cosines of the mean-pooled vectors, one row per text."""
 
     cosines: list[list[float]]
     truncated: list[bool]
-
-
-class Classified(BaseModel):
-    """A class."""
-
-    label: str
-    probabilities: dict[str, float]
-    truncated: bool
-
-
-class Measured(BaseModel):
-    """A number."""
-
-    value: float
-    truncated: bool
-
-
-class Entity(BaseModel):
-    """Words that belong together; start and end are characters of the text."""
-
-    text: str
-    label: str
-    start: int
-    end: int
-    score: float
-
-
-class Tagged(BaseModel):
-    """Words with their tags."""
-
-    tokens: list[str]
-    tags: list[str]
-    entities: list[Entity]
-
-
-class Answer(BaseModel):
-    """Part of a passage; without start and end it says that there is no answer."""
-
-    answer: str
-    start: int | None
-    end: int | None
-    score: float
-    probability: float
-
-
-class Answered(Answer):
-    """The answer to a question."""
-
-    null_odds: float
-    n_best: list[Answer]
-
-
-class Chosen(BaseModel):
-    """The choice that fits best."""
-
-    label: int
-    choice: str
-    probabilities: list[float]
-    truncated: bool
-
-
-class RankedPassage(BaseModel):
-    """A passage, by its number in the request, from 0."""
-
-    index: int
-    rank: int
-    score: float
-
-
-class Ranking(BaseModel):
-    """The passages, best first."""
-
-    ranking: list[RankedPassage]
-    truncated: bool
-
-
-class Summary(BaseModel):
-    """Chosen sentences of a document, by their numbers from 0."""
-
-    summary: str
-    document: list[str]
-    sentences: list[int]
-    scores: list[float]
 
 
 class Piece(BaseModel):
@@ -230,18 +140,18 @@ class Piece(BaseModel):
 
 
 class Tokenized(BaseModel):
-    """A row as the network sees it."""
+    """The tokens of a row."""
 
     tokens: list[Piece]
     unknown: int
-    longest: int = Field(description="tokens that the model takes")
+    longest: int = Field(description="most tokens of a row")
 
 
 class Attended(BaseModel):
-    """Attention of a layer's heads."""
+    """Attention of the heads of a layer."""
 
     tokens: list[Piece]
     layer: int
     heads: list[list[list[float]]] = Field(
-        description="of each head, how much each token (row) takes from each; rounded to 1e-5"
+        description="per head, the attention of each token (row) to each; rounded to 1e-5"
     )

@@ -1,4 +1,4 @@
-"""The HTTP server: how many may ask, how long a connection lasts, and how it is told to end."""
+"""The HTTP server: limits of connections, and shutdown by signals."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from bert_jax.runtime.signals import take_over
 from pipelines.serving import guards
 
-_CONNECTIONS = 256  # a process may have 1,024 files on most systems
-_LONGEST = 600.0  # seconds of a connection, also of one whose answer nobody takes
-_PATIENCE = 5  # seconds that requests have to end when the server is told to
+_MAX_CONNECTIONS = 256  # most systems allow 1,024 open files per process
+_MAX_SECONDS = 600.0  # per connection, even if the client does not read the response
+_SHUTDOWN_SECONDS = 5  # for running requests
 
 
 def config(app: ASGIApp) -> uvicorn.Config:
-    """Of a server for an application."""
+    """Return the config of a server for an application."""
     return uvicorn.Config(
         app,
         http=Connection,
-        # Its own would close the handlers of every other library.
+        # The default would close the handlers of other libraries.
         log_config=None,
         log_level="error",
         access_log=False,
         ws="none",
         server_header=False,
         headers=[("Connection", "close")],
-        timeout_graceful_shutdown=_PATIENCE,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
 
 
 class Connection(H11Protocol):
-    """A connection for one request; uvicorn's own would wait for ever for who is slow."""
+    """A connection for one request; uvicorn alone would wait forever for slow clients."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Sets its limits."""
+        """Start the timers of a connection."""
         super().connection_made(transport)
-        self._limits = [
-            self.loop.call_later(guards.SLOWEST, self._without_request),
-            self.loop.call_later(_LONGEST, transport.abort),
+        self._timers = [
+            self.loop.call_later(guards.REQUEST_SECONDS, self._without_request),
+            self.loop.call_later(_MAX_SECONDS, transport.abort),
         ]
-        if len(self.connections) > _CONNECTIONS:
+        if len(self.connections) > _MAX_CONNECTIONS:
             self.app: Any = guards.crowded
 
     def _without_request(self) -> None:
@@ -54,21 +54,21 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the limits."""
-        for limit in self._limits:
-            limit.cancel()
+        """Cancel the timers of a connection."""
+        for timer in self._timers:
+            timer.cancel()
         super().connection_lost(exc)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, ended by the signals that end other commands, but as something done."""
+    """A server that the usual signals end, with exit code 0."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Takes them over from who ends at once."""
-        take_over(self._told)
+        """Handle signals in place of the handlers that end the process at once."""
+        take_over(self._on_signal)
         yield
 
-    def _told(self, number: int, frame: FrameType | None) -> None:
-        # Once more ends it at once.
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A second signal ends it at once.
         self.force_exit, self.should_exit = self.should_exit, True

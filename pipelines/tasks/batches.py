@@ -1,4 +1,4 @@
-"""Batches of a task's rows: every row once per pass, in an order that follows from the seed."""
+"""Batches of a task's rows: every row once per epoch, in an order that depends on the seed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bert_jax.training.batch import Batch
 from pipelines.data.batches.counter_rng import key, shuffled
 from pipelines.tasks.task import Arrays, Features
 
-_ORDER = 1  # of a pass, among what is drawn from the seed
+_ORDER = 1  # the stream of random numbers that shuffles an epoch
 
-# Runs of every version must know their rows again, so the digest keeps the names of the first.
+# A resumed run compares digests, so the digest uses the names of the first version.
 _NAME_IN_DIGEST = {"token_type_ids": "segment_ids", "segment_ids": "sequence_ids"}
 
 
@@ -35,13 +35,13 @@ class TaskBatches:
     """The training rows of a task.
 
     Attributes:
-        digests: Of the rows, and of what `more` names.
+        digests: Digests that must not change when a run resumes.
     """
 
     def __init__(
         self, features: Features, batch_size: int, seed: int, more: Mapping[str, str]
     ) -> None:
-        """Rows in batches of `batch_size`; `more` are digests of what else must not change."""
+        """Create batches of `batch_size` rows; `more` are digests of other inputs of the run."""
         self._arrays, self._seed, self._batch_size = features.arrays, seed, batch_size
         self.rows = len(features.examples)
         self.steps_per_epoch = -(-self.rows // batch_size)
@@ -53,25 +53,25 @@ class TaskBatches:
         self.digests = {"training rows": total.hexdigest(), **more}
 
     def shape(self, length: int, batch_size: int) -> TaskShape:
-        """Of all batches."""
+        """Return the shape of all batches."""
         del length
         return TaskShape(batch_size, self._arrays)
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of update number `step`; the last of a pass is filled up with zeros."""
+        """Return the batch of a step; rows of zeros fill up the last batch of an epoch."""
         epoch, number = divmod(step, self.steps_per_epoch)
         order = shuffled(key(self._seed, _ORDER, epoch)[()], self.rows)
         chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
         return filled(self._arrays, chosen, self._batch_size, rows)
 
     def batches(self, first: int, last: int, rows: slice = slice(None)) -> Iterator[Batch]:
-        """Batches first … last - 1."""
+        """Yield the batches of the steps first … last - 1."""
         for step in range(first, last):
             yield self.batch_at(step, rows)
 
 
 def in_order(features: Features, batch_size: int, rows: slice) -> Iterator[Batch]:
-    """All rows once, as they come."""
+    """Yield all rows once, in their order."""
     count = len(features.examples)
     for first in range(0, count, batch_size):
         chosen = np.arange(first, min(first + batch_size, count))
@@ -79,11 +79,11 @@ def in_order(features: Features, batch_size: int, rows: slice) -> Iterator[Batch
 
 
 def filled(arrays: Arrays, chosen: np.ndarray, size: int, rows: slice) -> Batch:
-    """The `chosen` rows and zeros up to `size`; of these, this process's `rows`."""
-    found = {}
+    """Return the `chosen` rows, zeros up to `size`; of these, the `rows` of this process."""
+    fields = {}
     for name, array in arrays.items():
         batch = np.zeros((size, *array.shape[1:]), array.dtype)
         batch[: len(chosen)] = array[chosen]
-        found[name] = batch[rows]
+        fields[name] = batch[rows]
     real = arrays["segment_ids"][chosen] > 0
-    return Batch(found, int(real.sum()), int(real.any(axis=-1).sum()))
+    return Batch(fields, int(real.sum()), int(real.any(axis=-1).sum()))

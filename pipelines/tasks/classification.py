@@ -1,38 +1,64 @@
-"""Which class a text or a pair of texts belongs to."""
+"""Classification of a text or a pair of texts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from jax import Array
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences, table_reader
+from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.table_reader import Example
-from pipelines.tasks.task import Columns, Features, Record, Sample
+from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
-_LISTED = 10  # classes that a message names
+_MOST_LISTED = 10  # classes in a message
 
 
-class Classification:
-    """See `Task`. One output per class; softmax and cross-entropy."""
+@dataclass(frozen=True)
+class Classified:
+    """A class."""
 
-    head: Literal["pooled", "tokens"] = "pooled"
-    best = "accuracy"
+    label: str
+    probabilities: dict[str, float]
+    truncated: bool
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Example]:
+
+class Classification(Task):
+    """One output per class, with softmax and cross-entropy."""
+
+    name = "classification"
+    summary = "The class of a text or pair"
+    example_file = "train.tsv"
+    head = "pooled"
+    best_metric = "accuracy"
+    architecture = "BertForSequenceClassification"
+    endpoint = Endpoint(
+        MaybePair,
+        Classified,
+        title="Classification",
+        text="The class of a text, or of a pair of texts if the model was trained on pairs.",
+        button="Classify",
+        fields=pair_fields("The old cook sells the best bread in the harbor."),
+    )
+
+    @classmethod
+    def fits(cls, classes: Sequence[str]) -> bool:
+        """See `Task.fits`; a single output is the value of a regression."""
+        return len(classes) != 1
+
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
         """See `Task.read`."""
-        return table_reader.examples(table_reader.read(source), columns, labelled)
+        return table_reader.examples(table_reader.read(source), columns, labeled)
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
-        """The labels, sorted, or as a data set orders them; says how often each occurs.
+        """Return the labels in sorted order, or in that of the data set; print their counts.
 
         Raises:
             BadInputError: There are fewer than two.
@@ -41,37 +67,38 @@ class Classification:
         classes = [label for _, label in sorted(counts)]
         if len(classes) < 2:
             raise BadInputError(
-                f"{examples[0].where} and all other rows have the label {classes[0]!r}; to learn"
-                " a distinction takes at least two"
+                f"{examples[0].where}: all rows have the label {classes[0]!r}; classification"
+                " needs at least two different labels"
             )
-        shares = [
+        listed = [
             f"{label} {count:,} ({count / len(examples):.1%})"
             for (_, label), count in counts.most_common()
         ]
-        if len(shares) > _LISTED:
-            shares[_LISTED // 2 : -_LISTED // 2] = ["…"]
-        say(f"{len(classes)} classes: {', '.join(shares)}")
+        if len(listed) > _MOST_LISTED:
+            listed[_MOST_LISTED // 2 : -_MOST_LISTED // 2] = ["…"]
+        say(f"{len(classes)} classes: {', '.join(listed)}")
         return classes
 
     def features(
         self, examples: Sequence[Example], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
-        """See `Task.features`; adds ``labels``, int32 [R]."""
+        """See `Task.features`; the targets are ``labels``, int32 [R]."""
         arrays, lengths = sequences.of_examples(examples, tokenizer, length)
         number = {label: n for n, label in enumerate(classes)} | {"": 0}
         for example in examples:
             if example.label not in number:
+                more = " …" * (len(classes) > _MOST_LISTED)
                 raise BadInputError(
-                    f"{example.where}: label {example.label!r} is not among the classes of the"
-                    f" model: {', '.join(classes[:_LISTED])}{' …' * (len(classes) > _LISTED)};"
-                    " take the row out, or train on rows of that class"
+                    f"{example.where}: label {example.label!r} is not a class of the model"
+                    f" ({', '.join(classes[:_MOST_LISTED])}{more}); remove the row, or train on"
+                    " rows of that class"
                 )
         arrays["labels"] = np.array([number[example.label] for example in examples], np.int32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
         return Features(arrays, np.arange(len(examples)), lengths)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
-        """Cross-entropy of logits [B, 1, C]."""
+        """Return the cross-entropy of logits [B, 1, C]."""
         return cross_entropy(logits[:, 0], batch["labels"], batch["weights"])
 
     def predict(
@@ -81,8 +108,8 @@ class Classification:
         logits: np.ndarray,
         classes: Sequence[str],
     ) -> list[Record]:
-        """``{"id", "label", "probabilities": {class: p}}``, from logits [R, 1, C]."""
-        shares = softmax(logits[:, 0])
+        """Return ``{"id", "label", "probabilities": {class: p}}`` from logits [R, 1, C]."""
+        probabilities = softmax(logits[:, 0])
         return [
             {
                 "id": example.id,
@@ -90,69 +117,82 @@ class Classification:
                 "probabilities": dict(zip(classes, row, strict=True)),
             }
             for example, best, row in zip(
-                examples, shares.argmax(-1).tolist(), shares.tolist(), strict=True
+                examples, probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True
             )
         ]
 
     def score(
         self, examples: Sequence[Example], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """``accuracy``, ``mcc`` (Matthews), and F1: of two classes that of the last (``f1``).
+        """Return ``accuracy``, ``mcc`` (Matthews), and the F1 of the second of two classes, ``f1``.
 
-        For more than two it is ``macro_f1``, the mean over those that occur in labels or
+        For more than two classes it is ``macro_f1``, the mean over those that occur in labels or
         predictions.
         """
-        truth, found = _both(examples, predictions, classes)
-        # Named by what is averaged over: `pos_label` refuses a class that does not occur.
-        over = [1] if len(classes) == 2 else None
-        f1 = f1_score(truth, found, labels=over, average="macro", zero_division=0.0)
+        from sklearn.metrics import accuracy_score, f1_score
+
+        true, predicted = _class_numbers(examples, predictions, classes)
+        # `labels` selects the class: `pos_label` rejects a class that does not occur.
+        labels = [1] if len(classes) == 2 else None
+        f1 = f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0)
         return {
-            "accuracy": float(accuracy_score(truth, found)),
+            "accuracy": float(accuracy_score(true, predicted)),
             "f1" if len(classes) == 2 else "macro_f1": float(f1),
-            # Undefined, and so 0 by custom, where all labels or all predictions are the same.
-            "mcc": _mcc(truth, found),
+            "mcc": _mcc(true, predicted),
         }
 
+    def details(
+        self, examples: Sequence[Example], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> Record:
+        """Return the confusion matrix."""
+        matrix = confusion(examples, predictions, classes)
+        return {"confusion": {"classes": list(classes), "true_by_predicted": matrix}}
+
     def counts(self, examples: Sequence[Example]) -> Counter[str]:
-        """See `Task.counts`: of the labels."""
+        """See `Task.counts`; counts labels."""
         return Counter(example.label for example in examples)
 
     def sample(self, example: Example, prediction: Record) -> Sample:
         """See `Task.sample`."""
-        found = prediction["label"]
-        share = prediction["probabilities"][found]
-        return Sample(
-            table_reader.texts(example), example.label, found, share, found == example.label
-        )
+        predicted = prediction["label"]
+        probability = prediction["probabilities"][predicted]
+        inputs = table_reader.texts(example)
+        return Sample(inputs, example.label, predicted, probability, predicted == example.label)
+
+    def from_request(self, request: MaybePair) -> list[Example]:
+        """See `Task.from_request`."""
+        return [Example(REQUEST_ID, request.text, request.pair or "")]
 
 
 def confusion(
     examples: Sequence[Example], predictions: Sequence[Record], classes: Sequence[str]
 ) -> list[list[int]]:
-    """How often each class (row) was taken for which (column), in the order of `classes`."""
-    truth, found = _both(examples, predictions, classes)
-    return confusion_matrix(truth, found, labels=range(len(classes))).tolist()
+    """Return the counts of true class (row) and predicted class (column), as in `classes`."""
+    from sklearn.metrics import confusion_matrix
+
+    true, predicted = _class_numbers(examples, predictions, classes)
+    return confusion_matrix(true, predicted, labels=range(len(classes))).tolist()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """float64 [..., C]: probabilities from logits [..., C]."""
+    """Return probabilities, float64 [..., C], of logits [..., C]."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _both(
+def _class_numbers(
     examples: Sequence[Example], predictions: Sequence[Record], classes: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int [N] each: the true classes and the predicted ones."""
+    """Return the true and the predicted classes, int [N] each."""
     number = {label: n for n, label in enumerate(classes)}
-    truth = np.array([number[example.label] for example in examples])
-    return truth, np.array([number[record["label"]] for record in predictions])
+    true = np.array([number[example.label] for example in examples])
+    return true, np.array([number[record["label"]] for record in predictions])
 
 
-def _mcc(truth: np.ndarray, found: np.ndarray) -> float:
-    if min(len(np.unique(truth)), len(np.unique(found))) < 2:
+def _mcc(true: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    # Undefined if all labels or all predictions are equal; 0 by convention.
+    if min(len(np.unique(true)), len(np.unique(predicted))) < 2:
         return 0.0
-    return float(matthews_corrcoef(truth, found))
-
-
-TASK = Classification()
+    return float(matthews_corrcoef(true, predicted))

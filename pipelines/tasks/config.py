@@ -1,4 +1,4 @@
-"""What a fine-tuning run is: the keys of ``configs/finetune/*.yaml``."""
+"""The config of a fine-tuning run: the keys of ``configs/finetune/*.yaml``."""
 
 from __future__ import annotations
 
@@ -11,50 +11,26 @@ from bert_jax.config.run import (
     TrainableConfig,
     free,
 )
-from bert_jax.runtime.errors import BadInputError, share
+from bert_jax.runtime.errors import BadInputError, fraction
+from pipelines.tasks.registry import TaskOptions
 from pipelines.tasks.task import Columns
 
 
 @dataclass(frozen=True)
 class TaskDataConfig:
-    """Where the examples are.
+    """The examples.
 
     Args:
-        train: Examples to learn from: a file, or tfds:NAME[/CONFIG]:SPLIT.
-        validation: Examples to measure on; empty = no evaluation.
-        columns: Names of the columns or keys; empty = the usual ones.
-        length: Most tokens of a row, [CLS] and [SEP] included.
+        train: Training examples: a file, or tfds:NAME[/CONFIG]:SPLIT.
+        validation: Validation examples; empty = no evaluation.
+        columns: Names of the columns or keys; empty = the usual names.
+        length: Most tokens of a row, with [CLS] and [SEP].
     """
 
     train: str = free("")
     validation: str = free("")
     columns: Columns = field(default_factory=Columns, metadata={"resume": "print"})
     length: int = 128
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """What only one task knows.
-
-    Args:
-        document_context: tagging: rows are filled up with neighbouring sentences of the document.
-        stride: qa: tokens from one window over a long context to the next.
-        question_length: qa: longer questions are cut to so many tokens.
-        n_best: qa: how many starts, ends and answers are looked at.
-        answer_length: qa: most tokens of an answer.
-        null_threshold: qa: null odds above which there is no answer (SQuAD 2.0).
-        sentences: summarization: sentences of a summary.
-        language: summarization: ISO 639 code, for splitting documents into sentences.
-    """
-
-    document_context: bool = False
-    stride: int = 128
-    question_length: int = 64
-    n_best: int = 20
-    answer_length: int = 30
-    null_threshold: float = 0.0
-    sentences: int = 3
-    language: str = "en"
 
 
 @dataclass(frozen=True)
@@ -76,17 +52,17 @@ class FinetuneTrainConfig(LoopConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        share("train", self, "warmup")
+        fraction("train", self, "warmup")
         if not self.epochs > 0:
             raise BadInputError(f"train.epochs must be above 0, not {self.epochs}")
 
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainableConfig):
-    """A fine-tuning run. A run that has begun needs ``init`` no more.
+    """A fine-tuning run. A run with checkpoints does not need ``init``.
 
     Args:
-        task: That of the command; in a file it keeps others from using it.
+        task: The task of the command; a config file with a task is rejected by other tasks.
     """
 
     optimizer: OptimizerConfig = field(
@@ -102,6 +78,6 @@ class FinetuneConfig(TrainableConfig):
         """Check what can be checked without the model."""
         super().__post_init__()
         if not self.data.train:
-            raise BadInputError("data.train is not set; give the examples, as --data.train FILE")
+            raise BadInputError("data.train is not set; add --data.train FILE")
         if self.data.length < 8:
             raise BadInputError(f"data.length must be at least 8, not {self.data.length}")

@@ -1,4 +1,4 @@
-"""A fine-tuning run as the training loop takes it, and what a fine-tuned network predicts."""
+"""The experiment of a fine-tuning run, and the predictions of a fine-tuned network."""
 
 from __future__ import annotations
 
@@ -30,38 +30,29 @@ from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.registry import task_network
+from pipelines.tasks.network import task_network
 from pipelines.tasks.task import Features, Record, Task
 
-# In a run folder: what the newest evaluation said of each validation example.
+# In a run folder: the newest prediction for each validation example.
 PREDICTIONS = "validation_predictions.jsonl"
-
-# Task and kind of head -> Hugging Face's name of the network; others have none there.
-ARCHITECTURES = {
-    "classification": "BertForSequenceClassification",
-    "regression": "BertForSequenceClassification",
-    "multiple-choice": "BertForMultipleChoice",
-    "tagging": "BertForTokenClassification",
-    "qa": "BertForQuestionAnswering",
-}
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled examples with their rows."""
+    """Labeled examples with their rows."""
 
     examples: Sequence[Any]
     features: Features
 
 
 def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
-    """The config with its updates counted, for so many training rows.
+    """Return the config with its steps counted, for so many training rows.
 
     Raises:
-        BadInputError: There are none.
+        BadInputError: There are no rows.
     """
     if rows == 0:
-        raise BadInputError(f"{config.data.train} has no example to learn from; add some")
+        raise BadInputError(f"{config.data.train} has no labeled examples; add some")
     per_epoch = -(-rows // config.train.batch_size)
     steps = max(1, round(per_epoch * config.train.epochs))
     warmup = config.optimizer.warmup_steps or math.ceil(steps * config.train.warmup)
@@ -69,7 +60,9 @@ def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
     checkpoint = config.checkpoint
     if checkpoint.keep_best:
         if not config.data.validation:
-            raise BadInputError("checkpoint.keep_best needs data.validation, to tell the best")
+            raise BadInputError(
+                "checkpoint.keep_best needs validation data; set --data.validation FILE"
+            )
         checkpoint = replace(checkpoint, every=every)
     return replace(
         config,
@@ -90,19 +83,20 @@ def finetuning(
     partitioner: Partitioner,
     model: LoadedModel | None,
 ) -> Experiment:
-    """The run that `config`, planned, describes.
+    """Return the experiment of a config.
 
     Args:
-        config: Of the run.
-        task: What it learns.
+        config: The config, from `planned`.
+        task: The task.
         classes: Names of the outputs.
-        train: What it learns from.
-        validation: Measures it.
-        tokenizer: Of the rows.
-        partitioner: Where it runs.
-        model: To start from; None where the run is resumed.
+        train: Training examples.
+        validation: Evaluates the network.
+        tokenizer: The tokenizer of the rows.
+        partitioner: The devices.
+        model: The model to start from; None if the run resumes.
     """
     network = task_network(config, len(classes))
+    best = task.best_metric
     rule = optimizer(config.optimizer, config.phases)
     shapes = jax.eval_shape(partial(network.init_params, config.seed))
     more = {"tokenizer": tokenizer.digest}
@@ -129,9 +123,9 @@ def finetuning(
         warm_start_fn=None
         if model is None
         else partial(_warm_start, config, network, model, partitioner),
-        architecture=ARCHITECTURES.get(config.task, "") if _is_plain(config) else "",
+        architecture=task.architecture if _is_plain(config) else "",
         labels=classes,
-        criterion=lambda found: -found[task.best] if task.best in found else None,
+        criterion=lambda metrics: -metrics[best] if best in metrics else None,
     )
 
 
@@ -142,18 +136,18 @@ def _is_plain(config: FinetuneConfig) -> bool:
 def _warm_start(
     config: FinetuneConfig, network: TaskNetwork, model: LoadedModel, partitioner: Partitioner
 ) -> TrainState:
-    fresh = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
-    say(f"weights from {model.described}; fresh: {fresh}")
+    new = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
+    say(f"weights from {model.described}; randomly initialized: {new}")
     if HEAD in parts(model.weights.params):
-        say("its own task head is left out")
+        say("the task head of the model is not used")
     params = partitioner.build(partial(network.init_params, config.seed))
-    # A pooler that the model lacks stays fresh.
+    # A pooler that the model lacks stays randomly initialized.
     params |= {"bert": params["bert"] | model.weights.params["bert"]}
     return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
-    """Writes JSON Lines; an older file stays until the new one is whole."""
+    """Write JSON Lines; an existing file stays until the new one is complete."""
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("w", encoding="utf-8") as file:
         for record in records:
@@ -165,7 +159,7 @@ Run = Callable[[Params, Any], Any]
 
 
 def logits_step(network: TaskNetwork, partitioner: Partitioner) -> Run:
-    """(params, arrays of a batch) -> float32 logits, without dropout; compiled once."""
+    """Return a compiled function: (params, arrays of a batch) -> float32 logits, no dropout."""
     definition = network.define()
     return partitioner.predict_step(
         lambda params, batch: nnx.merge(definition, params)(batch, None)
@@ -175,24 +169,24 @@ def logits_step(network: TaskNetwork, partitioner: Partitioner) -> Run:
 def all_logits(
     run: Run, params: Params, features: Features, batch_size: int, partitioner: Partitioner
 ) -> np.ndarray:
-    """float32 logits of every row; `run` is from `logits_step`."""
+    """Return the float32 logits of every row; `run` is from `logits_step`."""
     count = len(features.examples)
     batch_size = -(-batch_size // len(partitioner.devices)) * len(partitioner.devices)
-    found = []
+    logits: list[np.ndarray] = []
     with progress("predicting row", count) as show:
         for batch in in_order(features, batch_size, partitioner.rows(batch_size)):
-            found.append(np.asarray(run(params, batch.arrays)))
-            show(min(count, len(found) * batch_size), "")
-    return np.concatenate(found)[:count]
+            logits.append(np.asarray(run(params, batch.arrays)))
+            show(min(count, len(logits) * batch_size), "")
+    return np.concatenate(logits)[:count]
 
 
 @dataclass
 class Validation:
-    """Measures a network on held-out examples, and keeps what it said of them.
+    """Evaluates a network on the validation examples, and keeps its predictions.
 
     Attributes:
-        held_out: The examples; None measures nothing.
-        latest: Metrics and records of the newest measurement.
+        held_out: The examples; None = no evaluation.
+        latest: Metrics and records of the newest evaluation.
     """
 
     held_out: Examples | None
@@ -203,7 +197,7 @@ class Validation:
     latest: tuple[dict[str, Any], list[Record]] | None = None
 
     def __call__(self, eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
-        """The metrics with these parameters."""
+        """Return the metrics of these parameters."""
         del eval_step
         if self.held_out is None:
             return {}

@@ -1,4 +1,4 @@
-"""Which of several continuations or answers fits a text (SWAG, in the paper)."""
+"""Multiple choice: which of several continuations or answers fits a text (SWAG, in the paper)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jax import Array
@@ -17,12 +16,13 @@ from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences
 from pipelines.tasks.classification import softmax
+from pipelines.tasks.endpoint import Endpoint, Field
 from pipelines.tasks.table_reader import Table, checked, read
-from pipelines.tasks.task import Columns, Features, Record, Sample
+from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 CONTEXTS = ("text", "context", "sent1", "question")
 LABELS = ("label", "answer")
-# In the files of SWAG every ending goes on with what has begun here.
+# In the files of SWAG, every ending continues the text of a second column.
 BEGINNINGS = {"sent1": "sent2"}
 
 _ENDING = re.compile(r"(?:ending|choice|answer)_?([0-9]{1,9})")
@@ -30,13 +30,13 @@ _ENDING = re.compile(r"(?:ending|choice|answer)_?([0-9]{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A text and what may follow it.
+    """A text and its possible continuations.
 
     Attributes:
-        id: Tells examples apart.
+        id: Unique.
         text: The text.
-        choices: What is to be chosen from.
-        label: Index of the right one; None if it was not asked for.
+        choices: The continuations or answers.
+        label: Index of the right choice; None without labels.
     """
 
     id: str
@@ -45,18 +45,57 @@ class Question:
     label: int | None = None
 
 
-class Choice:
-    """See `Task`. Each choice is a pair with the text; softmax over the scores of a question.
+@dataclass(frozen=True)
+class Choices:
+    """A text and its possible continuations."""
+
+    text: str
+    choices: list[str]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The choice that fits best."""
+
+    label: int
+    choice: str
+    probabilities: list[float]
+    truncated: bool
+
+
+class MultipleChoice(Task):
+    """Each choice is a pair with the text, with a softmax over the scores of a question.
 
     The choices are in a JSON list ``choices`` or ``endings``, or in columns ``ending0``,
     ``ending1`` and so on. The label is the index, from 0, or the letter, from A. `Columns.pair`
-    names a column with which every choice begins.
+    names a column that is put before every choice.
     """
 
-    head: Literal["pooled", "tokens"] = "pooled"
-    best = "accuracy"
+    name = "multiple-choice"
+    summary = "The choice that fits best"
+    example_file = "train.jsonl"
+    head = "pooled"
+    best_metric = "accuracy"
+    architecture = "BertForMultipleChoice"
+    length_of = "a text with a choice"
+    label_title = "right choice"
+    endpoint = Endpoint(
+        Choices,
+        Chosen,
+        title="Multiple choice",
+        text="Which of several texts fits best after another.",
+        button="Choose",
+        fields={
+            "text": Field("Text", "The sailor carried the lamp to the river."),
+            "choices": Field(
+                "Choices, one per line (2 to 16; best as many as in training)",
+                "There he lit it and waited for the boat.\nThe bread was sold before noon.",
+                rows=4,
+            ),
+        },
+    )
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Question]:
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Question]:
         """See `Task.read`; every question has the same number of choices."""
         table = read(source)
         text = table.column(columns.text, CONTEXTS, "text")
@@ -66,12 +105,12 @@ class Choice:
             beginning = BEGINNINGS[text]
         if beginning:
             choices = [
-                tuple(f"{begun} {choice}" for choice in row)
-                for begun, row in zip(table.texts(beginning), choices, strict=True)
+                tuple(f"{start} {choice}" for choice in row)
+                for start, row in zip(table.texts(beginning), choices, strict=True)
             ]
         table.warn_of_empty(texts, *zip(*choices, strict=True))
         labels: Sequence[int | None] = [None] * len(texts)
-        if labelled:
+        if labeled:
             labels = _indices(table, table.column(columns.label, LABELS, "label"), len(choices[0]))
         return [
             Question(*row)
@@ -79,7 +118,7 @@ class Choice:
         ]
 
     def classes(self, examples: Sequence[Question]) -> list[str]:
-        """The name of the only output: a score."""
+        """Return the name of the only output: a score."""
         return ["score"]
 
     def features(
@@ -89,7 +128,7 @@ class Choice:
         length: int,
         classes: Sequence[str],
     ) -> Features:
-        """See `Task.features`: arrays are [R, C, T], and ``labels`` int32 [R]."""
+        """See `Task.features`; arrays are [R, C, T], and the targets ``labels`` int32 [R]."""
         C = len(examples[0].choices)
         texts = tokenizer.encode([example.text for example in examples])
         a = [ids for ids in texts for _ in range(C)]
@@ -102,7 +141,7 @@ class Choice:
         return Features(arrays, np.arange(len(examples)), sequences.lengths(a, b))
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
-        """Cross-entropy of logits [B, C, 1], C being the choices."""
+        """Return the cross-entropy of logits [B, C, 1] over the C choices."""
         return cross_entropy(logits[..., 0], batch["labels"], batch["weights"])
 
     def predict(
@@ -112,10 +151,11 @@ class Choice:
         logits: np.ndarray,
         classes: Sequence[str],
     ) -> list[Record]:
-        """``{"id", "label", "choice", "probabilities"}`` from logits [R, C, 1]: the index and the
-        text of the best choice, and the shares of all.
+        """Return ``{"id", "label", "choice", "probabilities"}`` from logits [R, C, 1].
+
+        ``label`` and ``choice`` are the index and the text of the best choice.
         """
-        shares = softmax(logits[..., 0])
+        probabilities = softmax(logits[..., 0])
         return [
             {
                 "id": example.id,
@@ -124,82 +164,83 @@ class Choice:
                 "probabilities": row,
             }
             for example, best, row in zip(
-                examples, shares.argmax(-1).tolist(), shares.tolist(), strict=True
+                examples, probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True
             )
         ]
 
     def score(
         self, examples: Sequence[Question], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """``accuracy``."""
-        right = [
+        """Return the ``accuracy``."""
+        correct = [
             example.label == record["label"]
             for example, record in zip(examples, predictions, strict=True)
         ]
-        return {"accuracy": float(np.mean(right))}
+        return {"accuracy": float(np.mean(correct))}
 
     def counts(self, examples: Sequence[Question]) -> Counter[str]:
-        """See `Task.counts`: of the numbers of the right choices."""
+        """See `Task.counts`; counts the indices of right choices."""
         return Counter(str(example.label) for example in examples)
 
     def sample(self, example: Question, prediction: Record) -> Sample:
-        """See `Task.sample`; choices are shown with their numbers."""
+        """See `Task.sample`; choices have their indices."""
         best = prediction["label"]
         numbered = [f"{number}: {choice}" for number, choice in enumerate(example.choices)]
-        given = {"text": example.text, "choices": " · ".join(numbered)}
+        inputs = {"text": example.text, "choices": " · ".join(numbered)}
         true = numbered[example.label or 0]
-        share = prediction["probabilities"][best]
-        return Sample(given, true, numbered[best], share, best == example.label)
+        probability = prediction["probabilities"][best]
+        return Sample(inputs, true, numbered[best], probability, best == example.label)
+
+    def from_request(self, request: Choices) -> list[Question]:
+        """See `Task.from_request`."""
+        return [Question(REQUEST_ID, request.text, tuple(request.choices))]
 
 
 def _choices(table: Table) -> list[tuple[str, ...]]:
-    """The choices of every row, equally many.
+    """Return the choices of every row, all of the same number.
 
     Raises:
-        BadInputError: There are none, or not everywhere as many.
+        BadInputError: There are no choices, or rows differ in their number.
     """
-    listed = next((name for name in ("choices", "endings") if name in table.columns), None)
-    found: list[tuple[str, ...]] = []
-    if listed is None:
+    column = next((name for name in ("choices", "endings") if name in table.columns), None)
+    choices: list[tuple[str, ...]] = []
+    if column is None:
         numbered = {int(m[1]): name for name in table.columns if (m := _ENDING.fullmatch(name))}
         names = [numbered[number] for number in sorted(numbered)]
-        found = list(zip(*map(table.texts, names), strict=True))
+        choices = list(zip(*map(table.texts, names), strict=True))
         if len(names) < 2:
             raise BadInputError(
                 f"{table.source} has neither a list 'choices' nor columns ending0, ending1 …; its"
                 f" columns are {', '.join(table.columns)}"
             )
-        return found
-    for place, row in zip(table.places, table.rows, strict=True):
-        value = row.get(listed)
+        return choices
+    for location, row in zip(table.locations, table.rows, strict=True):
+        value = row.get(column)
         if not isinstance(value, list) or len(value) < 2:
-            raise BadInputError(f"{place}: {listed!r} is not a list of at least two texts")
-        found.append(tuple(checked(text, listed, place) for text in value))
-        if len(value) != len(found[0]):
+            raise BadInputError(f"{location}: {column!r} is not a list of at least two texts")
+        choices.append(tuple(checked(text, column, location) for text in value))
+        if len(value) != len(choices[0]):
             raise BadInputError(
-                f"{place} has {len(value)} choices, the first question {len(found[0])}; put them"
-                " into files of their own"
+                f"{location} has {len(value)} choices, but the first question has"
+                f" {len(choices[0])}; move such questions to a separate file"
             )
-    return found
+    return choices
 
 
 def _indices(table: Table, column: str, count: int) -> list[int]:
-    """The labels of a column as indices below `count`.
+    """Return the labels of a column as indices below `count`.
 
     Raises:
-        BadInputError: One is not the index or letter of a choice.
+        BadInputError: A label is not the index or letter of a choice.
     """
     names = {str(number): number for number in range(count)}
     names |= {letter: number for number, letter in enumerate(string.ascii_uppercase[:count])}
     labels = table.names(column)
-    for place, label in zip(table.places, labels, strict=True):
+    for location, label in zip(table.locations, labels, strict=True):
         if label.upper() not in names:
             last = count - 1
             raise BadInputError(
-                f"{place}: label {label!r} is not a choice: write 0 to {last}, or A to"
+                f"{location}: label {label!r} is not a choice; write 0 to {last}, or A to"
                 f" {string.ascii_uppercase[min(last, 25)]}"
             )
     return [names[label.upper()] for label in labels]
-
-
-TASK = Choice()

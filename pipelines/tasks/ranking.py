@@ -1,7 +1,7 @@
-"""Passages in the order in which they answer a query: a pair task whose probabilities are sorted.
+"""Ranking of passages by a classification model of pairs, which sorts them by probability.
 
 Candidates are rows with ``query``, ``passage``, ``label`` (relevant or not, such as 1 and 0) and
-``query_id``; without the latter, equal queries are the same one. The last class means relevant.
+``query_id``. Without query_id, equal texts are the same query. The last class means relevant.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks import table_reader
 from pipelines.tasks.classification import Classification
+from pipelines.tasks.endpoint import Endpoint, Field
 from pipelines.tasks.table_reader import Example
-from pipelines.tasks.task import Columns, Record
+from pipelines.tasks.task import REQUEST_ID, Columns, Record
 
 _QUERY_ID = "query_id"
-_SHOWN = 10  # passages that a reader looks at: MRR@10, as MS MARCO counts
+_TOP = 10  # MRR@10, as for MS MARCO
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +28,72 @@ class Candidate(Example):
     """A query and a passage.
 
     Attributes:
-        query_id: Candidates with the same one compete.
+        query_id: Candidates with the same id compete.
     """
 
     query_id: str = ""
 
 
-class Ranking(Classification):
-    """See `Task`. A classification of pairs, judged by the ranks of relevant passages."""
+@dataclass(frozen=True)
+class Ranked:
+    """A query and passages."""
 
-    best = "mrr"
+    query: str
+    passages: list[str]
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Any]:
+
+@dataclass(frozen=True)
+class RankedPassage:
+    """A passage, by its index in the request, from 0."""
+
+    index: int
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The passages, best first."""
+
+    ranking: list[RankedPassage]
+    truncated: bool
+
+
+class PassageRanking(Classification):
+    """A use of classification models of pairs, scored by the ranks of relevant passages."""
+
+    name = "ranking"
+    summary = "Passages in the order of their relevance"
+    best_metric = "mrr"
+    endpoint = Endpoint(
+        Ranked,
+        Ranking,
+        title="Ranking",
+        text="Passages in the order in which they answer a query. This needs a model that was"
+        " trained on pairs of a query and a passage.",
+        button="Rank",
+        fields={
+            "query": Field("Query", "Who repaired the clock?", rows=1),
+            "passages": Field(
+                "Passages, one per line (2 to 16)",
+                "The captain repaired the broken clock.\nThe doctor paints the blue door.\n"
+                "A clock stands behind the house.",
+                rows=6,
+            ),
+        },
+    )
+
+    @classmethod
+    def fits(cls, classes: Sequence[str]) -> bool:
+        """See `Task.fits`; the two classes are irrelevant and relevant."""
+        return len(classes) == 2
+
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Any]:
         """See `Task.read`; returns `Candidate`."""
         table = table_reader.read(source)
         if not table_reader.text_columns(table, columns)[1]:
             table.column("", tuple(table_reader.PAIRS.values()), "pair")
-        examples = table_reader.examples(table, columns, labelled)
+        examples = table_reader.examples(table, columns, labeled)
         queries = [example.text for example in examples]
         if _QUERY_ID in table.columns:
             queries = table.names(_QUERY_ID)
@@ -61,34 +111,59 @@ class Ranking(Classification):
         classes = super().classes(examples)
         if len(classes) > 2:
             raise BadInputError(
-                f"{examples[0].where.rpartition(', ')[0]} has the labels {', '.join(classes)[:60]};"
-                " passages are either relevant or not"
+                f"{examples[0].where.rpartition(', ')[0]} has {len(classes)} different labels"
+                f" ({', '.join(classes)[:60]}); ranking needs two, irrelevant and relevant"
             )
         return classes
 
     def score(
         self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """``mrr`` and ``mrr@10``, beside those of `Classification`."""
-        ranked = rank(scored(examples, predictions, classes))
-        missed = sum(not any(record["relevant"] for record in records) for records in ranked)
+        """Return ``mrr``, ``mrr@10`` and the metrics of `Classification`."""
+        queries = rank(scored(examples, predictions, classes))
+        missed = sum(not any(record["relevant"] for record in records) for records in queries)
         if missed:
-            say(f"{missed:,} of {len(ranked):,} queries have no relevant passage; each counts as 0")
+            say(f"{missed:,} of {len(queries):,} queries have no relevant passage and score 0")
         return {
-            "mrr": reciprocal_rank(ranked),
-            f"mrr@{_SHOWN}": reciprocal_rank(ranked, _SHOWN),
+            "mrr": reciprocal_rank(queries),
+            f"mrr@{_TOP}": reciprocal_rank(queries, _TOP),
             **super().score(examples, predictions, classes),
         }
+
+    def from_request(self, request: Ranked) -> list[Any]:  # type: ignore[override]
+        """See `Task.from_request`; the ids are the indices of the passages."""
+        return [
+            Candidate(str(index), request.query, passage, query_id=REQUEST_ID)
+            for index, passage in enumerate(request.passages)
+        ]
+
+    def response(
+        self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> Record:
+        """See `Task.response`."""
+        passages = [
+            {"index": int(record["id"]), "rank": record["rank"], "score": record["score"]}
+            for record in ranked(examples, predictions, classes)
+        ]
+        return {"ranking": passages}
+
+
+def ranked(
+    candidates: Sequence[Candidate], predictions: Sequence[Record], classes: Sequence[str]
+) -> list[Record]:
+    """Return the records of all queries, the best passage of each query first."""
+    queries = rank(scored(candidates, predictions, classes))
+    return [record for records in queries for record in records]
 
 
 def scored(
     candidates: Sequence[Candidate], predictions: Sequence[Record], classes: Sequence[str]
 ) -> list[Record]:
-    """What `rank` sorts.
+    """Return records for `rank`.
 
     Returns:
-        ``{"query_id", "id", "score"}`` of each candidate; the score is the probability of the last
-        class. Those with labels also have ``relevant`` (bool).
+        ``{"query_id", "id", "score"}`` of each candidate. The score is the probability of the last
+        class. Labeled candidates also have ``relevant`` (bool).
     """
     records = []
     for candidate, prediction in zip(candidates, predictions, strict=True):
@@ -104,10 +179,10 @@ def scored(
 
 
 def rank(records: Iterable[Record]) -> list[list[Record]]:
-    """The candidates of each query, best first; queries in the order of their first candidates.
+    """Sort the candidates of each query, best first; queries keep the order of the file.
 
-    Equal scores are ordered by a checksum of the ids: the order of the file would often put the
-    relevant passage first, and so reward a model that cannot tell passages apart.
+    A checksum of the ids orders equal scores. The order of the file would often put the relevant
+    passage first, and so reward a model that cannot distinguish passages.
 
     Returns:
         The records, each with its ``rank``, from 1.
@@ -117,29 +192,26 @@ def rank(records: Iterable[Record]) -> list[list[Record]]:
         queries.setdefault(record[_QUERY_ID], []).append(record)
     return [
         [
-            record | {"rank": place}
-            for place, record in enumerate(sorted(candidates, key=_order), start=1)
+            record | {"rank": position}
+            for position, record in enumerate(sorted(candidates, key=_sort_key), start=1)
         ]
         for candidates in queries.values()
     ]
 
 
-def reciprocal_rank(ranked: Sequence[Sequence[Record]], most: int | None = None) -> float:
-    """Mean reciprocal rank of the first relevant candidate.
+def reciprocal_rank(queries: Sequence[Sequence[Record]], most: int | None = None) -> float:
+    """Return the mean reciprocal rank of the first relevant candidate.
 
     Args:
-        ranked: From `rank`, of records that have ``relevant``.
-        most: Later ranks count as 0; so does a query without a relevant candidate.
+        queries: From `rank`, of records that have ``relevant``.
+        most: Later ranks count as 0. A query without a relevant candidate also does.
     """
-    firsts = (
+    values = (
         next((1 / record["rank"] for record in records[:most] if record["relevant"]), 0.0)
-        for records in ranked
+        for records in queries
     )
-    return sum(firsts) / len(ranked)
+    return sum(values) / len(queries)
 
 
-def _order(record: Record) -> tuple[float, int]:
+def _sort_key(record: Record) -> tuple[float, int]:
     return -record["score"], zlib.crc32(f"{record[_QUERY_ID]} {record['id']}".encode())
-
-
-TASK = Ranking()

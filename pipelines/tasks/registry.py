@@ -1,53 +1,77 @@
-"""The tasks by name; each is imported when it is asked for, as some bring large libraries."""
+"""All tasks by name. To add a task, add its class to `TASKS`.
+
+A task with options of its own also becomes a base class of `TaskOptions`. Task modules import
+large libraries, such as scikit-learn, inside of functions: this module is imported by commands
+that only need the names.
+"""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.settings import nearest
-from pipelines.tasks.config import FinetuneConfig, TaskOptions
+from pipelines.tasks.classification import Classification
+from pipelines.tasks.multiple_choice import MultipleChoice
+from pipelines.tasks.qa.task import QaOptions, QuestionAnswering
+from pipelines.tasks.ranking import PassageRanking
+from pipelines.tasks.regression import Regression
+from pipelines.tasks.summarization.task import Summarization, SummarizationOptions
+from pipelines.tasks.tagging.task import Tagging, TaggingOptions
 from pipelines.tasks.task import Task
 
-# Name -> module of this package.
-TASKS = {
-    "classification": "classification",
-    "regression": "regression",
-    "multiple-choice": "multiple_choice",
-    "tagging": "tagging.task",
-    "qa": "qa.task",
-    "summarization": "summarization.task",
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        Classification,
+        Regression,
+        MultipleChoice,
+        Tagging,
+        QuestionAnswering,
+        Summarization,
+    )
 }
+# Other uses of a model that was trained on a task: subclasses of that task.
+OTHER_USES: tuple[type[Task], ...] = (PassageRanking,)
 
 
-def task_network(config: FinetuneConfig, outputs: int) -> TaskNetwork:
-    """The network of a fine-tuning run."""
-    tokens = open_task(config.task).head == "tokens"
-    return TaskNetwork(config.model, config.head, outputs, tokens)
+# Dataclass fields are in the reverse order of the bases.
+@dataclass(frozen=True)
+class TaskOptions(SummarizationOptions, QaOptions, TaggingOptions):
+    """Options of single tasks; each task reads its own."""
 
 
 def open_task(name: str, options: TaskOptions | None = None) -> Task:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
-        BadArgumentsError: There is none.
-        BadInputError: Its options are impossible.
+        BadArgumentsError: There is no such task.
+        BadInputError: Its options are out of range.
     """
     if name not in TASKS:
         raise BadArgumentsError(
             f"unknown task {name!r}; tasks: {', '.join(TASKS)}{nearest(name, TASKS)}"
         )
-    module: Any = importlib.import_module(f"pipelines.tasks.{TASKS[name]}")
-    given = options or TaskOptions()
-    if name == "tagging":
-        return module.Tagging(document_context=given.document_context)
-    if name == "summarization":
-        return module.Summarization(select=given.sentences, language=given.language)
-    if name == "qa":
-        names = ("stride", "question_length", "n_best", "answer_length", "null_threshold")
-        return module.QuestionAnswering(
-            module.QaOptions(**{key: getattr(given, key) for key in names})
-        )
-    return module.TASK
+    return TASKS[name](options or TaskOptions())
+
+
+def task_of_architecture(architecture: str, classes: Sequence[str]) -> str | None:
+    """Return the task of a model that Hugging Face calls `architecture`; None if there is none."""
+    return next(
+        (
+            name
+            for name, task in TASKS.items()
+            if task.architecture and task.architecture == architecture and task.fits(classes)
+        ),
+        None,
+    )
+
+
+def uses(name: str, classes: Sequence[str]) -> list[type[Task]]:
+    """Return the tasks that a model can be used for, the task that it was trained on first."""
+    return [
+        task
+        for task in (*TASKS.values(), *OTHER_USES)
+        if issubclass(task, TASKS[name]) and task.fits(classes)
+    ]

@@ -1,37 +1,62 @@
-"""How large something is, such as the similarity of two texts."""
+"""Regression: a number for a text or pair, such as the similarity of two texts."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy import stats
 
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences, table_reader
+from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.table_reader import Example
-from pipelines.tasks.task import Columns, Features, Record, Sample
+from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 LABELS = ("label", "score", "similarity", "value")
 
 
-class Regression:
-    """See `Task`. One output, which is the value itself; squared error."""
+@dataclass(frozen=True)
+class Measured:
+    """A number."""
 
-    head: Literal["pooled", "tokens"] = "pooled"
-    best = "pearson"
+    value: float
+    truncated: bool
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Example]:
+
+class Regression(Task):
+    """One output, which is the value itself, with squared error."""
+
+    name = "regression"
+    summary = "The value of a text or pair"
+    example_file = "train.tsv"
+    head = "pooled"
+    best_metric = "pearson"
+    architecture = "BertForSequenceClassification"
+    endpoint = Endpoint(
+        MaybePair,
+        Measured,
+        title="Value",
+        text="The number that the model predicts for a text, or for a pair of texts if it was"
+        " trained on pairs.",
+        button="Measure",
+        fields=pair_fields("The old cook sells the best bread in the harbor."),
+    )
+
+    @classmethod
+    def fits(cls, classes: Sequence[str]) -> bool:
+        """See `Task.fits`."""
+        return len(classes) == 1
+
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
         """See `Task.read`; labels are numbers."""
-        examples = table_reader.examples(table_reader.read(source), columns, labelled, LABELS)
-        for example in examples if labelled else ():
+        examples = table_reader.examples(table_reader.read(source), columns, labeled, LABELS)
+        for example in examples if labeled else ():
             if not _is_number(example.label):
                 raise BadInputError(
                     f"{example.where}: label {example.label!r} is not a number such as 3.5"
@@ -39,29 +64,29 @@ class Regression:
         return examples
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
-        """The name of the only output.
+        """Return the name of the only output.
 
         Raises:
-            BadInputError: All labels are the same.
+            BadInputError: All labels are equal.
         """
         if len({float(example.label) for example in examples}) < 2:
             raise BadInputError(
-                f"{examples[0].where} and all other rows have the label {examples[0].label}; there"
-                " is nothing to learn"
+                f"{examples[0].where}: all rows have the label {examples[0].label}; regression"
+                " needs at least two different values"
             )
         return ["value"]
 
     def features(
         self, examples: Sequence[Example], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
-        """See `Task.features`; adds ``values``, float32 [R]."""
+        """See `Task.features`; the targets are ``values``, float32 [R]."""
         arrays, lengths = sequences.of_examples(examples, tokenizer, length)
         arrays["values"] = np.array([float(example.label or 0) for example in examples], np.float32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
         return Features(arrays, np.arange(len(examples)), lengths)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
-        """Squared error of logits [B, 1, 1]."""
+        """Return the squared error of logits [B, 1, 1]."""
         error = jnp.square(logits[:, 0, 0] - batch["values"])
         return MetricSums(jnp.sum(error * batch["weights"]), None, jnp.sum(batch["weights"]))
 
@@ -72,7 +97,7 @@ class Regression:
         logits: np.ndarray,
         classes: Sequence[str],
     ) -> list[Record]:
-        """``{"id", "value"}``, from logits [R, 1, 1]."""
+        """Return ``{"id", "value"}`` from logits [R, 1, 1]."""
         return [
             {"id": example.id, "value": value}
             for example, value in zip(examples, logits[:, 0, 0].tolist(), strict=True)
@@ -81,24 +106,26 @@ class Regression:
     def score(
         self, examples: Sequence[Example], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """``pearson`` and ``spearman`` correlation."""
-        truth = np.array([float(example.label) for example in examples])
-        found = np.array([record["value"] for record in predictions], np.float64)
-        # Undefined; 0 lets a model that says the same of all be compared with others.
-        if (truth == truth[0]).all() or (found == found[0]).all():
+        """Return the ``pearson`` and ``spearman`` correlations."""
+        from scipy import stats
+
+        true = np.array([float(example.label) for example in examples])
+        predicted = np.array([record["value"] for record in predictions], np.float64)
+        # Undefined for constants; 0 makes a model with constant predictions comparable.
+        if (true == true[0]).all() or (predicted == predicted[0]).all():
             return {"pearson": 0.0, "spearman": 0.0}
         return {
-            "pearson": float(stats.pearsonr(truth, found).statistic),
-            "spearman": float(stats.spearmanr(truth, found).statistic),
+            "pearson": float(stats.pearsonr(true, predicted).statistic),
+            "spearman": float(stats.spearmanr(true, predicted).statistic),
         }
-
-    def counts(self, examples: Sequence[Example]) -> Counter[str]:
-        """See `Task.counts`: none, as the answers are numbers."""
-        return Counter()
 
     def sample(self, example: Example, prediction: Record) -> Sample:
         """See `Task.sample`."""
         return Sample(table_reader.texts(example), example.label, f"{prediction['value']:.4g}")
+
+    def from_request(self, request: MaybePair) -> list[Example]:
+        """See `Task.from_request`."""
+        return [Example(REQUEST_ID, request.text, request.pair or "")]
 
 
 def _is_number(label: str) -> bool:
@@ -106,6 +133,3 @@ def _is_number(label: str) -> bool:
         return math.isfinite(float(label))
     except ValueError:
         return False
-
-
-TASK = Regression()

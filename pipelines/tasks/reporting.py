@@ -1,7 +1,7 @@
-"""What a run writes down for its report, which has neither the examples nor the time to read them.
+"""Files of a run that its report shows, so that the report need not read the examples.
 
-RUN/data.json                   of training and validation examples: how many, how long, of what
-RUN/validation_samples.jsonl    the first validation examples with what the last evaluation said
+RUN/data.json                   counts, lengths and labels of the training and validation examples
+RUN/validation_samples.jsonl    the first validation examples with their newest predictions
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ DATA = "data.json"
 SAMPLES = "validation_samples.jsonl"
 
 _SAMPLES = 12
-_CUT = 300  # characters of a text
-_CLASSES = 100  # whose counts are written down
-_BINS = 24  # at most
+_TEXT_CHARACTERS = 300
+_MOST_CLASSES = 100
+_MOST_BINS = 24
 
 
 def samples(task: Task, examples: Sequence[Any], records: Sequence[Record]) -> list[Record]:
-    """The first examples with their predictions; long texts lose their end."""
-    found = []
+    """Return the first examples with their predictions; long texts are truncated."""
+    rows = []
     for example, record in islice(zip(examples, records, strict=True), _SAMPLES):
-        one = task.sample(example, record)
-        found.append(
+        sample = task.sample(example, record)
+        rows.append(
             {
                 "id": cut(example.id),
-                "given": {name: cut(text) for name, text in one.given.items()},
-                "true": cut(one.true),
-                "predicted": cut(one.predicted),
-                "probability": one.probability,
-                "right": one.right,
+                "given": {name: cut(text) for name, text in sample.inputs.items()},
+                "true": cut(sample.true),
+                "predicted": cut(sample.predicted),
+                "probability": sample.probability,
+                "right": sample.correct,
             }
         )
-    return found
+    return rows
 
 
 def facts(task: Task, examples: Sequence[Any], features: Features, length: int) -> dict[str, Any]:
-    """What there is to know of a set of examples.
+    """Return the statistics of a set of examples.
 
     Args:
-        task: That they are of.
-        examples: Labelled.
-        features: Made of them.
+        task: The task of the examples.
+        examples: Labeled examples.
+        features: Their rows.
         length: Most tokens of a row.
 
     Returns:
         ``examples``, ``rows``; ``tokens``: ``median``, ``95%`` and ``longest`` of
-        `Features.lengths`, ``longer`` (share of those longer than a row) and a histogram, ``edges``
-        and ``counts``, whose last bin has all that are longer than two rows; ``labels``: how often
-        each of the most frequent answers is right, and ``answers``, how often any is.
+        `Features.lengths`, ``longer`` (the fraction longer than a row) and a histogram, ``edges``
+        and ``counts``, whose last bin has all that are longer than two rows; ``labels``: counts of
+        the most frequent answers, and ``answers``, the count of all answers.
     """
     lengths = features.lengths
     longest = int(lengths.max(initial=1))
     top = min(longest, 2 * length)
-    # Of whole tokens, equally many in each bin.
-    width = top // _BINS + 1
+    # Every bin covers the same whole number of tokens.
+    width = top // _MOST_BINS + 1
     edges = np.arange(0, top + 1 + width, width)
     counts, _ = np.histogram(np.minimum(lengths, edges[-1]), edges)
     labels = task.counts(examples)
@@ -75,28 +75,29 @@ def facts(task: Task, examples: Sequence[Any], features: Features, length: int) 
             "edges": edges.tolist(),
             "counts": counts.tolist(),
         },
-        "labels": {cut(name): count for name, count in labels.most_common(_CLASSES)},
+        "labels": {cut(name): count for name, count in labels.most_common(_MOST_CLASSES)},
         "answers": labels.total(),
     }
 
 
 def cut(text: str) -> str:
-    """A text in one line, at most so long that a table can show it."""
-    line = " ".join(text[: 4 * _CUT].split())
-    return line if len(line) <= _CUT and len(text) <= 4 * _CUT else f"{line[:_CUT]} …"
+    """Return a text as one line, truncated to what a table can show."""
+    line = " ".join(text[: 4 * _TEXT_CHARACTERS].split())
+    fits = len(line) <= _TEXT_CHARACTERS and len(text) <= 4 * _TEXT_CHARACTERS
+    return line if fits else f"{line[:_TEXT_CHARACTERS]} …"
 
 
 def around(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    """The part of a text that `cut` leaves whole, around all of the spans or else the first.
+    """Return the part of a text around all spans, or else around the first; `cut` keeps it whole.
 
     Args:
         text: The text.
-        spans: First and one-past-last character of each; none is the text's beginning.
+        spans: First and one-past-last character of each; no spans = the beginning of the text.
     """
     first, end = (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else (0, 0)
-    room = _CUT - 4  # for what stands in place of the rest
+    room = _TEXT_CHARACTERS - 4  # without the two ellipses
     if end - first > room:
         first, end = spans[0]
-    begin = min(max(0, (first + end - room) // 2), max(0, len(text) - room))
-    stop = begin + room
-    return ("… " if begin else "") + text[begin:stop].strip() + (" …" if stop < len(text) else "")
+    start = min(max(0, (first + end - room) // 2), max(0, len(text) - room))
+    stop = start + room
+    return ("… " if start else "") + text[start:stop].strip() + (" …" if stop < len(text) else "")

@@ -1,4 +1,4 @@
-"""Rows [CLS] A [SEP] or [CLS] A [SEP] B [SEP] from texts, as in google-research/bert."""
+"""Rows [CLS] A [SEP] or [CLS] A [SEP] B [SEP] of texts, as in google-research/bert."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Arrays
 
-_MULTIPLE = 8  # of T: few different lengths, as each compiles a program
+_MULTIPLE = 8  # of T: each length compiles a step, so there are few
 
 
 def rows(
     a: Sequence[Sequence[int]], b: Sequence[Sequence[int]], tokenizer: Tokenizer, length: int
 ) -> Arrays:
-    """One row per pair of texts.
+    """Make one row per pair of texts.
 
-    What is too long loses its end: one token at a time from the longer of the two, from B if they
-    are equally long.
+    A row that is too long loses tokens from the end of the longer text, one at a time, and from B
+    if both are equally long.
 
     Args:
         a: Ids of the first texts, of R rows.
-        b: Ids of the second texts; a row without any has no second [SEP] either.
-        tokenizer: For the special tokens.
-        length: Tokens of a row, at most.
+        b: Ids of the second texts; a row without a second text has no second [SEP].
+        tokenizer: Defines the special tokens.
+        length: Most tokens of a row.
 
     Returns:
         ``token_ids``, ``token_type_ids`` and ``segment_ids``, int32 [R, T].
@@ -36,9 +36,9 @@ def rows(
     paired = b_length > 0
     cut = int((lengths(a, b) > length).sum())
     if cut:
-        say(f"rows that are cut to {length} tokens: {cut:,} of {len(a):,}")
+        say(f"{cut:,} of {len(a):,} rows are truncated to {length} tokens")
     a_length, b_length = truncated(a_length, b_length, length - 2 - paired)
-    a_end = 1 + a_length  # place of the first [SEP]
+    a_end = 1 + a_length  # position of the first [SEP]
     end = a_end + 1 + b_length + paired
     longest = int(end.max())
     position = np.arange(row_length(longest, length))[None]
@@ -47,7 +47,7 @@ def rows(
     token_ids = np.full((len(a), position.shape[1]), tokenizer.pad_id, np.int32)
     token_ids[:, 0] = tokenizer.cls_id
     token_ids[(position == a_end) | (position == end - 1)] = tokenizer.sep_id
-    # Both sides go through the array in the same order: row by row.
+    # Both sides of an assignment are in the same order: row by row.
     token_ids[(position > 0) & (position < a_end)] = _joined(a, a_length)
     token_ids[(position > a_end) & (position < end - 1)] = _joined(b, b_length)
     inside = position < end
@@ -59,7 +59,7 @@ def rows(
 
 
 def lengths(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]]) -> np.ndarray:
-    """Tokens of the rows of these texts if none is cut, int64 [R]; see `rows`."""
+    """Return the tokens of rows without truncation, int64 [R]; see `rows`."""
     b_length = _counts(b)
     return _counts(a) + b_length + 2 + (b_length > 0)
 
@@ -67,19 +67,19 @@ def lengths(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]]) -> np.ndarra
 def of_examples(
     examples: Sequence[Example], tokenizer: Tokenizer, length: int
 ) -> tuple[Arrays, np.ndarray]:
-    """`rows` and `lengths` of the texts or pairs of examples."""
+    """Return `rows` and `lengths` of examples."""
     a = tokenizer.encode([example.text for example in examples])
     b = tokenizer.encode([example.pair for example in examples])
     return rows(a, b, tokenizer, length), lengths(a, b)
 
 
 def row_length(longest: int, length: int) -> int:
-    """T of rows of which the longest has so many tokens; few different ones, at most `length`."""
+    """Return T for rows of at most `longest` tokens: a multiple of 8, but at most `length`."""
     return min(-(-longest // _MULTIPLE) * _MULTIPLE, length)
 
 
 def truncated(a: np.ndarray, b: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many tokens of A and B are kept, int64 [R] each, where `room` is for both; see `rows`."""
+    """Return the tokens of A and B to keep, int64 [R] each, at most `room` for both; see `rows`."""
     excess = np.maximum(a + b - room, 0)
     uneven = np.minimum(excess, np.abs(a - b))
     rest = excess - uneven

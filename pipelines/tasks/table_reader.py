@@ -1,12 +1,12 @@
 """Examples with one or two texts and a label, from tables and data sets.
 
-    FILE.csv                     a header line; fields may be quoted, and then hold line breaks
+    FILE.csv                     a header line; quoted fields may contain line breaks
     FILE.tsv                     a header line; no quoting, as in the files of GLUE
     FILE.jsonl                   a JSON object per line
     tfds:NAME[/CONFIG]:SPLIT     a data set of tensorflow_datasets
 
-Files are UTF-8. Where `Columns` names none, the usual names are tried in the order that they have
-below; if a table has both of a pair, it is one of pairs, unless ``Columns.text`` names a column.
+Files are UTF-8. If `Columns` names no column, the first of the usual names below that exists is
+used. A table with both columns of a pair is one of pairs, unless ``Columns.text`` names a column.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PAIRS = {
 SINGLES = ("text", "sentence", *(name for name in PAIRS if name != "text"))
 LABELS = ("label", "class", "category", "sentiment", "label-coarse")
 
-_MOST_CHARACTERS = 2**31 - 1  # of a field; the csv module's own limit is 131,072
+_FIELD_LIMIT = 2**31 - 1  # characters; the default of the csv module is 131,072
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class Example:
     """One or two texts.
 
     Attributes:
-        id: Tells examples apart.
-        text: The text, or the first of a pair.
+        id: Unique.
+        text: The text, or the first text of a pair.
         pair: The second text; empty = none.
-        label: As it is written; empty = none was asked for.
+        label: As in the file; empty without labels.
         where: File and line, for messages.
-        rank: Place of the label among the classes of a data set that has them in an order.
+        rank: Index of the label in a data set with ordered classes.
     """
 
     id: str
@@ -67,140 +67,141 @@ class Table:
 
     Attributes:
         source: The file or data set.
-        columns: Their names.
-        rows: Column -> value; JSON objects may lack some.
-        places: Line or number of each row.
-        class_names: Column -> its classes, where a data set states them.
+        columns: Names of the columns.
+        rows: Column -> value; JSON objects may lack columns.
+        locations: File and line, or number, of each row.
+        class_names: Column -> its classes, if the data set lists them.
     """
 
     source: str
     columns: list[str]
     rows: list[Record]
-    places: list[str]
+    locations: list[str]
     class_names: dict[str, list[str]]
 
-    def column(self, given: str, usual: Sequence[str], option: str) -> str:
-        """The column `given`, or the first of the `usual` ones.
+    def column(self, requested: str, usual: Sequence[str], option: str) -> str:
+        """Return the `requested` column, or else the first of the `usual` ones that exists.
 
         Args:
-            given: Its name; may be empty.
-            usual: Names to try then.
+            requested: Its name; may be empty.
+            usual: Names to try if it is empty.
             option: Field of `Columns`, for the message.
 
         Raises:
             BadInputError: There is no such column.
         """
-        for name in [given] if given else usual:
+        for name in [requested] if requested else usual:
             if name in self.columns:
                 return name
-        missing = repr(given) if given else f"called {', '.join(usual)}"
+        missing = repr(requested) if requested else f"called {', '.join(usual)}"
         raise BadInputError(
             f"{self.source} has no column {missing}; its columns are {', '.join(self.columns)};"
-            f" say which with columns.{option}"
+            f" choose one with columns.{option}"
         )
 
     def texts(self, column: str) -> list[str]:
-        """The texts of a column.
+        """Return the texts of a column.
 
         Raises:
-            BadInputError: One is missing, is no text, or cannot be written as UTF-8.
+            BadInputError: A text is missing, is not a text, or is not valid Unicode.
         """
         return [
-            checked(row.get(column), column, place)
-            for place, row in zip(self.places, self.rows, strict=True)
+            checked(row.get(column), column, location)
+            for location, row in zip(self.locations, self.rows, strict=True)
         ]
 
     def names(self, column: str) -> list[str]:
-        """The labels or ids of a column, as they are written, without spaces around them.
+        """Return the labels or ids of a column, without surrounding spaces.
 
         Raises:
-            BadInputError: One is missing, or is neither text nor a number.
+            BadInputError: A value is missing, or is neither a text nor a number.
         """
-        found = []
-        for place, row in zip(self.places, self.rows, strict=True):
+        names = []
+        for location, row in zip(self.locations, self.rows, strict=True):
             value = row.get(column)
             if isinstance(value, int | float):
                 value = json.dumps(value)  # true, not Python's True
-            name = checked(value, column, place).strip()
+            name = checked(value, column, location).strip()
             if not name:
                 raise BadInputError(
-                    f"{place}: {column!r} is empty; fill it in or leave the row out"
+                    f"{location}: {column!r} is empty; fill it in or remove the row"
                 )
-            found.append(name)
-        return found
+            names.append(name)
+        return names
 
     def ids(self, column: str) -> list[str]:
-        """The ids of the rows: those of `column`, or of one called id, or their numbers from 0.
+        """Return the ids of the rows, from `column`, from a column called id, or numbers from 0.
 
         Raises:
-            BadInputError: There is no such column, or an id stands there twice.
+            BadInputError: There is no such column, or two rows have the same id.
         """
         if not column and "id" not in self.columns:
             return list(map(str, range(len(self.rows))))
         ids = self.names(self.column(column, ("id",), "id"))
         first: dict[str, str] = {}
-        for place, name in zip(self.places, ids, strict=True):
-            if first.setdefault(name, place) is not place:
+        for location, name in zip(self.locations, ids, strict=True):
+            if first.setdefault(name, location) is not location:
                 raise BadInputError(
-                    f"{place}: id {name!r} is already that of {first[name]}; make them differ, or"
+                    f"{location}: {first[name]} has the same id {name!r}; change one of them, or"
                     " rename the column"
                 )
         return ids
 
     def warn_of_empty(self, *columns: Sequence[str]) -> None:
-        """Says how many rows have an empty text."""
+        """Print a warning if rows have an empty text."""
         empty = [
-            place
-            for place, texts in zip(self.places, zip(*columns, strict=True), strict=True)
+            location
+            for location, texts in zip(self.locations, zip(*columns, strict=True), strict=True)
             if not all(map(str.strip, texts))
         ]
         if empty:
+            first = empty[0].removeprefix(f"{self.source}, ")
             say(
-                f"{self.source}: {len(empty):,} of {len(self.rows):,} rows have an empty text, the"
-                f" first is {empty[0].removeprefix(f'{self.source}, ')}; they are used as they are"
+                f"{self.source}: {len(empty):,} of {len(self.rows):,} rows have an empty text"
+                f" (first: {first}); they are used anyway"
             )
 
 
 def examples(
-    table: Table, columns: Columns, labelled: bool, labels: Sequence[str] = LABELS
+    table: Table, columns: Columns, labeled: bool, labels: Sequence[str] = LABELS
 ) -> list[Example]:
-    """The examples of a table.
+    """Make examples of the rows of a table.
 
     Args:
-        table: As `read` returns it.
-        columns: Where to find what.
-        labelled: Whether they must have labels; without, labels are ignored.
-        labels: Usual names of the label's column.
+        table: From `read`.
+        columns: Names of the columns.
+        labeled: Require labels. Otherwise labels are ignored.
+        labels: Usual names of the label column.
 
     Raises:
-        BadInputError: Something is missing; the message names line or column.
+        BadInputError: A value is missing. The message names the line or column.
     """
     first, second = text_columns(table, columns)
     texts = table.texts(first)
     pairs = table.texts(second) if second else [""] * len(texts)
     table.warn_of_empty(texts, *([pairs] if second else []))
-    found, order = [""] * len(texts), {}
-    if labelled:
+    names, order = [""] * len(texts), {}
+    if labeled:
         column = table.column(columns.label, labels, "label")
-        found = table.names(column)
+        names = table.names(column)
         order = {name: rank for rank, name in enumerate(table.class_names.get(column, ()))}
     ids = table.ids(columns.id)
     return [
         Example(*row, rank=order.get(row[3], 0))
-        for row in zip(ids, texts, pairs, found, table.places, strict=True)
+        for row in zip(ids, texts, pairs, names, table.locations, strict=True)
     ]
 
 
 def texts(example: Example) -> dict[str, str]:
-    """The one or two texts of an example, for `Sample.given`."""
+    """Return the one or two texts of an example, for `Sample.inputs`."""
     return {"text": example.text} | ({"pair": example.pair} if example.pair else {})
 
 
 def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
-    """The columns of the first and second text; the second is empty for single texts.
+    """Return the columns of the first and second text; the second is empty for single texts.
 
     Raises:
-        BadInputError: They are not there.
+        BadInputError: The table lacks a column.
     """
     pair = columns.pair and table.column(columns.pair, (), "pair")
     if columns.text:
@@ -214,7 +215,7 @@ def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
 
 
 def read(source: str) -> Table:
-    """A table, with at least one row.
+    """Read a table with at least one row.
 
     Raises:
         BadInputError: It cannot be read.
@@ -225,7 +226,7 @@ def read(source: str) -> Table:
         suffix = Path(source).suffix.lower()
         if suffix not in (".csv", ".tsv", ".jsonl"):
             raise BadInputError(
-                f"{source}: a table is told by its ending, .csv, .tsv or .jsonl; a data set is"
+                f"{source}: unknown file type; use .csv, .tsv or .jsonl, or a data set,"
                 " tfds:NAME:SPLIT"
             )
         text = read_text(Path(source))
@@ -235,27 +236,27 @@ def read(source: str) -> Table:
     return table
 
 
-def checked(value: Any, column: str, place: str) -> str:
-    """`value`, if it is text that can be written as UTF-8.
+def checked(value: Any, column: str, location: str) -> str:
+    """Return `value` if it is a text of valid Unicode.
 
     Raises:
         BadInputError: It is not.
     """
     if isinstance(value, str) and not HALF_CHARACTER.search(value):
         return value
-    wrong = f"is not text but {json.dumps(value, default=str)[:60]}"
+    problem = f"is not text but {json.dumps(value, default=str)[:60]}"
     if value is None:
-        wrong = "is missing"
+        problem = "is missing"
     elif isinstance(value, str):
-        wrong = "holds half of a character (one of \\ud800 to \\udfff)"
-    raise BadInputError(f"{place}: {column!r} {wrong}")
+        problem = "contains half of a character (one of \\ud800 to \\udfff); remove it"
+    raise BadInputError(f"{location}: {column!r} {problem}")
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file.
+    """Return the text of a UTF-8 file.
 
     Raises:
-        BadInputError: It cannot be read, or is in another encoding; the message says what to do.
+        BadInputError: It cannot be read, or has another encoding. The message has the remedy.
     """
     with readable(path):
         data = path.read_bytes()
@@ -273,48 +274,48 @@ def read_text(path: Path) -> str:
 
 def _read_csv(source: str, text: str, suffix: str) -> Table:
     quoted = suffix == ".csv"
-    csv.field_size_limit(_MOST_CHARACTERS)
+    csv.field_size_limit(_FIELD_LIMIT)
     lines = csv.reader(
         io.StringIO(text, newline=""),
         delimiter="," if quoted else "\t",
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         strict=True,
     )
-    records, places, begin = [], [], 1
+    records, locations, first_line = [], [], 1
     try:
         for record in lines:
             if record:  # not a blank line
                 records.append(record)
-                places.append(f"{source}, line {begin}")
-            begin = lines.line_num + 1
+                locations.append(f"{source}, line {first_line}")
+            first_line = lines.line_num + 1
     except csv.Error as error:
         raise BadInputError(
-            f"{source}, line {begin}: {error}; double the quotes inside of a quoted field"
+            f"{source}, line {first_line}: {error}; double the quotes inside a quoted field"
         ) from None
     if not records:
-        raise BadInputError(f"{source} is empty; the first line names the columns")
-    return _table(source, records, places, quoted)
+        raise BadInputError(f"{source} is empty; the first line must name the columns")
+    return _table(source, records, locations, quoted)
 
 
-def _table(source: str, records: list[list[str]], places: list[str], quoted: bool) -> Table:
+def _table(source: str, records: list[list[str]], locations: list[str], quoted: bool) -> Table:
     header = [name.strip() for name in records[0]]
-    if twice := next((name for name in header if header.count(name) > 1), None):
-        raise BadInputError(f"{places[0]}: column {twice!r} is there twice")
-    for place, record in zip(places, records, strict=True):
+    if duplicate := next((name for name in header if header.count(name) > 1), None):
+        raise BadInputError(f"{locations[0]}: two columns are called {duplicate!r}; rename one")
+    for location, record in zip(locations, records, strict=True):
         if len(record) != len(header):
-            remedy = "quote fields that hold a comma" if quoted else "no field may hold a tab"
+            remedy = "quote fields that contain a comma" if quoted else "remove tabs inside fields"
             raise BadInputError(
-                f"{place} has {len(record)} columns, the header {len(header)}"
+                f"{location} has {len(record)} columns, but the header has {len(header)}"
                 f" ({', '.join(header)}); {remedy}"
             )
     rows = [dict(zip(header, record, strict=True)) for record in records[1:]]
-    return Table(source, header, rows, places[1:], {})
+    return Table(source, header, rows, locations[1:], {})
 
 
 def _read_json(source: str, text: str) -> Table:
     columns: dict[str, None] = {}
-    rows, places = [], []
-    # Not splitlines, which also cuts where U+2028 stands inside a text.
+    rows, locations = [], []
+    # Not splitlines, which also splits at U+2028 inside a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -326,14 +327,14 @@ def _read_json(source: str, text: str) -> Table:
             raise BadInputError(f"{source}, line {number} is not a JSON object")
         columns.update(dict.fromkeys(row))
         rows.append(row)
-        places.append(f"{source}, line {number}")
-    return Table(source, list(columns), rows, places, {})
+        locations.append(f"{source}, line {number}")
+    return Table(source, list(columns), rows, locations, {})
 
 
 def _read_data_set(source: str) -> Table:
     name, _, split = source.removeprefix("tfds:").partition(":")
     if not name or not split:
         raise BadInputError(f"{source} names no split; write it as in tfds:glue/sst2:train")
-    found = read_split(name, split)
-    places = [f"{source}, example {number}" for number in range(len(found.rows))]
-    return Table(source, found.features, found.rows, places, found.class_names)
+    data = read_split(name, split)
+    locations = [f"{source}, example {number}" for number in range(len(data.rows))]
+    return Table(source, data.features, data.rows, locations, data.class_names)

@@ -1,31 +1,38 @@
-"""What a fine-tuning task consists of; `pipelines.commands.finetune` and `predict` do the rest."""
+"""The interface of a fine-tuning task.
+
+A subclass of `Task` contains everything that differs between tasks. `registry.TASKS` lists them.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jax import Array
 
 from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks.endpoint import Endpoint
 
 Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]
 
+REQUEST_ID = "0"  # of an example that is made of a request
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Under which names a table or JSON object holds what a task reads; empty = the task's own.
+    """Names of the columns of a table, or keys of JSON objects; empty = the task's usual names.
 
     Args:
-        text: The text, or the first of a pair.
+        text: The text, or the first text of a pair.
         pair: The second text of a pair; empty = single texts.
-        label: What is to be predicted.
-        id: What tells examples apart; empty = a column called id, or their number.
+        label: The label to predict.
+        id: The unique id of an example; empty = a column called id, or the row number.
     """
 
     text: str = ""
@@ -35,18 +42,23 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class NoOptions:
+    """Options of a task that has none."""
+
+
+@dataclass(frozen=True)
 class Features:
     """Rows for the network.
 
     Attributes:
         arrays: ``token_ids``, ``token_type_ids``, ``segment_ids`` (1 on tokens, 0 on padding),
             each int32 [R, T] (multiple choice: [R, C, T]), ``weights`` float32 [R, …] (0 where
-            nothing is to be learned) and what the task's objective compares with. Rows of zeros,
+            there is nothing to learn) and the targets of the task's objective. Rows of zeros,
             which fill up a batch, must count for nothing.
-        examples: int64 [R]: the example that each row is made of.
+        examples: int64 [R]: the index of the example of each row.
         lengths: int64: tokens of every example (multiple choice: of every choice with the text),
-            [CLS] and [SEP] included, before anything is cut or divided.
-        notes: What `Task.predict` needs to know of each row beside that.
+            with [CLS] and [SEP], before truncation and splitting.
+        notes: Anything else about each row that `Task.predict` needs.
     """
 
     arrays: Arrays
@@ -57,62 +69,97 @@ class Features:
 
 @dataclass(frozen=True)
 class Sample:
-    """An example and its prediction as a person reads them.
+    """An example and its prediction, as readable text for the report.
 
     Attributes:
-        given: Name -> text, of what the network was given.
-        true: What is right.
-        predicted: What the network says.
-        probability: Of that; None where there is none.
-        right: Whether it is; None where that is a matter of degree.
+        inputs: Name -> text of each input.
+        true: The right answer.
+        predicted: The prediction.
+        probability: Of the prediction; None if it has none.
+        correct: None if the task has degrees of correctness.
     """
 
-    given: dict[str, str]
+    inputs: dict[str, str]
     true: str
     predicted: str
     probability: float | None = None
-    right: bool | None = None
+    correct: bool | None = None
 
 
-class Task(Protocol):
+class Task(ABC):
     """A kind of task. Examples are objects of the task's own, with an attribute ``id`` (str).
 
     Attributes:
-        head: Whether logits are of whole sequences ([B, K, C], K [CLS] tokens a row, 1 unless
-            ``cls_positions`` int32 [B, K] is among the arrays) or of every token ([B, T, C]).
-        best: The metric that tells the best checkpoint; larger is better.
+        name: The word in ``bert-jax finetune NAME``.
+        summary: One line about the output, for the help and the API document.
+        example_file: Name of a typical file of training data, for the help.
+        head: Logits are of whole sequences ([B, K, C], with K [CLS] tokens per row: 1 unless
+            the arrays contain ``cls_positions`` int32 [B, K]) or of every token ([B, T, C]).
+        best_metric: The metric that selects the best checkpoint; larger is better.
+        architecture: Hugging Face's name of the network with a linear head; empty = none.
+        splits_examples: An example that is longer than a row becomes several rows. Otherwise it
+            is truncated.
+        length_of: What `Features.lengths` measures, for the report.
+        label_title: Heading of the report's table of `counts`.
+        endpoint: The HTTP interface; see `from_request` and `response`.
+        Options: Dataclass of the options that only this task has.
     """
 
-    head: Literal["pooled", "tokens"]
-    best: str
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    example_file: ClassVar[str]
+    head: ClassVar[Literal["pooled", "tokens"]]
+    best_metric: ClassVar[str]
+    architecture: ClassVar[str] = ""
+    splits_examples: ClassVar[bool] = False
+    length_of: ClassVar[str] = "an example"
+    label_title: ClassVar[str] = "label"
+    endpoint: ClassVar[Endpoint]
+    Options: ClassVar[type] = NoOptions
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Any]:
-        """The examples of a file or data set.
+    def __init__(self, options: Any = None) -> None:
+        """Create a task with `options`, an instance of `Options`; None = the defaults."""
+        self.options = self.Options() if options is None else options
+
+    @classmethod
+    def fits(cls, classes: Sequence[str]) -> bool:
+        """Return whether a network with these classes can be one of this task."""
+        del classes
+        return True
+
+    @abstractmethod
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Any]:
+        """Read the examples of a file or data set.
 
         Args:
             source: A file, or ``tfds:NAME[/CONFIG]:SPLIT``.
-            columns: Where to find what.
-            labelled: Whether they must have labels; without, labels are ignored.
+            columns: Names of the columns.
+            labeled: Require labels. Otherwise labels are ignored.
 
         Raises:
-            BadInputError: It cannot be read; one line that names file, line or column.
+            BadInputError: It cannot be read. The message is one line that names the file and the
+                line or column.
         """
 
+    @abstractmethod
     def classes(self, examples: Sequence[Any]) -> list[str]:
-        """Names of the network's outputs, as they are found in the labels; saved with the model."""
+        """Return the names of the network's outputs for these labels; the model stores them."""
 
+    @abstractmethod
     def features(
         self, examples: Sequence[Any], tokenizer: Tokenizer, length: int, classes: Sequence[str]
     ) -> Features:
-        """Rows of at most `length` tokens; T is as long as the longest, rounded up to 8.
+        """Make rows of at most `length` tokens; T is the longest, rounded up to 8.
 
         Raises:
             BadInputError: A label is not among `classes`.
         """
 
+    @abstractmethod
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
-        """Loss and accuracy of a batch, as sums; `logits` float32."""
+        """Return the sums of loss and correct predictions of a batch; `logits` are float32."""
 
+    @abstractmethod
     def predict(
         self,
         examples: Sequence[Any],
@@ -120,22 +167,52 @@ class Task(Protocol):
         logits: np.ndarray,
         classes: Sequence[str],
     ) -> list[Record]:
-        """One JSON object per example, in their order, with its ``id``.
+        """Return one JSON object per example, in their order, with its ``id``.
 
         Args:
-            examples: As given to `features`.
-            features: Made of them.
+            examples: The examples.
+            features: Their rows, from `features`.
             logits: float32, of all rows.
             classes: Of the network.
         """
 
+    @abstractmethod
     def score(
         self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """Metrics of labelled examples: shares from 0 to 1 unless the field has another custom."""
+        """Return metrics of labeled examples: 0 to 1, unless the field uses another scale."""
+
+    def details(
+        self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> Record:
+        """Return further results for eval_results.json.
+
+        The report shows ``confusion`` (see `classification.confusion`) and ``types`` (see
+        `bio_tags.by_type`).
+        """
+        del examples, predictions, classes
+        return {}
 
     def counts(self, examples: Sequence[Any]) -> Counter[str]:
-        """How often each answer is right in labelled examples; empty where there are no classes."""
+        """Count the right answers of labeled examples; empty if the task has no classes."""
+        del examples
+        return Counter()
 
+    @abstractmethod
     def sample(self, example: Any, prediction: Record) -> Sample:
-        """A labelled example and what `predict` says of it, to be looked at."""
+        """Describe a labeled example and its prediction for the report."""
+
+    @abstractmethod
+    def from_request(self, request: Any) -> list[Any]:
+        """Make examples of an object of type ``endpoint.request``.
+
+        Raises:
+            BadArgumentsError: It contains nothing to predict.
+        """
+
+    def response(
+        self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> Record:
+        """Return the answer to a request; the server adds ``truncated``."""
+        del examples, classes
+        return predictions[0]

@@ -19,10 +19,10 @@ from torchmetrics.functional import classification, pearson_corrcoef, spearman_c
 from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 from torchmetrics.functional.text import rouge_score, squad
 
-from pipelines.tasks import ranking, regression
 from pipelines.tasks.classification import Classification
 from pipelines.tasks.qa.score import score
-from pipelines.tasks.ranking import Candidate
+from pipelines.tasks.ranking import Candidate, PassageRanking
+from pipelines.tasks.regression import Regression
 from pipelines.tasks.summarization.rouge import rouge
 from pipelines.tasks.table_reader import Example
 from pipelines.tasks.tagging import bio_tags
@@ -74,7 +74,7 @@ def test_regression() -> None:
     found = truth + rng.normal(0, 1.5, 200)
     examples = [Example(str(i), "a text", label=str(value)) for i, value in enumerate(truth)]
     records = [{"value": float(value)} for value in found]
-    ours = regression.TASK.score(examples, records, ["value"])
+    ours = Regression().score(examples, records, ["value"])
     theirs = (torch.tensor(found), torch.tensor(truth))
     assert ours["pearson"] == pytest.approx(float(pearson_corrcoef(*theirs)), abs=1e-6)
     assert ours["spearman"] == pytest.approx(float(spearman_corrcoef(*theirs)), abs=1e-5)
@@ -89,7 +89,7 @@ def test_ranks() -> None:
         candidates.append(Candidate(str(candidate), "q", "p", label, query_id=str(query)))
         share = float(shares[query, candidate])
         records.append({"label": "0", "probabilities": {"0": 1 - share, "1": share}})
-    ours = ranking.TASK.score(candidates, records, ["0", "1"])
+    ours = PassageRanking().score(candidates, records, ["0", "1"])
     theirs = [
         float(retrieval_reciprocal_rank(torch.tensor(share), torch.tensor(right)))
         for share, right in zip(shares, relevant, strict=True)

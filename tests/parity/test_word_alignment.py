@@ -1,4 +1,4 @@
-"""Real tweets: the sub-tokens and the labelled positions that transformers' word_ids() gives."""
+"""Real tweets: the sub-tokens and the labeled positions that transformers' word_ids() gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.tokenizers.tokenizer import load
-from pipelines.tasks.tagging.task import TASK
+from pipelines.tasks.tagging.task import Tagging
 from pipelines.tasks.task import Columns
 from support.commands import ROOT
 
@@ -34,9 +34,9 @@ def test_first_sub_tokens_are_labelled_as_in_transformers(
     vocabulary = (DATA / "vocab" / f"bert-base-{kind}-vocab.txt").read_bytes()
     (tmp_path / "vocab.txt").write_bytes(vocabulary)
     tokenizer = load(tmp_path)
-    examples = TASK.read(str(DATA / "wnut17" / file), Columns(), labelled=True)
-    classes = TASK.classes(examples)
-    features = TASK.features(examples, tokenizer, LENGTH, classes)
+    examples = Tagging().read(str(DATA / "wnut17" / file), Columns(), labeled=True)
+    classes = Tagging().classes(examples)
+    features = Tagging().features(examples, tokenizer, LENGTH, classes)
     assert features.examples.tolist() == list(range(len(examples)))  # all fit into a row
 
     theirs = transformers.BertTokenizer(

@@ -34,9 +34,7 @@ PRELOAD = [
     "tpu.host.supervise",
     "tpu.launch.status",
 ]
-PRELOAD += [f"pipelines.tasks.{name}" for name in ("multiple_choice", "ranking", "regression")]
-PRELOAD += ["pipelines.tasks.qa.task", "pipelines.tasks.tagging.task"]
-PRELOAD += ["pipelines.tasks.summarization.task", "pipelines.data.tokenizers.export"]
+PRELOAD += ["pipelines.tasks.registry", "pipelines.data.tokenizers.export"]
 _PROGRAMS = ("subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "pty.")
 _FOREIGN = ("pickle.", "ctypes.dlopen")
 _CHANGING = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod")

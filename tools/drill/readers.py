@@ -33,9 +33,9 @@ from pipelines.models.formats import google_research, hugging_face
 from pipelines.models.formats.config_json import read_json
 from pipelines.models.open import network_of, open_model
 from pipelines.settings import command_parser, config_from_dict, read_config, run_config, to_yaml
-from pipelines.tasks import ranking
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.qa import score
+from pipelines.tasks.ranking import PassageRanking
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 from support.corpora import VOCABULARY, write_corpus
@@ -216,7 +216,7 @@ def read_tables(folder: Path) -> None:
     tasks: list[tuple[str, Any]] = [
         ("a.csv", open_task("classification")),
         ("b.tsv", open_task("regression")),
-        ("c.jsonl", ranking.TASK),
+        ("c.jsonl", PassageRanking()),
         ("d.jsonl", open_task("multiple-choice")),
         ("e.jsonl", open_task("multiple-choice")),
     ]

@@ -16,9 +16,9 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
-// ---- What the answers look like
+// ---- Elements of answers
 
-// Names that are whole texts are "long": they stand above their bars.
+// Names that are whole texts are "long": they are above their bars.
 function bars(items, kind = "") {
   const rows = items.map(({ name, share, value = percent(share), more = null }) =>
     make("li", {},
@@ -34,102 +34,102 @@ function marked(text, spans) {
   const characters = Array.from(text);
   const part = (start, end) => characters.slice(start, end).join("");
   const nodes = [];
-  let place = 0;
+  let position = 0;
   for (const { start, end, label } of spans) {
-    nodes.push(part(place, start));
+    nodes.push(part(position, start));
     nodes.push(make("mark", {}, part(start, end), label ? make("small", {}, label) : null));
-    place = end;
+    position = end;
   }
-  return make("p", { className: "passage" }, ...nodes, part(place));
+  return make("p", { className: "passage" }, ...nodes, part(position));
 }
 
 const cut = (truncated) => truncated
-  ? make("p", { className: "note" }, `The text is longer than the ${model.length} tokens that the model takes; what is beyond was left out.`)
+  ? make("p", { className: "note" }, `The text is longer than the ${model.length} tokens of a row. The rest was ignored.`)
   : null;
 const heading = (text) => make("h3", {}, text);
 const verdict = (text) => make("p", { className: "verdict" }, text);
 const ranked = (probabilities) => Object.entries(probabilities)
   .sort((a, b) => b[1] - a[1]).map(([name, share]) => ({ name, share }));
 
-function cosines(found, asked) {
-  const texts = asked.texts;
-  // Shades tell the pairs apart: raw vectors have cosines that are all high.
-  const others = found.cosines.flatMap((row, i) => row.filter((_, j) => i !== j));
+function cosines(answer, request) {
+  const texts = request.texts;
+  // Shades are relative: all cosines of raw vectors are high.
+  const others = answer.cosines.flatMap((row, i) => row.filter((_, j) => i !== j));
   const low = Math.min(...others), high = Math.max(...others, low + 1e-6);
   const head = make("tr", {}, make("td"), ...texts.map((_, j) => make("th", { scope: "col" }, String(j + 1))));
-  const rows = found.cosines.map((row, i) => make("tr", {},
+  const rows = answer.cosines.map((row, i) => make("tr", {},
     make("th", { scope: "row" }, make("b", {}, `${i + 1} `), texts[i]),
     ...row.map((value, j) => make("td", { share: i === j ? 0 : 0.08 + 0.5 * (value - low) / (high - low) }, value.toFixed(3)))));
   return [make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Cosines" },
     make("table", { className: "cosines" }, make("thead", {}, head), make("tbody", {}, ...rows))),
-    cut(found.truncated.some(Boolean))];
+    cut(answer.truncated.some(Boolean))];
 }
 
-function pieces(found) {
-  const items = found.tokens.map((token) => make("li", {
+function pieces(answer) {
+  const items = answer.tokens.map((token) => make("li", {
     className: [token.segment ? "second" : "", token.special ? "special" : "", token.unknown ? "unknown" : ""].join(" "),
   }, make("b", {}, token.piece), make("span", {}, `id ${token.id}`), make("span", {}, `segment ${token.segment}`), make("span", {}, `position ${token.position}`)));
-  const unknown = found.unknown === 0 ? "none unknown" : `${found.unknown} unknown`;
-  return [verdict(`${found.tokens.length} of ${found.longest} tokens, ${unknown}`), make("ol", { className: "pieces" }, ...items)];
+  const unknown = answer.unknown === 0 ? "no unknown tokens" : `${answer.unknown} unknown`;
+  return [verdict(`${answer.tokens.length} of ${answer.longest} tokens, ${unknown}`), make("ol", { className: "pieces" }, ...items)];
 }
 
-function qa(found, asked) {
-  const items = found.n_best.slice(0, 5).map((one) => ({ name: one.answer || "(no answer)", share: one.probability }));
-  const where = found.start === null ? [] : [found];
-  return [verdict(found.answer || "The passage does not answer this."),
-    marked(asked.context, where.map(({ start, end }) => ({ start, end }))), heading("The best answers"), bars(items)];
+function qa(answer, request) {
+  const items = answer.n_best.slice(0, 5).map((item) => ({ name: item.answer || "(no answer)", share: item.probability }));
+  const spans = answer.start === null ? [] : [answer];
+  return [verdict(answer.answer || "The passage has no answer."),
+    marked(request.context, spans.map(({ start, end }) => ({ start, end }))), heading("Best answers"), bars(items)];
 }
 
-function tagging(found, asked) {
-  if (found.entities.length || found.tags.every((tag) => tag === "O")) {
-    const list = found.entities.map((one) => ({ name: one.text, share: one.score, more: one.label }));
-    return [verdict(list.length ? `${list.length} found` : "Nothing is marked in this text."),
-      marked(asked.text, found.entities), ...(list.length ? [heading("How sure the model is"), bars(list)] : [])];
+function tagging(answer, request) {
+  if (answer.entities.length || answer.tags.every((tag) => tag === "O")) {
+    const list = answer.entities.map((item) => ({ name: item.text, share: item.score, more: item.label }));
+    return [verdict(list.length ? `${list.length} found` : "No entities found."),
+      marked(request.text, answer.entities), ...(list.length ? [heading("Probabilities"), bars(list)] : [])];
   }
-  const items = found.tokens.map((token, i) => make("li", {}, make("b", {}, token), make("span", {}, found.tags[i])));
+  const items = answer.tokens.map((token, i) => make("li", {}, make("b", {}, token), make("span", {}, answer.tags[i])));
   return [make("ol", { className: "pieces" }, ...items)];
 }
 
-function summary(found) {
-  const chosen = new Set(found.sentences);
-  const nodes = found.document.flatMap((sentence, i) => [chosen.has(i) ? make("mark", {}, sentence) : sentence, " "]);
-  return [verdict(`${chosen.size} of ${found.document.length} sentences`), make("p", { className: "passage" }, ...nodes)];
+function summary(answer) {
+  const chosen = new Set(answer.sentences);
+  const nodes = answer.document.flatMap((sentence, i) => [chosen.has(i) ? make("mark", {}, sentence) : sentence, " "]);
+  return [verdict(`${chosen.size} of ${answer.document.length} sentences`), make("p", { className: "passage" }, ...nodes)];
 }
 
-// ---- Attention: maps of all heads, the chosen one, and what a token looks at
+// ---- Attention: maps of all heads, the selected head, and the attention of a token
 
-function attention(found) {
-  const T = found.tokens.length, labels = found.tokens.map((token) => token.piece);
+function attention(answer) {
+  const T = answer.tokens.length, labels = answer.tokens.map((token) => token.piece);
   const state = { head: 0, token: Math.min(1, T - 1) };
-  const colour = getComputedStyle(document.documentElement).getPropertyValue("--heat");
+  const color = getComputedStyle(document.documentElement).getPropertyValue("--heat");
   const map = make("canvas", { className: "map", role: "img" });
   const heads = make("div", { className: "heads", role: "group", "aria-label": "Heads" });
   const strip = make("div", { className: "strip", role: "group", "aria-label": "Tokens" });
   const title = heading(""), list = make("div");
 
-  found.heads.forEach((weights, head) => {
+  answer.heads.forEach((weights, head) => {
     const small = make("canvas", { width: T, height: T, "aria-hidden": "true" });
     const brush = small.getContext("2d");
-    paint(brush, weights, 1, 0, 0, colour);
+    paint(brush, weights, 1, 0, 0, color);
     heads.append(make("button", { type: "button", onclick: () => choose({ head }) }, small, `Head ${head + 1}`));
   });
   labels.forEach((label, token) => strip.append(make("button", { type: "button", onclick: () => choose({ token }) }, label)));
 
   function choose(change) {
     Object.assign(state, change);
-    const row = found.heads[state.head][state.token];
+    const row = answer.heads[state.head][state.token];
     const most = Math.max(...row);
-    [...heads.children].forEach((one, head) => one.setAttribute("aria-pressed", String(head === state.head)));
-    [...strip.children].forEach((one, token) => {
-      one.setAttribute("aria-pressed", String(token === state.token));
-      one.style.setProperty("--share", String(0.06 + 0.49 * row[token] / most));
+    [...heads.children].forEach((button, head) => button.setAttribute("aria-pressed", String(head === state.head)));
+    [...strip.children].forEach((button, token) => {
+      button.setAttribute("aria-pressed", String(token === state.token));
+      button.style.setProperty("--share", String(0.06 + 0.49 * row[token] / most));
     });
-    title.textContent = `What “${labels[state.token]}” (position ${state.token}) looks at: layer ${found.layer}, head ${state.head + 1}`;
+    title.textContent = `Attention of “${labels[state.token]}” (position ${state.token}): layer ${answer.layer}, head ${state.head + 1}`;
     const best = row.map((share, token) => ({ name: `${labels[token]} · ${token}`, share }))
       .sort((a, b) => b.share - a.share).slice(0, 6);
     list.replaceChildren(bars(best));
-    draw(map, found.heads[state.head], labels, state.token, colour);
-    map.setAttribute("aria-label", `Attention of layer ${found.layer}, head ${state.head + 1}, as a map of ${T} by ${T} tokens; the list below has the numbers of the chosen token`);
+    draw(map, answer.heads[state.head], labels, state.token, color);
+    map.setAttribute("aria-label", `Attention of layer ${answer.layer}, head ${state.head + 1}, as a map of ${T} by ${T} tokens; the list has the values of the selected token`);
   }
 
   map.addEventListener("click", (event) => {
@@ -138,18 +138,18 @@ function attention(found) {
     if (token >= 0 && token < T) choose({ token });
   });
   choose({});
-  return [heading(`Layer ${found.layer}: its ${found.heads.length} heads`), heads, title, strip, list,
-    heading("The chosen head: rows look at columns"), make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Map" }, map)];
+  return [heading(`Layer ${answer.layer}: ${answer.heads.length} heads`), heads, title, strip, list,
+    heading("Selected head: attention of each row to each column"), make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Map" }, map)];
 }
 
-function paint(brush, weights, cell, left, top, colour) {
+function paint(brush, weights, cell, left, top, color) {
   weights.forEach((row, i) => row.forEach((weight, j) => {
-    brush.fillStyle = `rgba(${colour}, ${Math.sqrt(weight)})`;
+    brush.fillStyle = `rgba(${color}, ${Math.sqrt(weight)})`;
     brush.fillRect(left + j * cell, top + i * cell, cell, cell);
   }));
 }
 
-function draw(canvas, weights, labels, chosen, colour) {
+function draw(canvas, weights, labels, selected, color) {
   const T = labels.length, cell = T <= 16 ? 30 : T <= 40 ? 18 : 11;
   const longest = Math.min(14, Math.max(...labels.map((label) => label.length)));
   const font = Math.min(13, cell - 2), margin = Math.round(longest * font * 0.62) + 12;
@@ -158,10 +158,10 @@ function draw(canvas, weights, labels, chosen, colour) {
   Object.assign(canvas.style, { width: `${size}px`, height: `${size}px` });
   const style = getComputedStyle(document.body), brush = canvas.getContext("2d");
   brush.scale(scale, scale);
-  paint(brush, weights, cell, margin, margin, colour);
+  paint(brush, weights, cell, margin, margin, color);
   brush.strokeStyle = style.getPropertyValue("--accent");
   brush.lineWidth = 2;
-  brush.strokeRect(margin, margin + chosen * cell, T * cell, cell);
+  brush.strokeRect(margin, margin + selected * cell, T * cell, cell);
   brush.fillStyle = style.color;
   brush.font = `${font}px ${style.getPropertyValue("--mono")}`;
   brush.textBaseline = "middle";
@@ -178,30 +178,36 @@ function draw(canvas, weights, labels, chosen, colour) {
   });
 }
 
+// A task without an entry below: its label or value, and bars of its probabilities.
+function generic(answer) {
+  const { label, value, probabilities, truncated, ...rest } = answer;
+  const result = label ?? (value === undefined ? null : String(Number(value.toPrecision(6))));
+  return [result === null ? null : verdict(result), probabilities ? bars(ranked(probabilities)) : null,
+    Object.keys(rest).length ? make("pre", { tabIndex: 0 }, JSON.stringify(rest, null, 1)) : null, cut(truncated)];
+}
+
 const RENDER = {
-  "fill-mask": (found) => found.masks.flatMap((answers, i) => [
-    ...(found.masks.length > 1 ? [heading(`Mask ${i + 1} of ${found.masks.length}`)] : []),
-    bars(answers.map((one) => ({ name: one.token || "(nothing visible)", share: one.probability, more: one.text })))]),
-  "next-sentence": (found) => {
-    const [yes, no] = model.objective === "sop" ? ["in this order", "the other way round"] : ["the second follows", "from somewhere else"];
-    return [verdict(found.follows >= 0.5 ? `Likely ${yes}` : `Likely ${no}`),
-      bars([{ name: yes, share: found.follows }, { name: no, share: 1 - found.follows }]), cut(found.truncated)];
+  "fill-mask": (answer) => answer.masks.flatMap((tokens, i) => [
+    ...(answer.masks.length > 1 ? [heading(`Mask ${i + 1} of ${answer.masks.length}`)] : []),
+    bars(tokens.map((token) => ({ name: token.token || "(nothing visible)", share: token.probability, more: token.text })))]),
+  "next-sentence": (answer) => {
+    const [yes, no] = model.objective === "sop" ? ["this order", "the reverse order"] : ["the second follows the first", "unrelated"];
+    return [verdict(answer.follows >= 0.5 ? `Likely ${yes}` : `Likely ${no}`),
+      bars([{ name: yes, share: answer.follows }, { name: no, share: 1 - answer.follows }]), cut(answer.truncated)];
   },
   similarity: cosines,
-  classification: (found) => [verdict(found.label), bars(ranked(found.probabilities)), cut(found.truncated)],
-  regression: (found) => [verdict(String(Number(found.value.toPrecision(6)))), cut(found.truncated)],
   tagging, qa, attention,
   tokenize: pieces,
-  "multiple-choice": (found, asked) => [verdict(found.choice),
-    bars(found.probabilities.map((share, i) => ({ name: asked.choices[i], share })), "long"), cut(found.truncated)],
-  ranking: (found, asked) => [
-    bars(found.ranking.map((one) => ({ name: `${one.rank}. ${asked.passages[one.index]}`, share: one.score })), "long"), cut(found.truncated)],
+  "multiple-choice": (answer, request) => [verdict(answer.choice),
+    bars(answer.probabilities.map((share, i) => ({ name: request.choices[i], share })), "long"), cut(answer.truncated)],
+  ranking: (answer, request) => [
+    bars(answer.ranking.map((passage) => ({ name: `${passage.rank}. ${request.passages[passage.index]}`, share: passage.score })), "long"), cut(answer.truncated)],
   summarization: summary,
 };
 
-// ---- Asking
+// ---- Requests
 
-function asked(form) {
+function requestOf(form) {
   const request = {};
   for (const field of form.elements) {
     if (!field.name || ("optional" in field.dataset && !field.value.trim())) continue;
@@ -216,27 +222,27 @@ async function fetched(path, options) {
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Error("The server does not answer. Is it still running?");
+    throw new Error("The server does not answer. Check that bert-jax serve is running.");
   }
-  const found = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(found.error || `The server answered with code ${response.status}.`);
-  return found;
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(answer.error || `The server answered with code ${response.status}.`);
+  return answer;
 }
 
 async function submit(section, form) {
   const button = form.querySelector("button:not([type])"), result = section.querySelector(".result");
   if (button.getAttribute("aria-disabled") === "true") return;
-  const request = asked(form), begun = performance.now();
+  const request = requestOf(form), start = performance.now();
   button.setAttribute("aria-disabled", "true");
   result.setAttribute("aria-busy", "true");
-  const slow = setTimeout(() => result.replaceChildren(make("p", { className: "muted" }, "Working … the first answer of each kind and length takes longest.")), 600);
+  const slow = setTimeout(() => result.replaceChildren(make("p", { className: "muted" }, "Working … the first request of each kind and length takes longest.")), 600);
   try {
-    const found = await fetched(`/api/${section.id}`, {
+    const answer = await fetched(`/api/${section.id}`, {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request),
     });
     clearTimeout(slow);
-    const took = make("p", { className: "time" }, `${Math.round(performance.now() - begun)} ms`);
-    result.replaceChildren(...RENDER[section.id](found, request).filter(Boolean), took);
+    const duration = make("p", { className: "time" }, `${Math.round(performance.now() - start)} ms`);
+    result.replaceChildren(...(RENDER[section.id] ?? generic)(answer, request).filter(Boolean), duration);
   } catch (error) {
     clearTimeout(slow);
     result.replaceChildren(make("p", { className: "error", role: "alert" }, error.message));
@@ -268,8 +274,8 @@ function prepare(section) {
 
 function show() {
   const names = [...model.abilities, "api"];
-  const wanted = location.hash.slice(1);
-  const name = names.includes(wanted) ? wanted : names[0];
+  const requested = location.hash.slice(1);
+  const name = names.includes(requested) ? requested : names[0];
   for (const section of document.querySelectorAll("section")) section.hidden = section.id !== name;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) {
@@ -281,15 +287,15 @@ function show() {
 
 function calls() {
   return model.abilities.map((name) => {
-    const body = JSON.stringify(asked(byId(name).querySelector("form")));
-    // As a shell takes it: no quotation mark may end the text.
+    const body = JSON.stringify(requestOf(byId(name).querySelector("form")));
+    // Quoted for a shell.
     const quoted = body.replaceAll("'", "'\\''");
     const command = `curl -H 'Content-Type: application/json' \\\n  -d '${quoted}' \\\n  ${location.origin}/api/${name}`;
     return make("div", { className: "call" }, make("h3", {}, `POST /api/${name}`), make("pre", { tabIndex: 0 }, command));
   });
 }
 
-async function begin() {
+async function start() {
   try {
     model = await fetched("/api/model");
   } catch (error) {
@@ -311,7 +317,7 @@ async function begin() {
     byId("attention").querySelector("select").append(make("option", { value: String(layer) }, String(layer)));
   }
   if (model.objective === "sop") {
-    byId("pair-hint").textContent = "Whether the texts stand in this order or the other way round, as the model learned it in pre-training.";
+    byId("pair-hint").textContent = "The probability that the texts are in this order and not reversed, as learned in pre-training.";
   }
   for (const name of [...model.abilities, "api"]) {
     const title = byId(name).dataset.title;
@@ -329,4 +335,4 @@ async function begin() {
   show();
 }
 
-begin();
+start();

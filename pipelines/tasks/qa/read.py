@@ -1,4 +1,4 @@
-"""Questions about texts, as SQuAD 1.1 and 2.0 write them down."""
+"""Reader of questions in the format of SQuAD 1.1 and 2.0."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Question:
     Attributes:
         id: Unique.
         question: Its text.
-        context: The text that may hold an answer.
-        answers: All that count as right; none if it is impossible or not labelled.
-        span: First and one-past-last character of the answer to be learned; None if there is none.
-        impossible: The context holds no answer, and this is to be learned.
+        context: The text that may contain an answer.
+        answers: All right answers; empty if it is impossible or not labeled.
+        span: First and one-past-last character of the answer to learn; None if there is none.
+        impossible: The context has no answer, and the network learns this.
     """
 
     id: str
@@ -39,120 +39,120 @@ class Question:
 
 
 class Entry(NamedTuple):
-    """One element of ``qas``, with where it stands."""
+    """One element of ``qas``, with its location for messages."""
 
-    place: str
+    location: str
     context: str
     qa: Mapping[str, Any]
 
 
-def read(source: str, labelled: bool) -> list[Question]:
-    """The questions of a SQuAD file or of a TensorFlow data set of its shape.
+def read(source: str, labeled: bool) -> list[Question]:
+    """Read the questions of a SQuAD file or of a TensorFlow data set in its format.
 
-    An answer that is not where ``answer_start`` says is searched in the context; if it is not there
-    at all, the question counts for scores, but nothing is learned from it. Both are counted aloud.
+    An answer that is not at ``answer_start`` is searched in the context. If the context does not
+    contain it, the question counts for scores, but not for training. Messages have both counts.
 
     Args:
         source: A JSON file, or ``tfds:NAME[/CONFIG]:SPLIT``.
-        labelled: Whether to read answers.
+        labeled: Read answers.
 
     Raises:
-        BadInputError: It cannot be read, lacks a key, has none or an id twice.
+        BadInputError: It cannot be read, lacks a key, has no questions or has an id twice.
     """
     if source.startswith(TFDS):
         entries, with_null = list(_unique(_of_data_set(source))), False
     else:
-        given = read_json(Path(source))
-        entries, with_null = list(entries_of(given, source)), has_null(given)
+        data = read_json(Path(source))
+        entries, with_null = list(entries_of(data, source)), has_null(data)
     if not entries:
-        raise BadInputError(f"{source} holds no questions")
-    found: dict[str, list[str]] = {"moved": [], "lost": []}
-    questions = [_question(entry, labelled, with_null, found) for entry in entries]
-    if moved := found["moved"]:
+        raise BadInputError(f"{source} has no questions; check that it is a SQuAD file")
+    problems: dict[str, list[str]] = {"moved": [], "lost": []}
+    questions = [_question(entry, labeled, with_null, problems) for entry in entries]
+    if moved := problems["moved"]:
         say(
-            f"{source}: answers that stand elsewhere than answer_start says: {len(moved):,}"
-            f" ({moved[0]!r}, …)"
+            f"{source}: {len(moved):,} answers are not at their answer_start; the nearest match is"
+            f" used (first: {moved[0]!r})"
         )
-    if lost := found["lost"]:
+    if lost := problems["lost"]:
         say(
-            f"{source}: questions without an answer that is in the context, from which nothing is"
-            f" learned: {len(lost):,} ({lost[0]!r}, …)"
+            f"{source}: {len(lost):,} questions have an answer that is not in the context; they are"
+            f" not used for training (first: {lost[0]!r})"
         )
     return questions
 
 
-def entries_of(given: Mapping[str, Any], source: str) -> Iterator[Entry]:
-    """The questions of an object of SQuAD's shape.
+def entries_of(data: Mapping[str, Any], source: str) -> Iterator[Entry]:
+    """Yield the questions of an object in the format of SQuAD.
 
     Args:
-        given: With the key ``data``.
-        source: For messages.
+        data: Object with the key ``data``.
+        source: Its name, for messages.
 
     Raises:
-        BadInputError: A key is missing or of a wrong type, or an id stands there twice.
+        BadInputError: A key is missing or has a wrong type, or an id occurs twice.
     """
-    return _unique(_of_object(given, source))
+    return _unique(_of_object(data, source))
 
 
-def has_null(given: Mapping[str, Any]) -> bool:
-    """Whether an object of SQuAD's shape may have questions without an answer (version 2.0)."""
-    if str(given.get("version", "")).removeprefix("v").startswith("2"):
+def has_null(data: Mapping[str, Any]) -> bool:
+    """Return whether questions may have no answer (version 2.0)."""
+    if str(data.get("version", "")).removeprefix("v").startswith("2"):
         return True
-    return any("is_impossible" in entry.qa for entry in entries_of(given, "the gold file"))
+    return any("is_impossible" in entry.qa for entry in entries_of(data, "the gold file"))
 
 
 def answer_texts(entry: Entry, with_null: bool) -> tuple[str, ...]:
-    """All right answers; none if there is none.
+    """Return all right answers.
 
     Raises:
-        BadInputError: They are missing, or there is none where `with_null` does not allow it.
+        BadInputError: They are missing, or there is none although `with_null` is False.
     """
-    answers = _get(entry.qa, "answers", list, entry.place)
+    answers = _get(entry.qa, "answers", list, entry.location)
     texts = tuple(
-        _text(answer, "text", f"{entry.place}.answers[{n}]") for n, answer in enumerate(answers)
+        _text(answer, "text", f"{entry.location}.answers[{n}]") for n, answer in enumerate(answers)
     )
     if not (texts or with_null or entry.qa.get("is_impossible")):
         raise BadInputError(
-            f"{entry.place} has no answers; give one, or set is_impossible to true (SQuAD 2.0)"
+            f"{entry.location} has no answers; add one, or set is_impossible to true (SQuAD 2.0)"
         )
     return texts
 
 
 def _question(
-    entry: Entry, labelled: bool, with_null: bool, found: dict[str, list[str]]
+    entry: Entry, labeled: bool, with_null: bool, problems: dict[str, list[str]]
 ) -> Question:
-    name, text = entry.qa["id"], _text(entry.qa, "question", entry.place)
-    if not labelled:
+    name, text = entry.qa["id"], _text(entry.qa, "question", entry.location)
+    if not labeled:
         return Question(name, text, entry.context)
     texts = answer_texts(entry, with_null)
     impossible = bool(entry.qa.get("is_impossible", not texts))
     span = None
     if not impossible:
         starts = [
-            _get(answer, "answer_start", int, f"{entry.place}.answers[{n}]")
+            _get(answer, "answer_start", int, f"{entry.location}.answers[{n}]")
             for n, answer in enumerate(entry.qa["answers"])
         ]
         spans = (_located(entry.context, *pair) for pair in zip(texts, starts, strict=True))
         span = next(filter(None, spans), None)
         if span is None:
-            found["lost"].append(name)
+            problems["lost"].append(name)
         elif span[0] - starts[0] != _margin(texts[0]):
-            found["moved"].append(name)
+            problems["moved"].append(name)
     return Question(name, text, entry.context, texts, span, impossible)
 
 
 def _located(context: str, answer: str, start: int) -> tuple[int, int] | None:
-    """Where an answer is, without white space around it: at `start` or else next to it."""
+    """Return the span of an answer, without surrounding white space: the one nearest to `start`."""
     text = answer.strip()
-    wanted = start + _margin(answer)
+    expected = start + _margin(answer)
     if not text:
         return None
-    if wanted >= 0 and context.startswith(text, wanted):
-        return wanted, wanted + len(text)
-    places = [match.start() for match in re.finditer(re.escape(text), context)]
-    if not places:
+    if expected >= 0 and context.startswith(text, expected):
+        return expected, expected + len(text)
+    starts = [match.start() for match in re.finditer(re.escape(text), context)]
+    if not starts:
         return None
-    nearest = min(places, key=lambda place: abs(place - wanted))
+    nearest = min(starts, key=lambda position: abs(position - expected))
     return nearest, nearest + len(text)
 
 
@@ -160,28 +160,30 @@ def _margin(text: str) -> int:
     return len(text) - len(text.lstrip())
 
 
-def _of_object(given: Mapping[str, Any], source: str) -> Iterator[Entry]:
-    for i, article in enumerate(_get(given, "data", list, source)):
-        at = f"{source}: data[{i}]"
-        for j, paragraph in enumerate(_get(article, "paragraphs", list, at)):
-            within = f"{at}.paragraphs[{j}]"
-            context = _text(paragraph, "context", within)
-            for k, qa in enumerate(_get(paragraph, "qas", list, within)):
-                yield Entry(f"{within}.qas[{k}]", context, qa)
+def _of_object(data: Mapping[str, Any], source: str) -> Iterator[Entry]:
+    for i, article in enumerate(_get(data, "data", list, source)):
+        article_path = f"{source}: data[{i}]"
+        for j, paragraph in enumerate(_get(article, "paragraphs", list, article_path)):
+            path = f"{article_path}.paragraphs[{j}]"
+            context = _text(paragraph, "context", path)
+            for k, qa in enumerate(_get(paragraph, "qas", list, path)):
+                yield Entry(f"{path}.qas[{k}]", context, qa)
 
 
 def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
-    seen: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for entry in entries:
-        name = _text(entry.qa, "id", entry.place)
-        first = seen.setdefault(name, entry.place)
-        if first is not entry.place:
-            raise BadInputError(f"{entry.place} has the id {name!r} of {first}; make ids unique")
+        name = _text(entry.qa, "id", entry.location)
+        first = locations.setdefault(name, entry.location)
+        if first is not entry.location:
+            raise BadInputError(
+                f"{entry.location} has the same id {name!r} as {first}; make ids unique"
+            )
         yield entry
 
 
 def _of_data_set(source: str) -> Iterator[Entry]:
-    """The entries of ``tfds:NAME[/CONFIG]:SPLIT``, whose answers are lists under one key each."""
+    """Yield the entries of ``tfds:NAME[/CONFIG]:SPLIT``, whose answers are an object of lists."""
     name, _, split = source.removeprefix(TFDS).rpartition(":")
     if not name or not split:
         raise BadInputError(f"{source!r} names no split; write tfds:NAME[/CONFIG]:SPLIT")
@@ -189,30 +191,30 @@ def _of_data_set(source: str) -> Iterator[Entry]:
     if split not in builder.info.splits:
         raise BadInputError(f"{source}: the splits are {', '.join(builder.info.splits)}")
     for number, example in enumerate(read_split(name, split).rows):
-        place = f"{source}: example {number}"
-        answers = _get(example, "answers", dict, place)
-        texts = _get(answers, "text", list, f"{place}.answers")
-        starts = _get(answers, "answer_start", list, f"{place}.answers")
+        location = f"{source}: example {number}"
+        answers = _get(example, "answers", dict, location)
+        texts = _get(answers, "text", list, f"{location}.answers")
+        starts = _get(answers, "answer_start", list, f"{location}.answers")
         listed = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
-        yield Entry(place, _text(example, "context", place), {**example, "answers": listed})
+        yield Entry(location, _text(example, "context", location), {**example, "answers": listed})
 
 
-def _get(holder: Any, key: str, kind: type, place: str) -> Any:
-    if not isinstance(holder, Mapping):
-        raise BadInputError(f"{place} must be an object with keys, not {holder!r:.40}")
-    if key not in holder:
-        there = ", ".join(map(repr, holder)) or "nothing"
-        raise BadInputError(f"{place} has no {key!r} but {there}")
-    value = holder[key]
+def _get(record: Any, key: str, kind: type, location: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise BadInputError(f"{location} must be an object with keys, not {record!r:.40}")
+    if key not in record:
+        keys = ", ".join(map(repr, record)) or "no keys"
+        raise BadInputError(f"{location} has no {key!r}; it has {keys}")
+    value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise BadInputError(f"{place}: {key!r} must be a {kind.__name__}, not {value!r:.40}")
+        raise BadInputError(f"{location}: {key!r} must be a {kind.__name__}, not {value!r:.40}")
     return value
 
 
-def _text(holder: Any, key: str, place: str) -> str:
-    text = _get(holder, key, str, place)
+def _text(record: Any, key: str, location: str) -> str:
+    text = _get(record, key, str, location)
     if broken := HALF_CHARACTER.search(text):
         raise BadInputError(
-            f"{place}: {key!r} holds half of a character at {broken.start()}; remove it"
+            f"{location}: {key!r} contains half of a character at {broken.start()}; remove it"
         )
     return text

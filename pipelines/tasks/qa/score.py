@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers, equal to the official evaluations of SQuAD 1.1 and 2.0."""
+"""Exact match and F1 of answers, as in the official evaluations of SQuAD 1.1 and 2.0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.tasks.qa.read import answer_texts, entries_of, has_null
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-# What the evaluation of SQuAD 2.0 uses where nothing else is said.
+# The default of the evaluation of SQuAD 2.0.
 OFFICIAL_THRESHOLD = 1.0
 
 Golds = Mapping[str, Sequence[str]]  # id -> right answers; none: there is no answer
@@ -27,23 +27,23 @@ def score(
     null_odds: Mapping[str, float] | None = None,
     threshold: float = OFFICIAL_THRESHOLD,
 ) -> dict[str, float]:
-    """Scores a file of predictions, in percent.
+    """Score a file of predictions, in percent.
 
-    A question without a prediction counts as wrong, and how many do is said. (So does the official
-    evaluation of version 1.1; that of 2.0 fails.)
+    Questions without a prediction count as wrong, and a message has their number. (The official
+    evaluation of version 1.1 does the same; that of 2.0 fails.)
 
     Args:
-        gold: A file of SQuAD; `is_impossible` or its version tell which evaluation applies.
+        gold: A file of SQuAD; `is_impossible` or its version decide which evaluation applies.
         predictions: id -> answer, "" for none; other ids are ignored.
-        null_odds: id -> how much more likely no answer is than this one (version 2.0).
-        threshold: An answer with larger odds than this is taken for none.
+        null_odds: id -> score of no answer minus the score of the answer (version 2.0).
+        threshold: An answer with larger odds counts as none.
 
     Returns:
         ``exact``, ``f1``, ``total``; in version 2.0 also ``HasAns_…`` and ``NoAns_…``, each for the
         questions of one kind, and with `null_odds` what `tune_threshold` returns.
 
     Raises:
-        BadInputError: `gold` is not of SQuAD's shape, or an answer not a text.
+        BadInputError: `gold` has not the format of SQuAD, or an answer is not a text.
     """
     with_null = has_null(gold)
     return score_answers(_golds(gold, with_null), predictions, with_null, null_odds, threshold)
@@ -56,7 +56,7 @@ def score_answers(
     null_odds: Mapping[str, float] | None = None,
     threshold: float = OFFICIAL_THRESHOLD,
 ) -> dict[str, float]:
-    """See `score`; `with_null` says whether questions may have no answer."""
+    """Score answers; see `score`. With `with_null`, questions may have no answer."""
     raw = _raw(golds, predictions, with_null)
     if not with_null:
         return _means(raw, list(raw), "")
@@ -65,38 +65,38 @@ def score_answers(
         name: (float(not golds[name]),) * 2 if odds.get(name, 0.0) > threshold else pair
         for name, pair in raw.items()
     }
-    found = _means(kept, list(kept), "")
+    metrics = _means(kept, list(kept), "")
     for prefix, answerable in (("HasAns_", True), ("NoAns_", False)):
         names = [name for name in kept if bool(golds[name]) is answerable]
         if names:
-            found |= _means(kept, names, prefix)
-    return found | (_tuned(golds, raw, predictions, odds) if odds else {})
+            metrics |= _means(kept, names, prefix)
+    return metrics | (_tuned(golds, raw, predictions, odds) if odds else {})
 
 
 def tune_threshold(
     gold: Mapping[str, Any], predictions: Mapping[str, str], null_odds: Mapping[str, float]
 ) -> dict[str, float]:
-    """The thresholds of the null odds with the best scores, and these scores in percent.
+    """Return the thresholds of the null odds with the best scores, and these scores in percent.
 
-    As in the official evaluation the threshold is 0 if no answer at all is best.
+    As in the official evaluation, the threshold is 0 if giving no answers at all is best.
 
     Args:
         gold: As in `score`.
         predictions: id -> best answer that is not "", so that every threshold can be tried.
-        null_odds: id -> score of no answer minus score of the answer.
+        null_odds: id -> score of no answer minus the score of the answer.
 
     Returns:
         ``best_exact``, ``best_exact_thresh``, ``best_f1``, ``best_f1_thresh``.
 
     Raises:
-        BadInputError: As `score`.
+        BadInputError: See `score`.
     """
     golds = _golds(gold, True)
     return _tuned(golds, _raw(golds, predictions, True), predictions, null_odds)
 
 
 def normalized(text: str) -> str:
-    """A text without capitals, ASCII punctuation, articles and superfluous white space."""
+    """Return a text without capitals, ASCII punctuation, articles and extra white space."""
     text = text.lower().translate(_WITHOUT_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
@@ -107,24 +107,24 @@ def _golds(gold: Mapping[str, Any], with_null: bool) -> dict[str, tuple[str, ...
         for entry in entries_of(gold, "the gold file")
     }
     if not golds:
-        raise BadInputError("the gold file holds no questions")
+        raise BadInputError("the gold file has no questions; check that it is a SQuAD file")
     return golds
 
 
 def _raw(
     golds: Golds, predictions: Mapping[str, str], with_null: bool
 ) -> dict[str, tuple[float, float]]:
-    """id -> exact match and F1 against the right answer that is nearest."""
-    found = {}
+    """Return id -> exact match and F1 with the most similar right answer."""
+    scores = {}
     missing = [name for name in golds if name not in predictions]
     if missing:
         say(
-            f"{len(missing):,} of {len(golds):,} questions have no prediction and count as wrong,"
-            f" the first of them {missing[0]}"
+            f"{len(missing):,} of {len(golds):,} questions have no prediction and count as wrong"
+            f" (first: {missing[0]})"
         )
     for name, answers in golds.items():
         if name not in predictions:
-            found[name] = (0.0, 0.0)
+            scores[name] = (0.0, 0.0)
             continue
         if not isinstance(predictions[name], str):
             raise BadInputError(
@@ -134,15 +134,15 @@ def _raw(
         rights = [normalized(answer) for answer in answers]
         if with_null:
             rights = [right for right in rights if right] or [""]
-        found[name] = (
+        scores[name] = (
             max(float(prediction == right) for right in rights),
             max(_f1(prediction.split(), right.split(), with_null) for right in rights),
         )
-    return found
+    return scores
 
 
 def _f1(prediction: list[str], right: list[str], with_null: bool) -> float:
-    """Of bags of words; two empty ones are equal in version 2.0 only."""
+    """Return the F1 of bags of words; two empty ones are equal in version 2.0 only."""
     if with_null and not (prediction and right):
         return float(prediction == right)
     common = sum((Counter(prediction) & Counter(right)).values())
@@ -155,12 +155,12 @@ def _f1(prediction: list[str], right: list[str], with_null: bool) -> float:
 def _means(
     scores: Mapping[str, tuple[float, float]], names: Sequence[str], prefix: str
 ) -> dict[str, float]:
-    found = {}
-    for place, metric in enumerate(("exact", "f1")):
-        # Not sum(), which since Python 3.12 differs from the published figures in the last digit.
-        *_, total = accumulate(scores[name][place] for name in names)
-        found[f"{prefix}{metric}"] = 100.0 * total / len(names)
-    return found | {f"{prefix}total": len(names)}
+    means = {}
+    for index, metric in enumerate(("exact", "f1")):
+        # Not sum(), which since Python 3.12 differs from the published scores in the last digit.
+        *_, total = accumulate(scores[name][index] for name in names)
+        means[f"{prefix}{metric}"] = 100.0 * total / len(names)
+    return means | {f"{prefix}total": len(names)}
 
 
 def _tuned(
@@ -171,15 +171,15 @@ def _tuned(
 ) -> dict[str, float]:
     order = sorted((name for name in null_odds if name in raw), key=lambda name: null_odds[name])
     thresholds = [0.0, *(null_odds[name] for name in order)]
-    found = {}
-    for place, metric in enumerate(("exact", "f1")):
-        # From no answers at all to all of them, the surest first.
+    tuned = {}
+    for index, metric in enumerate(("exact", "f1")):
+        # From no answers to all answers, in the order of their odds.
         gains = (
-            raw[name][place] if golds[name] else -float(bool(predictions.get(name)))
+            raw[name][index] if golds[name] else -float(bool(predictions.get(name)))
             for name in order
         )
         sums = list(accumulate(gains, initial=float(sum(not right for right in golds.values()))))
         best = max(range(len(sums)), key=sums.__getitem__)
-        found[f"best_{metric}"] = 100.0 * sums[best] / len(raw)
-        found[f"best_{metric}_thresh"] = thresholds[best]
-    return found
+        tuned[f"best_{metric}"] = 100.0 * sums[best] / len(raw)
+        tuned[f"best_{metric}_thresh"] = thresholds[best]
+    return tuned

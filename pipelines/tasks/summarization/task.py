@@ -1,22 +1,20 @@
-"""Extractive summarisation as BERTSUM does it (Liu 2019, https://arxiv.org/abs/1903.10318).
+"""Extractive summarization as in BERTSUM (Liu 2019, https://arxiv.org/abs/1903.10318).
 
-Every sentence is scored at a [CLS] of its own; a summary is the sentences that score best, except
-those that repeat three words in a row of a better one. A document is a line of a JSON Lines file:
-``{"document": TEXT or list of sentences, "summary": TEXT, "id": …}``.
+Every sentence has its own [CLS] token and score. A summary is the sentences with the best scores,
+except those that repeat three consecutive words of a better one. A document is a line of a JSON
+Lines file: ``{"document": TEXT or list of sentences, "summary": TEXT, "id": …}``.
 
-What is learned is which sentences a greedy search takes that maximises ROUGE against the summary.
-A document longer than a row becomes several rows, cut between sentences, so that all of it can be
-chosen from; BERTSUM reads the beginning only.
+The targets are the sentences of a greedy search that maximizes ROUGE with the summary. A document
+that is longer than a row becomes several rows, split between sentences, so that a summary can use
+all of it. BERTSUM reads the beginning only.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +22,12 @@ import numpy as np
 from jax import Array
 
 from bert_jax.runtime.console import say
-from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.losses import MetricSums
-from pipelines.data.sources import json_lines
-from pipelines.data.sources.files import paragraphs
-from pipelines.data.store.shards import split_document
+from pipelines.data.sources import numbered_lines
+from pipelines.data.sources.documents import paragraphs, split_sentences
 from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks.endpoint import Endpoint, Field, Single
 from pipelines.tasks.sequences import row_length
 from pipelines.tasks.summarization.rouge import (
     ORACLE_SENTENCES,
@@ -38,7 +36,20 @@ from pipelines.tasks.summarization.rouge import (
     rouge,
     words,
 )
-from pipelines.tasks.task import Arrays, Columns, Features, Record, Sample, Task
+from pipelines.tasks.task import REQUEST_ID, Arrays, Columns, Features, Record, Sample, Task
+
+
+@dataclass(frozen=True)
+class SummarizationOptions:
+    """Options of summarization.
+
+    Args:
+        sentences: summarization: sentences of a summary.
+        language: summarization: ISO 639 code, for splitting documents into sentences.
+    """
+
+    sentences: int = 3
+    language: str = "en"
 
 
 @dataclass(frozen=True)
@@ -46,9 +57,9 @@ class Example:
     """A document.
 
     Attributes:
-        id: Tells it apart.
-        sentences: None of them blank; there may be none.
-        summary: What a person wrote; None where it is not known.
+        id: Unique.
+        sentences: Not blank; may be empty.
+        summary: The reference summary; None without labels.
     """
 
     id: str
@@ -56,94 +67,124 @@ class Example:
     summary: str | None
 
 
-@dataclass
-class Summarization:
-    """See the head of this file.
+@dataclass(frozen=True)
+class Summary:
+    """Chosen sentences of a document, by their indices from 0."""
 
-    Args:
-        select: Sentences of a summary.
-        language: ISO 639 code, for the rules that split a text into sentences.
-    """
+    summary: str
+    document: list[str]
+    sentences: list[int]
+    scores: list[float]
 
-    select: int = 3
-    language: str = "en"
-    head: Literal["pooled", "tokens"] = field(default="pooled", init=False)
-    best: str = field(default="rouge2", init=False)
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Example]:
-        """See `Task.read`; without an ``id`` an example has its number, from 0.
+class Summarization(Task):
+    """See the docstring of this module."""
+
+    name = "summarization"
+    summary = "The sentences that sum up a document"
+    example_file = "train.jsonl"
+    head = "pooled"
+    best_metric = "rouge2"
+    splits_examples = True
+    endpoint = Endpoint(
+        Single,
+        Summary,
+        title="Summary",
+        text="The sentences of a document that sum it up, marked in the document.",
+        button="Sum up",
+        fields={
+            "text": Field(
+                "Document",
+                "The captain found a wooden boat near the river. It was broken. He repaired it with"
+                " his sister in a week. The farmer sold some bread. On Sunday they sailed to the"
+                " market in the boat.",
+                rows=10,
+            )
+        },
+    )
+    Options = SummarizationOptions
+    options: SummarizationOptions
+
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
+        """See `Task.read`; the default id is the number of the example, from 0.
 
         Raises:
-            BadInputError: The file cannot be read, or a document or summary is missing or no text.
+            BadInputError: The file cannot be read, or a document or summary is not a text.
         """
         if source.startswith("tfds:"):
             raise BadInputError(
-                f"{source}: summarisation reads JSON Lines files; write the data set as one"
+                f"{source}: summarization reads JSON Lines files only; save the data set as one"
             )
         if columns.pair:
             raise BadInputError(
-                f"column {columns.pair!r} is named as the second text of a pair, but a document"
-                " stands alone; name the summary as the label"
+                f"summarization has no pairs of texts; remove data.columns.pair ({columns.pair!r}),"
+                " and name the summary as data.columns.label"
             )
         named = replace(columns, text=columns.text or "document", label=columns.label or "summary")
         examples: list[Example] = []
-        places: dict[str, str] = {}
-        for place, record in json_lines.records(Path(source)):
-            example = self._example(record, len(examples), place, named, labelled)
-            if example.id in places:
+        locations: dict[str, str] = {}
+        for location, record in numbered_lines.records(Path(source)):
+            example = self._example(record, len(examples), location, named, labeled)
+            if example.id in locations:
                 raise BadInputError(
-                    f"{place} has the id {example.id!r} of {places[example.id]}; ids must differ"
+                    f"{location} has the same id {example.id!r} as {locations[example.id]}; make"
+                    " ids unique"
                 )
-            places[example.id] = place
+            locations[example.id] = location
             examples.append(example)
         self._describe(source, examples)
         return examples
 
     def _example(
-        self, record: Record, count: int, place: str, columns: Columns, labelled: bool
+        self, record: Record, count: int, location: str, columns: Columns, labeled: bool
     ) -> Example:
         name = columns.id or "id"
-        number = json_lines.field(record, name, place) if columns.id else record.get(name)
+        number = numbered_lines.field(record, name, location) if columns.id else record.get(name)
         if number is None:
             number = count
         if not isinstance(number, (str, int)):
-            raise BadInputError(f"{place}: field {name!r} is {number!r:.40}, not a text or number")
+            raise BadInputError(
+                f"{location}: field {name!r} is {number!r:.40}, not a text or number"
+            )
         summary = None
-        if labelled:
-            found = json_lines.field(record, columns.label, place)
-            summary = json_lines.text(found, columns.label, place)
+        if labeled:
+            value = numbered_lines.field(record, columns.label, location)
+            summary = numbered_lines.text(value, columns.label, location)
             if not words(summary):
                 raise BadInputError(
-                    f"{place}: field {columns.label!r} is {summary!r:.40}, which has no words;"
-                    " take the line out"
+                    f"{location}: field {columns.label!r} is {summary!r:.40}, which has no words;"
+                    " remove the line"
                 )
-        document = json_lines.field(record, columns.text, place)
+        document = numbered_lines.field(record, columns.text, location)
         if not isinstance(document, list):
-            text = json_lines.text(document, columns.text, place)
-            sentences = split_document(paragraphs(text), self.language)
+            text = numbered_lines.text(document, columns.text, location)
+            sentences = split_sentences(paragraphs(text), self.options.language)
         else:
-            sentences = [json_lines.text(one, columns.text, place).strip() for one in document]
-            # Left out silently it would shift the numbers of those behind it.
+            sentences = [
+                numbered_lines.text(sentence, columns.text, location).strip()
+                for sentence in document
+            ]
+            # Without it, the indices of later sentences would change.
             if "" in sentences:
                 raise BadInputError(
-                    f"{place}: sentence {sentences.index('')} (from 0) of {columns.text!r} is"
-                    " blank; leave it out"
+                    f"{location}: sentence {sentences.index('')} (from 0) of {columns.text!r} is"
+                    " blank; remove it"
                 )
         return Example(str(number), tuple(sentences), summary)
 
     def _describe(self, source: str, examples: Sequence[Example]) -> None:
         lengths = np.array([len(example.sentences) for example in examples])
         if not lengths.any():
-            raise BadInputError(f"{source} has no document with a sentence in it")
+            raise BadInputError(f"{source} has no sentences; check that it is the right file")
         if empty := int((lengths == 0).sum()):
             first = examples[int(lengths.argmin())].id
-            say(f"{source}: empty documents, whose summaries are empty: {empty:,} ({first}, …)")
-        if short := int(((lengths > 0) & (lengths <= self.select)).sum()):
-            limit = f"{self.select} sentences or fewer"
-            say(f"{source}: documents of {limit}, all of which are chosen: {short:,}")
+            say(f"{source}: {empty:,} documents are empty and get empty summaries (first: {first})")
+        count = self.options.sentences
+        if short := int(((lengths > 0) & (lengths <= count)).sum()):
+            say(f"{source}: {short:,} documents have at most {count} sentences; all are chosen")
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
-        """See `Task.classes`: one score per sentence."""
+        """Return the name of the score of a sentence."""
         return ["selected"]
 
     def features(
@@ -151,25 +192,24 @@ class Summarization:
     ) -> Features:
         """See `Task.features`; each row is [CLS] sentence [SEP] [CLS] sentence [SEP] ….
 
-        Segments alternate between 0 and 1. K is the number of sentences of the row that has most.
+        Token types alternate between 0 and 1. K is the largest number of sentences of a row.
 
         Returns:
             Also ``cls_positions`` int32 [R, K], ``labels`` int32 [R, K] (1 = in the summary),
             ``weights`` float32 [R, K]; the notes are first and one-past-last sentence of each row.
         """
         tokens, sizes, labels, weights = ([np.zeros(0, np.int32)] for _ in range(4))
-
         owners: list[int] = []
         spans: list[tuple[int, int]] = []
         lengths: list[int] = []
         cut = 0
         for number, example in enumerate(examples):
-            ids = tokenizer.encode(example.sentences)
-            cut += sum(len(one) > length - 2 for one in ids)
-            lengths.append(sum(map(len, ids)) + 2 * len(ids))
-            ids = [[tokenizer.cls_id, *one[: length - 2], tokenizer.sep_id] for one in ids]
-            tokens.append(np.fromiter(chain.from_iterable(ids), np.int32))
-            sizes.append(np.fromiter(map(len, ids), np.int32, len(ids)))
+            encoded = tokenizer.encode(example.sentences)
+            cut += sum(len(ids) > length - 2 for ids in encoded)
+            lengths.append(sum(map(len, encoded)) + 2 * len(encoded))
+            framed = [[tokenizer.cls_id, *ids[: length - 2], tokenizer.sep_id] for ids in encoded]
+            tokens.append(np.fromiter(chain.from_iterable(framed), np.int32))
+            sizes.append(np.fromiter(map(len, framed), np.int32, len(framed)))
             label, weight = _targets(example)
             labels.append(label)
             weights.append(weight)
@@ -177,7 +217,7 @@ class Summarization:
             spans += rows
             owners += [number] * len(rows)
         if cut:
-            say(f"sentences that are cut to {length - 2} tokens: {cut:,}")
+            say(f"{cut:,} sentences are truncated to {length - 2} tokens")
         flat = {
             "tokens": np.concatenate(tokens),
             "sizes": np.concatenate(sizes),
@@ -188,7 +228,7 @@ class Summarization:
         return Features(arrays, np.array(owners, np.int64), np.array(lengths, np.int64), spans)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
-        """See `Task.objective`: the cross-entropy of each sentence; right is the right sign.
+        """Return the binary cross-entropy of sentences; a logit with the right sign is correct.
 
         Args:
             logits: float32 [B, K, 1].
@@ -209,24 +249,26 @@ class Summarization:
         """See `Task.predict`.
 
         Args:
-            examples: As given to `features`.
-            features: Made of them.
+            examples: The examples.
+            features: Their rows.
             logits: float32 [R, K, 1].
             classes: Of the network.
 
         Returns:
-            {id, summary, sentences, scores}: the chosen sentences as text, their numbers (from 0,
+            {id, summary, sentences, scores}: the chosen sentences as text, their indices (from 0,
             in the order of the document) and their probabilities.
         """
         scores = [np.zeros(len(example.sentences), np.float32) for example in examples]
         for row, (first, stop) in enumerate(features.notes):
             scores[features.examples[row]][first:stop] = logits[row, : stop - first, 0]
-        return [self._record(example, one) for example, one in zip(examples, scores, strict=True)]
+        return [
+            self._record(example, logits) for example, logits in zip(examples, scores, strict=True)
+        ]
 
     def _record(self, example: Example, logits: np.ndarray) -> Record:
         best_first = np.argsort(-logits, kind="stable").tolist()
-        chosen = choose(example.sentences, best_first, self.select)
-        # The sigmoid; written as 1 / (1 + exp(-x)) it overflows.
+        chosen = choose(example.sentences, best_first, self.options.sentences)
+        # The sigmoid; 1 / (1 + exp(-x)) can overflow.
         probabilities = 0.5 + 0.5 * np.tanh(0.5 * logits[chosen])
         return {
             "id": example.id,
@@ -242,42 +284,53 @@ class Summarization:
 
         Returns:
             Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (over the whole text) of the predictions, and
-            as ``lead3_…`` of the first sentences, as many as a summary has: the usual yardstick.
+            those of the usual baseline, the first sentences, as ``lead3_…``.
         """
-        lead = [_joined(one, range(min(self.select, len(one.sentences)))) for one in examples]
-        found = rouge([str(one.summary) for one in examples], [p["summary"] for p in predictions])
-        baseline = rouge([str(one.summary) for one in examples], lead)
-        return found | {f"lead{self.select}_{name}": value for name, value in baseline.items()}
-
-    def counts(self, examples: Sequence[Example]) -> Counter[str]:
-        """See `Task.counts`: none."""
-        return Counter()
+        count = self.options.sentences
+        lead = [_joined(example, range(min(count, len(example.sentences)))) for example in examples]
+        references = [str(example.summary) for example in examples]
+        scores = rouge(references, [record["summary"] for record in predictions])
+        baseline = rouge(references, lead)
+        return scores | {f"lead{count}_{name}": value for name, value in baseline.items()}
 
     def sample(self, example: Example, prediction: Record) -> Sample:
-        """See `Task.sample`; the probability is the mean of the chosen sentences'."""
+        """See `Task.sample`; the probability is the mean over the chosen sentences."""
         scores = prediction["scores"]
-        share = float(np.mean(scores)) if scores else None
-        given = {"document": " ".join(example.sentences)}
-        return Sample(given, example.summary or "", prediction["summary"], share)
+        probability = float(np.mean(scores)) if scores else None
+        inputs = {"document": " ".join(example.sentences)}
+        return Sample(inputs, example.summary or "", prediction["summary"], probability)
+
+    def from_request(self, request: Single) -> list[Example]:
+        """See `Task.from_request`."""
+        sentences = split_sentences(paragraphs(request.text), self.options.language)
+        if not sentences:
+            raise BadArgumentsError("the document has no sentences")
+        return [Example(REQUEST_ID, tuple(sentences), None)]
+
+    def response(
+        self, examples: Sequence[Example], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> Record:
+        """See `Task.response`; adds the sentences of the document."""
+        return predictions[0] | {"document": examples[0].sentences}
 
 
 def choose(sentences: Sequence[str], best_first: Iterable[int], count: int) -> list[int]:
-    """The best sentences that share no three words in a row, in the order of the document.
+    """Choose the best sentences that have no trigram in common, in the order of the document.
 
     Args:
-        sentences: Of the document.
-        best_first: Their numbers.
-        count: To choose at most.
+        sentences: The sentences of the document.
+        best_first: Their indices, the best score first.
+        count: Most sentences to choose.
     """
     chosen: list[int] = []
-    there: set[tuple[str, ...]] = set()
+    used: set[tuple[str, ...]] = set()
     for number in best_first:
         if len(chosen) == count:
             break
         trigrams = set(ngrams(words(sentences[number]), 3))
-        if there.isdisjoint(trigrams):
+        if used.isdisjoint(trigrams):
             chosen.append(number)
-            there |= trigrams
+            used |= trigrams
     return sorted(chosen)
 
 
@@ -286,18 +339,18 @@ def _joined(example: Example, numbers: Iterable[int]) -> str:
 
 
 def _targets(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Labels int32 and weights float32 of a document's sentences."""
+    """Return the labels, int32, and weights, float32, of a document's sentences."""
     labels = np.zeros(len(example.sentences), np.int32)
     weights = np.zeros(len(example.sentences), np.float32)
     if example.summary is not None:
         labels[oracle(example.sentences, example.summary)] = 1
-        # Nobody knows of those behind whether they should be chosen.
+        # The search does not cover later sentences, so they have no target.
         weights[:ORACLE_SENTENCES] = 1.0
     return labels, weights
 
 
 def _rows(sizes: np.ndarray, length: int) -> list[tuple[int, int]]:
-    """First and one-past-last sentence of each row that sentences of at most `length` fill."""
+    """Return first and one-past-last sentence of each row of at most `length` tokens."""
     bounds = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
     first = [0]
     while first[-1] < len(sizes):
@@ -307,11 +360,11 @@ def _rows(sizes: np.ndarray, length: int) -> list[tuple[int, int]]:
 
 
 def _arrays(spans: Sequence[tuple[int, int]], flat: Arrays, length: int, pad_id: int) -> Arrays:
-    """Puts what stands end to end, ``tokens`` and three values of each sentence, into rows."""
+    """Put the concatenated ``tokens``, and three values of each sentence, into rows."""
     sizes = flat["sizes"]
     per_row = np.array([stop - first for first, stop in spans], np.int64)
     row = np.repeat(np.arange(len(spans)), per_row)
-    place = np.arange(len(sizes)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    position = np.arange(len(sizes)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
     row_tokens = np.bincount(row, sizes, len(spans)).astype(np.int64)
     T = row_length(int(row_tokens.max(initial=1)), length)
     is_token = np.arange(T) < row_tokens[:, None]
@@ -319,19 +372,16 @@ def _arrays(spans: Sequence[tuple[int, int]], flat: Arrays, length: int, pad_id:
     starts = np.cumsum(sizes, dtype=np.int64) - sizes
     starts -= (np.cumsum(row_tokens) - row_tokens)[row]
 
-    def laid_out(where: np.ndarray, values: np.ndarray, fill: int = 0) -> np.ndarray:
-        array = np.full(where.shape, fill, np.int32)
-        array[where] = values
+    def scattered(mask: np.ndarray, values: np.ndarray, fill: int = 0) -> np.ndarray:
+        array = np.full(mask.shape, fill, np.int32)
+        array[mask] = values
         return array
 
     return {
-        "token_ids": laid_out(is_token, flat["tokens"], pad_id),
-        "token_type_ids": laid_out(is_token, np.repeat(place % 2, sizes)),
+        "token_ids": scattered(is_token, flat["tokens"], pad_id),
+        "token_type_ids": scattered(is_token, np.repeat(position % 2, sizes)),
         "segment_ids": is_token.astype(np.int32),
-        "cls_positions": laid_out(is_sentence, starts),
-        "labels": laid_out(is_sentence, flat["labels"]),
-        "weights": laid_out(is_sentence, flat["weights"]).astype(np.float32),
+        "cls_positions": scattered(is_sentence, starts),
+        "labels": scattered(is_sentence, flat["labels"]),
+        "weights": scattered(is_sentence, flat["weights"]).astype(np.float32),
     }
-
-
-TASK: Task = Summarization()

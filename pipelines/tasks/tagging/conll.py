@@ -1,4 +1,4 @@
-"""Sentences with tags, as files and data sets hold them.
+"""Reader of sentences with tags.
 
     NAME.jsonl            {"tokens": [...], "tags": [...]} or, without tags, {"text": ...} a line
     NAME.txt              without tags: a text per line, a blank line between documents
@@ -6,7 +6,7 @@
     .txt too              blank line between sentences, -DOCSTART- lines between documents
     tfds:NAME:SPLIT       a TensorFlow data set, such as tfds:conll2003:train
 
-Tokens are taken as they are. WikiANN's carry their language; ``sed 's/^en://'`` cuts it off.
+Tokens are used unchanged. Those of WikiANN begin with a language; ``sed 's/^en://'`` removes it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Sentence:
     """Words of a sentence.
 
     Attributes:
-        id: What tells it from others.
+        id: Unique.
         tokens: The words.
-        tags: As many; None where they are not known.
-        text: What offsets count in: tokens joined by spaces, or the text that they were cut from.
-        starts: Where each token begins in `text`.
-        document: Number of the document; neighbours of the same number are of one document.
+        tags: One per token; None without labels.
+        text: The text for character offsets: the original text, or tokens joined by spaces.
+        starts: First character of each token in `text`.
+        document: Number of the document; neighbors with the same number are of one document.
         source: File or data set.
-        line: Of the file, or number of the example, that the first token is from.
-        token_lines: Whether each token is on a line of its own.
+        line: Line in the file, or number of the example, of the first token.
+        token_lines: Each token is on a separate line.
     """
 
     id: str
@@ -55,55 +55,57 @@ class Sentence:
     line: int
     token_lines: bool = False
 
-    def place(self, token: int) -> str:
-        """Where a token is, for messages."""
-        at = f"{self.source}, line {self.line + (token if self.token_lines else 0)}"
-        return f"{at}, {self.tokens[token]!r}"
+    def location(self, token: int) -> str:
+        """Return file, line and text of a token, for messages."""
+        line = self.line + (token if self.token_lines else 0)
+        return f"{self.source}, line {line}, {self.tokens[token]!r}"
 
 
-def read_sentences(source: str, columns: Columns, labelled: bool) -> list[Sentence]:
-    """The sentences of a file or data set, in their order; some may have no words.
+def read_sentences(source: str, columns: Columns, labeled: bool) -> list[Sentence]:
+    """Read the sentences of a file or data set, in their order; some may have no words.
 
     Args:
-        source: See above.
+        source: A file or data set; see above.
         columns: Numbers of CoNLL columns, from 1 (default: the first is the token and the last the
             tag), or names of fields.
-        labelled: Whether they must have tags; without, tags are ignored.
+        labeled: Require tags. Otherwise tags are ignored.
 
     Raises:
-        BadInputError: It cannot be read, has no word, or two sentences have the same id.
+        BadInputError: It cannot be read, has no words, or two sentences have the same id.
     """
     if columns.pair:
-        raise BadInputError(f"tagging has no pairs of texts; leave out the column {columns.pair!r}")
+        raise BadInputError(
+            f"tagging has no pairs of texts; remove data.columns.pair ({columns.pair!r})"
+        )
     path = Path(source)
     if source.startswith("tfds:"):
-        sentences = list(_data_set(source, columns, labelled))
+        sentences = list(_data_set(source, columns, labeled))
     elif path.suffix == ".jsonl":
-        sentences = list(_json_lines(path, columns, labelled))
-    elif path.suffix == ".txt" and not labelled and not columns.text:
+        sentences = list(_json_lines(path, columns, labeled))
+    elif path.suffix == ".txt" and not labeled and not columns.text:
         sentences = list(_text_lines(path))
     elif path.suffix == ".json":
         raise BadInputError(f"{source}: tagging reads CoNLL columns or .jsonl, not .json")
     else:
-        sentences = _columns(path, columns, labelled)
+        sentences = _columns(path, columns, labeled)
     if not any(sentence.tokens for sentence in sentences):
-        raise BadInputError(f"{source} holds no word; is it the right file?")
-    seen: dict[str, int] = {}
+        raise BadInputError(f"{source} has no words; check that it is the right file")
+    lines: dict[str, int] = {}
     for sentence in sentences:
-        if sentence.id in seen:
+        if sentence.id in lines:
             raise BadInputError(
-                f"{source}, line {sentence.line}: the id {sentence.id!r} is that of line"
-                f" {seen[sentence.id]} too; make them differ, or name no column of ids"
+                f"{source}, line {sentence.line}: line {lines[sentence.id]} has the same id"
+                f" {sentence.id!r}; change one of them, or remove data.columns.id"
             )
-        seen[sentence.id] = sentence.line
+        lines[sentence.id] = sentence.line
     return sentences
 
 
 def split_words(text: str) -> tuple[list[str], list[int]]:
-    """Words and single punctuation marks of a text, and where each begins.
+    """Return the words and single punctuation marks of a text, and the start of each.
 
-    What combines with a letter (vowel signs, accents, joiners) is not a letter to Python's ``\\w``
-    and would tear the words of many languages apart; it stays with what it stands between.
+    Characters that combine with a letter (vowel signs, accents, joiners) do not match Python's
+    ``\\w``. They stay with their neighbors; otherwise the words of many languages would be split.
     """
     words: list[str] = []
     starts: list[int] = []
@@ -124,7 +126,7 @@ def _combines(character: str) -> bool:
 
 
 def _joined(tokens: list[str]) -> tuple[str, list[int]]:
-    """Tokens as a text, and where each begins."""
+    """Return tokens as a text, and the start of each."""
     starts, position = [], 0
     for token in tokens:
         starts.append(position)
@@ -133,7 +135,7 @@ def _joined(tokens: list[str]) -> tuple[str, list[int]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines; only line feeds end one, since tokens may hold other separators."""
+    """Yield numbered lines; only line feeds end a line, as tokens may contain other separators."""
     with readable(path):
         data = path.read_bytes()
     for number, line in enumerate(data.split(b"\n"), start=1):
@@ -145,22 +147,22 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 f" for example with iconv -f latin1 -t utf-8 '{path}'"
             ) from None
         if "\0" in text:
-            raise BadInputError(f"{path}, line {number} is not text: NUL byte; is it UTF-16?")
-        # Files that were put together have byte order marks in the middle too.
+            raise BadInputError(f"{path}, line {number} has a NUL byte; convert the file to UTF-8")
+        # Concatenated files also have byte order marks in the middle.
         yield number, text.rstrip("\r").removeprefix(_BYTE_ORDER_MARK)
 
 
-def _columns(path: Path, columns: Columns, labelled: bool) -> list[Sentence]:
+def _columns(path: Path, columns: Columns, labeled: bool) -> list[Sentence]:
     if columns.id:
-        raise BadInputError(f"{path}: CoNLL columns have no ids; leave out the column of ids")
+        raise BadInputError(f"{path}: CoNLL columns have no ids; remove data.columns.id")
     sentences: list[Sentence] = []
     rows: list[list[str]] = []
     first = width = document = 0
 
     def finish() -> None:
         if rows:
-            place = (first, len(sentences), document)
-            sentences.append(_of_rows(path, rows, place, columns, labelled))
+            position = (first, len(sentences), document)
+            sentences.append(_of_rows(path, rows, position, columns, labeled))
             rows.clear()
 
     for number, line in _lines(path):
@@ -174,8 +176,8 @@ def _columns(path: Path, columns: Columns, labelled: bool) -> list[Sentence]:
             width = width or len(row)
             if len(row) != width:
                 raise BadInputError(
-                    f"{path}, line {number} has {len(row)} columns, those before it {width}:"
-                    f" {line!r:.80}; separate columns by tabs or spaces, in every line alike"
+                    f"{path}, line {number} has {len(row)} columns, but the lines before have"
+                    f" {width}: {line!r:.80}; separate the columns of all lines by tabs or spaces"
                 )
             first = first if rows else number
             rows.append(row)
@@ -188,38 +190,38 @@ def _columns(path: Path, columns: Columns, labelled: bool) -> list[Sentence]:
 def _of_rows(
     path: Path,
     rows: list[list[str]],
-    place: tuple[int, int, int],
+    position: tuple[int, int, int],
     columns: Columns,
-    labelled: bool,
+    labeled: bool,
 ) -> Sentence:
-    line, count, document = place
+    line, count, document = position
     width = len(rows[0])
-    at = _column(columns.text or "1", width, f"{path}, line {line}")
-    tokens = [row[at].strip(" ") for row in rows]
+    token_column = _column(columns.text or "1", width, f"{path}, line {line}")
+    tokens = [row[token_column].strip(" ") for row in rows]
     tags = None
-    if labelled:
-        tag_at = _column(columns.label or str(width), width, f"{path}, line {line}")
-        if tag_at == at:
+    if labeled:
+        tag_column = _column(columns.label or str(width), width, f"{path}, line {line}")
+        if tag_column == token_column:
             raise BadInputError(
-                f"{path}, line {line} has no tag beside {tokens[0]!r}; tags are in a column of"
-                " their own, after a tab or space"
+                f"{path}, line {line} has no tag beside {tokens[0]!r}; add the tag after a tab or"
+                " space"
             )
-        tags = [row[tag_at].strip(" ") for row in rows]
+        tags = [row[tag_column].strip(" ") for row in rows]
     for number, token in enumerate(tokens):
         if not token or (tags is not None and not tags[number]):
-            what = "tag" if token else "token"
-            raise BadInputError(f"{path}, line {line + number} has no {what}; write one in")
+            missing = "tag" if token else "token"
+            raise BadInputError(f"{path}, line {line + number} has no {missing}; add it")
     text, starts = _joined(tokens)
     return Sentence(
         str(count), tokens, tags, text, starts, document, str(path), line, token_lines=True
     )
 
 
-def _column(number: str, width: int, place: str) -> int:
+def _column(number: str, width: int, location: str) -> int:
     if not (re.fullmatch(r"[0-9]{1,9}", number) and 1 <= int(number) <= width):
         raise BadInputError(
-            f"{place} has {width} columns; {number!r:.40} is none of them; give a number from 1 to"
-            f" {width}"
+            f"{location} has {width} columns, but data.columns names {number!r:.40}; use a number"
+            f" from 1 to {width}"
         )
     return int(number) - 1
 
@@ -229,8 +231,8 @@ def _text_lines(path: Path) -> Iterator[Sentence]:
     for number, line in _lines(path):
         if line.startswith(_DOCUMENT_MARK):
             raise BadInputError(
-                f"{path}, line {number}: {_DOCUMENT_MARK} stands in CoNLL columns, but .txt is read"
-                " as text; name the column of the tokens, or rename it to .conll"
+                f"{path}, line {number}: {_DOCUMENT_MARK} marks CoNLL columns, but .txt files are"
+                " plain text; rename the file to .conll, or set data.columns.text"
             )
         if not line.strip():
             document += 1
@@ -240,7 +242,7 @@ def _text_lines(path: Path) -> Iterator[Sentence]:
         count += 1
 
 
-def _json_lines(path: Path, columns: Columns, labelled: bool) -> Iterator[Sentence]:
+def _json_lines(path: Path, columns: Columns, labeled: bool) -> Iterator[Sentence]:
     count = 0
     for number, line in _lines(path):
         if not line.strip():
@@ -248,76 +250,81 @@ def _json_lines(path: Path, columns: Columns, labelled: bool) -> Iterator[Senten
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            what = getattr(error, "msg", "it is nested too deeply")
-            raise BadInputError(f"{path}, line {number} is not a JSON object: {what}") from None
+            reason = getattr(error, "msg", "it is nested too deeply")
+            raise BadInputError(f"{path}, line {number} is not a JSON object: {reason}") from None
         if not isinstance(record, dict):
             raise BadInputError(f"{path}, line {number} is not a JSON object: {line!r:.60}")
-        yield _of_record(record, columns, labelled, str(path), number, count)
+        yield _of_record(record, columns, labeled, str(path), number, count)
         count += 1
 
 
 def _of_record(
-    record: dict[str, Any], columns: Columns, labelled: bool, source: str, line: int, count: int
+    record: dict[str, Any], columns: Columns, labeled: bool, source: str, line: int, count: int
 ) -> Sentence:
-    place = f"{source}, line {line}"
-    name = columns.text or ("tokens" if "tokens" in record or labelled else "text")
-    content = _field(record, name, place)
+    location = f"{source}, line {line}"
+    name = columns.text or ("tokens" if "tokens" in record or labeled else "text")
+    content = _field(record, name, location)
     tags = None
-    if isinstance(content, str) and not labelled:
-        text = _text(content, name, place)
+    if isinstance(content, str) and not labeled:
+        text = _text(content, name, location)
         tokens, starts = split_words(text)
     else:
-        tokens = _texts(content, name, place)
+        tokens = _texts(content, name, location)
         text, starts = _joined(tokens)
-    if labelled:
+    if labeled:
         label = columns.label or "tags"
-        tags = _texts(_field(record, label, place), label, place)
+        tags = _texts(_field(record, label, location), label, location)
         if len(tags) != len(tokens):
             raise BadInputError(
-                f"{place} has {len(tokens)} tokens in {name!r} and {len(tags)} tags in {label!r};"
-                " give each token one"
+                f"{location} has {len(tokens)} tokens in {name!r} but {len(tags)} tags in"
+                f" {label!r}; give each token one tag"
             )
         if not all(tags):
-            raise BadInputError(f"{place}: {label!r} holds an empty tag; write one in")
+            raise BadInputError(f"{location}: {label!r} contains an empty tag; fill it in")
     key = str(count)
     if columns.id:
-        found = _field(record, columns.id, place)
-        if isinstance(found, bool) or not isinstance(found, (str, int)):
-            raise BadInputError(f"{place}: {columns.id!r} is neither a text nor a whole number")
-        key = _text(str(found), columns.id, place)
+        value = _field(record, columns.id, location)
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise BadInputError(f"{location}: {columns.id!r} is neither a text nor an integer")
+        key = _text(str(value), columns.id, location)
     return Sentence(key, tokens, tags, text, starts, count, source, line)
 
 
-def _field(record: dict[str, Any], name: str, place: str) -> Any:
+def _field(record: dict[str, Any], name: str, location: str) -> Any:
     if name not in record:
-        known = ", ".join(map(repr, record)) or "none"
-        raise BadInputError(f"{place} has no field {name!r}; there are: {known:.200}; name one")
+        names = ", ".join(map(repr, record)) or "no fields"
+        raise BadInputError(
+            f"{location} has no field {name!r}; choose one of its fields with data.columns"
+            f" ({names:.200})"
+        )
     return record[name]
 
 
-def _texts(value: Any, name: str, place: str) -> list[str]:
+def _texts(value: Any, name: str, location: str) -> list[str]:
     if not isinstance(value, list):
-        raise BadInputError(f"{place}: {name!r} is not a list of texts, one per token")
-    return [_text(item, name, place) for item in value]
+        raise BadInputError(f"{location}: {name!r} is not a list of texts, one per token")
+    return [_text(item, name, location) for item in value]
 
 
-def _text(value: Any, name: str, place: str) -> str:
+def _text(value: Any, name: str, location: str) -> str:
     if not isinstance(value, str):
-        raise BadInputError(f"{place}: {name!r} holds {value!r:.40}, which is not a text")
+        raise BadInputError(f"{location}: {name!r} contains {value!r:.40}, which is not a text")
     if HALF_CHARACTER.search(value):
-        raise BadInputError(f"{place}: {name!r} holds half of a character ({value!a:.40})")
+        raise BadInputError(
+            f"{location}: {name!r} contains half of a character ({value!a:.40}); remove it"
+        )
     return value
 
 
-def _data_set(spec: str, columns: Columns, labelled: bool) -> Iterator[Sentence]:
+def _data_set(spec: str, columns: Columns, labeled: bool) -> Iterator[Sentence]:
     name, _, split = spec.removeprefix("tfds:").rpartition(":")
     if not name:
         raise BadInputError(f"{spec} names no split; write, for example, {spec}:train")
-    found = read_split(name, split)
-    label = columns.label or ("ner" if "ner" in found.features else "tags")
+    data = read_split(name, split)
+    label = columns.label or ("ner" if "ner" in data.features else "tags")
     columns = replace(columns, text=columns.text or "tokens", label=label)
-    for count, record in enumerate(found.rows):
-        if labelled and isinstance(record.get(label), list):
-            # A split without labels has none for each; they are refused as texts that are empty.
+    for count, record in enumerate(data.rows):
+        if labeled and isinstance(record.get(label), list):
+            # A split without labels has None for each; as empty tags they cause an error.
             record[label] = ["" if tag is None else tag for tag in record[label]]
-        yield _of_record(record, columns, labelled, spec, count, count)
+        yield _of_record(record, columns, labeled, spec, count, count)

@@ -1,68 +1,110 @@
 """Tagging of words: named entities, chunks, parts of speech.
 
-As in the paper, the first sub-token of each word says its tag and there is no CRF. Words are
-encoded one by one, so with SentencePiece each begins with a space, punctuation too.
+As in the paper, the first sub-token of each word predicts its tag, without a CRF. Words are encoded
+one by one, so with SentencePiece each begins with a space, even punctuation.
 
-A sentence that does not fit into a row is cut into stretches of half a row, and words before and
-after fill it up, so that every word sees both sides. With document context they do so around every
-sentence, as far as its document goes: the "maximal document context" of the paper's figures for
-CoNLL-2003, at the cost of a full row per sentence.
+A sentence that does not fit into a row is split into spans of half a row. The words before and
+after a span fill up its row, so that every word has context on both sides. With document context,
+the words of the document fill up the row of every sentence: the "maximal document context" of the
+paper's results for CoNLL-2003, at the cost of a full row per sentence.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import chain, pairwise
-from typing import Literal
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from jax import Array
 
 from bert_jax.runtime.console import say
-from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.tasks.sequences import row_length
+from pipelines.tasks.endpoint import Endpoint, Field, Single
 from pipelines.tasks.tagging import bio_tags
-from pipelines.tasks.tagging.conll import Sentence, read_sentences
-from pipelines.tasks.task import Arrays, Columns, Features, Record, Sample, Task
+from pipelines.tasks.tagging.conll import Sentence, read_sentences, split_words
+from pipelines.tasks.tagging.rows import SPECIALS, encode_words, tag_rows
+from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
-_SPECIALS = 2  # [CLS] … [SEP]
-_SHOWN = 10  # names in a message
+_MOST_LISTED = 10  # names in a message
 
 
-class Tagging:
-    """See `Task`; examples are `Sentence`."""
+@dataclass(frozen=True)
+class TaggingOptions:
+    """Options of tagging.
 
-    head: Literal["pooled", "tokens"] = "tokens"
-    best = "f1"
+    Args:
+        document_context: tagging: fill up rows with neighboring sentences of the document.
+    """
 
-    def __init__(self, document_context: bool = False) -> None:
-        """Tagging of sentences.
+    document_context: bool = False
 
-        Args:
-            document_context: Put the neighbouring sentences of the document beside each.
-        """
-        self.document_context = document_context
 
-    def read(self, source: str, columns: Columns, labelled: bool) -> list[Sentence]:
+@dataclass(frozen=True)
+class Entity:
+    """Words that belong together; start and end are characters of the text."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Words with their tags."""
+
+    tokens: list[str]
+    tags: list[str]
+    entities: list[Entity]
+
+
+class Tagging(Task):
+    """Examples are `Sentence`."""
+
+    name = "tagging"
+    summary = "Tags of words, and entities"
+    example_file = "train.conll"
+    head = "tokens"
+    best_metric = "f1"
+    architecture = "BertForTokenClassification"
+    splits_examples = True
+    label_title = "type"
+    endpoint = Endpoint(
+        Single,
+        Tagged,
+        title="Entities and tags",
+        text="A tag for every word. Entities are marked in the text.",
+        button="Tag",
+        fields={
+            "text": Field(
+                "Text", "Ada Lovelace wrote to Charles Babbage from London in 1843.", rows=4
+            )
+        },
+    )
+    Options = TaggingOptions
+    options: TaggingOptions
+
+    def read(self, source: str, columns: Columns, labeled: bool) -> list[Sentence]:
         """See `Task.read` and `pipelines.tasks.tagging.conll`; tags become BIO.
 
         Raises:
-            BadInputError: It cannot be read, or tags with B-, I-, E- or S- stand among others.
+            BadInputError: It cannot be read, or only some tags begin with B-, I-, E- or S-.
         """
-        sentences = read_sentences(source, columns, labelled)
+        sentences = read_sentences(source, columns, labeled)
         if empty := sum(not sentence.tokens for sentence in sentences):
             say(f"{source}: {empty:,} of {len(sentences):,} sentences have no words")
         documents = {sentence.document for sentence in sentences}
-        if self.document_context and len(documents) == len(sentences):
-            say(f"{source} marks no documents (-DOCSTART- lines), so sentences have no context")
-        return _in_bio(source, sentences) if labelled else sentences
+        if self.options.document_context and len(documents) == len(sentences):
+            say(f"{source} has no -DOCSTART- lines, so sentences have no document context")
+        return _in_bio(source, sentences) if labeled else sentences
 
     def classes(self, examples: Sequence[Sentence]) -> list[str]:
-        """The tags, O first; of every type of entity both B- and I-, as other data may need them.
+        """Return the tags, O first; every type of entity has both B- and I-, for other data.
 
         Raises:
             BadInputError: There is only one.
@@ -71,13 +113,13 @@ class Tagging:
         if len(tags) < 2:
             (only,) = tags or ("",)
             raise BadInputError(
-                f"{examples[0].source}: every word has the tag {only!r}, so there is nothing to"
-                " learn; is it the column of the tags?"
+                f"{examples[0].source}: every word has the tag {only!r}; tagging needs at least two"
+                " different tags, so check the column of the tags (data.columns.label)"
             )
         counts = self.counts(examples)
-        what = "entities" if bio_tags.mark_entities(tags) else "words"
-        shown = (f"{name} {count:,}" for name, count in counts.most_common(_SHOWN + 1))
-        say(f"{counts.total():,} {what}: {_some(list(shown))}")
+        kind = "entities" if bio_tags.mark_entities(tags) else "words"
+        listed = (f"{name} {count:,}" for name, count in counts.most_common(_MOST_LISTED + 1))
+        say(f"{counts.total():,} {kind}: {_listed(list(listed))}")
         if bio_tags.mark_entities(tags):
             types = {tag[2:] for tag in tags if tag != bio_tags.OUTSIDE}
             inside = sorted(f"{prefix}-{label}" for prefix in "BI" for label in types)
@@ -93,40 +135,26 @@ class Tagging:
     ) -> Features:
         """See `Task.features`.
 
-        ``weights`` [R, T] is 1 on the first sub-token of each word that the row is to tag, and
-        ``labels`` int32 [R, T] has its class there; over all rows each word has one, in order. A
-        word of more sub-tokens than a row loses the last, one of none is [UNK], and a sentence
-        without words has no row.
+        ``weights`` [R, T] is 1 on the first sub-token of each word that the row tags, and
+        ``labels`` int32 [R, T] has its class there. Over all rows, each word has one such token,
+        in order. A word with more sub-tokens than a row loses the last, a word with none is [UNK],
+        and a sentence without words has no row.
         """
-        room = length - _SPECIALS
         words = [token for example in examples for token in example.tokens]
-        pieces = _encode_words(words, tokenizer, room)
+        pieces = encode_words(words, tokenizer, length - SPECIALS)
         offsets = np.cumsum([0, *map(len, pieces)])
         bounds = np.cumsum([0, *(len(example.tokens) for example in examples)])
-        example, begin, end = _stretches(offsets, bounds, room)
-        low, high = bounds[example], bounds[example + 1]
-        if self.document_context:
-            low, high = (limit[example] for limit in _documents(examples, bounds))
-        first, last = _with_context(offsets, begin, end, low, high, room)
         tokens = np.fromiter(chain.from_iterable(pieces), np.int32, offsets[-1])
         labels = np.zeros(len(tokens), np.int32)
         labels[offsets[:-1]] = _class_numbers(examples, classes)
-        heads = np.zeros(len(tokens), bool)
-        heads[offsets[:-1]] = True
-        token, used = _positions(offsets[first], offsets[last], length)
-        tagged = heads[token] & used
-        tagged &= (token >= offsets[begin][:, None]) & (token < offsets[end][:, None])
-        arrays: Arrays = {
-            "token_ids": _framed(np.where(used, tokens[token], tokenizer.pad_id), used, tokenizer),
-            "token_type_ids": np.zeros(token.shape, np.int32),
-            "segment_ids": _framed(used.astype(np.int32), used, None),
-            "weights": tagged.astype(np.float32),
-            "labels": np.where(tagged, labels[token], 0).astype(np.int32),
-        }
-        return Features(arrays, example, np.diff(offsets[bounds]) + _SPECIALS)
+        documents = None
+        if self.options.document_context:
+            documents = np.array([example.document for example in examples])
+        arrays, owners = tag_rows(tokens, labels, offsets, bounds, documents, tokenizer, length)
+        return Features(arrays, owners, np.diff(offsets[bounds]) + SPECIALS)
 
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
-        """Cross-entropy and accuracy of the words' tags."""
+        """Return cross-entropy and correct tags of words."""
         return cross_entropy(logits, batch["labels"], batch["weights"])
 
     def predict(
@@ -136,14 +164,14 @@ class Tagging:
         logits: np.ndarray,
         classes: Sequence[str],
     ) -> list[Record]:
-        """Tags and entities of each sentence.
+        """Return tags and entities of each sentence.
 
         Returns:
             Objects with ``id``, ``tokens``, ``tags`` (valid BIO, or plain tags) and ``entities``:
-            ``text``, ``label``, ``start`` and ``end`` (characters of the text; of tokens, in the
-            text that has a space between them), and ``score``, the mean probability of its tags.
+            ``text``, ``label``, ``start`` and ``end`` (characters of the text; for tokens, of the
+            tokens joined by spaces), and ``score``, the mean probability of its tags.
         """
-        # A row tags the words that follow those of the row before it.
+        # Rows are in the order of their words.
         chosen = logits[features.arrays["weights"] > 0].astype(np.float64)
         best = chosen.argmax(axis=-1)
         chosen -= chosen.max(axis=-1, keepdims=True)
@@ -161,188 +189,117 @@ class Tagging:
     def score(
         self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """See `pipelines.tasks.tagging.bio_tags.scores`."""
-        return bio_tags.scores(
-            [example.tags or [] for example in examples],
-            [record["tags"] for record in predictions],
-        )
+        """See `bio_tags.scores`."""
+        return bio_tags.scores(*_gold_and_predicted(examples, predictions))
+
+    def details(
+        self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
+    ) -> Record:
+        """Return the scores of each type."""
+        return {"types": bio_tags.by_type(*_gold_and_predicted(examples, predictions))}
 
     def counts(self, examples: Sequence[Sentence]) -> Counter[str]:
-        """See `Task.counts`: of entities by type, or of tags that spell none."""
+        """See `Task.counts`; counts entities by type, or tags that mark no entities."""
         tags = _tag_counts(examples)
         if not bio_tags.mark_entities(tags):
             return tags
         return Counter({tag[2:]: count for tag, count in tags.items() if tag.startswith("B-")})
 
     def sample(self, example: Sentence, prediction: Record) -> Sample:
-        """See `Task.sample`: the entities, or the words with tags that spell none."""
-        words, true, found = example.tokens, example.tags or [], prediction["tags"]
-        if bio_tags.mark_entities((*true, *found)) or {*true, *found} <= {bio_tags.OUTSIDE}:
+        """See `Task.sample`; lists the entities, or words with tags that mark no entities."""
+        words, true, predicted = example.tokens, example.tags or [], prediction["tags"]
+        all_tags = {*true, *predicted}
+        if bio_tags.mark_entities(all_tags) or all_tags <= {bio_tags.OUTSIDE}:
             spans = bio_tags.entities(true)
-            named = [f"{label} {' '.join(words[first:end])}" for label, first, end in spans]
-            told = [f"{e['label']} {e['text']} ({e['score']:.1%})" for e in prediction["entities"]]
-            right, said = (", ".join(side) or "(no entity)" for side in (named, told))
+            gold = [f"{label} {' '.join(words[first:end])}" for label, first, end in spans]
+            entities = [
+                f"{e['label']} {e['text']} ({e['score']:.1%})" for e in prediction["entities"]
+            ]
+            true_text, predicted_text = (
+                ", ".join(side) or "(no entity)" for side in (gold, entities)
+            )
         else:
-            pairs = (zip(words, tags, strict=True) for tags in (true, found))
-            right, said = (" ".join(f"{word}/{tag}" for word, tag in side) for side in pairs)
-        return Sample({"words": " ".join(words)}, right, said, right=true == found)
+            pairs = (zip(words, tags, strict=True) for tags in (true, predicted))
+            true_text, predicted_text = (
+                " ".join(f"{word}/{tag}" for word, tag in side) for side in pairs
+            )
+        inputs = {"words": " ".join(words)}
+        return Sample(inputs, true_text, predicted_text, correct=true == predicted)
+
+    def from_request(self, request: Single) -> list[Sentence]:
+        """See `Task.from_request`."""
+        words, starts = split_words(request.text)
+        if not words:
+            raise BadArgumentsError("the text has no words")
+        return [Sentence(REQUEST_ID, words, None, request.text, starts, 0, "the request", 1)]
 
 
-TASK: Task = Tagging()
+def _gold_and_predicted(
+    examples: Sequence[Sentence], predictions: Sequence[Record]
+) -> tuple[list[list[str]], list[list[str]]]:
+    gold = [example.tags or [] for example in examples]
+    return gold, [record["tags"] for record in predictions]
 
 
 def _in_bio(source: str, sentences: list[Sentence]) -> list[Sentence]:
-    """Sentences with their tags in BIO; says how many had to be written anew."""
+    """Return sentences with their tags in BIO; print how many tags changed."""
     tags = set(chain.from_iterable(sentence.tags or () for sentence in sentences))
     if not bio_tags.mark_entities(tags):
-        say(f"{source}: no tag begins with B- or I-, so each word is scored by itself")
+        say(f"{source}: no tag begins with B- or I-, so scores are those of single words")
         return sentences
-    if wrong := {tag for tag in tags if not bio_tags.is_entity_tag(tag)}:
-        place = next(p for p, tag in _tag_places(sentences) if tag in wrong)
+    if invalid := {tag for tag in tags if not bio_tags.is_entity_tag(tag)}:
+        location = next(location for location, tag in _tags(sentences) if tag in invalid)
         raise BadInputError(
-            f"{place} has a tag that is neither O nor begins with B-, I-, E- or S- as others do:"
-            f" {_some(sorted(wrong))}; correct them"
+            f"{location} has a tag that is not O and does not begin with B-, I-, E- or S-, as other"
+            f" tags do ({_listed(sorted(invalid))}); correct these tags"
         )
-    written = [
-        replace(sentence, tags=bio_tags.to_bio(sentence.tags or ())) for sentence in sentences
-    ]
+    bio = [replace(sentence, tags=bio_tags.to_bio(sentence.tags or ())) for sentence in sentences]
     changed = [
-        place
-        for (place, old), (_, new) in zip(_tag_places(sentences), _tag_places(written), strict=True)
+        location
+        for (location, old), (_, new) in zip(_tags(sentences), _tags(bio), strict=True)
         if old != new
     ]
     if changed:
-        say(f"tags rewritten as BIO: {len(changed):,}, the first in {changed[0]}")
-    return written
+        say(f"{len(changed):,} tags converted to BIO (first: {changed[0]})")
+    return bio
 
 
-def _tag_places(sentences: Sequence[Sentence]) -> Iterator[tuple[str, str]]:
+def _tags(sentences: Sequence[Sentence]) -> Iterator[tuple[str, str]]:
+    """Yield location and tag of every word."""
     for sentence in sentences:
         for number, tag in enumerate(sentence.tags or ()):
-            yield sentence.place(number), tag
+            yield sentence.location(number), tag
 
 
 def _tag_counts(examples: Sequence[Sentence]) -> Counter[str]:
     return Counter(chain.from_iterable(example.tags or () for example in examples))
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join([*names[:_SHOWN], "…"] if len(names) > _SHOWN else names)
+def _listed(names: list[str]) -> str:
+    return ", ".join([*names[:_MOST_LISTED], "…"] if len(names) > _MOST_LISTED else names)
 
 
 def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.ndarray:
-    """int32 [W]: the class of every word; 0 where sentences have no tags."""
+    """Return the class of every word, int32 [W]; 0 if sentences have no tags."""
     number = {name: index for index, name in enumerate(classes)}
     if all(example.tags is None for example in examples):
         return np.zeros(sum(len(example.tokens) for example in examples), np.int32)
-    found = [number.get(tag, -1) for example in examples for tag in example.tags or ()]
-    if -1 in found:
-        place, tag = next(item for item in _tag_places(examples) if item[1] not in number)
+    numbers = [number.get(tag, -1) for example in examples for tag in example.tags or ()]
+    if -1 in numbers:
+        location, tag = next(item for item in _tags(examples) if item[1] not in number)
         raise BadInputError(
-            f"{place} has the tag {tag!r}, which the model does not know; it knows"
-            f" {_some(list(classes))}"
+            f"{location} has the tag {tag!r}, which is not a class of the model"
+            f" ({_listed(list(classes))}); correct it, or train on data with this tag"
         )
-    return np.array(found, np.int32)
-
-
-def _encode_words(words: Sequence[str], tokenizer: Tokenizer, room: int) -> list[list[int]]:
-    # A corpus repeats its words; each is encoded once.
-    different = list(dict.fromkeys(words))
-    encoded = tokenizer.encode(different)
-    known = {
-        word: ids[:room] or [tokenizer.unk_id] for word, ids in zip(different, encoded, strict=True)
-    }
-    return [known[word] for word in words]
-
-
-def _stretches(
-    offsets: np.ndarray, bounds: np.ndarray, room: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts sentences into what single rows tag.
-
-    Args:
-        offsets: int [W + 1]: where words begin, in tokens.
-        bounds: int [N + 1]: where sentences begin, in words.
-        room: Tokens of a row.
-
-    Returns:
-        int64 [R] each: sentence, first word, one past the last word.
-    """
-    rows = []
-    for number, (begin, end) in enumerate(pairwise(bounds)):
-        most = room if offsets[end] - offsets[begin] <= room else room // 2
-        while begin < end:
-            fitting = int(np.searchsorted(offsets, offsets[begin] + most, side="right")) - 1
-            stop = min(max(fitting, begin + 1), end)
-            rows.append((number, begin, stop))
-            begin = stop
-    return tuple(np.array(rows, np.int64).reshape(-1, 3).T)  # type: ignore[return-value]
-
-
-def _documents(examples: Sequence[Sentence], bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [N] each: first word of a sentence's document, and one past its last."""
-    number = np.array([example.document for example in examples])
-    begins = np.flatnonzero(np.diff(number, prepend=number[0] - 1))
-    document = np.searchsorted(begins, np.arange(len(number)), side="right") - 1
-    ends = np.append(begins[1:], len(number))
-    return bounds[begins[document]], bounds[ends[document]]
-
-
-def _with_context(
-    offsets: np.ndarray,
-    begin: np.ndarray,
-    end: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    room: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Widens stretches of words to what fits into a row, to both sides alike where there is enough.
-
-    Args:
-        offsets: int [W + 1]: where words begin, in tokens.
-        begin: int [R]: first word of each stretch.
-        end: int [R]: one past its last.
-        low: int [R]: first word that may be its context.
-        high: int [R]: one past the last.
-        room: Tokens of a row.
-    """
-    free = room - (offsets[end] - offsets[begin])
-    before, after = offsets[begin] - offsets[low], offsets[high] - offsets[end]
-    left = np.maximum(free // 2, free - after)
-    right = np.maximum(free - free // 2, free - before)
-    first = np.searchsorted(offsets, offsets[begin] - left, side="left")
-    last = np.searchsorted(offsets, offsets[end] + right, side="right") - 1
-    return np.maximum(first, low), np.minimum(last, high)
-
-
-def _positions(start: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which token stands where.
-
-    Returns:
-        int64 [R, T], the number of a token (any, where there is none), and bool [R, T], whether
-        there is one; the first place and the one after the last are left for [CLS] and [SEP].
-    """
-    longest = int((stop - start).max(initial=0)) + _SPECIALS
-    width = row_length(longest, length)
-    place = np.arange(width) - 1
-    used = (place >= 0) & (place < (stop - start)[:, None])
-    return np.where(used, start[:, None] + place, 0), used
-
-
-def _framed(values: np.ndarray, used: np.ndarray, tokenizer: Tokenizer | None) -> np.ndarray:
-    """Puts [CLS] and [SEP], or ones, around what is used of each row; int32 [R, T]."""
-    values = values.astype(np.int32)
-    values[:, 0] = tokenizer.cls_id if tokenizer else 1
-    values[np.arange(len(values)), used.sum(axis=1) + 1] = tokenizer.sep_id if tokenizer else 1
-    return values
+    return np.array(numbers, np.int32)
 
 
 def _record(example: Sentence, tags: list[str], score: np.ndarray, entities: bool) -> Record:
     spans: Iterable[bio_tags.Span] = bio_tags.entities(tags) if entities else ()
-    found = []
+    records = []
     for label, first, end in spans:
         start, stop = example.starts[first], example.starts[end - 1] + len(example.tokens[end - 1])
-        found.append(
+        records.append(
             {
                 "text": example.text[start:stop],
                 "label": label,
@@ -352,4 +309,4 @@ def _record(example: Sentence, tags: list[str], score: np.ndarray, entities: boo
             }
         )
     tags = bio_tags.to_bio(tags) if entities else tags
-    return {"id": example.id, "tokens": example.tokens, "tags": tags, "entities": found}
+    return {"id": example.id, "tokens": example.tokens, "tags": tags, "entities": records}

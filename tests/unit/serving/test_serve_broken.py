@@ -29,7 +29,7 @@ def answers() -> Answers:
 
 
 def health(client: Client) -> tuple[int, str]:
-    code, _, said = client.ask("GET", "/health")
+    code, _, said = client.request("GET", "/health")
     (what,) = json.loads(said).values()
     assert "\n" not in what
     return code, what
@@ -47,14 +47,14 @@ def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
         assert health(client) == (200, "ok")
         answers.batcher._run = failing
         why = client.refused(500, "next-sentence", text="the man", pair="milk")
-        assert why == "the server failed; its terminal says why"
+        assert why == "the server failed; its terminal shows the reason"
         until(lambda: NOT_FOR_ALL in caplog.text)  # which the terminal shows
         code, why = health(client)
         assert code == 503
         assert why.startswith("RuntimeError: ")
         # It is not remembered: the next one is answered if it can be.
         answers.batcher._run = whole
-        client.found("next-sentence", text="the man", pair="milk")
+        client.result("next-sentence", text="the man", pair="milk")
         assert health(client) == (200, "ok")
 
 
@@ -63,9 +63,11 @@ def test_a_page_is_there_for_a_model_that_is_broken() -> None:
     params = jax.tree.map(lambda array: np.full_like(array, np.nan), model.weights.params)
     with served(replace(model, weights=replace(model.weights, params=params))) as client:
         why = client.refused(500, "similarity", texts=["the man", "milk"])
-        assert why == "the model answers with infinite or NaN values: it is broken"
+        assert (
+            why == "the model is damaged: its output is infinite or NaN; serve another checkpoint"
+        )
         assert health(client) == (503, why)
-        assert client.ask("GET", "/")[0] == client.ask("GET", "/api/model")[0] == 200
+        assert client.request("GET", "/")[0] == client.request("GET", "/api/model")[0] == 200
 
 
 def test_a_program_that_answers_too_little_fails_and_holds_nobody(answers: Answers) -> None:
@@ -78,29 +80,31 @@ def test_a_program_that_answers_too_little_fails_and_holds_nobody(answers: Answe
 def test_a_full_queue_and_a_device_that_hangs(
     answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers_module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(answers_module, "_HEALTH_TIMEOUT", 0.3)
     whole, over = answers.batcher._run, threading.Event()
 
     def hanging(name: str, rows: Any) -> Any:
         over.wait(30)
         return whole(name, rows)
 
-    answers.batcher._run, answers.batcher._most_waiting = hanging, 2
+    answers.batcher._run, answers.batcher._max_waiting = hanging, 2
     with served(answers) as client:
         told: list[str] = []
 
         def ask() -> None:
-            found = client.found("next-sentence", text="the man", pair="milk")
+            found = client.result("next-sentence", text="the man", pair="milk")
             told.append("yes" if found["follows"] > 0 else "no")
 
         asked = [threading.Thread(target=ask) for _ in range(3)]
         try:
             asked[0].start()  # is being computed
             until(lambda: answers.batcher._worker is not None and not answers.batcher._waiting)
-            assert health(client) == (503, "the device has not answered for 0.3 seconds")
+            assert health(client) == (503, "the device did not answer for 0.3 seconds")
             for thread in asked[1:]:  # wait
                 thread.start()
-            until(lambda: sum(not one.answer.done() for one in answers.batcher._waiting) == 2)
+            until(
+                lambda: sum(not waiting.output.done() for waiting in answers.batcher._waiting) == 2
+            )
             why = client.refused(503, "similarity", texts=["a", "b"])
             assert why == "too many requests are waiting; try again in a moment"
             assert health(client) == (503, why)

@@ -15,8 +15,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pipelines.serving.app import _ABILITIES
-from support.model_server import GOLDEN, HEADS, served, with_head
+from pipelines.serving.app import ABILITIES
+from pipelines.tasks.registry import OTHER_USES, TASKS
+from support.model_server import GOLDEN, served, with_head
 
 pytestmark = pytest.mark.full
 
@@ -27,17 +28,20 @@ CHECKS = [
     response_schema_conformance,
 ]
 EXAMPLES = 20  # of an operation, after the document and as many against it
-# What is asked -> task of the model that is asked; a pre-trained one without.
-ASKED = {
-    **dict.fromkeys(("fill-mask", "next-sentence", "similarity", "attention", "tokenize")),
-    **{task: task for task in HEADS},
-    "ranking": "classification",
+# Endpoint -> task of the model; None is a pre-trained model.
+MODELS: dict[str, str | None] = {
+    **dict.fromkeys(ABILITIES),
+    **{task: task for task in TASKS},
+    **{
+        use.name: next(name for name, task in TASKS.items() if issubclass(use, task))
+        for use in OTHER_USES
+    },
 }
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_answer_is_as_the_document_says(name: str) -> None:
-    task = ASKED[name]
+    task = MODELS[name]
     with served(with_head(task) if task else GOLDEN) as client:
         schema = schemathesis.openapi.from_url(f"{client.url}openapi.json")
         operation = schema[f"/api/{name}"]["POST"]
@@ -45,10 +49,6 @@ def test_every_answer_is_as_the_document_says(name: str) -> None:
         assert 422 in fuzzed(operation, GenerationMode.NEGATIVE)
         for path in ("/health", "/api/model"):
             schema[path]["GET"].Case().call_and_validate(checks=CHECKS)
-
-
-def test_everything_that_can_be_asked_is() -> None:
-    assert ASKED.keys() == _ABILITIES.keys()
 
 
 def fuzzed(operation: Any, mode: GenerationMode) -> set[int]:

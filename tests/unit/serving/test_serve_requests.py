@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from pipelines.serving.answers import MOST_MASKS
-from pipelines.serving.guards import Guard, Hosts
-from pipelines.serving.messages import BODY_BYTES, CHARACTERS
+from pipelines.serving.answers import MAX_MASKS
+from pipelines.serving.guards import Hosts, RequestFilter
+from pipelines.serving.messages import MAX_BYTES, MAX_CHARACTERS
 from support.model_server import Client, served
 
 
@@ -26,7 +26,7 @@ def pretrained(trained: Path) -> Iterator[Client]:
 def test_what_cannot_be_answered_is_said_in_a_line(pretrained: Client) -> None:
     refused = pretrained.refused
     assert "[MASK]" in refused(422, "fill-mask", text="the lamp")
-    assert "masks" in refused(422, "fill-mask", text="[MASK]" * (MOST_MASKS + 1))
+    assert "masks" in refused(422, "fill-mask", text="[MASK]" * (MAX_MASKS + 1))
     assert "64" in refused(422, "fill-mask", text="lamp " * 200 + "[MASK]")
     assert "text" in refused(422, "fill-mask", text="\t \n")
     assert "blank" in refused(422, "tokenize", text="   ")
@@ -34,7 +34,7 @@ def test_what_cannot_be_answered_is_said_in_a_line(pretrained: Client) -> None:
     assert "top_k" in refused(422, "fill-mask", text="[MASK]", top_k=0)
     assert "top_k" in refused(422, "fill-mask", text="[MASK]", top_k="5")
     assert "mood" in refused(422, "fill-mask", text="[MASK]", mood="dry")
-    assert str(CHARACTERS) in refused(422, "tokenize", text="a" * (CHARACTERS + 1))
+    assert str(MAX_CHARACTERS) in refused(422, "tokenize", text="a" * (MAX_CHARACTERS + 1))
     assert "16" in refused(422, "similarity", texts=["a"] * 17)
     assert "texts[1]" in refused(422, "similarity", texts=["a", 3])
     assert "fill-mask" in refused(404, "qa", question="who?", context="the man")
@@ -52,10 +52,10 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
         (400, "POST", path, b'{"text": "\xff"}', kind),
         (400, "POST", path, b"[" * 400, kind),
         (400, "POST", path, b"[" * 100_000, kind),
-        (413, "POST", path, b" " * (BODY_BYTES + 1), kind),
-        (413, "POST", path, b" " * (8 * BODY_BYTES), kind),
+        (413, "POST", path, b" " * (MAX_BYTES + 1), kind),
+        (413, "POST", path, b" " * (8 * MAX_BYTES), kind),
         (413, "POST", path, None, kind | {"Content_Length": str(10**12)}),
-        (413, "POST", path, None, asking | {"Content_Length": str(BODY_BYTES + 1)}),
+        (413, "POST", path, None, asking | {"Content_Length": str(MAX_BYTES + 1)}),
         (415, "POST", path, b'{"text": "a"}', {"Content_Type": "text/plain"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "http://evil.example"}),
         (403, "POST", path, b'{"text": "a"}', kind | {"Origin": "null"}),
@@ -98,13 +98,13 @@ def test_a_request_without_end_is_not_read_for_long() -> None:
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "headers": headers}
-    asyncio.run(Guard(application, Hosts("127.0.0.1"), 1000)(scope, receive, send))
+    asyncio.run(RequestFilter(application, Hosts("127.0.0.1"), 1000)(scope, receive, send))
     assert said[0]["status"] == 413
     assert parts < 20
 
 
 def test_the_document_names_what_can_go_wrong(pretrained: Client) -> None:
-    paths = json.loads(pretrained.ask("GET", "/openapi.json")[2])["paths"]
+    paths = json.loads(pretrained.request("GET", "/openapi.json")[2])["paths"]
     assert {path for path in paths if "/api/" not in path} == {"/health"}
     for path, operations in paths.items():
         for method, operation in operations.items():
@@ -120,7 +120,7 @@ def test_the_page_comes_whole_and_may_load_nothing_else(pretrained: Client) -> N
         ("/page.js", "text/javascript"),
         ("/icon.svg", "image/svg+xml"),
     ):
-        status, headers, content = pretrained.ask("GET", path)
+        status, headers, content = pretrained.request("GET", path)
         assert status == 200
         assert headers["content-type"].startswith(kind)
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -129,6 +129,6 @@ def test_the_page_comes_whole_and_may_load_nothing_else(pretrained: Client) -> N
         assert b"https://" not in content
         for word in (b"innerHTML", b"insertAdjacentHTML", b"eval(", b" style=", b'onclick="'):
             assert word not in content
-    assert json.loads(pretrained.ask("GET", "/health")[2]) == {"status": "ok"}
+    assert json.loads(pretrained.request("GET", "/health")[2]) == {"status": "ok"}
     for path in ("/docs", "/redoc"):
-        assert pretrained.ask("GET", path)[0] == 404
+        assert pretrained.request("GET", path)[0] == 404

@@ -43,7 +43,7 @@ def error_of(said: bytes) -> tuple[int, str]:
 def test_a_request_that_does_not_come_is_not_waited_for(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "SLOWEST", 0.5)
+    monkeypatch.setattr(guards, "REQUEST_SECONDS", 0.5)
     with served(GOLDEN) as client, connected(client) as sock:
         sock.sendall(sent)
         assert everything(sock) == b""
@@ -52,7 +52,7 @@ def test_a_request_that_does_not_come_is_not_waited_for(
 def test_a_head_that_comes_letter_by_letter_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guards, "SLOWEST", 0.5)
+    monkeypatch.setattr(guards, "REQUEST_SECONDS", 0.5)
     gone = pytest.raises((BrokenPipeError, ConnectionResetError))
     with served(GOLDEN) as client, connected(client) as sock, gone:
         dripping(sock)
@@ -66,12 +66,12 @@ def dripping(sock: socket.socket) -> None:
 
 
 def test_a_body_that_does_not_come_is_answered_with_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "SLOWEST", 0.5)
+    monkeypatch.setattr(guards, "REQUEST_SECONDS", 0.5)
     with served(GOLDEN) as client, connected(client) as sock:
         sock.sendall(HEAD + b"Content-Length: 20\r\n\r\n" + b'{"text": ')
         code, why = error_of(everything(sock))
         assert (code, why) == (408, "the request was not there in 0.5 seconds")
-        assert client.found("tokenize", text="the man")["unknown"] == 0
+        assert client.result("tokenize", text="the man")["unknown"] == 0
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.help import example
+from pipelines.help import finetune_example
 from pipelines.settings import command_parser, read_config
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS, open_task
@@ -27,7 +27,7 @@ def test_the_example_of_a_task_names_a_file_that_it_reads(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _, line = example(f"finetune {task}").splitlines()
+    _, line = finetune_example(task, TASKS[task].example_file).splitlines()
     program, command, named, *words = shlex.split(line)
     assert (program, command, named) == ("bert-jax", "finetune", task)
     config, _ = read_config(command_parser(f"finetune {task}", ""), words, FinetuneConfig)
@@ -36,6 +36,6 @@ def test_the_example_of_a_task_names_a_file_that_it_reads(
     if config.data.train.endswith(".tsv"):
         _as_tabs(Path(config.data.train))
     reader = open_task(task)
-    examples = reader.read(config.data.train, config.data.columns, labelled=True)
+    examples = reader.read(config.data.train, config.data.columns, labeled=True)
     assert len(examples) == 7
     assert reader.classes(examples)

@@ -14,8 +14,11 @@ import pytest
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.tasks import classification, multiple_choice, ranking, regression, sequences
+from pipelines.tasks import ranking, sequences
 from pipelines.tasks.classification import Classification, confusion
+from pipelines.tasks.multiple_choice import MultipleChoice
+from pipelines.tasks.ranking import PassageRanking
+from pipelines.tasks.regression import Regression
 from pipelines.tasks.table_reader import Example
 from pipelines.tasks.task import Columns, Record
 from support.commands import ROOT
@@ -61,15 +64,15 @@ def test_rows_are_cut_as_google_research_cuts_them(word_piece: Tokenizer) -> Non
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
 
 
-def labelled(*labels: str) -> list[Example]:
+def labeled(*labels: str) -> list[Example]:
     return [Example(str(n), "a man", label=label) for n, label in enumerate(labels)]
 
 
 def test_pairs_are_read_encoded_and_classified(tmp_path: Path, word_piece: Tokenizer) -> None:
     file = tmp_path / "a.tsv"
     file.write_text("label\tsentence1\tsentence2\nyes\tThe man\tin the store\nno\tman\tstore\n")
-    task = classification.TASK
-    examples = task.read(str(file), Columns(), labelled=True)
+    task = Classification()
+    examples = task.read(str(file), Columns(), labeled=True)
     classes = task.classes(examples)
     assert classes == ["no", "yes"]
     features = task.features(examples, word_piece, 128, classes)
@@ -100,8 +103,8 @@ def test_pairs_are_read_encoded_and_classified(tmp_path: Path, word_piece: Token
 def test_rows_that_fill_up_a_batch_and_rows_without_label_count_for_nothing(
     tokenizer: Tokenizer,
 ) -> None:
-    task = classification.TASK
-    features = task.features(labelled("x", ""), tokenizer, 32, ["w", "x"])
+    task = Classification()
+    features = task.features(labeled("x", ""), tokenizer, 32, ["w", "x"])
     batch = {
         name: jnp.concatenate([jnp.asarray(array), jnp.zeros_like(array[:1])])
         for name, array in features.arrays.items()
@@ -112,17 +115,17 @@ def test_rows_that_fill_up_a_batch_and_rows_without_label_count_for_nothing(
 
 
 def test_classes_are_counted_aloud_and_must_be_two(capsys: pytest.CaptureFixture[str]) -> None:
-    task = classification.TASK
-    assert task.classes(labelled("b", "a", "b", "b")) == ["a", "b"]
+    task = Classification()
+    assert task.classes(labeled("b", "a", "b", "b")) == ["a", "b"]
     assert "2 classes: b 3 (75.0%), a 1 (25.0%)" in capsys.readouterr().err
-    many = task.classes(labelled(*(f"c{n:02}" for n in range(40)), "c07"))
+    many = task.classes(labeled(*(f"c{n:02}" for n in range(40)), "c07"))
     assert len(many) == 40
     said = capsys.readouterr().err
     assert "40 classes: c07 2 (4.9%), " in said
     assert said.count("\n") == 1
     assert said.count("%") == 10
     with pytest.raises(BadInputError, match="label 'a'; to learn a distinction takes at least two"):
-        task.classes(labelled("a", "a"))
+        task.classes(labeled("a", "a"))
     # MRPC has "not_equivalent" first: F1 is that of "equivalent", as published.
     ordered = [Example("0", "", label="same", rank=1), Example("1", "", label="unlike", rank=0)]
     assert task.classes(ordered) == ["unlike", "same"]
@@ -133,7 +136,7 @@ def test_an_unknown_label_is_refused(word_piece: Tokenizer) -> None:
     with pytest.raises(
         BadInputError, match=r"a.csv, line 2: label 'maybe' is not among .*: no, yes"
     ):
-        classification.TASK.features(examples, word_piece, 32, ["no", "yes"])
+        Classification().features(examples, word_piece, 32, ["no", "yes"])
 
 
 def answered(*labels: str) -> list[Record]:
@@ -143,13 +146,13 @@ def answered(*labels: str) -> list[Record]:
 def test_metrics_of_classes_are_those_of_the_text_books() -> None:
     task = Classification()
     # Of yes: 2 found of 3, 1 wrongly: precision 2/3, recall 2/3; MCC (2·2 - 1·1)/√(3·3·3·3).
-    truth, found = labelled(*"yyynnn"), answered(*"yynynn")
+    truth, found = labeled(*"yyynnn"), answered(*"yynynn")
     assert task.score(truth, found, ["n", "y"]) == pytest.approx(
         {"accuracy": 4 / 6, "f1": 2 / 3, "mcc": 3 / 9}
     )
     assert confusion(truth, found, ["n", "y"]) == [[2, 1], [1, 2]]
     # F1 of a: 2/3, b: 2/3, c: 0.
-    truth, found = labelled(*"aabc"), answered(*"abbb")
+    truth, found = labeled(*"aabc"), answered(*"abbb")
     scores = task.score(truth, found, ["a", "b", "c", "d"])
     assert scores["accuracy"] == 0.5
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
@@ -162,7 +165,7 @@ def test_metrics_of_classes_are_those_of_the_text_books() -> None:
 
 
 def test_metrics_are_defined_where_only_one_class_occurs() -> None:
-    truth, found = labelled("n", "n"), answered("n", "n")
+    truth, found = labeled("n", "n"), answered("n", "n")
     scores = Classification().score(truth, found, ["n", "y"])
     assert scores == {"accuracy": 1.0, "f1": 0.0, "mcc": 0.0}
     assert confusion(truth, found, ["n", "y"]) == [[2, 0], [0, 0]]
@@ -171,7 +174,7 @@ def test_metrics_are_defined_where_only_one_class_occurs() -> None:
 def test_empty_and_very_long_texts_become_rows(tokenizer: Tokenizer) -> None:
     texts = ["", " \n", "the captain " * 50_000, "\0 \u200b"]
     examples = [Example(str(n), text, pair) for n, (text, pair) in enumerate(product(texts, texts))]
-    arrays = classification.TASK.features(examples, tokenizer, 50, ["x", "y"]).arrays
+    arrays = Classification().features(examples, tokenizer, 50, ["x", "y"]).arrays
     assert arrays["token_ids"].shape == (16, 50)
     assert arrays["token_ids"][0, :3].tolist() == [tokenizer.cls_id, tokenizer.sep_id, 0]
     assert arrays["segment_ids"][0].sum() == 2
@@ -183,8 +186,8 @@ def test_values_are_learned_by_squared_error_and_judged_by_correlation(
 ) -> None:
     file = tmp_path / "a.csv"
     file.write_text("sentence1,sentence2,score\na man,a man,5\na man,a boat,1.5\na,b,1\nb,a,2e0\n")
-    task = regression.TASK
-    examples = task.read(str(file), Columns(), labelled=True)
+    task = Regression()
+    examples = task.read(str(file), Columns(), labeled=True)
     assert task.classes(examples) == ["value"]
     features = task.features(examples, tokenizer, 32, ["value"])
     logits = np.array([4, 1.5, 2, 3], np.float32).reshape(4, 1, 1)
@@ -212,10 +215,10 @@ def test_a_value_must_be_a_number(tmp_path: Path, label: str) -> None:
     file = tmp_path / "a.tsv"
     file.write_text(f"text\tlabel\na\t1\nb\t{label}\n")
     with pytest.raises(BadInputError, match=rf"line 3: label '{label}' is not a number"):
-        regression.TASK.read(str(file), Columns(), labelled=True)
-    examples = regression.TASK.read(str(file), Columns(), labelled=False)
+        Regression().read(str(file), Columns(), labeled=True)
+    examples = Regression().read(str(file), Columns(), labeled=False)
     with pytest.raises(BadInputError, match="all other rows have the label 1"):
-        regression.TASK.classes([Example("0", "a", label="1"), Example("1", "b", label="1.0")])
+        Regression().classes([Example("0", "a", label="1"), Example("1", "b", label="1.0")])
     assert [e.label for e in examples] == ["", ""]
 
 
@@ -226,8 +229,8 @@ def test_choices_are_pairs_with_their_text(tmp_path: Path, word_piece: Tokenizer
     ]
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    task = multiple_choice.TASK
-    examples = task.read(str(file), Columns(), labelled=True)
+    task = MultipleChoice()
+    examples = task.read(str(file), Columns(), labeled=True)
     features = task.features(examples, word_piece, 64, task.classes(examples))
     assert features.arrays["token_ids"].shape == (2, 3, 8)
     assert features.arrays["token_ids"][0].tolist() == [
@@ -257,12 +260,12 @@ def test_the_columns_of_swag_are_understood(tmp_path: Path) -> None:
         "video-id,sent1,sent2,ending0,ending1,ending2,ending3,label\n"
         "v,He rows.,The boat,sinks.,sings.,\"tips, and\",\"is sold.\",3\n"
     )  # fmt: skip
-    (example,) = multiple_choice.TASK.read(str(file), Columns(), labelled=True)
+    (example,) = MultipleChoice().read(str(file), Columns(), labeled=True)
     ends = ("sinks.", "sings.", "tips, and", "is sold.")
     assert example.text == "He rows."
     assert example.choices == tuple(f"The boat {end}" for end in ends)
     assert example.label == 3
-    (plain,) = multiple_choice.TASK.read(str(file), Columns(text="sent2"), labelled=False)
+    (plain,) = MultipleChoice().read(str(file), Columns(text="sent2"), labeled=False)
     assert (plain.text, plain.choices, plain.label) == ("The boat", ends, None)
 
 
@@ -280,21 +283,21 @@ def test_a_bad_question_is_located(tmp_path: Path, row: Record, message: str) ->
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(good) + "\n" + json.dumps(row))
     with pytest.raises(BadInputError, match=message):
-        multiple_choice.TASK.read(str(file), Columns(), labelled=True)
+        MultipleChoice().read(str(file), Columns(), labeled=True)
 
 
 def test_a_table_without_choices_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text,ending0,label\na,b,0\n")
     with pytest.raises(BadInputError, match="ending1 …; its columns are text, ending0, label"):
-        multiple_choice.TASK.read(str(file), Columns(), labelled=True)
+        MultipleChoice().read(str(file), Columns(), labeled=True)
 
 
 def test_an_ending_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"text": "a", f"ending{'9' * 5001}": "b", "ending1": "c"}))
     with pytest.raises(BadInputError, match="columns ending0, ending1"):
-        multiple_choice.TASK.read(str(file), Columns(), labelled=True)
+        MultipleChoice().read(str(file), Columns(), labeled=True)
 
 
 def test_passages_are_ranked_and_counted_by_query(
@@ -313,8 +316,8 @@ def test_passages_are_ranked_and_counted_by_query(
     ]
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    task = ranking.TASK
-    candidates = task.read(str(file), Columns(), labelled=True)
+    task = PassageRanking()
+    candidates = task.read(str(file), Columns(), labeled=True)
     classes = task.classes(candidates)
     features = task.features(candidates, tokenizer, 32, classes)
     # The first passage of x and the last of y (rank 12 of y is passage 0) get the most.
@@ -334,8 +337,8 @@ def test_passages_are_ranked_and_counted_by_query(
     assert found["mrr"] == pytest.approx((1 / 2 + 1 / 11 + 0) / 3)
     assert found["mrr@10"] == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert "1 of 3 queries have no relevant passage" in capsys.readouterr().err
-    unlabelled = task.read(str(file), Columns(), labelled=False)
-    assert "relevant" not in ranking.scored(unlabelled, predictions, classes)[0]
+    unlabeled = task.read(str(file), Columns(), labeled=False)
+    assert "relevant" not in ranking.scored(unlabeled, predictions, classes)[0]
 
 
 def test_equal_scores_are_not_ordered_by_the_file() -> None:
@@ -353,13 +356,13 @@ def test_equal_scores_are_not_ordered_by_the_file() -> None:
 def test_queries_are_told_apart_by_their_text_if_they_have_no_ids(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("query,passage,label\nwho,a,0\nwhat,b,1\nwho,c,1\n")
-    candidates = ranking.TASK.read(str(file), Columns(), labelled=True)
+    candidates = PassageRanking().read(str(file), Columns(), labeled=True)
     assert [candidate.query_id for candidate in candidates] == ["who", "what", "who"]
     file.write_text("query,passage,label\nwho,a,0\nwhat,b,1\nwho,c,2\n")
     with pytest.raises(BadInputError, match=r"a.csv has the labels 0, 1, 2; .*relevant or not"):
-        ranking.TASK.classes(ranking.TASK.read(str(file), Columns(), labelled=True))
+        PassageRanking().classes(PassageRanking().read(str(file), Columns(), labeled=True))
     file.write_text("query,label\nwho,0\n")
     with pytest.raises(
         BadInputError, match=r"passage, .*columns are query, label; .* columns.pair"
     ):
-        ranking.TASK.read(str(file), Columns(), labelled=True)
+        PassageRanking().read(str(file), Columns(), labeled=True)

@@ -19,7 +19,6 @@ from pipelines.tasks.qa.read import Question
 from pipelines.tasks.qa.task import (
     ANSWERS,
     ANSWERS_OR_NULL,
-    TASK,
     QaOptions,
     QuestionAnswering,
 )
@@ -45,7 +44,7 @@ def about(context: str, answer: str, question: str = "k") -> Question:
 
 def test_a_row_is_the_question_and_its_context(tiny: Tokenizer) -> None:
     question = about("The man in\nthe store, milking.", "store", "man on ?")
-    found = TASK.features([question], tiny, 64, ANSWERS)
+    found = QuestionAnswering().features([question], tiny, 64, ANSWERS)
     pieces = [tiny.pieces[token] for token in found.arrays["token_ids"][0]]
     assert " ".join(pieces) == (
         "[CLS] man on ? [SEP] the man in the store , milk ##ing . [SEP] [PAD]"
@@ -94,30 +93,30 @@ def test_an_impossible_question_learns_cls_and_a_lost_answer_nothing(tiny: Token
     examples = [
         Question("none", "k", LETTERS, impossible=True),
         Question("lost", "k", LETTERS, ("z",)),
-        Question("unlabelled", "k", LETTERS),
+        Question("unlabeled", "k", LETTERS),
     ]
-    arrays = TASK.features(examples, tiny, 64, ANSWERS_OR_NULL).arrays
+    arrays = QuestionAnswering().features(examples, tiny, 64, ANSWERS_OR_NULL).arrays
     assert arrays["weights"].tolist() == [1, 0, 0]
     assert not arrays["start"].any()
     assert not arrays["end"].any()
-    assert TASK.classes(examples) == ANSWERS_OR_NULL
-    assert TASK.classes(examples[1:]) == ANSWERS
+    assert QuestionAnswering().classes(examples) == ANSWERS_OR_NULL
+    assert QuestionAnswering().classes(examples[1:]) == ANSWERS
 
 
 def test_a_question_takes_64_tokens_and_at_most_half_of_the_room(tiny: Tokenizer) -> None:
     question = about(LETTERS, "e", "k " * 100)
     sizes = {}
     for length in (384, 23):
-        arrays = TASK.features([question], tiny, length, ANSWERS).arrays
+        arrays = QuestionAnswering().features([question], tiny, length, ANSWERS).arrays
         sizes[length] = (arrays["token_ids"][0] == tiny.pieces.index("k")).sum()
         assert arrays["token_ids"].shape[1] <= length
     assert sizes == {384: 64, 23: 10}
     with pytest.raises(BadInputError, match="length of 4 leaves no room"):
-        TASK.features([question], tiny, 4, ANSWERS)
+        QuestionAnswering().features([question], tiny, 4, ANSWERS)
 
 
 def test_the_loss_is_the_mean_of_both_ends_and_right_is_both(tiny: Tokenizer) -> None:
-    features = TASK.features(
+    features = QuestionAnswering().features(
         [about("a b c", "b"), about("a b c", "c"), about("a b c", "a")], tiny, 64, ANSWERS
     )
     logits = certain(features, [4, 5, 3], [4, 4, 3])  # right, wrong end, right
@@ -127,7 +126,7 @@ def test_the_loss_is_the_mean_of_both_ends_and_right_is_both(tiny: Tokenizer) ->
     }
     batch["weights"] = batch["weights"].at[2].set(0)
     logits = np.concatenate([logits, np.full_like(logits[:1], 7)])  # and a row that fills up
-    tally = TASK.objective(jnp.asarray(logits), batch)
+    tally = QuestionAnswering().objective(jnp.asarray(logits), batch)
     rest = np.log(np.exp(10) + 7)  # T is 8
     assert float(tally.loss) == pytest.approx(2 * (rest - 10) + 10 / 2, rel=1e-5)
     assert float(tally.correct) == 1
@@ -170,9 +169,9 @@ def test_an_answer_is_in_the_context_and_neither_backward_nor_too_long(tiny: Tok
     high = {(0, 1, 0): 9.0, (0, 13, 1): 9.0, (0, 2, 0): 9.0}
     question = about(LETTERS, "e")
     backward = {**high, (0, 9, 0): 5.0, (0, 5, 1): 4.0}
-    assert answer(TASK, tiny, question, backward, length=16)["answer"] == "g"
+    assert answer(QuestionAnswering(), tiny, question, backward, length=16)["answer"] == "g"
     forward = {**high, (0, 5, 0): 5.0, (0, 9, 1): 4.0}
-    assert answer(TASK, tiny, question, forward, length=16)["answer"] == "c d e f g"
+    assert answer(QuestionAnswering(), tiny, question, forward, length=16)["answer"] == "c d e f g"
     short = QuestionAnswering(QaOptions(answer_length=4))
     assert answer(short, tiny, question, forward, length=16)["answer"] == "c"
 
@@ -180,7 +179,7 @@ def test_an_answer_is_in_the_context_and_neither_backward_nor_too_long(tiny: Tok
 def test_a_text_that_stands_twice_is_answered_once_from_its_best_place(tiny: Tokenizer) -> None:
     # Positions: 3 and 5 are both a; the second is the likelier.
     places = {(0, 3, 0): 5.0, (0, 3, 1): 5.0, (0, 5, 0): 9.0, (0, 5, 1): 9.0}
-    found = answer(TASK, tiny, about("a b a c", "a"), places, length=16)
+    found = answer(QuestionAnswering(), tiny, about("a b a c", "a"), places, length=16)
     (best,) = (one for one in found["n_best"] if one["answer"] == "a")
     assert (found["answer"], found["start"], found["score"]) == ("a", 4, 18)
     assert best["probability"] == max(one["probability"] for one in found["n_best"])
@@ -199,7 +198,7 @@ def test_there_is_an_answer_even_if_the_likeliest_places_are_none(tiny: Tokenize
 def test_a_context_without_text_has_no_answer(
     tiny: Tokenizer, context: str, classes: list[str]
 ) -> None:
-    found = answer(TASK, tiny, Question("q", "", context), {}, classes)
+    found = answer(QuestionAnswering(), tiny, Question("q", "", context), {}, classes)
     assert (found["answer"], found["start"], found["end"]) == ("", None, None)
     assert found["null_odds"] == CERTAIN
     assert [one["answer"] for one in found["n_best"]] == [""]
@@ -217,7 +216,7 @@ def test_no_answer_is_chosen_above_the_threshold_and_only_if_learned(tiny: Token
         assert [one["answer"] for one in found["n_best"]][:2] == ["", "c"]
         by_threshold[threshold] = found["answer"], found["score"], found["start"]
     assert by_threshold == {0.0: ("", 6, None), 1.0: ("c", 5, 4)}
-    found = answer(TASK, tiny, question, logits, ANSWERS, 16)
+    found = answer(QuestionAnswering(), tiny, question, logits, ANSWERS, 16)
     assert found["answer"] == "c"
     assert found["n_best"][0]["answer"] == "c"
 
@@ -259,11 +258,13 @@ def test_sentencepiece_answers_keep_their_place(tokenizer_dir: Path) -> None:
     context = "The captain finds “a wooden boat” (near the river).  Our teacher paints."
     for said in ("captain", "a wooden boat", "near the river", "river", "Our teacher"):
         question = about(context, said, "the cook?")
-        features = TASK.features([question], tokenizer, 128, ANSWERS)
+        features = QuestionAnswering().features([question], tokenizer, 128, ANSWERS)
         (row,) = features.arrays["token_ids"][features.arrays["weights"] > 0]
         first, last = features.arrays["start"][0], features.arrays["end"][0]
         assert tokenizer.decode(row[first : last + 1]).strip(" “(") == said.lower()
-        (found,) = TASK.predict([question], features, certain(features, first, last), ANSWERS)
+        (found,) = QuestionAnswering().predict(
+            [question], features, certain(features, first, last), ANSWERS
+        )
         assert found["answer"] == said
         assert context[found["start"] : found["end"]] == said
     word = tokenizer.encode(["(the"])[0]
@@ -281,19 +282,21 @@ def test_the_task_scores_its_own_predictions(tiny: Tokenizer) -> None:
         Question("one", "k", LETTERS, ("c d",), (4, 7)),
         Question("two", "k", LETTERS, ("e",), (8, 9)),
     ]
-    features = TASK.features(examples, tiny, 64, ANSWERS)
-    records = TASK.predict(examples, features, certain(features, [5, 7], [5, 7]), ANSWERS)
+    features = QuestionAnswering().features(examples, tiny, 64, ANSWERS)
+    records = QuestionAnswering().predict(
+        examples, features, certain(features, [5, 7], [5, 7]), ANSWERS
+    )
     assert [record["id"] for record in records] == ["one", "two"]
-    found = TASK.score(examples, records, ANSWERS)
+    found = QuestionAnswering().score(examples, records, ANSWERS)
     assert found == {"exact": 50.0, "f1": pytest.approx(250 / 3), "total": 2}
 
     examples.append(Question("none", "k", LETTERS, impossible=True))
-    features = TASK.features(examples, tiny, 64, ANSWERS_OR_NULL)
+    features = QuestionAnswering().features(examples, tiny, 64, ANSWERS_OR_NULL)
     logits = certain(features, [5, 7, 3], [6, 7, 3])
     logits[:, 0] = [[8, 8], [11, 11], [11.5, 11.5]]  # odds -4, 2 and 3: two answers are held back
-    records = TASK.predict(examples, features, logits, ANSWERS_OR_NULL)
+    records = QuestionAnswering().predict(examples, features, logits, ANSWERS_OR_NULL)
     assert [record["answer"] for record in records] == ["c d", "", ""]
-    found = TASK.score(examples, records, ANSWERS_OR_NULL)
+    found = QuestionAnswering().score(examples, records, ANSWERS_OR_NULL)
     assert found["f1"] == pytest.approx(200 / 3)
     assert (found["HasAns_f1"], found["NoAns_f1"]) == (50, 100)
     assert (found["best_f1"], found["best_f1_thresh"]) == (100, 2)
@@ -302,10 +305,10 @@ def test_the_task_scores_its_own_predictions(tiny: Tokenizer) -> None:
 def test_a_context_of_100_000_words_is_taken(tiny: Tokenizer) -> None:
     context = "a b c d " * 25_000
     question = Question("q", "k", context, ("z",), (len(context) - 2, len(context) - 1))
-    features = TASK.features([question], tiny, 384, ANSWERS)
+    features = QuestionAnswering().features([question], tiny, 384, ANSWERS)
     # 380 tokens a window, one every 128: the last of 780 begins at 779 · 128 = 99,712.
     assert features.arrays["token_ids"].shape == (780, 384)
     assert features.arrays["start"].nonzero()[0].tolist() == [779]
     logits = certain(features, features.arrays["start"], features.arrays["end"])
-    (found,) = TASK.predict([question], features, logits, ANSWERS)
+    (found,) = QuestionAnswering().predict([question], features, logits, ANSWERS)
     assert (found["start"], found["end"]) == question.span

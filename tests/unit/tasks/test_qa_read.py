@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.qa.read import Question
-from pipelines.tasks.qa.task import TASK
+from pipelines.tasks.qa.task import QuestionAnswering
 from pipelines.tasks.task import Columns
 from support.commands import ROOT, environment
 
@@ -42,7 +42,7 @@ def test_answers_that_stand_elsewhere_are_found_or_counted(
         asked("empty", "", 4),
         asked("negative", "d", -4),
     ]
-    examples = TASK.read(write(tmp_path, qas, "a b c d b"), Columns(), True)
+    examples = QuestionAnswering().read(write(tmp_path, qas, "a b c d b"), Columns(), True)
     spans = {example.id: example.span for example in examples}
     assert spans == {
         "right": (2, 3),
@@ -58,14 +58,16 @@ def test_answers_that_stand_elsewhere_are_found_or_counted(
     assert said.count("\n") == 2
 
 
-def test_version_2_and_unlabelled_files_are_read(tmp_path: Path) -> None:
+def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
     none = {"id": "n", "question": "k", "answers": [], "is_impossible": True}
     plausible = asked("p", "b", 2, is_impossible=True)
-    examples = TASK.read(write(tmp_path, [none, plausible, asked("y", "b", 2)]), Columns(), True)
+    examples = QuestionAnswering().read(
+        write(tmp_path, [none, plausible, asked("y", "b", 2)]), Columns(), True
+    )
     assert [example.impossible for example in examples] == [True, True, False]
     assert [example.span for example in examples] == [None, None, (2, 3)]
     bare = write(tmp_path, [{"id": "n", "question": "k"}])
-    assert TASK.read(bare, Columns(), False) == [Question("n", "k", LETTERS)]
+    assert QuestionAnswering().read(bare, Columns(), False) == [Question("n", "k", LETTERS)]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_what_is_wrong_in_a_file_is_named_by_its_place(
     tmp_path: Path, qas: list[Any], words: str
 ) -> None:
     with pytest.raises(BadInputError, match=f"questions.json.*{words}"):
-        TASK.read(write(tmp_path, qas), Columns(), True)
+        QuestionAnswering().read(write(tmp_path, qas), Columns(), True)
 
 
 def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
         ("tfds:squad", Columns(), "names no split"),
     ]:
         with pytest.raises(BadInputError, match=words):
-            TASK.read(source, columns, True)
+            QuestionAnswering().read(source, columns, True)
 
 
 BUILDER = """
@@ -135,11 +137,11 @@ Builder(data_dir=sys.argv[2]).download_and_prepare(file_format="array_record")
 READER = """
 import sys
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.qa.task import TASK
+from pipelines.tasks.qa.task import QuestionAnswering
 from pipelines.tasks.task import Columns
-for source, labelled in (("train", False), ("train", True), ("test", False)):
+for source, labeled in (("train", False), ("train", True), ("test", False)):
     try:
-        found = TASK.read(f"tfds:asked:{source}", Columns(), labelled)
+        found = QuestionAnswering().read(f"tfds:asked:{source}", Columns(), labeled)
         for one in sorted(found, key=lambda question: question.id):
             print(one.id, one.context, one.answers, one.span)
     except BadInputError as error:

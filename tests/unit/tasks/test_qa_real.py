@@ -11,7 +11,7 @@ from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.qa.decode import Window, owners
 from pipelines.tasks.qa.read import Question
-from pipelines.tasks.qa.task import ANSWERS, ANSWERS_OR_NULL, TASK
+from pipelines.tasks.qa.task import ANSWERS, ANSWERS_OR_NULL, QuestionAnswering
 from pipelines.tasks.task import Columns
 from support.answers import DATA, certain, real
 
@@ -72,7 +72,7 @@ def squad(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Question], Tok
     if not vocabulary.is_file():
         pytest.skip(f"{vocabulary} is not on this machine")
     (folder / "vocab.txt").write_bytes(vocabulary.read_bytes())
-    examples = TASK.read(str(DATA / "train-subset-4000.json"), Columns(), True)
+    examples = QuestionAnswering().read(str(DATA / "train-subset-4000.json"), Columns(), True)
     return examples, tokenizers.load(folder)
 
 
@@ -81,7 +81,7 @@ def test_rows_and_targets_are_those_of_the_published_rules(
     squad: tuple[list[Question], Tokenizer], length: int
 ) -> None:
     examples, tokenizer = squad
-    features = TASK.features(examples, tokenizer, length, ANSWERS)
+    features = QuestionAnswering().features(examples, tokenizer, length, ANSWERS)
     targets = zip(features.arrays["start"], features.arrays["end"], strict=True)
     found = [
         [window.first, window.count, int(start), int(end)]
@@ -108,16 +108,16 @@ def test_rows_and_targets_are_those_of_the_published_rules(
 
 def test_right_logits_give_the_right_answers(squad: tuple[list[Question], Tokenizer]) -> None:
     examples, tokenizer = squad
-    features = TASK.features(examples, tokenizer, 384, ANSWERS)
+    features = QuestionAnswering().features(examples, tokenizer, 384, ANSWERS)
     logits = certain(features, features.arrays["start"], features.arrays["end"])
-    records = TASK.predict(examples, features, logits, ANSWERS)
+    records = QuestionAnswering().predict(examples, features, logits, ANSWERS)
     long, inside = set(), set()
     for number, rows in groupby(
         zip(features.examples, features.notes, strict=True), lambda x: x[0]
     ):
         (_, window), *_ = rows
         tokens = window.document.tokens(*examples[number].span)
-        if tokens[1] - tokens[0] >= TASK.options.answer_length:
+        if tokens[1] - tokens[0] >= QuestionAnswering().options.answer_length:
             long.add(number)
         elif window.document.characters(*tokens) != examples[number].span:
             inside.add(number)
@@ -129,7 +129,9 @@ def test_right_logits_give_the_right_answers(squad: tuple[list[Question], Tokeni
         (records[number]["start"], records[number]["end"]) == examples[number].span
         for number in kept
     )
-    score = TASK.score([examples[n] for n in kept], [records[n] for n in kept], ANSWERS)
+    score = QuestionAnswering().score(
+        [examples[n] for n in kept], [records[n] for n in kept], ANSWERS
+    )
     assert score["exact"] == score["f1"] == 100
 
 
@@ -160,13 +162,13 @@ def test_of_any_logits_the_answer_is_that_of_the_published_rules(
 ) -> None:
     examples, tokenizer = squad
     examples = examples[:60]
-    features = TASK.features(examples, tokenizer, 128, ANSWERS_OR_NULL)
+    features = QuestionAnswering().features(examples, tokenizer, 128, ANSWERS_OR_NULL)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(*features.arrays["token_ids"].shape, 2)).astype(np.float32)
     logits[features.examples % 2 == 0, 0] += 5  # of half of them [CLS] is likely
     compared = silent = 0
     for classes in (ANSWERS, ANSWERS_OR_NULL):
-        records = TASK.predict(examples, features, logits, classes)
+        records = QuestionAnswering().predict(examples, features, logits, classes)
         for number, record in enumerate(records):
             rows = features.examples == number
             windows = [w for w, mine in zip(features.notes, rows, strict=True) if mine]

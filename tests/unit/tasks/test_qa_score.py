@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.qa.score import normalized
-from pipelines.tasks.qa.task import score, tune_threshold
+from pipelines.tasks.qa.score import normalized, score, tune_threshold
 from support.answers import DATA, real
 
 

@@ -15,7 +15,9 @@ import pytest
 
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.tasks import classification, multiple_choice, ranking
+from pipelines.tasks.classification import Classification
+from pipelines.tasks.multiple_choice import MultipleChoice
+from pipelines.tasks.ranking import PassageRanking
 from pipelines.tasks.task import Columns
 from support.commands import ROOT, environment
 
@@ -54,8 +56,8 @@ def real_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_single_sentences_are_split_without_overlap(
     made: Path, name: str, sizes: tuple[int, ...], classes: list[str]
 ) -> None:
-    task = classification.TASK
-    splits = [task.read(str(made / name / f"{n}.csv"), Columns(), labelled=True) for n in NAMES]
+    task = Classification()
+    splits = [task.read(str(made / name / f"{n}.csv"), Columns(), labeled=True) for n in NAMES]
     assert tuple(map(len, splits)) == sizes
     assert len({e.text for split in splits for e in split}) == sum(sizes)
     for split in splits:
@@ -63,9 +65,9 @@ def test_single_sentences_are_split_without_overlap(
 
 
 def test_pairs_hold_the_answer_or_do_not(made: Path, real_tokenizer: Tokenizer) -> None:
-    task = classification.TASK
+    task = Classification()
     columns = Columns(id="id")
-    splits = [task.read(str(made / "qnli" / f"{n}.csv"), columns, labelled=True) for n in NAMES]
+    splits = [task.read(str(made / "qnli" / f"{n}.csv"), columns, labeled=True) for n in NAMES]
     assert not {e.text for e in splits[0]} & {e.text for e in splits[2]}
     for split in splits:
         assert set(Counter(e.label for e in split).values()) == {len(split) / 2}
@@ -79,7 +81,7 @@ def test_pairs_hold_the_answer_or_do_not(made: Path, real_tokenizer: Tokenizer) 
 
 
 def test_candidates_compete_ten_by_ten_in_no_order(made: Path) -> None:
-    candidates = ranking.TASK.read(str(made / "ranking/test.jsonl"), Columns(), labelled=True)
+    candidates = PassageRanking().read(str(made / "ranking/test.jsonl"), Columns(), labeled=True)
     sizes = Counter(candidate.query_id for candidate in candidates)
     assert set(sizes.values()) == {10}
     relevant = np.array([candidate.label == "1" for candidate in candidates]).reshape(-1, 10)
@@ -87,17 +89,19 @@ def test_candidates_compete_ten_by_ten_in_no_order(made: Path) -> None:
     assert relevant.mean(axis=0) == pytest.approx(np.full(10, relevant.mean()), abs=0.03)
     same = [{"label": "0", "probabilities": {"0": 0.5, "1": 0.5}} for _ in candidates]
     # One relevant sentence among ten at random: 0.293; some questions have several.
-    assert ranking.TASK.score(candidates, same, ["0", "1"])["mrr"] == pytest.approx(0.33, abs=0.02)
+    assert PassageRanking().score(candidates, same, ["0", "1"])["mrr"] == pytest.approx(
+        0.33, abs=0.02
+    )
 
 
 def test_what_follows_is_at_any_place_among_the_choices(
     made: Path, real_tokenizer: Tokenizer
 ) -> None:
-    questions = multiple_choice.TASK.read(str(made / "choice/test.jsonl"), Columns(), labelled=True)
+    questions = MultipleChoice().read(str(made / "choice/test.jsonl"), Columns(), labeled=True)
     labels = np.bincount([question.label for question in questions], minlength=4)
     assert labels / len(questions) == pytest.approx(np.full(4, 0.25), abs=0.05)
     assert all(len(set(question.choices)) == 4 for question in questions)
-    arrays = multiple_choice.TASK.features(questions[:50], real_tokenizer, 96, ["score"]).arrays
+    arrays = MultipleChoice().features(questions[:50], real_tokenizer, 96, ["score"]).arrays
     assert arrays["token_ids"].shape == (50, 4, 96)
 
 

@@ -19,7 +19,7 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.summarization.rouge import ORACLE_SENTENCES, oracle, rouge, words
-from pipelines.tasks.summarization.task import TASK, Example, Summarization
+from pipelines.tasks.summarization.task import Example, Summarization, SummarizationOptions
 from pipelines.tasks.task import Columns, Features
 from support.commands import ROOT
 from support.real_text import TEXT, VOCABULARY
@@ -52,18 +52,18 @@ def test_a_text_is_split_into_sentences_and_a_list_is_taken_as_it_is(tmp_path: P
         {"document": "Who came at 3.15 p.m.? He left!\nA new line", "summary": "He came."},
         {"document": ["one. two.", " three "], "summary": "two", "id": 7},
     )
-    first, second = TASK.read(source, Columns(), labelled=True)
+    first, second = Summarization().read(source, Columns(), labeled=True)
     assert first == Example("0", ("Who came at 3.15 p.m.?", "He left!", "A new line"), "He came.")
     assert second == Example("7", ("one. two.", "three"), "two")
-    assert TASK.classes([first, second]) == ["selected"]
+    assert Summarization().classes([first, second]) == ["selected"]
     # Without labels they are not looked at.
-    assert TASK.read(source, Columns(label="nowhere"), labelled=False)[0].summary is None
+    assert Summarization().read(source, Columns(label="nowhere"), labeled=False)[0].summary is None
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", {"article": "A b.", "highlights": "b", "guid": "x"})
     columns = Columns(text="article", label="highlights", id="guid")
-    assert TASK.read(source, columns, labelled=True) == [Example("x", ("A b.",), "b")]
+    assert Summarization().read(source, columns, labeled=True) == [Example("x", ("A b.",), "b")]
 
 
 GOOD = {"document": "A man. A store.", "summary": "A man."}
@@ -74,7 +74,7 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
     [
         ('{"document": "a"', r"a\.jsonl, line 2, column \d+: not JSON"),
         ("[1, 2]", r"line 2 is \[1, 2\], not a JSON object"),
-        ("[" * 100_000, r"line 2 is not JSON that can be read"),
+        ("[" * 100_000, r"line 2 cannot be read as JSON"),
         ('{"summary": "a", "text": "b"}', r"line 2 .*'document'; its fields are 'summary', 'text'"),
         ('{"document": "a"}', r"line 2 has no field 'summary'; its fields are 'document'"),
         ('{"document": "a", "summary": null}', r"line 2 has no field 'summary'"),
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, said: st
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps(GOOD) + "\n" + line + "\n", "utf-8")
     with pytest.raises(BadInputError, match=said) as error:
-        TASK.read(str(source), Columns(), labelled=True)
+        Summarization().read(str(source), Columns(), labeled=True)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
 
@@ -99,7 +99,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, said: st
 def test_files_that_are_none(tmp_path: Path) -> None:
     def refused(source: str, words: str, columns: Columns = Columns()) -> None:  # noqa: B008
         with pytest.raises(BadInputError, match=words):
-            TASK.read(source, columns, labelled=True)
+            Summarization().read(source, columns, labeled=True)
 
     refused(str(tmp_path / "none.jsonl"), "No such file")
     refused(str(tmp_path), "Is a directory")
@@ -122,16 +122,18 @@ def test_empty_and_short_documents_are_counted_and_come_through(
         {"document": "The man.", "summary": "a man", "id": "one"},
         {"document": [], "summary": "a man", "id": "list"},
     )
-    examples = TASK.read(source, Columns(), labelled=True)
+    examples = Summarization().read(source, Columns(), labeled=True)
     said = capsys.readouterr().err
     assert "empty documents, whose summaries are empty: 2 (void, …)" in said
     assert "documents of 3 sentences or fewer, all of which are chosen: 1" in said
-    features = TASK.features(examples, tokenizer, 16, ["selected"])
+    features = Summarization().features(examples, tokenizer, 16, ["selected"])
     assert features.examples.tolist() == [1]
-    found = TASK.predict(examples, features, np.zeros((1, 1, 1), np.float32), ["selected"])
+    found = Summarization().predict(
+        examples, features, np.zeros((1, 1, 1), np.float32), ["selected"]
+    )
     assert [one["summary"] for one in found] == ["", "The man.", ""]
     assert found[1] == {"id": "one", "summary": "The man.", "sentences": [0], "scores": [0.5]}
-    scores = TASK.score(examples, found, ["selected"])
+    scores = Summarization().score(examples, found, ["selected"])
     # "The man" and "a man" share one of two words.
     assert scores["rouge1"] == pytest.approx(0.5 / 3)
     assert scores["lead3_rouge1"] == scores["rouge1"]
@@ -140,7 +142,7 @@ def test_empty_and_short_documents_are_counted_and_come_through(
 def test_rows_are_those_of_bertsum() -> None:
     tiny = tokenizers.load(TINY)
     examples = [Example("a", STORE, "milk in the store. the man"), Example("b", STORE[2:], None)]
-    features = TASK.features(examples, tiny, 16, ["selected"])
+    features = Summarization().features(examples, tiny, 16, ["selected"])
     arrays = features.arrays
     cls, sep, pad = "[CLS]", "[SEP]", "[PAD]"
     expected = [
@@ -171,7 +173,7 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
         return tuple(" ".join(rng.choice(some, rng.integers(1, 15))) for _ in range(count))
 
     examples = [Example(str(count), sentences(count), "") for count in (3, 1, 0, 12)]
-    features = TASK.features(examples, tokenizer, length, ["selected"])
+    features = Summarization().features(examples, tokenizer, length, ["selected"])
     arrays = features.arrays
     assert arrays["token_ids"].shape[1] <= length
     found: list[list[int]] = []
@@ -229,7 +231,7 @@ def test_the_loss_is_the_cross_entropy_of_each_sentence() -> None:
         "labels": jnp.array([[1, 0, 0], [1, 0, 0]]),
         "weights": jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
     }
-    tally = TASK.objective(logits, batch)
+    tally = Summarization().objective(logits, batch)
     assert float(tally.loss) == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
     assert tally.correct is not None
     # Undecided is not chosen.
@@ -246,10 +248,10 @@ def test_a_summary_has_the_best_sentences_in_their_order_and_says_nothing_twice(
         "a store.",
     )
     examples = [Example("x", sentences, None), Example("y", STORE, None)]
-    features = TASK.features(examples, tiny, 16, ["selected"])
+    features = Summarization().features(examples, tiny, 16, ["selected"])
     assert len(features.notes) > 3
     scores = [[-500.0, 2.0, 500.0, math.log(3), 0.0], [0.0, 1.0, 1.0]]
-    found = Summarization(select=2).predict(
+    found = Summarization(SummarizationOptions(sentences=2)).predict(
         examples, features, logits_of(features, scores), ["selected"]
     )
     # "man and the" is in the best one already.
@@ -257,7 +259,7 @@ def test_a_summary_has_the_best_sentences_in_their_order_and_says_nothing_twice(
     assert found[0]["summary"] == "the man and the store. in the store."
     assert found[0]["scores"] == pytest.approx([1.0, 0.75])
     assert found[1]["sentences"] == [1, 2]
-    everything = Summarization(select=9)
+    everything = Summarization(SummarizationOptions(sentences=9))
     (all_but_one, _) = everything.predict(
         examples, features, logits_of(features, scores), ["selected"]
     )
@@ -271,7 +273,7 @@ def test_scores_are_f1_and_the_lead_is_beside_them() -> None:
         Example("y", ("no", "one"), "a b c d"),
     ]
     predictions = [{"id": "x", "summary": "the cat"}, {"id": "y", "summary": "d a b"}]
-    found = TASK.score(examples, predictions, ["selected"])
+    found = Summarization().score(examples, predictions, ["selected"])
     # x: 2 of 2 and 2 of 3 words, 1 of 1 and 1 of 2 bigrams, 2 words in order.
     # y: 3 of 3 and 3 of 4 words, 1 of 2 and 1 of 3 bigrams, "a b" in order.
     assert found["rouge1"] == pytest.approx((0.8 + 6 / 7) / 2)
@@ -281,8 +283,10 @@ def test_scores_are_f1_and_the_lead_is_beside_them() -> None:
     assert found["lead3_rouge1"] == pytest.approx((2 / 3) / 2)
     assert found["lead3_rouge2"] == pytest.approx((2 / 7) / 2)
     assert found["lead3_rougeL"] == pytest.approx((2 / 3) / 2)
-    assert TASK.best in found
-    assert "lead1_rouge1" in Summarization(select=1).score(examples, predictions, ["selected"])
+    assert Summarization().best_metric in found
+    assert "lead1_rouge1" in Summarization(SummarizationOptions(sentences=1)).score(
+        examples, predictions, ["selected"]
+    )
 
 
 def test_a_document_of_a_hundred_thousand_words_is_read_to_its_end(tmp_path: Path) -> None:
@@ -294,12 +298,12 @@ def test_a_document_of_a_hundred_thousand_words_is_read_to_its_end(tmp_path: Pat
         {"document": "milk " * 100_000, "summary": "milk"},
     )
     tiny = tokenizers.load(TINY)
-    examples = TASK.read(source, Columns(), labelled=True)
-    features = TASK.features(examples, tiny, 128, ["selected"])
+    examples = Summarization().read(source, Columns(), labeled=True)
+    features = Summarization().features(examples, tiny, 128, ["selected"])
     assert features.notes[-2][1] == 10_000
     assert features.notes[-1] == (0, 1)
     assert features.arrays["weights"].sum() == ORACLE_SENTENCES + 1
-    found = TASK.predict(
+    found = Summarization().predict(
         examples, features, logits_of(features, [[0.0] * 9_999 + [5.0], [0.0]]), ["selected"]
     )
     assert found[0]["sentences"][-1] == 9_999
@@ -318,12 +322,14 @@ def test_on_wikipedia_the_labels_are_worth_more_than_the_first_sentences(tmp_pat
         tmp_path / "wiki.jsonl", *({"document": text, "summary": lead} for lead, text in documents)
     )
     (tmp_path / "vocab.txt").write_bytes(VOCABULARY.read_bytes())
-    examples = TASK.read(source, Columns(), labelled=True)
+    examples = Summarization().read(source, Columns(), labeled=True)
     assert len(examples) > 30
-    features = TASK.features(examples, tokenizers.load(tmp_path), 512, ["selected"])
+    features = Summarization().features(examples, tokenizers.load(tmp_path), 512, ["selected"])
     labels = features.arrays["labels"]
     assert 1 <= labels.sum() / len(examples) <= 3
-    found = TASK.predict(examples, features, (labels * 2.0 - 1.0)[..., None], ["selected"])
-    scores = TASK.score(examples, found, ["selected"])
+    found = Summarization().predict(
+        examples, features, (labels * 2.0 - 1.0)[..., None], ["selected"]
+    )
+    scores = Summarization().score(examples, found, ["selected"])
     assert scores["rouge2"] > scores["lead3_rouge2"] + 0.03
     assert scores["rouge1"] > scores["lead3_rouge1"] + 0.03

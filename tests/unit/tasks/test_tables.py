@@ -19,8 +19,8 @@ from pipelines.tasks.table_reader import Example, examples, read
 from pipelines.tasks.task import Columns
 
 
-def found(file: Path, columns: Columns | None = None, labelled: bool = True) -> list[Example]:
-    return examples(read(str(file)), columns or Columns(), labelled)
+def found(file: Path, columns: Columns | None = None, labeled: bool = True) -> list[Example]:
+    return examples(read(str(file)), columns or Columns(), labeled)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -64,7 +64,7 @@ def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None
 
 def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "text,label\nfine,\n")
-    assert found(file, labelled=False)[0].label == ""
+    assert found(file, labeled=False)[0].label == ""
     with pytest.raises(BadInputError, match="line 2: 'label' is empty"):
         found(file)
     numbers = write(tmp_path, "a.jsonl", '{"text":"a","label":1}\n{"text":"b","label":true}')
@@ -186,7 +186,7 @@ def pairs_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pairs_data_set")
 def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
     table = read("tfds:alike:train")
-    train = examples(table, Columns(), labelled=True)
+    train = examples(table, Columns(), labeled=True)
     assert len(train) == 600
     order = sorted(int(e.text.removeprefix("é ")) for e in train)
     assert order == list(range(600))
@@ -198,9 +198,9 @@ def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
     assert table.rows[0]["answers"]["text"] == ["é", "b"]
     assert len(read("tfds:alike:train[:10%]").rows) == 60
     with pytest.raises(BadInputError, match="example 0: 'label' is missing"):
-        examples(read("tfds:alike:test"), Columns(), labelled=True)
-    assert len(examples(read("tfds:alike:test"), Columns(), labelled=False)) == 3
-    with pytest.raises(BadInputError, match="alike has no split 'dev' but"):
+        examples(read("tfds:alike:test"), Columns(), labeled=True)
+    assert len(examples(read("tfds:alike:test"), Columns(), labeled=False)) == 3
+    with pytest.raises(BadInputError, match="alike has no split 'dev'"):
         read_split("alike", "dev")
     with pytest.raises(BadInputError, match=re.escape("names no split; write it as in tfds:")):
         read("tfds:alike")

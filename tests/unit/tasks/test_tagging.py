@@ -94,9 +94,9 @@ def test_rows_are_as_long_as_the_longest_rounded_up_to_eight(letters: Tokenizer)
     assert found["token_ids"].shape == (2, 16)
     assert found["token_ids"][0, 3:].tolist() == [letters.pad_id] * 13
     assert found["segment_ids"].sum(axis=1).tolist() == [3, 9]
-    assert Tagging().features([sentence(*"abcdefg")], letters, 9, ["O"]).arrays["token_ids"].shape == (
-        (1, 9)
-    )
+    assert Tagging().features([sentence(*"abcdefg")], letters, 9, ["O"]).arrays[
+        "token_ids"
+    ].shape == ((1, 9))
 
 
 def test_a_long_sentence_is_cut_into_rows_that_share_context(letters: Tokenizer) -> None:
@@ -119,7 +119,9 @@ def test_document_context_fills_the_row_and_is_not_scored(letters: Tokenizer) ->
         sentence(*"ef", tags="O O", document=1),
         sentence(*"gh", tags="O O", document=2),
     ]
-    found = Tagging(TaggingOptions(document_context=True)).features(examples, letters, 6, ["O", "B-X"])
+    found = Tagging(TaggingOptions(document_context=True)).features(
+        examples, letters, 6, ["O", "B-X"]
+    )
     rows = ["".join(letters.pieces[t] for t in row[1:-1]) for row in found.arrays["token_ids"]]
     assert rows[:3] == ["abcd", "bcde", "cdef"]
     assert rows[3] == "gh[SEP]" + "[PAD]"
