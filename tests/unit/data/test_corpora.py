@@ -1,4 +1,4 @@
-"""The sources of text, each with its own rules; see test_sources for what all have in common."""
+"""The rules of each source of text; see test_sources for the common ones."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_wrong_specifications(tmp_path: Path, corpus: Path) -> None:
         open_corpus("python-docs", "python-docs")
 
 
-def test_prose_is_told_from_code_and_markup() -> None:
+def test_prose_is_separated_from_code_and_markup() -> None:
     text = """frobnicate(a, b=None) -> int
 
     Return the *best* of two :class:`Frob` values, or ``None`` if there is none.
@@ -201,19 +201,19 @@ def test_the_built_in_corpus_is_two_megabytes_of_prose(documents: list[list[str]
 
 @pytest.mark.full
 def test_the_built_in_corpus_is_always_the_same(documents: list[list[str]]) -> None:
-    """Also in another process, where sets and dicts of strings have another order."""
+    """Also in another process, where sets of strings have another order."""
     script = (
         "import json; from itertools import islice; from pipelines.data.sources import python_docs;"
         "print(json.dumps(list(islice(python_docs.documents(), 1000))))"
     )
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert json.loads(found.stdout) == documents[:1000]
+    assert json.loads(result.stdout) == documents[:1000]
 
 
 def test_a_few_bytes_that_unpack_to_very_many_do_not_fill_the_memory(tmp_path: Path) -> None:
-    """A line and a document without end, in .zst files of some kilobytes that hold a gigabyte."""
+    """An endless line and an endless document, in .zst files of some kilobytes."""
     program = (
         "import resource, sys\n"
         "from bert_jax.runtime.errors import BadInputError\n"

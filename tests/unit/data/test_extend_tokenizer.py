@@ -1,4 +1,4 @@
-"""Words of a field in the free places of a vocabulary."""
+"""Domain words in the unused slots of a vocabulary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def report(tmp_path: Path) -> Path:
     return tmp_path / "report.txt"
 
 
-def test_the_words_that_save_most_tokens_take_the_free_places(
+def test_the_words_that_save_most_tokens_replace_unused_tokens(
     base: Path, report: Path, tmp_path: Path
 ) -> None:
     arguments = ("extend-tokenizer", base, "--corpus", f"text:{report}", "--out", tmp_path / "new")
@@ -44,9 +44,9 @@ def test_the_words_that_save_most_tokens_take_the_free_places(
     assert new.pieces == ["[PAD]", "carditis", "artery", *PIECES[3:]]
     assert new.digest != old.digest
     assert new.encode(["The artery."])[0] == [*old.encode(["the"])[0], 2, old.pieces.index(".")]
-    again = invoke(*arguments, "--words", "2")
-    assert again.returncode == 0
-    assert "already exists" in again.stderr
+    repeated = invoke(*arguments, "--words", "2")
+    assert repeated.returncode == 0
+    assert "already exists" in repeated.stderr
     refused(invoke(*arguments, "--words", "1"), 78, "words 2 (requested: 1)", "--out")
 
 
@@ -62,7 +62,7 @@ def test_words_are_ranked_by_tokens_saved_and_then_by_name(base: Path) -> None:
         choose_words(tokenizer, ["heart"] * 100, 9)
 
 
-def test_no_more_words_than_places(base: Path, report: Path, tmp_path: Path) -> None:
+def test_no_more_words_than_unused_tokens(base: Path, report: Path, tmp_path: Path) -> None:
     extend(base, tmp_path / "new", specs=[f"text:{report}"], limit=50)
     assert load(tmp_path / "new").pieces[1:4] == ["carditis", "artery", "stent"]
     with pytest.raises(BadInputError, match=r"no \[unusedN\]"):
@@ -109,7 +109,7 @@ def test_a_list_that_is_a_pipe_is_refused(base: Path, tmp_path: Path) -> None:
         read_words(tokenizer, tmp_path / "words.txt", 3)
 
 
-def test_a_vocabulary_without_places_is_refused(tokenizer_dir: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_without_unused_tokens_is_refused(tokenizer_dir: Path, tmp_path: Path) -> None:
     WordPieceTokenizer([*SPECIALS, *LETTERS], uncased=True).save(tmp_path / "full")
     for model, words in ((tokenizer_dir, "SentencePiece"), (tmp_path / "full", r"no \[unusedN\]")):
         with pytest.raises(BadInputError, match=words):
@@ -126,7 +126,7 @@ def test_a_vocabulary_without_places_is_refused(tokenizer_dir: Path, tmp_path: P
         ("--corpus", "python-docs", "--words", "1", "--list", "words.txt"),
     ],
 )
-def test_one_source_of_words_is_asked_for(
+def test_exactly_one_source_of_words_is_required(
     base: Path, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     refused(invoke("extend-tokenizer", base, "--out", tmp_path / "new", *arguments), 64, "--words")

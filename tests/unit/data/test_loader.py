@@ -84,23 +84,23 @@ def test_any_step_can_be_made_alone(data: PretrainingData, store: Store, config:
     assert all(equal(a, b) for a, b in zip(later, streamed[15:], strict=True))
 
 
-def test_a_pass_meets_every_pair_and_the_next_pass_masks_anew(
+def test_an_epoch_uses_every_pair_and_the_next_epoch_has_new_masks(
     store: Store, config: RunConfig
 ) -> None:
     data = PretrainingData(store, replace(config, phases=(Phase(length=32, steps=400),)))
     examples = data._examples(32)
     size = len(examples)
-    found = examples.at(np.arange(size))
-    assert len(set(found.key.tolist())) == size
+    examples_of_epoch = examples.at(np.arange(size))
+    assert len(set(examples_of_epoch.key.tolist())) == size
     pairs = plan(store.split("train"), config.seed, 0, 32, config.data.short_seq_prob)
-    assert sorted(found.pairs.a_start.tolist()) == pairs.a_start.tolist()
-    over = examples.at(np.arange(size - 3, size + 5))
-    assert set(over.key[:3].tolist()) <= set(found.key.tolist())
-    assert set(over.key[3:].tolist()).isdisjoint(found.key.tolist())
+    assert sorted(examples_of_epoch.pairs.a_start.tolist()) == pairs.a_start.tolist()
+    overlap = examples.at(np.arange(size - 3, size + 5))
+    assert set(overlap.key[:3].tolist()) <= set(examples_of_epoch.key.tolist())
+    assert set(overlap.key[3:].tolist()).isdisjoint(examples_of_epoch.key.tolist())
 
 
 def test_what_is_held_out_is_not_trained_on(data: PretrainingData, store: Store) -> None:
-    """So few tokens are those of the held-out documents; a random B repeats some of them."""
+    """Held-out documents have few tokens in common with the others; a random B repeats some."""
     tokens = sum(batch.tokens for batch in data.held_out(32, 8))
     held_out, train = (store.ledger.total(split, "tokens") for split in ("heldout", "train"))
     assert held_out / 2 < tokens < 3 * held_out < train / 2
@@ -116,8 +116,8 @@ def test_phases_of_one_length_go_on_through_the_text(store: Store, config: RunCo
 
 def test_another_seed_gives_other_batches(store: Store, config: RunConfig) -> None:
     first = PretrainingData(store, config).batch_at(0)
-    other = PretrainingData(store, replace(config, seed=1)).batch_at(0)
-    assert not equal(first, other)
+    other_seed = PretrainingData(store, replace(config, seed=1)).batch_at(0)
+    assert not equal(first, other_seed)
 
 
 def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunConfig) -> None:
@@ -132,8 +132,8 @@ def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunC
         assert np.array_equal(rows, expected)
     assert len(list(data.held_out(32, 3, limit=2))) == 2
     # Runs with other seeds are measured on the same masks.
-    other = next(iter(PretrainingData(store, replace(config, seed=9)).held_out(32, 3)))
-    assert np.array_equal(other.arrays["token_ids"], expected[:3])
+    other_seed = next(iter(PretrainingData(store, replace(config, seed=9)).held_out(32, 3)))
+    assert np.array_equal(other_seed.arrays["token_ids"], expected[:3])
 
 
 def test_an_example_without_a_second_segment_may_end_the_store(

@@ -1,4 +1,4 @@
-"""Several sequences in a row: nothing lost, little padding, and the same losses."""
+"""Packing: no sequence lost, little padding, and the same losses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_sequence_has_one_row_with_room(seed: int) -> None:
 
 
 def test_rows_are_nearly_full() -> None:
-    """Lengths as of pairs on Wikipedia: many full ones, the rest anything."""
+    """Lengths as on Wikipedia: many full sequences, the others of any length."""
     rng = np.random.default_rng(0)
     lengths = np.where(rng.random(50_000) < 0.4, 512, rng.integers(5, 512, 50_000))
     packing = pack(lengths, 512, max_per_row(512))
@@ -71,13 +71,13 @@ def test_a_packed_batch_has_the_documented_layout(store: Store, packed: RunConfi
     for row in range(8):
         number = int(sequence[row].max())
         several += number > 1
-        for one in range(1, number + 1):
-            (places,) = np.nonzero(sequence[row] == one)
-            assert (np.diff(places) == 1).all()
-            assert arrays["cls_positions"][row, one - 1] == places[0]
-            assert ids[row, places[0]] == store.tokenizer.cls_id
-            assert ids[row, places[-1]] == store.tokenizer.sep_id
-            assert arrays["position_ids"][row, places].tolist() == list(range(len(places)))
+        for segment in range(1, number + 1):
+            (positions,) = np.nonzero(sequence[row] == segment)
+            assert (np.diff(positions) == 1).all()
+            assert arrays["cls_positions"][row, segment - 1] == positions[0]
+            assert ids[row, positions[0]] == store.tokenizer.cls_id
+            assert ids[row, positions[-1]] == store.tokenizer.sep_id
+            assert arrays["position_ids"][row, positions].tolist() == list(range(len(positions)))
         assert arrays["nsp_weights"][row].sum() == number
     assert several > 2
     used = arrays["mlm_weights"] > 0
@@ -125,16 +125,18 @@ def test_the_losses_of_every_pair_are_those_of_a_row_of_its_own(
     assert len(nsp) == count > 8
     assert np.allclose(mlm, mlm_alone, atol=1e-5)
     assert np.allclose(nsp, nsp_alone, atol=1e-5)
-    for one, other in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_alone), strict=True):
-        assert np.allclose(one, other, atol=1e-5)
+    for packed_grad, alone_grad in zip(
+        jax.tree.leaves(grads), jax.tree.leaves(grads_alone), strict=True
+    ):
+        assert np.allclose(packed_grad, alone_grad, atol=1e-5)
 
 
-def test_a_pass_of_packed_rows_meets_every_pair(store: Store, packed: RunConfig) -> None:
+def test_an_epoch_of_packed_rows_uses_every_pair(store: Store, packed: RunConfig) -> None:
     examples = Examples(store.split("train"), store.tokenizer, packed.data, 0, LENGTH)
     alone = replace(examples, data=replace(packed.data, packing=False))
     assert len(examples) < len(alone)
-    found, expected = (one.at(np.arange(len(one))).key for one in (examples, alone))
-    assert sorted(found.tolist()) == sorted(expected.tolist())
+    keys, expected = (source.at(np.arange(len(source))).key for source in (examples, alone))
+    assert sorted(keys.tolist()) == sorted(expected.tolist())
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -155,7 +157,7 @@ def test_processes_share_one_packed_batch(store: Store, packed: RunConfig, proce
         {"objective": "sop", "whole_words": True, "shuffle_tokens": 2000},
     ],
 )
-def test_a_run_with_other_data_goes_on_after_an_interruption(
+def test_a_run_with_other_data_resumes(
     config: RunConfig, tmp_path: Path, data: dict[str, object]
 ) -> None:
     config = replace(config, data=replace(config.data, **data))  # type: ignore[arg-type]

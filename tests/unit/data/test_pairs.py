@@ -1,4 +1,4 @@
-"""Sentence pairs, against a plain rendering of google-research/bert's rules."""
+"""Sentence pairs, against a plain implementation of the rules of google-research/bert."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.pair_reference import reference
 
 
 def split_of(documents: list[list[int]]) -> SimpleNamespace:
-    """What `plan` reads of a split, from the sentence lengths of each document."""
+    """The offsets of a split, from the sentence lengths of each document."""
     lengths = [length for document in documents for length in document]
     return SimpleNamespace(
         documents=len(documents),
@@ -61,22 +61,24 @@ def test_every_document_is_used_once_through(documents: list[list[int]], pairs: 
 
 def test_single_sentence_chunks_are_always_random() -> None:
     alone = split_of([[7]] * 50)
-    found = plan(alone, seed=0, epoch=0, length=64, short_seq_prob=0.0)
-    assert len(found) == 50
-    assert found.not_next.all()
+    planned = plan(alone, seed=0, epoch=0, length=64, short_seq_prob=0.0)
+    assert len(planned) == 50
+    assert planned.not_next.all()
 
 
-def test_shares_are_those_of_the_reference(documents: list[list[int]], pairs: Pairs) -> None:
-    """Statistics of a plain loop over the published rules, on the same documents."""
+def test_fractions_are_those_of_the_reference(documents: list[list[int]], pairs: Pairs) -> None:
+    """Compare statistics with a plain loop over the published rules, on the same documents."""
     expected = reference(documents, 128, 0.1, np.random.default_rng(5))
     lengths = np.array([a + b for a, b, _ in expected])
     assert len(pairs) == pytest.approx(len(expected), rel=0.02)
     assert pairs.not_next.mean() == pytest.approx(np.mean([r for *_, r in expected]), abs=0.01)
     assert pairs.not_next.mean() > 0.5
     assert pairs.a_length.mean() == pytest.approx(np.mean([a for a, *_ in expected]), rel=0.02)
-    found = pairs.a_length + pairs.b_length
+    planned_lengths = pairs.a_length + pairs.b_length
     for share in (0.05, 0.1, 0.25, 0.5, 0.75):
-        assert np.quantile(found, share) == pytest.approx(np.quantile(lengths, share), abs=3)
+        assert np.quantile(planned_lengths, share) == pytest.approx(
+            np.quantile(lengths, share), abs=3
+        )
 
 
 def test_truncation_takes_from_the_longer_side_as_one_by_one() -> None:
@@ -99,7 +101,7 @@ def test_truncation_takes_from_the_longer_side_as_one_by_one() -> None:
     assert b_start.sum() / (sizes[:, 1] - b).sum() == pytest.approx(0.5, abs=0.01)
 
 
-def test_another_pass_cuts_other_pairs_and_the_same_pass_the_same(store: Store) -> None:
+def test_another_epoch_has_other_pairs_and_the_same_epoch_the_same(store: Store) -> None:
     split = store.split("train")
     first, again, second = (plan(split, 0, epoch, 32, 0.1) for epoch in (0, 0, 1))
     assert all((getattr(first, n) == getattr(again, n)).all() for n in Pairs.__dataclass_fields__)
@@ -108,9 +110,9 @@ def test_another_pass_cuts_other_pairs_and_the_same_pass_the_same(store: Store) 
 
 def test_short_targets_are_drawn_once_per_document() -> None:
     split = split_of([[10] * 200] * 400)
-    found = plan(split, seed=3, epoch=0, length=128, short_seq_prob=0.5)
-    total = found.a_length + found.b_length
-    document = document_of(split, found.a_start)
+    planned = plan(split, seed=3, epoch=0, length=128, short_seq_prob=0.5)
+    total = planned.a_length + planned.b_length
+    document = document_of(split, planned.a_start)
     longest = np.zeros(400, np.int64)
     np.maximum.at(longest, document, total)
     # A document whose target is short has no full pair at all.
@@ -121,36 +123,36 @@ def test_sentence_order_swaps_half_of_the_pairs(
     documents: list[list[int]],
 ) -> None:
     split = split_of(documents)
-    found = plan(split, 1, 0, 128, 0.1, "sop")
-    pairs = found[found.b_length > 0]
+    planned = plan(split, 1, 0, 128, 0.1, "sop")
+    pairs = planned[planned.b_length > 0]
     a, b = document_of(split, pairs.a_start), document_of(split, pairs.b_start)
     assert (a == b).all()
     assert ((pairs.b_start < pairs.a_start) == pairs.not_next).all()
     assert pairs.not_next.mean() == pytest.approx(0.5, abs=0.02)
     # Only what is left of a document when one sentence is left has no second segment.
-    alone = found[found.b_length == 0]
+    alone = planned[planned.b_length == 0]
     assert not alone.not_next.any()
     lasts = split.document_offsets[1:][document_of(split, alone.a_start)] - 1
     sentence = np.searchsorted(split.sentence_offsets, alone.a_start, side="right") - 1
     assert (sentence == lasts).all()
-    assert (found.length <= 128).all()
+    assert (planned.length <= 128).all()
 
 
 def test_masked_language_model_alone_takes_whole_sentences_and_every_token(
     documents: list[list[int]],
 ) -> None:
     split = split_of(documents)
-    found = plan(split, 1, 0, 64, 0.1, "mlm")
-    assert not found.b_length.any()
-    assert not found.not_next.any()
-    assert (found.length <= 64).all()
-    assert np.isin(found.a_start, split.sentence_offsets).all()
-    assert np.isin(found.a_start + found.a_length, split.sentence_offsets).all()
-    assert found.a_length.sum() == split.sentence_offsets[-1]
+    planned = plan(split, 1, 0, 64, 0.1, "mlm")
+    assert not planned.b_length.any()
+    assert not planned.not_next.any()
+    assert (planned.length <= 64).all()
+    assert np.isin(planned.a_start, split.sentence_offsets).all()
+    assert np.isin(planned.a_start + planned.a_length, split.sentence_offsets).all()
+    assert planned.a_length.sum() == split.sentence_offsets[-1]
     # The next sentence would not have fitted, or there is none in the document.
-    last = np.searchsorted(split.sentence_offsets, found.a_start + found.a_length)
+    last = np.searchsorted(split.sentence_offsets, planned.a_start + planned.a_length)
     goes_on = ~np.isin(last, split.document_offsets)
     sizes = np.diff(split.sentence_offsets)
-    assert (found.a_length[goes_on] + sizes[last[goes_on]] > 62).all()
+    assert (planned.a_length[goes_on] + sizes[last[goes_on]] > 62).all()
     long = plan(split_of([[500, 3], [4]]), 1, 0, 64, 0.0, "mlm")
     assert long.a_length.tolist() == [62, 3, 4]

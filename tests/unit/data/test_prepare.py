@@ -56,14 +56,14 @@ def test_any_number_of_workers_gives_the_same_bytes(
     large: Path, whole: Path, tokenizer_dir: Path, tmp_path: Path, workers: int
 ) -> None:
     out = tmp_path / "store"
-    made = invoke(*arguments(large, tokenizer_dir, out), "--workers", str(workers))
-    assert made.returncode == 0, made.stderr
-    assert "MB/s" in made.stderr
+    result = invoke(*arguments(large, tokenizer_dir, out), "--workers", str(workers))
+    assert result.returncode == 0, result.stderr
+    assert "MB/s" in result.stderr
     assert len(Store(out).ledger.splits["train"]) == 5
     assert content(out) == content(whole)
 
 
-def test_killed_at_any_moment_it_goes_on_and_the_bytes_are_the_same(
+def test_killed_at_any_time_it_resumes_and_the_bytes_are_the_same(
     large: Path, whole: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(0)  # noqa: S311
@@ -92,12 +92,14 @@ def test_compression_and_block_size_change_no_token(
     packed = compressed(Path(shutil.copy(corpus, tmp_path)), ".zst")
     monkeypatch.setattr(corpora, "_BLOCK_BYTES", (3000, 3000))
     prepare([f"text:{packed}"], tokenizer_dir, tmp_path / "store", 0.1)
-    found = Store(tmp_path / "store")
+    reread = Store(tmp_path / "store")
     for name in SPLITS:
-        one, other = store.split(name), found.split(name)
-        assert np.array_equal(one.document_offsets, other.document_offsets)
-        assert np.array_equal(one.sentence_offsets, other.sentence_offsets)
-        tokens = [np.concatenate([t for _, t in split.shards()]) for split in (one, other)]
+        expected_split, split_read = store.split(name), reread.split(name)
+        assert np.array_equal(expected_split.document_offsets, split_read.document_offsets)
+        assert np.array_equal(expected_split.sentence_offsets, split_read.sentence_offsets)
+        tokens = [
+            np.concatenate([t for _, t in split.shards()]) for split in (expected_split, split_read)
+        ]
         assert np.array_equal(*tokens)
 
 
@@ -120,12 +122,12 @@ def test_lines_may_be_declared_sentences(tokenizer_dir: Path, tmp_path: Path) ->
     text.write_text("One is told. Two are told.\n\nThree are told. Four are told.\n", "utf-8")
     counts = {}
     for how in ("auto", "lines", "split"):
-        made = prepare([f"text:{text}"], tokenizer_dir, tmp_path / how, 0, sentences=how)  # type: ignore[arg-type]
-        counts[how] = made.total("train", "sentences")
+        result = prepare([f"text:{text}"], tokenizer_dir, tmp_path / how, 0, sentences=how)  # type: ignore[arg-type]
+        counts[how] = result.total("train", "sentences")
     assert counts == {"auto": 4, "lines": 2, "split": 4}
 
 
-def test_copies_and_short_documents_are_left_out(
+def test_copies_and_short_documents_are_skipped(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one stays, whichever block it is in, and however little memory there is."""
@@ -145,9 +147,9 @@ def test_copies_and_short_documents_are_left_out(
     text.write_text("\n\n".join(documents), "utf-8")
     prepare([f"text:{text}"], tokenizer_dir, tmp_path / "plain", 0.2)
     for name in SPLITS:
-        found, expected = (Store(tmp_path / x).split(name) for x in ("store7", "plain"))
-        assert np.array_equal(found.sentence_offsets, expected.sentence_offsets)
-        assert np.array_equal(found.document_offsets, expected.document_offsets)
+        deduplicated, expected = (Store(tmp_path / x).split(name) for x in ("store7", "plain"))
+        assert np.array_equal(deduplicated.sentence_offsets, expected.sentence_offsets)
+        assert np.array_equal(deduplicated.document_offsets, expected.document_offsets)
 
 
 def test_unfinished_work_of_another_command_is_not_touched(
@@ -195,9 +197,9 @@ def test_a_full_disk_keeps_what_is_finished(
         assert list((disk / "store").glob(f"{WORK}/*/{shards.RECORD}"))
         assert not (disk / "store" / LEDGER).exists()
         shutil.copytree(disk / "store", tmp_path / "store")
-    made = invoke(*arguments(large, tokenizer_dir, tmp_path / "store"))
-    assert made.returncode == 0, made.stderr
-    assert "resuming after" in made.stderr
+    result = invoke(*arguments(large, tokenizer_dir, tmp_path / "store"))
+    assert result.returncode == 0, result.stderr
+    assert "resuming after" in result.stderr
     assert content(tmp_path / "store") == content(whole)
 
 
@@ -269,8 +271,8 @@ def test_tensorflow_data_sets_are_read_without_tensorflow(
     where = {"TFDS_DATA_DIR": str(data_sets)}
     refused(run_process(*base, "--corpus", "tfds:wikipdia", **where), 78, "did you mean wikipedia")
     refused(run_process(*base, "--corpus", "tfds:told", **where), 78, "no field 'text'", "body")
-    made = run_process(*base, "--corpus", "tfds:told#body", **where)
-    assert made.returncode == 0, made.stderr
+    result = run_process(*base, "--corpus", "tfds:told#body", **where)
+    assert result.returncode == 0, result.stderr
     store = Store(tmp_path / "store")
     assert sum(store.ledger.total(split, "documents") for split in SPLITS) == 300
     assert sum(store.ledger.total(split, "sentences") for split in SPLITS) == 600
@@ -281,8 +283,8 @@ def test_the_word_piece_trainer_reads_a_corpus_twice_without_keeping_it(
     corpus: Path, tmp_path: Path
 ) -> None:
     base = ("train-tokenizer", "--corpus", f"text:{corpus}", "--out", tmp_path / "wp")
-    made = invoke(*base, "--vocab-size", "90", "--kind", "wordpiece")
-    assert made.returncode == 0, made.stderr
+    result = invoke(*base, "--vocab-size", "90", "--kind", "wordpiece")
+    assert result.returncode == 0, result.stderr
     assert tokenizers.load(tmp_path / "wp").vocab_size == 90
 
 
@@ -302,6 +304,6 @@ def test_beam_makes_the_same_bytes(
 ) -> None:
     pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
     base = arguments(large, tokenizer_dir, tmp_path / "store")
-    made = invoke(*base, "--runner", "beam", "--", *options)
-    assert made.returncode == 0, made.stderr
+    result = invoke(*base, "--runner", "beam", "--", *options)
+    assert result.returncode == 0, result.stderr
     assert content(tmp_path / "store") == content(whole)

@@ -1,4 +1,4 @@
-"""Pairs and masks on real text, against a plain rendering of google-research/bert's rules."""
+"""Pairs and masks on real text, against a plain implementation of google-research/bert's rules."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.mark.parametrize("length", [128, 512])
-def test_pairs_have_the_shares_and_lengths_of_the_reference(real: Store, length: int) -> None:
+def test_pairs_have_the_fractions_and_lengths_of_the_reference(real: Store, length: int) -> None:
     split = real.split("train")
     sizes = np.diff(split.sentence_offsets)
     bounds = split.document_offsets
     documents = [sizes[a:b].tolist() for a, b in pairwise(bounds)]
-    passes = [reference(documents, length, 0.1, np.random.default_rng(s)) for s in range(10)]
-    expected = [pair for one in passes for pair in one]
-    found = [plan(split, 0, epoch, length, 0.1) for epoch in range(40)]
-    assert np.mean([len(one) for one in found]) == pytest.approx(
-        np.mean([len(one) for one in passes]), rel=0.02
+    epochs = [reference(documents, length, 0.1, np.random.default_rng(s)) for s in range(10)]
+    expected = [pair for part in epochs for pair in part]
+    planned = [plan(split, 0, epoch, length, 0.1) for epoch in range(40)]
+    assert np.mean([len(part) for part in planned]) == pytest.approx(
+        np.mean([len(part) for part in epochs]), rel=0.02
     )
-    a, b, random = (np.concatenate([getattr(one, name) for one in found]) for name in (
+    a, b, random = (np.concatenate([getattr(part, name) for part in planned]) for name in (
         "a_length", "b_length", "not_next"))  # fmt: skip
     assert random.mean() == pytest.approx(np.mean([r for *_, r in expected]), abs=0.012)
     assert random.mean() > 0.5
@@ -64,28 +64,28 @@ def test_pairs_have_the_shares_and_lengths_of_the_reference(real: Store, length:
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_masks_have_the_published_shares(real: Store, whole_words: bool) -> None:
+def test_masks_have_the_published_fractions(real: Store, whole_words: bool) -> None:
     data = DataConfig(whole_words=whole_words, max_predictions=20)
     examples = Examples(real.split("train"), real.tokenizer, data, 0, 128)
     arrays = examples.batch(np.arange(3000), slice(None)).arrays
     used = arrays["mlm_weights"] > 0
-    shown = np.take_along_axis(arrays["token_ids"], arrays["mlm_positions"], axis=1)[used]
+    replacements = np.take_along_axis(arrays["token_ids"], arrays["mlm_positions"], axis=1)[used]
     targets = arrays["mlm_targets"][used]
-    masked, kept = shown == real.tokenizer.mask_id, shown == targets
+    masked, kept = replacements == real.tokenizer.mask_id, replacements == targets
     assert masked.mean() == pytest.approx(0.8, abs=0.006)
     assert kept.mean() == pytest.approx(0.1, abs=0.005)
-    random = shown[~masked & ~kept]
+    random = replacements[~masked & ~kept]
     assert random.mean() == pytest.approx(real.tokenizer.vocab_size / 2, rel=0.03)
     specials = [real.tokenizer.pad_id, real.tokenizer.cls_id, real.tokenizer.sep_id]
     assert not np.isin(targets, specials).any()
     lengths = (arrays["segment_ids"] > 0).sum(axis=1)
-    wanted = np.minimum(20, np.maximum(1, np.rint(lengths * 0.15)))
+    maximum = np.minimum(20, np.maximum(1, np.rint(lengths * 0.15)))
     count = used.sum(axis=1)
     if whole_words:
-        assert (count <= wanted).all()
-        assert count.mean() == pytest.approx(wanted.mean(), rel=0.01)
+        assert (count <= maximum).all()
+        assert count.mean() == pytest.approx(maximum.mean(), rel=0.01)
     else:
-        assert (count == wanted).all()
+        assert (count == maximum).all()
 
 
 def test_packing_fills_the_rows(real: Store) -> None:

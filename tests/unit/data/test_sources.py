@@ -1,4 +1,4 @@
-"""What all sources of a corpus have in common, and what is generated from their registry."""
+"""Rules common to all sources of a corpus, and the texts generated from their registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_scheme(source: type[Source]) -> str:
 
 
 def documents(source: Source, size: int) -> list[list[str]]:
-    """The documents, read as by workers: from pickled pieces."""
+    """Read the documents from pickled pieces, as workers do."""
     groups = [group for group, _ in source.pieces(size)]
     pieces = [pickle.loads(pickle.dumps(piece)) for group in groups for piece in group]  # noqa: S301
     return [document for piece in pieces for document in piece.documents()]

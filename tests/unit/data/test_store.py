@@ -1,4 +1,4 @@
-"""The token store: what is written, and what is noticed on reading."""
+"""The token store: its content, and the detection of damage."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def test_preparing_again_finds_the_work_done_and_refuses_other_work(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in store_dir.rglob("*")}
     arguments = ("--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir, "--out", store_dir)
-    again = invoke("prepare", *arguments, "--held-out", "0.1")
-    assert again.returncode == 0
-    assert "already exists" in again.stderr
+    repeated = invoke("prepare", *arguments, "--held-out", "0.1")
+    assert repeated.returncode == 0
+    assert "already exists" in repeated.stderr
     refused(invoke("prepare", *arguments, "--held-out", "0.2"), 78, "0.1", "0.2")
     train_vocabulary("bpe", ["some other words", "to learn from"], 30, True).save(tmp_path)
     other = ("--corpus", f"text:{corpus}", "--tokenizer", tmp_path, "--out", store_dir)
@@ -123,7 +123,7 @@ def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: st
 
 
 def test_a_store_that_lost_its_ledger_says_what_helps(copy: Path) -> None:
-    """To prepare it again as it is would be refused: nothing tells that the folder is a store."""
+    """Preparing it again would be refused, because nothing marks the folder as a store."""
     (copy / "ledger.json").unlink()
     with pytest.raises(BadInputError, match=r"lost ledger\.json; remove the store and prepare"):
         Store(copy)
@@ -175,7 +175,7 @@ def test_an_id_outside_of_the_vocabulary_is_noticed(copy: Path) -> None:
         Store(copy).verify("train")
 
 
-def test_nothing_is_written_into_a_folder_of_other_things(
+def test_nothing_is_written_into_a_folder_with_other_files(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "train-images.npy").write_bytes(b"mine")
@@ -230,7 +230,7 @@ def test_a_store_with_a_damaged_tokenizer_says_what_to_do(
 
 
 def changed_ledger(copy: Path, **values: object) -> None:
-    """Puts values into the ledger, or into its first shard."""
+    """Put values into the ledger, or into its first shard."""
     path = copy / stores.LEDGER
     ledger = json.loads(path.read_text("utf-8"))
     shard = ledger["splits"]["train"][0]

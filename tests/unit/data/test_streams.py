@@ -1,4 +1,4 @@
-"""What a command says, and its exit code, where there is no memory or no stream to say it."""
+"""Message and exit code of a command without memory, disk or standard streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.commands import ROOT, refused
     [MemoryError("Unable to allocate output buffer."), RuntimeError("can't start new thread")],
 )
 def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    """As far as Python hears of it: the runtime of XLA often ends the process itself."""
+    """If Python receives the error; the runtime of XLA often ends the process itself."""
 
     def hungry(_: Sequence[str]) -> None:
         raise error
@@ -31,9 +31,9 @@ def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[s
         entry_point.run(hungry, [])
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    said = capsys.readouterr().err
-    assert said.startswith(f"bert-jax: {error}; give it more")
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"bert-jax: {error}; give it more")
+    assert errors.count("\n") == 1
 
 
 def test_a_full_disk_is_one_line_with_the_remedy() -> None:
@@ -47,8 +47,7 @@ entry_point.run(lambda _: Path("/dev/full").write_text("x", "utf-8"), [])
     refused(result, 1, "No space left on device; make room and run the same command again")
 
 
-def test_nothing_is_said_of_an_event_loop_that_got_no_files() -> None:
-    """It came after the line that told of too few files, with a traceback."""
+def test_an_event_loop_without_file_descriptors_prints_no_traceback() -> None:
     script = """import asyncio, gc, os, resource
 from contextlib import suppress
 from bert_jax.training import orbax_repairs
@@ -72,11 +71,11 @@ gc.collect()
         ("raise BadInputError('why')", 78),
         ("raise OSError(5, 'why')", 1),
         ("say('a line')", 0),
-        # A file that had the number of a stream would get what is said.
+        # A file with the descriptor of a closed stream would receive the messages.
         ("sys.exit(open('/dev/null').fileno() > 2)", 1),
     ],
 )
-def test_the_exit_code_holds_where_nothing_can_be_said(
+def test_the_exit_code_does_not_depend_on_the_streams(
     streams: str, command: str, code: int
 ) -> None:
     script = f"""import sys

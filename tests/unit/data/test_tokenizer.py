@@ -1,4 +1,4 @@
-"""Vocabularies."""
+"""Training, saving and loading tokenizers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sentences(corpus: Path) -> list[str]:
 
 @pytest.mark.parametrize("uncased", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_learning_is_repeatable_and_survives_saving(
+def test_training_is_reproducible_and_survives_saving(
     kind: Kind, uncased: bool, sentences: list[str], tmp_path: Path
 ) -> None:
     tokenizer = train_vocabulary(kind, sentences, 70, uncased)
@@ -113,12 +113,12 @@ def test_an_error_in_the_text_is_not_swallowed_by_the_trainer(tmp_path: Path) ->
     assert not (tmp_path / "tokenizer").exists()
 
 
-def test_learning_again_finds_the_work_done(corpus: Path, tmp_path: Path) -> None:
+def test_training_again_finds_the_work_done(corpus: Path, tmp_path: Path) -> None:
     arguments = ("train-tokenizer", "--corpus", f"text:{corpus}", "--out", tmp_path / "t")
     assert invoke(*arguments, "--vocab-size", "70", "--kind", "wordpiece").returncode == 0
-    again = invoke(*arguments, "--vocab-size", "70", "--kind", "wordpiece")
-    assert again.returncode == 0
-    assert "already exists" in again.stderr
+    repeated = invoke(*arguments, "--vocab-size", "70", "--kind", "wordpiece")
+    assert repeated.returncode == 0
+    assert "already exists" in repeated.stderr
     refused(invoke(*arguments, "--vocab-size", "70", "--cased"), 78, "uncased", "--out")
 
 
@@ -144,7 +144,7 @@ def test_a_damaged_tokenizer_is_refused(
 def test_a_sentencepiece_model_that_makes_no_text_of_text_is_refused(
     sentences: list[str], tmp_path: Path
 ) -> None:
-    """Its pieces are whole, what it puts in place of a ligature is not."""
+    """Its pieces are valid, the replacement of a ligature is not."""
     train_vocabulary("unigram", sentences, 70, uncased=True).save(tmp_path)
     file = tmp_path / tokenizers.SENTENCEPIECE_FILE
     whole = file.read_bytes()
@@ -156,10 +156,10 @@ def test_a_sentencepiece_model_that_makes_no_text_of_text_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_a_changed_bit_of_what_was_learned_is_refused(
+def test_a_changed_bit_of_a_trained_tokenizer_is_refused(
     corpus: Path, tmp_path: Path, kind: str
 ) -> None:
-    """It would be a vocabulary still, though another one."""
+    """The vocabulary is still valid, but another one."""
     base = ("train-tokenizer", "--corpus", f"text:{corpus}", "--out", tmp_path / "t")
     arguments = (*base, "--vocab-size", "70", "--kind", kind)
     assert invoke(*arguments).returncode == 0
@@ -167,8 +167,8 @@ def test_a_changed_bit_of_what_was_learned_is_refused(
     name = tokenizers.SENTENCEPIECE_FILE if kind == "sentencepiece" else tokenizers.VOCAB_FILE
     file = tmp_path / "t" / name
     content = file.read_bytes()
-    place = content.index(whole.pieces[-1].encode()) + len(whole.pieces[-1].encode()) - 1
-    file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    offset = content.index(whole.pieces[-1].encode()) + len(whole.pieces[-1].encode()) - 1
+    file.write_bytes(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :])
     with pytest.raises(BadInputError, match=r"remove .* and train it again"):
         tokenizers.load(tmp_path / "t")
     refused(invoke(*arguments), 78, "remove", "train it again")
@@ -185,7 +185,7 @@ def test_two_processes_do_not_write_to_one_tokenizer(tokenizer_dir: Path, tmp_pa
     draft.mkdir()
     with exclusive(draft), pytest.raises(DeviceUnavailableError, match="another process"):
         records.write(tokenizer, out, {"corpus": "text:a"})
-    for _ in range(2):  # the second one finds what another wrote while it learned
+    for _ in range(2):  # the second call finds the tokenizer of another process
         records.write(tokenizer, out, {"corpus": "text:a"})
     assert not draft.exists()
     assert tokenizers.load(out).digest == tokenizer.digest

@@ -1,4 +1,4 @@
-"""Tokenizers in from and out to Hugging Face's files, seen through the tokenizers library alone."""
+"""Tokenizers read from and written to Hugging Face's files, checked with the tokenizers library."""
 
 from __future__ import annotations
 
@@ -111,16 +111,16 @@ def test_options_survive(
     assert same(load(tmp_path / "exported"), tokenizer)
 
 
-def test_what_tokenizer_config_says_comes_first(tmp_path: Path) -> None:
+def test_tokenizer_config_has_precedence(tmp_path: Path) -> None:
     export(WordPieceTokenizer(PIECES, uncased=True, max_word=9), tmp_path, 512)
     config = tmp_path / CONFIG_FILE
-    for said, uncased, strip in (
+    for entries, uncased, strip in (
         ({"do_lower_case": False}, False, False),
         ({"do_lower_case": None, "strip_accents": False}, True, False),
         ({"strip_accents": None, "tokenize_chinese_chars": True}, True, True),
         ({}, True, True),
     ):
-        config.write_text(json.dumps(said), "utf-8")
+        config.write_text(json.dumps(entries), "utf-8")
         tokenizer = load(tmp_path)
         assert isinstance(tokenizer, WordPieceTokenizer)
         assert (tokenizer.uncased, tokenizer.strip_accents) == (uncased, strip)
@@ -203,14 +203,14 @@ def test_a_tokenizer_json_of_another_kind_is_refused(
     data = json.loads(json.dumps(described))
     for path, content in changes.items():
         *parents, key = path.split(".")
-        place = data
+        parent_object = data
         for parent in parents:
-            place = place[parent]
-        place[key] = content
+            parent_object = parent_object[parent]
+        parent_object[key] = content
     (tmp_path / JSON_FILE).write_text(json.dumps(data), "utf-8")
-    with pytest.raises(BadInputError, match=words) as caught:
+    with pytest.raises(BadInputError, match=words) as error:
         load(tmp_path)
-    assert JSON_FILE in str(caught.value)
+    assert JSON_FILE in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_a_tokenizer_json_of_another_kind_is_refused(
 def test_a_damaged_file_is_refused(name: str, content: str, words: str, tmp_path: Path) -> None:
     export(WordPieceTokenizer(PIECES, uncased=True), tmp_path, 512)
     (tmp_path / name).write_bytes(content.encode("latin-1"))
-    with pytest.raises(BadInputError, match=words) as caught:
+    with pytest.raises(BadInputError, match=words) as error:
         load(tmp_path)
-    assert name in str(caught.value)
+    assert name in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_damaged_file_is_refused(name: str, content: str, words: str, tmp_path
     ],
     ids=str,
 )
-def test_a_model_that_tokenizer_json_cannot_hold_is_refused(
+def test_a_model_that_tokenizer_json_cannot_express_is_refused(
     options: dict[str, Any], words: str, sentences: list[str], tmp_path: Path
 ) -> None:
     written = BytesIO()
@@ -284,7 +284,7 @@ def test_a_piece_that_is_not_utf8_is_refused(sentences: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"a": '])
-def test_a_damaged_record_of_learning_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_damaged_record_of_training_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / records.RECORD).write_text(text, "utf-8")
     with pytest.raises(BadInputError, match=f"remove {tmp_path} and train it again"):
         records.exists(tmp_path, {})
