@@ -1,4 +1,4 @@
-"""Preflight: what the TPU compiler says of real steps; skipped where libtpu is not installed."""
+"""Estimates of the TPU compiler for real steps; skipped without libtpu."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def preflight(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def planned(*arguments: str | Path) -> dict[str, Any]:
-    found = preflight(*arguments, "--json")
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
+    result = preflight(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
-def test_the_compiler_tells_time_memory_and_what_is_exchanged(config: Path) -> None:
+def test_the_compiler_estimates_time_memory_and_collectives(config: Path) -> None:
     plan = planned(config, "--accelerator", "v3-8")
     (phase,) = plan["phases"]
     assert phase["estimate"] == "compiler"
@@ -65,11 +65,11 @@ def test_the_compiler_tells_time_memory_and_what_is_exchanged(config: Path) -> N
     assert plan["chip_hours"] == pytest.approx(4 * hours, abs=0.1)
 
 
-def test_a_split_optimiser_is_gathered_once_and_moves_no_activations(config: Path) -> None:
-    whole = planned(config, "--accelerator", "v3-8")["phases"][0]
-    split = planned(config, "--accelerator", "v3-8", "--parallel.shard_state", "true")
-    (phase,) = split["phases"]
-    assert phase["argument_gib"] < 0.6 * whole["argument_gib"]
+def test_sharded_state_is_gathered_once_and_moves_no_activations(config: Path) -> None:
+    replicated = planned(config, "--accelerator", "v3-8")["phases"][0]
+    sharded = planned(config, "--accelerator", "v3-8", "--parallel.shard_state", "true")
+    (phase,) = sharded["phases"]
+    assert phase["argument_gib"] < 0.6 * replicated["argument_gib"]
     assert set(phase["collectives"]) <= {"all-reduce", "reduce-scatter", "all-gather"}
     assert phase["collectives"]["all-gather"] <= 1.05 * 4 * PARAMETERS
 
@@ -114,9 +114,9 @@ def test_other_chips_have_a_roofline_and_the_attention_kernel(config: Path) -> N
     assert phase["bytes_per_step"] < plain["bytes_per_step"]
 
 
-def test_what_does_not_fit_is_refused_with_what_helps(config: Path) -> None:
-    found = preflight(
+def test_a_step_that_does_not_fit_is_refused_with_remedies(config: Path) -> None:
+    result = preflight(
         *(config, "--accelerator", "v5e-1", "--model.layers", "1", "--quick"),
         *("--phases", "[{length: 128, steps: 5, batch_size: 65536}]"),
     )
-    refused(found, 78, "does not fit", "15.75G", "--train.accumulate", "not enough alone")
+    refused(result, 78, "does not fit", "15.75G", "--train.accumulate", "not enough alone")

@@ -119,8 +119,8 @@ class Vm:
     def booted(self) -> None:
         self.machine.boot()
 
-    def here(self, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-        """Return the host program in this process, after the work of the startup script."""
+    def supervisor(self, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+        """Return the supervisor in this process, after the work of the startup script."""
         for name, value in self.machine.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("signal.signal", lambda number, handler: None)
@@ -131,8 +131,8 @@ class Vm:
         return Supervisor(self.machine.home, self.run / "launch")
 
     def beat(self) -> Heartbeat | None:
-        beats = status_files.read_status(self.run)[0].heartbeats
-        return beats[0] if beats else None
+        heartbeats = status_files.read_status(self.run)[0].heartbeats
+        return heartbeats[0] if heartbeats else None
 
     def until(self, condition: Callable[[Heartbeat], Any], seconds: float = 20.0) -> Heartbeat:
         end = time.monotonic() + seconds

@@ -23,8 +23,8 @@ OPTIONS = ("--workers", "2", "--preempt-at", "12")
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[tuple[str, dict[str, str]]]:
-    with gcs_emulator.emulator() as found:
-        yield found
+    with gcs_emulator.emulator() as url_and_variables:
+        yield url_and_variables
 
 
 @pytest.mark.full
@@ -67,11 +67,11 @@ def test_a_preempted_run_in_a_bucket_ends_with_the_same_bits(
     assert [line["step"] for line in lines] == [*range(1, STEPS + 1)]
     assert "4 x cpu, 2 process(es)" in log
     _check_copy(gcs_emulator.download(url, run, tmp_path / "copy"), two_processes)
-    told = subprocess.run(
+    logs = subprocess.run(
         [sys.executable, "-m", "tpu", "logs", run, "--worker", "1"],
         cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert told.stdout.startswith("worker-1: "), told.stderr
+    assert logs.stdout.startswith("worker-1: "), logs.stderr
     guessed = run_process("inspect", run, "--json", **variables)
     assert json.loads(guessed.stdout)["step"] == STEPS
 

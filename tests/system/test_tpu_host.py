@@ -1,7 +1,6 @@
-"""A TPU VM: the real startup script, supervisord and host process, with training that is scripted.
+"""A TPU VM with the real startup script, supervisord and host process, but scripted training.
 
-In place of `tpu.host.trainer` stands a program that does what the test says, so that every way of
-ending can be had at will.
+A script of the test replaces `tpu.host.trainer`, so that the test chooses how a process ends.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from tpu.rehearsal.process_cleanup import processes
 
 @pytest.fixture
 def vm(tmp_path: Path) -> Iterator[Vm]:
-    found = Vm(tmp_path)
-    yield found
-    found.machine.close()
-    assert processes(found.machine.home) == []
+    scripted = Vm(tmp_path)
+    yield scripted
+    scripted.machine.close()
+    assert processes(scripted.machine.home) == []
 
 
 def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
@@ -40,7 +39,7 @@ def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
     assert "step 2\nstep 3\n" in vm.log()
     time.sleep(1.5)
     assert (beat := vm.beat()) is not None
-    assert beat.restarts == 0, "a run that is done is not started again"
+    assert beat.restarts == 0, "a complete run was restarted"
 
 
 @pytest.mark.parametrize(
@@ -61,10 +60,10 @@ def test_it_is_started_again_after_a_kill(vm: Vm) -> None:
     assert "the training process was killed by SIGKILL" in vm.log()
 
 
-def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
+def test_the_outcome_is_written_before_the_last_heartbeat(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host's own part, whose heartbeats are looked at as they are sent."""
+    """Run the supervisor in this process and observe its heartbeats."""
     sent: list[tuple[str, bool]] = []
     write_heartbeat = status_files.write_heartbeat
 
@@ -74,7 +73,7 @@ def test_who_sees_the_end_in_a_heartbeat_finds_the_marker(
 
     monkeypatch.setattr("bert_jax.runtime.status_files.write_heartbeat", observed)
     vm.script("step 1, exit 0")
-    assert vm.here(monkeypatch).run() == 0
+    assert vm.supervisor(monkeypatch).run() == 0
     assert sent[-1] == (ENDED, True)
 
 
@@ -87,21 +86,21 @@ def test_it_is_never_started_again_after(vm: Vm, code: int) -> None:
     failed = status_files.read_outcome(vm.run, "FAILED")
     assert failed is not None
     time.sleep(1.5)
-    assert vm.acts.read_text("utf-8") == "step 9, exit 0", "another life"
+    assert vm.acts.read_text("utf-8") == "step 9, exit 0", "restarted"
 
 
 def test_a_crash_loop_without_a_new_step_is_given_up(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host's own part, in the place of which supervisord would start it again."""
+    """Run the supervisor in this process; supervisord would restart it."""
     monkeypatch.setattr("tpu.host.supervise._PAUSES", (0.0, 0.0))
     vm.script(*["step 4, exit 1"] * 20)
     vm.machine.home.mkdir(exist_ok=True)
     (vm.machine.home / "host.log").write_text("bert-jax: the disk is full\n", "utf-8")
     codes = []
     while not codes or codes[-1] == 1:
-        codes.append(vm.here(monkeypatch).run())
-    assert codes == [1] * 10 + [78]  # the first got on, ten did not
+        codes.append(vm.supervisor(monkeypatch).run())
+    assert codes == [1] * 10 + [78]  # the first made a new step, ten did not
     failed = status_files.read_outcome(vm.run, "FAILED")
     assert failed is not None
     assert failed.step == 4
@@ -111,15 +110,15 @@ def test_a_crash_loop_without_a_new_step_is_given_up(
 def test_preemptions_without_a_new_step_are_not_given_up(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are nobody's fault, however many follow each other."""
+    """Preemptions are not failures, however many follow each other."""
     monkeypatch.setattr("tpu.host.supervise._PAUSES", (0.0, 0.0))
     vm.script(*["step 4, exit 75"] * 13)
-    assert {vm.here(monkeypatch).run() for _ in range(13)} == {75}
+    assert {vm.supervisor(monkeypatch).run() for _ in range(13)} == {75}
     assert status_files.read_outcome(vm.run, "FAILED") is None
 
 
 @pytest.mark.full
-def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
+def test_chips_in_use_are_reported(vm: Vm) -> None:
     vm.script("exit 69", "exit 69", "sleep")
     vm.booted()
     beat = vm.until(lambda beat: beat.busy == 2 and beat.restarts == 2)
@@ -127,7 +126,7 @@ def test_chips_that_are_held_are_told_of(vm: Vm) -> None:
 
 
 @pytest.mark.full
-def test_one_that_hangs_is_killed(vm: Vm) -> None:
+def test_a_hanging_process_is_killed(vm: Vm) -> None:
     vm.sent(files(hang_timeout=1))
     vm.script("step 5, hang", "step 9, exit 0")
     vm.booted()
@@ -148,8 +147,8 @@ def test_stop_saves_and_ends(vm: Vm) -> None:
     assert vm.acts.read_text("utf-8") == "step 9, exit 0"
 
 
-def test_stop_before_it_begins_and_while_it_begins(vm: Vm) -> None:
-    """What ends before it can save has nothing to save; it must not be started again."""
+def test_a_stop_before_the_start_and_during_it(vm: Vm) -> None:
+    """A process that ends before it can save must not be restarted."""
     status_files.request_stop(vm.run)
     vm.script("step 9, exit 0")
     vm.booted()
@@ -158,7 +157,7 @@ def test_stop_before_it_begins_and_while_it_begins(vm: Vm) -> None:
     assert status_files.read_outcome(vm.run, "STOPPED") is not None
 
 
-def test_a_stop_that_comes_before_the_handler_is_a_stop_all_the_same(vm: Vm) -> None:
+def test_a_stop_before_the_signal_handler_counts(vm: Vm) -> None:
     vm.script("deaf", "step 9, exit 0")
     vm.booted()
     vm.until(lambda beat: beat.state == "starting")
@@ -196,14 +195,14 @@ def test_the_script_twice_at_once_and_after_a_reboot(vm: Vm) -> None:
     assert (now := vm.beat()) is not None
     assert now.pid == first.pid
     vm.machine.off()
-    # The same disk, and the run folder that is fetched from is not needed any more.
+    # The disk is the same, and the files in the run folder are no longer needed.
     (vm.run / "launch" / "host.json").unlink()
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)
     assert (beat.step, beat.restarts) == (7, 1)
 
 
-def test_another_attempt_on_the_same_disk_forgets_what_was(vm: Vm) -> None:
+def test_another_attempt_on_the_same_disk_starts_with_a_new_state(vm: Vm) -> None:
     vm.script("exit 69", "exit 69", "sleep")
     vm.booted()
     vm.until(lambda beat: beat.busy == 2)
@@ -216,7 +215,7 @@ def test_another_attempt_on_the_same_disk_forgets_what_was(vm: Vm) -> None:
 
 
 @pytest.mark.parametrize("name", [SUMS, "host.json"])
-def test_what_is_not_what_was_submitted_is_not_run(vm: Vm, name: str) -> None:
+def test_a_changed_bundle_is_not_run(vm: Vm, name: str) -> None:
     vm.script("exit 0")
     with (vm.run / "launch" / name).open("ab") as file:
         file.write(b" ")

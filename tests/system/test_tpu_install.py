@@ -1,6 +1,6 @@
-"""What a TPU VM installs: the real pip and uv, with lock files, against PyPI.
+"""Installation on a TPU VM: the real pip and uv, with lock files, against PyPI.
 
-Only Python itself is not downloaded: where uv would put it stands the one that runs the tests.
+Only Python itself is not downloaded: a link to the Python of the tests replaces it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tpu.rehearsal.process_cleanup import processes
 
 _NETWORK = ("UV_", "PIP_", "SSL_")  # how this computer reaches PyPI
 VERSION = platform.python_version()
-# Stands for the project: its host process says where it runs and that it is done.
+# Replaces the project: a host process that writes where it runs.
 HOST = """
 import json, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ Path(sys.argv[1], "ran").write_text(json.dumps([sys.executable, pinned.VERSION])
 
 
 def wheel(name: str, version: str, files: dict[str, str]) -> tuple[str, bytes]:
-    """A wheel of these modules."""
+    """Return a wheel of these modules."""
     info = f"{name}-{version}.dist-info"
     content = files | {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
@@ -67,47 +67,48 @@ def _zipped(files: dict[str, str]) -> bytes:
 
 
 def bundle(pinned: str, digest: str) -> dict[str, bytes]:
-    """As a launch has, with a project of one module and a lock file of one line."""
+    """Return a bundle with a project of one module and a lock file of one line."""
     name, content = wheel(
         "bert_jax", "0.1.0", {"tpu/host/supervise.py": HOST, "tpu/__init__.py": ""}
     )
     supervisor = (ROOT / "tpu" / "lock" / "requirements.txt").read_text("utf-8")
     supervisor = supervisor[supervisor.index("supervisor==") :]
-    ours = f"{pinned} --hash=sha256:{digest}\n" if digest else f"{pinned}\n"
-    # Supervisor's own lines of the lock file are used as they are.
+    pinned_line = f"{pinned} --hash=sha256:{digest}\n" if digest else f"{pinned}\n"
+    # The lines of supervisor in the lock file are kept.
     end = supervisor.index("\n", supervisor.rindex("--hash", 0, supervisor.index("\nten")))
     files = {
         "python.txt": VERSION.encode(),
         "tools.txt": (ROOT / "tpu" / "lock" / "tools.txt").read_bytes(),
-        "requirements.txt": (ours + supervisor[: end + 1]).encode(),
+        "requirements.txt": (pinned_line + supervisor[: end + 1]).encode(),
         name: content,
     }
     return with_sums(files)
 
 
 def with_sums(files: dict[str, bytes]) -> dict[str, bytes]:
-    found = {name: text for name, text in files.items() if name != SUMS}
-    lines = [f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in found.items()]
-    return found | {SUMS: "".join(lines).encode()}
+    content = {name: text for name, text in files.items() if name != SUMS}
+    lines = [f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in content.items()]
+    return content | {SUMS: "".join(lines).encode()}
 
 
 @pytest.fixture
 def vm(tmp_path: Path) -> Iterator[Vm]:
-    """A machine without an environment of its own yet, which finds one more package."""
+    """A VM before its installation, with one additional package."""
     links = tmp_path / "links"
     links.mkdir()
     name, content = wheel("pinned", "1.5", {"pinned.py": "VERSION = '1.5'\n"})
     (links / name).write_bytes(content)
     network = {key: value for key, value in os.environ.items() if key.startswith(_NETWORK)}
     variables = network | {"UV_FIND_LINKS": str(links), "UV_SYSTEM_CERTS": "1", "PYTHONPATH": ""}
-    found = Vm(tmp_path, **variables)
-    del found.machine.variables["BERT_JAX_PYTHON"]
-    place = found.machine.home / "python" / f"cpython-{VERSION}-linux-{platform.machine()}-gnu"
-    place.parent.mkdir(parents=True)
-    place.symlink_to(sys.base_prefix)
-    yield found
-    found.machine.close()
-    assert processes(found.machine.home) == []
+    scripted = Vm(tmp_path, **variables)
+    del scripted.machine.variables["BERT_JAX_PYTHON"]
+    folder = f"cpython-{VERSION}-linux-{platform.machine()}-gnu"
+    link = scripted.machine.home / "python" / folder
+    link.parent.mkdir(parents=True)
+    link.symlink_to(sys.base_prefix)
+    yield scripted
+    scripted.machine.close()
+    assert processes(scripted.machine.home) == []
 
 
 def digest_of(vm: Vm) -> str:
@@ -116,43 +117,43 @@ def digest_of(vm: Vm) -> str:
 
 
 def booted(vm: Vm, seconds: float = 120) -> str:
-    """Boots to the end of the script; what it said."""
+    """Boot, wait for the end of the startup script and return its output."""
     vm.booted()
     (boot,) = vm.machine._boots
     boot.wait(timeout=seconds)
-    said = (vm.machine.home / "startup.log").read_text("utf-8")
-    if "No matching distribution found for uv" in said or "Failed to fetch" in said:
+    output = (vm.machine.home / "startup.log").read_text("utf-8")
+    if "No matching distribution found for uv" in output or "Failed to fetch" in output:
         pytest.skip("PyPI cannot be reached")
-    return said
+    return output
 
 
 @pytest.mark.full
 def test_everything_is_installed_from_lock_files_and_once(vm: Vm) -> None:
     vm.sent(bundle("pinned==1.5", digest_of(vm)))
-    said = booted(vm)
+    output = booted(vm)
     ran = vm.machine.home / "ran"
     end = time.monotonic() + 20
     while not ran.exists() and time.monotonic() < end:
         time.sleep(0.1)
-    assert ran.exists(), said
+    assert ran.exists(), output
     python, version = json.loads(ran.read_text("utf-8"))
     assert version == "1.5"
     assert python.startswith(f"{vm.machine.home}/env-")
     vm.machine.off()
     ran.unlink()
-    # The second boot needs no network at all.
+    # The second boot needs no network.
     vm.machine.variables |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
-    said = booted(vm)
+    output = booted(vm)
     end = time.monotonic() + 20
     while not ran.exists() and time.monotonic() < end:
         time.sleep(0.1)
-    assert ran.exists(), said
+    assert ran.exists(), output
 
 
 @pytest.mark.tpu_backend
 @pytest.mark.timeout(900)
 def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_path: Path) -> None:
-    """Everything of the lock file, which takes a minute and 1.8 GB."""
+    """Install the whole lock file, which takes a minute and 1.8 GB."""
     pytest.importorskip("libtpu", reason="part of make test-tpu")
     run = replace(config_base, run_dir=str(vm.run), phases=(Phase(length=32, steps=5),))
     values = {key.name: getattr(run, key.name) for key in fields(RunConfig)}
@@ -171,8 +172,8 @@ def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_p
         "JAX_COORDINATOR_BIND_ADDRESS": "127.77.0.1:8482",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
-    said = booted(vm, 500)
-    assert "rror" not in said, said
+    output = booted(vm, 500)
+    assert "rror" not in output, output
     beat = vm.until(lambda beat: beat.state == ENDED, 120)
     assert (beat.step, beat.exit_code) == (5, 0), beat
 
@@ -183,8 +184,8 @@ def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_p
 )
 def test_what_has_another_hash_or_none_is_not_installed(vm: Vm, digest: str, words: str) -> None:
     vm.sent(bundle("pinned==1.5", digest))
-    said = booted(vm)
-    assert words in said, said
+    output = booted(vm)
+    assert words in output, output
     assert not (vm.machine.home / "ran").exists()
     assert not vm.supervisors()
     log = (vm.run / "logs" / "attempt-0001" / "startup-0.log").read_text("utf-8")

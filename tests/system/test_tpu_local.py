@@ -1,4 +1,4 @@
-"""The whole way on emulated machines: two hosts train, and what can happen to them does."""
+"""Rehearsals with two emulated hosts, with faults and preemptions."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def submitted(base: RunConfig, run: Path) -> SubmittedConfig:
 
 
 def same_run(run: Path, other: Path) -> None:
-    """Bit for bit, and every step written down once."""
+    """Assert equal weights, losses and evaluations, and one line per step."""
     assert inspected(run)["digest"] == inspected(other)["digest"]
-    ours, theirs = ([x for x in metrics.read(where) if "loss" in x] for where in (run, other))
-    for one, two in zip(ours, theirs, strict=True):
-        assert one["step"] == two["step"]
+    lines, others = ([x for x in metrics.read(path) if "loss" in x] for path in (run, other))
+    for line, other_line in zip(lines, others, strict=True):
+        assert line["step"] == other_line["step"]
         for name in ("loss", "grad_norm"):
-            assert one[name] == two[name], one["step"]
-    measured = [
-        [(x["step"], x["eval_mlm_loss"]) for x in metrics.read(where) if "eval_mlm_loss" in x]
-        for where in (run, other)
+            assert line[name] == other_line[name], line["step"]
+    evaluations = [
+        [(x["step"], x["eval_mlm_loss"]) for x in metrics.read(path) if "eval_mlm_loss" in x]
+        for path in (run, other)
     ]
-    assert measured[0] == measured[1]
+    assert evaluations[0] == evaluations[1]
 
 
 def tpu(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,7 @@ def tpu_local(*arguments: str | Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def base(config_base: RunConfig, tokenizer_dir: Path, shared: Shared) -> RunConfig:
-    """With so much held-out text that an evaluation lasts long enough to be struck."""
+    """A config with enough held-out text for a fault during an evaluation."""
 
     def build(folder: Path) -> None:
         corpus = write_corpus(folder / "stories.txt", 300)
@@ -85,7 +85,7 @@ def base(config_base: RunConfig, tokenizer_dir: Path, shared: Shared) -> RunConf
 
 @pytest.fixture(scope="module")
 def undisturbed(base: RunConfig, shared: Shared) -> Path:
-    """The run folder of the same run by two processes, without any fault."""
+    """Return the run folder of the same run by two processes without faults."""
 
     def build(folder: Path) -> None:
         file = write_config(replace(base, run_dir=str(folder / "run")), folder)
@@ -97,17 +97,17 @@ def undisturbed(base: RunConfig, shared: Shared) -> Path:
 
 @pytest.fixture
 def emulation(tmp_path: Path) -> Iterator[Emulation]:
-    # What was compiled before a fault is not compiled again, however quickly that went.
+    # Cache every compiled program, so that nothing is compiled again after a fault.
     variables = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": rehearsal.FLAGS}
-    with emulated(tmp_path / "machines", variables) as found:
-        yield found
+    with emulated(tmp_path / "machines", variables) as started:
+        yield started
     assert processes(tmp_path / "machines") == []
 
 
 def test_a_preempted_rehearsal_ends_with_the_same_bits_and_leaves_nothing(
     config_base: RunConfig, two_processes: Path, tmp_path: Path
 ) -> None:
-    """Of two hosts with two devices each, by the command."""
+    """Run the command with two hosts of two devices each."""
     run, machines = tmp_path / "run", tmp_path / "machines"
     machines.mkdir()
     # A save after every step makes the run last for several heartbeats.
@@ -127,31 +127,31 @@ def test_a_preempted_rehearsal_ends_with_the_same_bits_and_leaves_nothing(
 
 
 class Faults:
-    """Strikes when the run has come to a step; each fault once, and not while one is mended."""
+    """Injects each fault once at its step, after the recovery from the previous one."""
 
     def __init__(self, run: Path, emulation: Emulation) -> None:
         self.run, self.emulation = run, emulation
-        self.struck: list[str] = []
+        self.injected: list[str] = []
         self._plan = [(5, "kill"), (12, "terminate"), (16, "stop"), (28, "preempt")]
-        self._restarts = [-1, -1]  # of both workers, when the newest fault struck
+        self._restarts = [-1, -1]  # of both hosts at the newest fault
 
     def __call__(self, seconds: float) -> None:
         time.sleep(seconds)
         status, _ = status_files.read_status(self.run)
-        beats = [beat for beat in status.heartbeats if beat.state == status_files.TRAINING]
-        if len(beats) < 2 or not self._plan:
+        heartbeats = [beat for beat in status.heartbeats if beat.state == status_files.TRAINING]
+        if len(heartbeats) < 2 or not self._plan:
             return
         step, fault = self._plan[0]
-        restarts = [beat.restarts for beat in beats]
-        # A process that is about to end because of the fault before this one cannot be struck.
-        mended = all(now > then for now, then in zip(restarts, self._restarts, strict=True))
-        if mended and min(beat.step for beat in beats) >= step:
+        restarts = [beat.restarts for beat in heartbeats]
+        # Not while a process is about to end because of the previous fault.
+        recovered = all(now > then for now, then in zip(restarts, self._restarts, strict=True))
+        if recovered and min(beat.step for beat in heartbeats) >= step:
             self._plan.pop(0)
-            self.struck.append(fault)
+            self.injected.append(fault)
             self._restarts = restarts
-            self._strike(fault, beats)
+            self._inject(fault, heartbeats)
 
-    def _strike(self, fault: str, beats: list[Heartbeat]) -> None:
+    def _inject(self, fault: str, heartbeats: list[Heartbeat]) -> None:
         if fault == "preempt":
             self.emulation.cloud.preempt(read_launch(self.run).name)
             return
@@ -160,7 +160,7 @@ class Faults:
             "terminate": (0, signal.SIGTERM),
             "stop": (1, signal.SIGSTOP),
         }[fault]
-        os.kill(beats[victim].pid, number)
+        os.kill(heartbeats[victim].pid, number)
 
 
 @pytest.mark.full
@@ -173,14 +173,14 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    # Enough for a save that compiles on a machine with other work; JAX shall not be the first to
-    # notice the process that is stopped.
+    # Enough for a save that compiles on a busy machine. The supervisor and not JAX should detect
+    # the stopped process.
     base = replace(base, train=replace(base.train, hang_timeout=30))
     monkeypatch.setattr("tpu.rehearsal.local._SILENCE", 90)
     config = on_workers(submitted(base, run), 2)
     faults = Faults(run, emulation)
     rehearse(config, emulation, pause=faults)
-    assert faults.struck == ["kill", "terminate", "stop", "preempt"]
+    assert faults.injected == ["kill", "terminate", "stop", "preempt"]
     first, second = status_files.read_status(run)[0].attempts
     assert (first.ended, second.ended) == ("preempted", "done")
     assert emulation.cloud.state(read_launch(run).name) == ""
@@ -199,15 +199,15 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
 
 
 class AwkwardPreemptions:
-    """Takes the slice away while the step is compiled, and while held-out text is evaluated."""
+    """Preempts the slice during the compilation and during an evaluation."""
 
     def __init__(self, run: Path, emulation: Emulation) -> None:
         self.run, self.emulation = run, emulation
         self.left = [self.compiling, self.evaluating]
 
     def compiling(self) -> bool:
-        found, _ = status_files.read_status(self.run)
-        return [beat.state for beat in found.heartbeats] == [status_files.STARTING] * 2
+        status, _ = status_files.read_status(self.run)
+        return [heartbeat.state for heartbeat in status.heartbeats] == [status_files.STARTING] * 2
 
     def evaluating(self) -> bool:
         lines = [line for line in metrics.read(self.run) if line["step"] == 20]
@@ -241,9 +241,7 @@ def test_two_slices_are_one_job_and_may_go_while_compiling_and_evaluating(
 
 @pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_a_rehearsal_its_machines_go_too(
-    base: RunConfig, tmp_path: Path, number: int
-) -> None:
+def test_the_hosts_of_a_rehearsal_end_with_it(base: RunConfig, tmp_path: Path, number: int) -> None:
     file = write_config(replace(base, run_dir=str(tmp_path / "run")), tmp_path)
     process = subprocess.Popen(
         tpu_local("--config", file, "--workers", "2"),
@@ -260,11 +258,11 @@ def test_whatever_ends_a_rehearsal_its_machines_go_too(
     assert process.stderr is not None
     assert any("RUNNING" in line for line in iter(process.stderr.readline, ""))
     assert len(machines()) >= 4  # two of supervisord, two hosts
-    # Meanwhile the other commands work, and a second rehearsal is refused.
+    # Other commands work during the rehearsal, and a second rehearsal is refused.
     if number == signal.SIGTERM:
         run = str(tmp_path / "run")
-        told = tpu("status", run)
-        assert "RUNNING" in told.stdout, told.stderr
+        result = tpu("status", run)
+        assert "RUNNING" in result.stdout, result.stderr
         second = tpu("local", "--config", str(file), "--workers", "2")
         refused(second, 69, "another process is writing to")
     process.send_signal(number)

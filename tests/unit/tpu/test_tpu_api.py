@@ -1,4 +1,4 @@
-"""Google's own client against the cloud in memory, over both protocols, and our provider on it."""
+"""The provider and Google's client against the fake cloud, over both protocols."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tpu.rehearsal.fake_cloud import STILL, FakeCloud
 
 @pytest.fixture
 def cloud() -> Iterator[FakeCloud]:
-    """One in which time stands still."""
-    made = FakeCloud(STILL)
-    yield made
-    made.close()
+    """A cloud whose states change only on request."""
+    fake_cloud = FakeCloud(STILL)
+    yield fake_cloud
+    fake_cloud.close()
 
 
 @pytest.fixture(params=["grpc", "rest"])
@@ -36,8 +36,8 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def client(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
-    with reached(cloud, protocol) as made:
-        yield made
+    with reached(cloud, protocol) as connected:
+        yield connected
 
 
 @pytest.fixture(autouse=True)
@@ -50,34 +50,34 @@ def slices(client: tpu_v2.TpuClient) -> QueuedResources:
     return QueuedResources("p", client)
 
 
-def test_states_and_nodes_of_a_life(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_states_and_nodes_from_request_to_active(cloud: FakeCloud, slices: QueuedResources) -> None:
     assert slices.describe(ZONE, "run") is None
     assert slices.create(ZONE, "run", resource())
-    seen = []
+    states = []
     for _ in range(4):
-        found = slices.describe(ZONE, "run")
-        assert found
-        seen.append((found.state, tuple(node.state for node in found.nodes)))
-        if found.state != "ACTIVE":
+        described = slices.describe(ZONE, "run")
+        assert described
+        states.append((described.state, tuple(node.state for node in described.nodes)))
+        if described.state != "ACTIVE":
             cloud.advance("run")
-    assert seen == [
+    assert states == [
         ("CREATING", ()),
         ("WAITING_FOR_RESOURCES", ()),
         ("PROVISIONING", ("CREATING",)),
         ("ACTIVE", ("READY",)),
     ]
-    assert found.name == "run"
-    assert found.zone == ZONE
-    assert found.accelerator == "v5litepod-16"
-    assert found.metadata == {"attempt": "1"}
-    assert found.labels == {"managed-by": "bert-jax"}
-    assert found.initiator == found.error == found.error_code == ""
+    assert described.name == "run"
+    assert described.zone == ZONE
+    assert described.accelerator == "v5litepod-16"
+    assert described.metadata == {"attempt": "1"}
+    assert described.labels == {"managed-by": "bert-jax"}
+    assert described.initiator == described.error == described.error_code == ""
     ips = tuple(f"127.16.0.{last}" for last in range(2, 6))
-    assert found.nodes == (Node("run", "READY", "HEALTHY", ips),)
+    assert described.nodes == (Node("run", "READY", "HEALTHY", ips),)
     assert slices.endpoints(ZONE, "run") == ips
     (listed,) = slices.list(ZONE)
     assert (listed.name, listed.state, listed.nodes) == ("run", "ACTIVE", ())
-    assert abs(listed.created - found.created) < 1e-3
+    assert abs(listed.created - described.created) < 1e-3
     assert slices.list("europe-west4-a") == []
 
 
@@ -86,10 +86,10 @@ def test_many_are_listed_page_by_page(
 ) -> None:
     monkeypatch.setattr(fake, "_PAGE", 2)
     for name in "abcde":
-        wanted = resource()
-        wanted.tpu.node_spec[0].node_id = name
-        assert slices.create(ZONE, name, wanted)
-    assert [one.name for one in slices.list(ZONE)] == list("abcde")
+        request = resource()
+        request.tpu.node_spec[0].node_id = name
+        assert slices.create(ZONE, name, request)
+    assert [listed.name for listed in slices.list(ZONE)] == list("abcde")
     assert [name for name, _ in cloud.calls].count("ListQueuedResources") == 3
 
 
@@ -97,14 +97,14 @@ def test_slices_that_train_together_are_nodes_of_one(
     cloud: FakeCloud, slices: QueuedResources
 ) -> None:
     active(cloud, slices, 2)
-    found = slices.describe(ZONE, "run")
-    assert found
-    assert [node.name for node in found.nodes] == ["run-0", "run-1"]
+    described = slices.describe(ZONE, "run")
+    assert described
+    assert [node.name for node in described.nodes] == ["run-0", "run-1"]
     assert len(slices.endpoints(ZONE, "run")) == 8
     cloud.node_gone("run", "run-1")
-    found = slices.describe(ZONE, "run")
-    assert found
-    assert [node.state for node in found.nodes] == ["READY", ABSENT]
+    described = slices.describe(ZONE, "run")
+    assert described
+    assert [node.state for node in described.nodes] == ["READY", ABSENT]
     assert len(slices.endpoints(ZONE, "run")) == 4
 
 
@@ -127,11 +127,11 @@ def test_a_client_that_dies_before_its_request_is_admitted_is_taken_over_from(
 ) -> None:
     client.create_queued_resource(
         parent=PLACE, queued_resource_id="run", queued_resource=resource()
-    )  # and no look at the operation
+    )  # without waiting for the operation
     assert not slices.create(ZONE, "run", resource())
-    found = slices.describe(ZONE, "run")
-    assert found
-    assert found.state == "CREATING"
+    described = slices.describe(ZONE, "run")
+    assert described
+    assert described.state == "CREATING"
 
 
 def test_a_name_is_free_only_when_the_deletion_is_over(
@@ -140,12 +140,12 @@ def test_a_name_is_free_only_when_the_deletion_is_over(
     active(cloud, slices)
     slices.delete(ZONE, "run")
     assert not slices.create(ZONE, "run", resource())
-    found = slices.describe(ZONE, "run")
-    assert found
-    assert found.state == "DELETING"
-    slices.delete(ZONE, "run")  # of what is being deleted: fine
+    described = slices.describe(ZONE, "run")
+    assert described
+    assert described.state == "DELETING"
+    slices.delete(ZONE, "run")  # during its deletion
     cloud.advance("run")
-    slices.delete(ZONE, "run")  # of what is not there: fine
+    slices.delete(ZONE, "run")  # of nothing
     assert slices.create(ZONE, "run", resource())
 
 
@@ -155,7 +155,7 @@ def test_one_with_nodes_is_deleted_by_force_only(
     active(cloud, slices)
     with pytest.raises(exceptions.GoogleAPICallError) as refused:
         client.delete_queued_resource(name=NAME)
-    # REST knows only that it was a bad request; the body of its answer tells the rest.
+    # REST raises BadRequest; only the body of its answer has the status.
     kind = {"grpc": exceptions.FailedPrecondition, "rest": exceptions.BadRequest}[protocol]
     assert type(refused.value) is kind
     assert cloud_error(refused.value).status == "FAILED_PRECONDITION"
@@ -175,23 +175,25 @@ def test_the_resource_stays_active_when_its_node_is_lost(
         (lambda: cloud.node_gone("run"), ABSENT, ""),
     ]:
         happen()
-        found = slices.describe(ZONE, "run")
-        assert found
-        assert found.state == "ACTIVE"
-        assert [(node.state, node.health) for node in found.nodes] == [(state, health)]
+        described = slices.describe(ZONE, "run")
+        assert described
+        assert described.state == "ACTIVE"
+        assert [(node.state, node.health) for node in described.nodes] == [(state, health)]
 
 
 @pytest.mark.parametrize("by", ["USER", "SERVICE"])
-def test_who_took_a_slice_away_is_told(cloud: FakeCloud, slices: QueuedResources, by: str) -> None:
+def test_the_initiator_of_a_preemption_is_reported(
+    cloud: FakeCloud, slices: QueuedResources, by: str
+) -> None:
     active(cloud, slices)
     cloud.preempt("run", by)
     for state in ("SUSPENDING", "SUSPENDED"):
-        found = slices.describe(ZONE, "run")
-        assert found
-        assert (found.state, found.initiator) == (state, by)
+        described = slices.describe(ZONE, "run")
+        assert described
+        assert (described.state, described.initiator) == (state, by)
         if state == "SUSPENDING":
             cloud.advance("run")
-    assert found.nodes == ()
+    assert described.nodes == ()
 
 
 def test_deleting_its_last_node_suspends_a_resource_by_the_user(
@@ -199,38 +201,38 @@ def test_deleting_its_last_node_suspends_a_resource_by_the_user(
 ) -> None:
     active(cloud, slices)
     client.delete_node(name=f"{PLACE}/nodes/run").result(timeout=10)
-    found = slices.describe(ZONE, "run")
-    assert found
-    assert (found.state, found.initiator) == ("SUSPENDING", "USER")
+    described = slices.describe(ZONE, "run")
+    assert described
+    assert (described.state, described.initiator) == ("SUSPENDING", "USER")
 
 
-def test_a_failure_is_told_with_code_and_message(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_a_failure_has_a_code_and_a_message(cloud: FakeCloud, slices: QueuedResources) -> None:
     slices.create(ZONE, "run", resource())
     cloud.advance("run")
     cloud.fail("run", 8, f'There is no more capacity in the zone "{ZONE}"')
-    found = slices.describe(ZONE, "run")
-    assert found
-    assert (found.state, found.error_code) == ("FAILED", "RESOURCE_EXHAUSTED")
-    error = cloud_error((found.error_code, found.error), ZONE, found.accelerator)
+    described = slices.describe(ZONE, "run")
+    assert described
+    assert (described.state, described.error_code) == ("FAILED", "RESOURCE_EXHAUSTED")
+    error = cloud_error((described.error_code, described.error), ZONE, described.accelerator)
     assert (error.kind, error.retry_elsewhere) == ("capacity", True)
 
 
 def test_a_request_that_is_refused_after_a_while_is_explained(
     protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = FakeCloud(STILL)
+    fake_cloud = FakeCloud(STILL)
     monkeypatch.setattr(provider, "_ADMISSION", 5.0)
-    with reached(made, protocol) as client:
+    with reached(fake_cloud, protocol) as client:
         message = 'There is no more capacity in the zone "us-west4-a"'
-        timer = threading.Timer(0.1, lambda: made.fail("run", 8, message))
+        timer = threading.Timer(0.1, lambda: fake_cloud.fail("run", 8, message))
         timer.start()
         with pytest.raises(CloudError, match="has no capacity for v5litepod-16 now"):
             QueuedResources("p", client).create(ZONE, "run", resource())
         timer.join()
-    made.close()
+    fake_cloud.close()
 
 
-def test_passing_failures_are_passed_over(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_temporary_failures_are_retried(cloud: FakeCloud, slices: QueuedResources) -> None:
     for status, message in [
         ("UNAVAILABLE", "The service is currently unavailable."),
         ("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Create requests' and limit"
@@ -243,7 +245,7 @@ def test_passing_failures_are_passed_over(cloud: FakeCloud, slices: QueuedResour
         assert len(cloud.calls) == 3
 
 
-def test_failures_that_last_are_told_once(
+def test_lasting_failures_are_raised_once(
     cloud: FakeCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider, "_RETRY_TIME", 0.3)
@@ -254,16 +256,14 @@ def test_failures_that_last_are_told_once(
     assert 1 < len(cloud.calls) < 1000
 
 
-def test_a_lost_answer_to_a_request_that_was_heard_is_no_second_request(
-    cloud: FakeCloud, slices: QueuedResources
-) -> None:
+def test_a_lost_answer_causes_no_second_slice(cloud: FakeCloud, slices: QueuedResources) -> None:
     slices.create(ZONE, "run", resource())
     cloud.refuse("UNAVAILABLE", "connection reset")
     assert not slices.create(ZONE, "run", resource())
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted", "kind", "code"),
+    ("name", "node_fields", "kind", "code"),
     [
         ("Run_1", {}, "name", 64),
         ("run", {"accelerator_type": "v5litepod-3"}, "zone", 78),
@@ -276,24 +276,24 @@ def test_what_cannot_be_is_refused_at_once(
     cloud: FakeCloud,
     slices: QueuedResources,
     name: str,
-    wanted: dict[str, Any],
+    node_fields: dict[str, Any],
     kind: str,
     code: int,
 ) -> None:
     with pytest.raises(CloudError) as error:
-        slices.create(ZONE, name, resource(**wanted))
+        slices.create(ZONE, name, resource(**node_fields))
     assert (error.value.kind, error.value.exit_code) == (kind, code)
     assert "\n" not in str(error.value)
-    assert len(cloud.calls) == 1  # and not tried again
+    assert len(cloud.calls) == 1  # without a retry
 
 
 def test_suspended_ones_count_and_zones_differ(protocol: str) -> None:
-    made = FakeCloud(STILL, zones={ZONE: ["v5litepod-16"], "us-east1-d": ["v6e-8"]}, quota=1)
-    with reached(made, protocol) as client:
+    fake_cloud = FakeCloud(STILL, zones={ZONE: ["v5litepod-16"], "us-east1-d": ["v6e-8"]}, quota=1)
+    with reached(fake_cloud, protocol) as client:
         slices = QueuedResources("p", client)
-        active(made, slices)
-        made.preempt("run")
-        made.advance("run")
+        active(fake_cloud, slices)
+        fake_cloud.preempt("run")
+        fake_cloud.advance("run")
         second = resource()
         second.tpu.node_spec[0].node_id = "second"
         with pytest.raises(CloudError, match=f"--zone={ZONE} --project=p") as error:
@@ -306,17 +306,17 @@ def test_suspended_ones_count_and_zones_differ(protocol: str) -> None:
             assert (error.value.kind, error.value.exit_code) == ("zone", 78)
         with pytest.raises(CloudError, match="gcloud compute tpus locations list"):
             slices.describe("nowhere-a", "run")
-    made.close()
+    fake_cloud.close()
 
 
 def test_of_many_at_once_one_makes_it(cloud: FakeCloud, slices: QueuedResources) -> None:
-    made: list[bool] = []
+    created: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: made.append(slices.create(ZONE, "run", resource())))
+        threading.Thread(target=lambda: created.append(slices.create(ZONE, "run", resource())))
         for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(made) == [False] * 7 + [True]
+    assert sorted(created) == [False] * 7 + [True]

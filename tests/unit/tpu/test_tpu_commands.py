@@ -1,4 +1,4 @@
-"""The commands that submit, tell, stop and clean up, against the cloud in memory."""
+"""The commands submit, status, watch, stop, delete, gc and logs against the fake cloud."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_was_submitted_is_taken_up_and_nothing_else_is(
 def test_a_slice_whose_making_was_not_written_down_is_taken_up(
     cloud: FakeCloud, watcher: Watcher
 ) -> None:
-    """As when the watcher was killed between the request and its note."""
+    """As after a watcher was killed between the request and its record."""
     (watcher.run / "status" / "attempts" / "0001.json").unlink()
     granted(cloud, watcher)
     assert tick(watcher) == "BOOTING"
@@ -64,18 +64,18 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud = FakeCloud(Delays(0.0, None, 0.0, 0.0, 1.0))
-    with fake_rest.serve(cloud) as served:
-        monkeypatch.setenv(ENDPOINT, served)
+    with fake_rest.serve(cloud) as url:
+        monkeypatch.setenv(ENDPOINT, url)
         provider = connect(PROJECT)
         submit(launch, {}, provider)
         provider.delete(ZONES[0], launch.name)
         other = replace(launch, tpu=replace(launch.tpu, capacity="on-demand"))
-        made = submit(other, {}, provider)
-        assert made.first == 2
-        assert tick(Watcher(made, provider)) == "QUEUED"
-        found = provider.describe(ZONES[0], launch.name)
-        assert found is not None
-        assert found.metadata["bert-jax-spec"] == other.spec
+        launched = submit(other, {}, provider)
+        assert launched.first == 2
+        assert tick(Watcher(launched, provider)) == "QUEUED"
+        resource = provider.describe(ZONES[0], launch.name)
+        assert resource is not None
+        assert resource.metadata["bert-jax-spec"] == other.spec
     cloud.close()
 
 
@@ -89,9 +89,9 @@ def test_a_done_run_is_not_submitted_again_and_a_failed_one_is(
     assert creations(cloud) == 1
     (watcher.run / "status" / "DONE.json").unlink()
     status_files.write_outcome(watcher.run, "FAILED", Outcome(launch.spec, 1, 80, "disk full"))
-    made = submit(launch, {}, watcher.provider)
-    assert made.first == 2
-    assert tick(Watcher(made, watcher.provider)) == "QUEUED"
+    launched = submit(launch, {}, watcher.provider)
+    assert launched.first == 2
+    assert tick(Watcher(launched, watcher.provider)) == "QUEUED"
 
 
 def test_a_folder_with_other_things_is_not_submitted_to(
@@ -104,31 +104,31 @@ def test_a_folder_with_other_things_is_not_submitted_to(
     assert creations(cloud) == 0
 
 
-def test_the_commands_tell_stop_delete_and_clean_up(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_status_watch_delete_and_stop(cloud: FakeCloud, watcher: Watcher) -> None:
     run, name = watcher.launch.run, watcher.launch.name
     granted(cloud, watcher)
     hosts_say(watcher, 1, 1234, note="")
-    told = tpu("status", run)
-    assert told.returncode == 0, told.stderr
-    assert f"{run}: RUNNING, step 1,234" in told.stdout
-    assert "ACTIVE in us-west4-a" in told.stdout
-    known = json.loads(tpu("status", run, "--json").stdout)
-    assert [worker["step"] for worker in known["workers"]] == [1234, 1234]
-    assert (known["status"], known["state"], known["zone"]) == ("RUNNING", "ACTIVE", ZONES[0])
+    result = tpu("status", run)
+    assert result.returncode == 0, result.stderr
+    assert f"{run}: RUNNING, step 1,234" in result.stdout
+    assert "ACTIVE in us-west4-a" in result.stdout
+    report = json.loads(tpu("status", run, "--json").stdout)
+    assert [worker["step"] for worker in report["workers"]] == [1234, 1234]
+    assert (report["status"], report["state"], report["zone"]) == ("RUNNING", "ACTIVE", ZONES[0])
     cloud.calls.clear()
     assert tpu("watch", run, "--dry-run").stdout == "RUNNING: step 1,234; next: wait\n"
     assert {rpc for rpc, _ in cloud.calls} <= {"GetQueuedResource", "GetNode"}
     assert tpu("delete", run).returncode == 0
     gone(cloud, watcher)
-    # A watcher that is still there does not bring it back.
+    # A running watcher does not create it again.
     watch(watcher, 0.05)
     assert creations(cloud) == 0
-    made = submit(watcher.launch, {}, watcher.provider)
+    launched = submit(watcher.launch, {}, watcher.provider)
     stopped = tpu("stop", run)
     assert stopped.returncode == 0, stopped.stderr
     assert "STOPPED" in stopped.stderr
     gone(cloud, watcher)
-    assert made.name == name
+    assert launched.name == name
 
 
 def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watcher: Watcher) -> None:
@@ -142,13 +142,13 @@ def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watche
         cloud.fail(name, 8, "no more capacity")
     listed = tpu("gc", "--zones", *ZONES, "--dry-run", "--json")
     assert listed.returncode == 0, listed.stderr
-    assert [found["name"] for found in json.loads(listed.stdout)] == [watcher.launch.name]
+    assert [resource["name"] for resource in json.loads(listed.stdout)] == [watcher.launch.name]
     assert cloud.state(watcher.launch.name) == "FAILED"
     assert tpu("gc", "--zones", *ZONES).returncode == 0
     gone(cloud, watcher)
     assert cloud.state("theirs") == "FAILED"
     assert cloud.state("bert-alive") == "WAITING_FOR_RESOURCES"
-    # Its own watcher asks again, and does not take it for deleted by hand.
+    # Its watcher requests another slice and does not treat it as deleted by hand.
     assert tick(watcher) == "NEW"
     assert cloud.state(watcher.launch.name) == "WAITING_FOR_RESOURCES"
     refused(tpu("gc"), 64, "--zones")
@@ -160,8 +160,8 @@ def test_logs_are_those_of_the_newest_slice_line_by_line(watcher: Watcher) -> No
         path = status_files.log_file(watcher.run, attempt, worker)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
-    told = tpu("logs", watcher.launch.run)
-    assert told.stdout == "worker-0: one\nworker-0: two\nworker-1: uno\n"
+    result = tpu("logs", watcher.launch.run)
+    assert result.stdout == "worker-0: one\nworker-0: two\nworker-1: uno\n"
     assert tpu("logs", watcher.launch.run, "--worker", "1").stdout == "worker-1: uno\n"
     assert tpu("logs", watcher.launch.run, "--attempt", "1").stdout == "worker-0: old\n"
     tail = Tail("w", status_files.log_file(watcher.run, 2, 0), last=1)
@@ -180,7 +180,7 @@ def test_a_folder_where_nothing_was_submitted_is_refused(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", "3", "[" * 100_000, "{}", '{"tpu": {"zones": 3}}', "\ud800"])
-def test_a_launch_of_a_stranger_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_damaged_launch_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "launch").mkdir()
     (tmp_path / "launch/launch.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BadInputError, match=r"launch\.json.*; submit again"):

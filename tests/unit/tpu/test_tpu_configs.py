@@ -1,6 +1,6 @@
-"""The configs for TPU slices: that they read, fit their slices, and that their headers add up.
+"""The configs for TPU slices: they are valid, fit their slices, and their headers are consistent.
 
-The figures themselves are the TPU compiler's (benchmarks/tpu_headers.py); none is made here.
+The figures come from the TPU compiler (benchmarks/tpu_headers.py); the tests compute none.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def header(path: Path) -> str:
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
-def test_there_are_the_papers_two_and_one_of_each_size_for_each_later_generation() -> None:
+def test_every_generation_with_prices_has_a_config_of_each_size() -> None:
     slices = {path.stem: submitted(path).tpu.slice for path in FILES}
     assert slices["base_v3_32"].chips == 16
     assert slices["large_v3_128"].chips == 64
     for size in ("base", "large"):
-        generations = [on.generation.name for name, on in slices.items() if name.startswith(size)]
+        generations = [s.generation.name for name, s in slices.items() if name.startswith(size)]
         assert sorted(generations) == sorted(a.name for a in accelerators() if a.prices)
 
 
@@ -67,48 +67,50 @@ def test_a_config_reads_and_is_the_papers_run(path: Path) -> None:
 @every_file
 def test_a_config_fits_its_slice(path: Path) -> None:
     config = submitted(path)
-    on = config.tpu.slice
+    slice_ = config.tpu.slice
     for phase in config.phases:
-        assert phase.batch_size % (on.devices * config.train.accumulate) == 0
+        assert phase.batch_size % (slice_.devices * config.train.accumulate) == 0
     for zone in config.tpu.zones:
-        assert zone in on.generation.zones
+        assert zone in slice_.generation.zones
 
 
 @every_file
 def test_a_header_names_the_slice_the_commands_and_figures_that_add_up(path: Path) -> None:
     text, config = header(path), submitted(path)
-    on = config.tpu.slice
-    hosts = f"{on.hosts} host{'s' if on.hosts > 1 else ''}"
-    assert f"# Hardware: {on.name}, {on.chips} chips on {hosts}, {on.devices} JAX devices" in text
+    slice_ = config.tpu.slice
+    hosts = f"{slice_.hosts} host{'s' if slice_.hosts > 1 else ''}"
+    chips = f"{slice_.chips} chips on {hosts}, {slice_.devices} JAX devices"
+    assert f"# Hardware: {slice_.name}, {chips}" in text
     assert "never measured on hardware" in text
     assert re.search(r"compiled with (--quick|full effort), libtpu [\d.]+, 20\d\d-\d\d-\d\d", text)
     for command in ("preflight --config {}", "submit --config {} --watch"):
         assert f"bert-jax tpu {command.format(path.relative_to(ROOT))}\n" in text
     phases = list(PHASE.finditer(text))
     assert [int(phase["length"]) for phase in phases] == [phase.length for phase in config.phases]
-    for said, phase in zip(phases, config.phases, strict=True):
-        assert float(said["hbm"]) == on.hbm > float(said["used"])
-        step = float(said["step"]) / 1000
-        assert float(said["hours"]) == pytest.approx(phase.steps * step / 3600, abs=0.02)
-        assert float(said["every"]) == pytest.approx(config.checkpoint.every * step / 60, abs=0.1)
-    # The slower steps are those with the longer way back to a checkpoint.
-    assert 7 < max(float(said["every"]) for said in phases) <= 10
+    for figures, phase in zip(phases, config.phases, strict=True):
+        assert float(figures["hbm"]) == slice_.hbm > float(figures["used"])
+        step = float(figures["step"]) / 1000
+        assert float(figures["hours"]) == pytest.approx(phase.steps * step / 3600, abs=0.02)
+        minutes = config.checkpoint.every * step / 60
+        assert float(figures["every"]) == pytest.approx(minutes, abs=0.1)
+    # The slower phase has the longer interval between checkpoints.
+    assert 7 < max(float(figures["every"]) for figures in phases) <= 10
 
 
 @every_file
-def test_what_a_header_says_of_the_cost_adds_up_and_stands_in_the_page(path: Path) -> None:
-    text, on = header(path), submitted(path).tpu.slice
-    said = TOTAL.search(text)
-    assert said
-    hours, chip_hours = float(said["hours"]), float(said["chips"])
+def test_the_cost_in_a_header_is_consistent_and_in_the_docs(path: Path) -> None:
+    text, slice_ = header(path), submitted(path).tpu.slice
+    figures = TOTAL.search(text)
+    assert figures
+    hours, chip_hours = float(figures["hours"]), float(figures["chips"])
     assert hours == pytest.approx(sum(float(p["hours"]) for p in PHASE.finditer(text)), abs=0.011)
-    assert float(said["days"]) == pytest.approx(hours / 24, abs=0.006)
-    assert chip_hours == pytest.approx(hours * on.chips, abs=0.006 * on.chips + 0.05)
-    assert on.generation.prices
+    assert float(figures["days"]) == pytest.approx(hours / 24, abs=0.006)
+    assert chip_hours == pytest.approx(hours * slice_.chips, abs=0.006 * slice_.chips + 0.05)
+    assert slice_.generation.prices
     for name in ("on_demand", "spot"):
-        price = on.generation.prices[name.replace("_", "-")]
-        assert int(said[name]) == pytest.approx(price * chip_hours, abs=0.6)
+        price = slice_.generation.prices[name.replace("_", "-")]
+        assert int(figures[name]) == pytest.approx(price * chip_hours, abs=0.6)
     row = re.search(rf"^\| `{path.stem}` \|.*$", PAGE, re.MULTILINE)
     assert row
     for name in ("hours", "chips", "on_demand", "spot"):
-        assert f" {said[name]} |" in row[0]
+        assert f" {figures[name]} |" in row[0]

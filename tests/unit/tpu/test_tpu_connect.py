@@ -1,4 +1,4 @@
-"""How the cloud is reached, and what is no answer of it."""
+"""Connections to the cloud, and answers that are not from its API."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tpu.rehearsal.http_server import QuietHandler, serving
 
 @pytest.fixture
 def cloud() -> Iterator[FakeCloud]:
-    """One in which time stands still."""
-    made = FakeCloud(STILL)
-    yield made
-    made.close()
+    """A cloud whose states change only on request."""
+    fake_cloud = FakeCloud(STILL)
+    yield fake_cloud
+    fake_cloud.close()
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_connect_without_credentials_says_how_to_get_them(
     assert (error.value.kind, error.value.exit_code) == ("auth", 1)
 
 
-def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cloud_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{closed.getsockname()[1]}/")
@@ -75,7 +75,7 @@ def test_a_cloud_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
-    """Slices of a server that says the same to everything, as a proxy may."""
+    """Slices of a server with one answer to everything, as a proxy may have."""
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:
@@ -100,7 +100,7 @@ def answering(text: bytes, code: int = 200) -> Iterator[QueuedResources]:
     ],
 )
 @pytest.mark.parametrize("code", [200, 400])
-def test_what_is_no_answer_of_the_api_is_told_in_a_line(
+def test_an_answer_of_something_else_is_reported_in_a_line(
     text: bytes, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider, "_RETRY_TIME", 0.1)
@@ -110,10 +110,10 @@ def test_what_is_no_answer_of_the_api_is_told_in_a_line(
     assert len(str(error.value)) < 500
 
 
-def test_an_answer_of_a_million_slices_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_with_a_million_slices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider, "_RETRY_TIME", 0.1)
     node = {"parent": PLACE, "node": {}, "multisliceParams": {"nodeCount": 10**6}}
     answer = {"name": NAME, "tpu": {"nodeSpec": [node]}, "state": {"state": "ACTIVE"}}
-    told = pytest.raises(CloudError, match="1,000,000 slices")
-    with answering(json.dumps(answer).encode()) as slices, told:
+    refusal = pytest.raises(CloudError, match="1,000,000 slices")
+    with answering(json.dumps(answer).encode()) as slices, refusal:
         slices.describe(ZONE, "run")

@@ -1,4 +1,4 @@
-"""The cloud in memory by itself: to Google's own client it is as the real one."""
+"""The fake cloud, which Google's client uses like the real one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tpu.rehearsal.fake_states import AUTOMATIC, DELETABLE, TRANSITIONS
 
 @pytest.fixture
 def cloud() -> Iterator[FakeCloud]:
-    """One in which time stands still."""
-    made = FakeCloud(STILL)
-    yield made
-    made.close()
+    """A cloud whose states change only on request."""
+    fake_cloud = FakeCloud(STILL)
+    yield fake_cloud
+    fake_cloud.close()
 
 
 @pytest.fixture(params=["grpc", "rest"])
@@ -40,15 +40,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
 
 
-def test_a_life_with_googles_client_alone(protocol: str) -> None:
-    made = FakeCloud(Delays(0, 0, 0, 0, 0))
-    with reached(made, protocol) as client:
+def test_a_slice_from_creation_to_deletion_with_googles_client(protocol: str) -> None:
+    fake_cloud = FakeCloud(Delays(0, 0, 0, 0, 0))
+    with reached(fake_cloud, protocol) as client:
         operation = client.create_queued_resource(
             parent=PLACE, queued_resource_id="run", queued_resource=resource()
         )
         assert operation.result(timeout=10).name == NAME
         wait_until(lambda: client.get_queued_resource(name=NAME).state.state.name == "ACTIVE")
-        assert [one.name for one in client.list_queued_resources(parent=PLACE)] == [NAME]
+        assert [listed.name for listed in client.list_queued_resources(parent=PLACE)] == [NAME]
         (node,) = client.list_nodes(parent=PLACE)
         assert client.get_node(name=f"{PLACE}/nodes/run") == node
         assert node.state == tpu_v2.Node.State.READY
@@ -59,70 +59,70 @@ def test_a_life_with_googles_client_alone(protocol: str) -> None:
             client.delete_queued_resource(name=NAME, force=True)
         request = tpu_v2.DeleteQueuedResourceRequest(name=NAME, force=True)
         client.delete_queued_resource(request).result(timeout=10)
-        for ask in (client.get_queued_resource, client.delete_queued_resource):
+        for method in (client.get_queued_resource, client.delete_queued_resource):
             with pytest.raises(exceptions.NotFound):
-                ask(name=NAME)
-    made.close()
+                method(name=NAME)
+    fake_cloud.close()
 
 
 @pytest.mark.parametrize("state", sorted(DELETABLE))
-def test_one_without_nodes_is_deleted_without_force(state: str) -> None:
-    made = FakeCloud(STILL)
-    with reached(made, "grpc") as client:
+def test_a_resource_without_nodes_is_deleted_without_force(state: str) -> None:
+    fake_cloud = FakeCloud(STILL)
+    with reached(fake_cloud, "grpc") as client:
         QueuedResources("p", client).create(ZONE, "run", resource())
-        made.advance("run")
+        fake_cloud.advance("run")
         if state == "FAILED":
-            made.fail("run", 8, "There is no more capacity")
+            fake_cloud.fail("run", 8, "There is no more capacity")
         elif state == "SUSPENDED":
-            made.advance("run")
-            made.advance("run")
-            made.preempt("run")
-            made.advance("run")
-        assert made.state("run") == state
+            fake_cloud.advance("run")
+            fake_cloud.advance("run")
+            fake_cloud.preempt("run")
+            fake_cloud.advance("run")
+        assert fake_cloud.state("run") == state
         client.delete_queued_resource(name=NAME)
-        assert made.state("run") == "DELETING"
-    made.close()
+        assert fake_cloud.state("run") == "DELETING"
+    fake_cloud.close()
 
 
-def test_an_emulator_hears_of_workers_in_order() -> None:
-    heard: list[tuple[str, dict[str, tuple[str, ...]]]] = []
-    made = FakeCloud(
+def test_callbacks_receive_the_hosts_in_order() -> None:
+    events: list[tuple[str, dict[str, tuple[str, ...]]]] = []
+    fake_cloud = FakeCloud(
         Delays(0, 0, 0, 0, 0),
         addresses=lambda node, count: [f"127.0.9.{index}" for index in range(count)],
-        on_active=lambda resource, workers: heard.append(("active", workers)),
-        on_gone=lambda resource, workers: heard.append(("gone", workers)),
+        on_active=lambda resource, workers: events.append(("active", workers)),
+        on_gone=lambda resource, workers: events.append(("gone", workers)),
     )
-    with reached(made, "rest") as client:
+    with reached(fake_cloud, "rest") as client:
         slices = QueuedResources("p", client)
         slices.create(ZONE, "run", resource(accelerator_type="v5litepod-8"))
-        wait_until(lambda: len(heard) == 1)
-        made.preempt("run")
-        wait_until(lambda: made.state("run") == "SUSPENDED")
-        slices.delete(ZONE, "run")  # whose workers have gone already
-        wait_until(lambda: made.state("run") == "")
-    made.close()
-    assert heard == [("active", {"run": ("127.0.9.0",)}), ("gone", {"run": ("127.0.9.0",)})]
+        wait_until(lambda: len(events) == 1)
+        fake_cloud.preempt("run")
+        wait_until(lambda: fake_cloud.state("run") == "SUSPENDED")
+        slices.delete(ZONE, "run")  # its hosts are already removed
+        wait_until(lambda: fake_cloud.state("run") == "")
+    fake_cloud.close()
+    assert events == [("active", {"run": ("127.0.9.0",)}), ("gone", {"run": ("127.0.9.0",)})]
 
 
 def test_a_callback_that_fails_is_not_lost() -> None:
     def fail(resource: tpu_v2.QueuedResource, workers: dict[str, tuple[str, ...]]) -> None:
         raise RuntimeError("no room for workers")
 
-    made = FakeCloud(Delays(0, 0, 0, 0, 0), on_active=fail)
+    fake_cloud = FakeCloud(Delays(0, 0, 0, 0, 0), on_active=fail)
     request = {"parent": PLACE, "queued_resource_id": "run", "queued_resource": resource()}
-    made.call("CreateQueuedResource", tpu_v2.CreateQueuedResourceRequest(request))
-    wait_until(lambda: made.state("run") == "ACTIVE")
+    fake_cloud.call("CreateQueuedResource", tpu_v2.CreateQueuedResourceRequest(request))
+    wait_until(lambda: fake_cloud.state("run") == "ACTIVE")
     with pytest.raises(RuntimeError, match="no room"):
-        made.close()
+        fake_cloud.close()
 
 
 def test_the_table_of_states_is_whole() -> None:
     steps = {(row.state, row.event) for row in TRANSITIONS}
     assert len(steps) == len(TRANSITIONS)
     assert all(row.source for row in TRANSITIONS)
-    known = {state.name for state in tpu_v2.QueuedResourceState.State}
+    all_states = {state.name for state in tpu_v2.QueuedResourceState.State}
     named = {row.state for row in TRANSITIONS} | {row.to for row in TRANSITIONS}
-    assert named - {""} == known - {"STATE_UNSPECIFIED", "ACCEPTED"}
+    assert named - {""} == all_states - {"STATE_UNSPECIFIED", "ACCEPTED"}
     assert set(AUTOMATIC.items()) <= steps
     for state in named - {"", "DELETING"}:
         assert (state, "delete") in steps

@@ -1,4 +1,4 @@
-"""The real gcloud against the cloud in memory: it sends what we send, and sees what we make."""
+"""The real gcloud against the fake cloud: it sends our requests and sees our slices."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Gcloud = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def cloud() -> Iterator[FakeCloud]:
-    made = FakeCloud(Delays(0, 0, 0, 0, 0))
-    yield made
-    made.close()
+    fake_cloud = FakeCloud(Delays(0, 0, 0, 0, 0))
+    yield fake_cloud
+    fake_cloud.close()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def url(cloud: FakeCloud) -> Iterator[str]:
 
 @pytest.fixture
 def compute() -> Iterator[str]:
-    """What `tpu-vm ssh` asks of Compute Engine: the project, which has no keys of its own."""
+    """The request of `tpu-vm ssh` to Compute Engine: a project without keys."""
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:
@@ -60,7 +60,7 @@ def compute() -> Iterator[str]:
 
 @pytest.fixture
 def gcloud(url: str, compute: str, tmp_path: Path) -> Gcloud:
-    """Runs `gcloud compute tpus …` as somebody who has never used it, without credentials."""
+    """Run `gcloud compute tpus …` without settings and credentials."""
     (tmp_path / ".ssh").mkdir()
     environment = {
         "PATH": os.environ["PATH"],
@@ -97,7 +97,7 @@ def launch(**tpu: Any) -> Launch:
 
 
 def create(launch: Launch, tmp_path: Path) -> list[str]:
-    """The command that a person would give in place of our request."""
+    """Return the gcloud command that equals our request."""
     (spec,) = queued_resource(launch, ZONE, 1).tpu.node_spec
     node = spec.node
     script = tmp_path / "startup.sh"
@@ -145,54 +145,54 @@ def _pairs(values: Mapping[str, str]) -> str:
 def test_our_request_is_the_one_that_gcloud_sends(
     cloud: FakeCloud, gcloud: Gcloud, tmp_path: Path, tpu: dict[str, Any]
 ) -> None:
-    wanted = launch(**tpu)
-    result = gcloud(*create(wanted, tmp_path), "--async")
+    requested = launch(**tpu)
+    result = gcloud(*create(requested, tmp_path), "--async")
     assert result.returncode == 0, result.stderr
     rpc, sent = cloud.calls[0]
     assert rpc == "CreateQueuedResource"
-    assert sent.queued_resource_id == wanted.name
-    ours = queued_resource(wanted, ZONE, 1)
+    assert sent.queued_resource_id == requested.name
+    request = queued_resource(requested, ZONE, 1)
     assert tpu_v2.QueuedResource.to_dict(sent.queued_resource) == (
-        tpu_v2.QueuedResource.to_dict(ours)
+        tpu_v2.QueuedResource.to_dict(request)
     )
 
 
 def test_gcloud_sees_and_deletes_what_we_make(
     cloud: FakeCloud, gcloud: Gcloud, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = launch()
+    requested = launch()
     monkeypatch.setenv(ENDPOINT, url)
     slices = connect(PROJECT)
-    assert slices.create(ZONE, wanted.name, queued_resource(wanted, ZONE, 1))
+    assert slices.create(ZONE, requested.name, queued_resource(requested, ZONE, 1))
     listed = gcloud("queued-resources", "list", "--format=json")
-    (found,) = json.loads(listed.stdout)
-    assert found["state"]["state"] == "ACTIVE"
-    described = gcloud("queued-resources", "describe", wanted.name, "--format=json")
-    assert json.loads(described.stdout) == found
-    node = json.loads(gcloud("tpu-vm", "describe", f"{wanted.name}-1", "--format=json").stdout)
+    (listed_resource,) = json.loads(listed.stdout)
+    assert listed_resource["state"]["state"] == "ACTIVE"
+    described = gcloud("queued-resources", "describe", requested.name, "--format=json")
+    assert json.loads(described.stdout) == listed_resource
+    node = json.loads(gcloud("tpu-vm", "describe", f"{requested.name}-1", "--format=json").stdout)
     ips = [endpoint["ipAddress"] for endpoint in node["networkEndpoints"]]
-    assert tuple(ips) == slices.endpoints(ZONE, wanted.name)
-    refused = gcloud("queued-resources", "delete", wanted.name)
+    assert tuple(ips) == slices.endpoints(ZONE, requested.name)
+    refused = gcloud("queued-resources", "delete", requested.name)
     assert refused.returncode == 1
     assert "FAILED_PRECONDITION" in refused.stderr
-    deleted = gcloud("queued-resources", "delete", wanted.name, "--force")
+    deleted = gcloud("queued-resources", "delete", requested.name, "--force")
     assert deleted.returncode == 0, deleted.stderr
-    assert slices.describe(ZONE, wanted.name) is None
+    assert slices.describe(ZONE, requested.name) is None
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed")
 def test_gcloud_reaches_one_worker_by_its_number(
     cloud: FakeCloud, gcloud: Gcloud, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = launch()
+    requested = launch()
     monkeypatch.setenv(ENDPOINT, url)
     slices = connect(PROJECT)
-    assert slices.create(ZONE, wanted.name, queued_resource(wanted, ZONE, 1))
+    assert slices.create(ZONE, requested.name, queued_resource(requested, ZONE, 1))
     result = gcloud(
         *(
             "tpu-vm",
             "ssh",
-            f"{wanted.name}-1",
+            f"{requested.name}-1",
             "--worker=1",
             "--command=hostname",
             "--dry-run",
@@ -203,7 +203,7 @@ def test_gcloud_reaches_one_worker_by_its_number(
     words = shlex.split(result.stdout.splitlines()[-1])  # above it, a key is made
     assert words[0].endswith("ssh")
     assert words[-1] == "hostname"
-    second = slices.endpoints(ZONE, wanted.name)[1]
+    second = slices.endpoints(ZONE, requested.name)[1]
     assert any(word.endswith(f"@{second}") for word in words)
 
 

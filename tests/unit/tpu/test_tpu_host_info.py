@@ -24,7 +24,7 @@ def test_hosts_of_several_slices_have_numbers_of_their_own(tmp_path: Path) -> No
         (attributes / name).write_text(f"{value}\n", "utf-8")
     host = HostInfo.read(tmp_path)
     assert (host.worker, host.hosts, host.attempt, str(host.run)) == (5, 6, 4, "/run")
-    # It is read at every start: what a recovery changes is never kept.
+    # The attributes are read at every start, because a recovery may change them.
     (attributes / "tpu-env").write_text("ACCELERATOR_TYPE: 'v4-16'\n", "utf-8")
     assert (HostInfo.read(tmp_path).worker, HostInfo.read(tmp_path).hosts) == (1, 2)
 
@@ -56,9 +56,11 @@ def test_a_pipe_in_the_run_folder_is_not_waited_for(tmp_path: Path) -> None:
 )
 def test_a_damaged_attribute_is_named(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "attributes").mkdir()
-    usual = ("worker-network-endpoints", "tpu-env", "bert-jax-run", "bert-jax-spec")
-    for known in (*usual, "bert-jax-attempt", "agent-worker-number"):
-        (tmp_path / "attributes" / known).write_text(text if known == name else "1", "utf-8")
+    others = ("worker-network-endpoints", "tpu-env", "bert-jax-run", "bert-jax-spec")
+    for attribute in (*others, "bert-jax-attempt", "agent-worker-number"):
+        (tmp_path / "attributes" / attribute).write_text(
+            text if attribute == name else "1", "utf-8"
+        )
     with pytest.raises(BadInputError, match=f"{name} is .*, not a number; restart"):
         HostInfo.read(tmp_path)
 

@@ -1,4 +1,4 @@
-"""What preflight refuses before it compiles, and what it reads of a compiled program."""
+"""Configs that preflight refuses before compilation, and its analysis of a compiled program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The try of the real cloud, and gcloud's ssh, against the cloud in memory."""
+"""The self-test and the command line of gcloud ssh, against the fake cloud."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
-    """There is no capacity."""
+    """A cloud without capacity."""
     for cloud, url in served(Delays(0.0, None, 0.0, 0.0, 0.0)):
         monkeypatch.setenv(ENDPOINT, url)
         yield cloud

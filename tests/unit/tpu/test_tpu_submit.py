@@ -1,4 +1,4 @@
-"""What is asked of the cloud, and what the machines are sent."""
+"""Requests to the cloud, and the bundle for the hosts."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SCRIPT = (ROOT / "tpu/host/startup.sh").read_text("utf-8")
 NO_NETWORK = """
 import os, socket
 def refused(*_):
-    os.write(2, b"the network was asked")
+    os.write(2, b"the network was used")
     os._exit(99)
 socket.socket.connect = socket.getaddrinfo = refused
 """
-# What is another one whenever a line of the project is.
+# Digests and sizes that change with every line of the project.
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b|(?<=whl  )[\d,]+(?= bytes)|(?<=yaml  )[\d,]+(?= bytes)")
 
 
@@ -56,17 +56,16 @@ def launch() -> tuple[Launch, dict[str, bytes]]:
     return prepare(config("--tpu.project", "my-project"))
 
 
-# Made with: GOOGLE_CLOUD_PROJECT=my-project python -m tpu submit
+# Made with: GOOGLE_CLOUD_PROJECT=my-project bert-jax tpu submit
 #   configs/tpu/base_v5litepod_16.yaml --run_dir gs://bucket/runs/base
 #   --data.store gs://bucket/stores/books --dry-run | sed -E 's/DIGEST/#/g'
 def test_a_dry_run_prints_the_request_and_the_script_without_a_network(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK, "utf-8")
     result = submit(str(CONFIG), *OPTIONS, "--dry-run", PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
-    told, _, script = result.stdout.partition("at every boot:\n")
+    description, _, script = result.stdout.partition("at every boot:\n")
     assert script == SCRIPT + "\n"
-    found = DIGEST.sub("#", told)
-    assert found == GOLDEN.read_text("utf-8")
+    assert DIGEST.sub("#", description) == GOLDEN.read_text("utf-8")
 
 
 def test_the_guide_shows_what_a_dry_run_prints() -> None:
@@ -77,17 +76,17 @@ def test_the_guide_shows_what_a_dry_run_prints() -> None:
     assert command is not None
     result = submit(*command[1].split()[1:])
     assert result.returncode == 0, result.stderr
-    rest = result.stdout
+    remaining = result.stdout
     for part in filter(None, command[2].split("…\n")):
-        assert part in rest, part
-        rest = rest.partition(part)[2]
+        assert part in remaining, part
+        remaining = remaining.partition(part)[2]
 
 
 def test_a_dry_run_for_programs_is_the_body_that_is_sent(
     launch: tuple[Launch, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*arguments: object) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     body = request_json(launch[0], "us-west4-a")
@@ -190,8 +189,8 @@ def test_every_download_of_the_machines_is_pinned_by_a_hash(
 def test_shellcheck_finds_nothing_in_the_startup_script() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
     command = [str(shellcheck), "--norc", "--enable=all", "--exclude=SC2312,SC2250", "-"]
-    found = subprocess.run(command, input=SCRIPT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout
+    result = subprocess.run(command, input=SCRIPT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
     subprocess.run(["bash", "-n"], input=SCRIPT, text=True, check=True)
 
 
@@ -271,8 +270,8 @@ def test_paths_are_those_of_where_it_was_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = config("--tpu.project", "my-project", "--run_dir", "runs/a", "--data.store", "store")
-    launch, files = prepare(given)
+    options = ("--tpu.project", "my-project", "--run_dir", "runs/a", "--data.store", "store")
+    launch, files = prepare(config(*options))
     assert launch.run == str(tmp_path / "runs" / "a")
     sent = yaml.safe_load(files["config.yaml"])
     assert sent["run_dir"] == launch.run

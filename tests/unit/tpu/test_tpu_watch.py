@@ -1,6 +1,6 @@
-"""The watcher against the cloud in memory, through Google's client over HTTP.
+"""The watcher against the fake cloud, through Google's client over HTTP.
 
-No machines run: what they would write into the run folder, the tests write.
+No hosts run: the tests write their files to the run folder.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
     gone(cloud, watcher)
     assert tick(watcher) == "NEW"
     granted(cloud, watcher)
-    # The heartbeats of the first slice are fresh, and say nothing of the second.
+    # The heartbeats of the first slice are fresh but do not count for the second.
     assert tick(watcher) == "BOOTING"
     hosts_say(watcher, 2, step=80)
     status_files.write_outcome(watcher.run, "DONE", Outcome(watcher.launch.spec, 2, 80))
@@ -210,7 +210,7 @@ def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
 
 
 def test_what_was_decided_too_long_ago_is_not_done(cloud: FakeCloud, watcher: Watcher) -> None:
-    """A second watcher, or a laptop that slept, must not delete the slice that came after."""
+    """A second watcher, or a laptop after sleep, must not delete the next slice."""
     granted(cloud, watcher)
     cloud.preempt(watcher.launch.name)
     wait_until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
@@ -235,9 +235,9 @@ def test_of_two_slices_the_first_stays(cloud: FakeCloud, watcher: Watcher) -> No
 def test_a_slice_in_a_zone_that_is_not_named_any_more_is_not_forgotten(
     cloud: FakeCloud, watcher: Watcher, launch: Launch
 ) -> None:
-    moved = replace(launch, tpu=replace(launch.tpu, zones=("us-central2-b",)))
+    in_other_zone = replace(launch, tpu=replace(launch.tpu, zones=("us-central2-b",)))
     with pytest.raises(BadInputError, match=r"is in us-west4-a, which is not in tpu\.zones"):
-        submit(moved, {}, watcher.provider)
+        submit(in_other_zone, {}, watcher.provider)
     with pytest.raises(BadInputError, match="submitted in project my-project"):
         submit(replace(launch, project="other-project"), {}, watcher.provider)
     assert creations(cloud) == 1
@@ -252,8 +252,8 @@ def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
     granted(cloud, watcher)
     cloud.preempt(launch.name, by="USER")
     wait_until(lambda: cloud.state(launch.name) == "SUSPENDED")
-    made = submit(launch, {}, watcher.provider)
-    assert (made.first, cloud.state(launch.name)) == (2, "WAITING_FOR_RESOURCES")
+    launched = submit(launch, {}, watcher.provider)
+    assert (launched.first, cloud.state(launch.name)) == (2, "WAITING_FOR_RESOURCES")
     status_files.request_stop(watcher.run)
     with pytest.raises(BadInputError, match="is being stopped"):
         submit(launch, {}, watcher.provider)
@@ -269,7 +269,7 @@ def test_a_failure_is_told_in_plain_words_to_the_end(cloud: FakeCloud, watcher: 
 
 def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, url: str) -> None:
     provider = connect(PROJECT)
-    made = submit(launch, {}, provider)
+    launched = submit(launch, {}, provider)
     provider.delete(ZONES[0], launch.name)
     wait_until(lambda: cloud.state(launch.name) == "")
     (Path(launch.run) / "status" / "attempts" / "0001.json").unlink()
@@ -279,7 +279,7 @@ def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, u
 
     def run_watcher() -> None:
         try:
-            watcher = Watcher(made, connect(PROJECT))
+            watcher = Watcher(launched, connect(PROJECT))
             observation, decision = watcher.observe()
             together.wait(10)  # both have observed that there is no slice
             watcher.act(observation, decision)
@@ -295,7 +295,7 @@ def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, u
     assert creations(cloud) == 2
     assert len(provider.list(ZONES[0]) + provider.list(ZONES[1])) == 1
     assert len(status_files.read_status(Path(launch.run))[0].attempts) == 1
-    watcher = Watcher(made, provider)
+    watcher = Watcher(launched, provider)
     assert tick(watcher) == "QUEUED"
 
 
@@ -307,7 +307,7 @@ def test_a_watcher_that_is_killed_and_started_again_changes_nothing(
             command("watch", watcher.launch.run), cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
 
-    def said(process: subprocess.Popen[str], words: str) -> None:
+    def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         assert any(words in line for line in lines), process.poll()
@@ -317,7 +317,7 @@ def test_a_watcher_that_is_killed_and_started_again_changes_nothing(
     for status, event in expected:
         event()
         process = started()
-        said(process, status)
+        wait_for_line(process, status)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=10)
     assert creations(cloud) == 1
@@ -329,7 +329,7 @@ def test_a_watcher_that_is_killed_and_started_again_changes_nothing(
 def test_ages_are_by_the_clock_of_the_storage(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker's and the watcher's clocks are wrong by hours; nobody reads them."""
+    """Clocks of hosts and watchers do not matter."""
     hosts_say(watcher, 1, 5)
     monkeypatch.setattr(time, "time", lambda: 5_000_000_000.0)
     status, now = status_files.read_status(watcher.run)
