@@ -1,4 +1,4 @@
-"""What the doctor says of this machine, and of machines that are not well."""
+"""The checks of ``bert-jax doctor`` on this machine and on broken ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = [
 ]
 
 
-def test_a_machine_on_which_the_tests_run_is_well(tmp_path: Path) -> None:
+def test_this_machine_passes(tmp_path: Path) -> None:
     result = run_process("doctor", "--run-dir", tmp_path / "not" / "yet")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -48,15 +48,15 @@ def test_a_machine_on_which_the_tests_run_is_well(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_programs_read_one_object(tmp_path: Path) -> None:
+def test_json_output_is_one_object(tmp_path: Path) -> None:
     result = run_process("doctor", "--json", "--run-dir", tmp_path)
-    found = json.loads(result.stdout)
-    assert found["ok"] is True
-    assert [line["name"] for line in found["checks"]] == NAMES
-    assert {"name", "state", "found", "remedy"} == found["checks"][0].keys()
+    report = json.loads(result.stdout)
+    assert report["ok"] is True
+    assert [line["name"] for line in report["checks"]] == NAMES
+    assert {"name", "state", "found", "remedy"} == report["checks"][0].keys()
 
 
-def test_a_failure_is_the_exit_code_and_the_other_checks_are_made(tmp_path: Path) -> None:
+def test_a_failure_sets_the_exit_code_and_other_checks_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = run_process("doctor", "--run-dir", tmp_path / "file")
     refused(result, 78, "1 of 10 checks failed: storage")
@@ -77,21 +77,21 @@ def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "said"),
+    ("requirements", "words"),
     [
         (["jax>=99"], f"jax {jax.__version__}; fix with: pip install -U 'jax>=99'"),
         (["no-such-package>=1"], "no-such-package is missing"),
     ],
 )
 def test_packages_that_are_too_old_or_absent_are_named(
-    monkeypatch: pytest.MonkeyPatch, needed: list[str], said: str
+    monkeypatch: pytest.MonkeyPatch, requirements: list[str], words: str
 ) -> None:
     monkeypatch.setattr(
-        metadata, "requires", lambda _: ["numpy>=1", "x>=9; extra == 'tpu'", *needed]
+        metadata, "requires", lambda _: ["numpy>=1", "x>=9; extra == 'tpu'", *requirements]
     )
     with pytest.raises(BadInputError) as failure:
         checks.packages()
-    assert said in str(failure.value)
+    assert words in str(failure.value)
     assert "'x" not in str(failure.value)
 
 
@@ -125,14 +125,14 @@ def test_a_wrong_product_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         checks.compiler()
 
 
-def test_what_is_scarce_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_limits_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     assert examined("cores", checks.cores)[0].state == "warning"
     assert "ulimit -n 4096" in checks.open_files().remedy
 
 
-def test_what_only_linux_tells_is_skipped_elsewhere(
+def test_checks_that_need_linux_are_skipped_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -153,7 +153,7 @@ def test_storage_is_probed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert probed == [tmp_path]
 
 
-def test_a_compile_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+def test_an_unwritable_compile_cache_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config: Any = jax.config
     before = config.jax_compilation_cache_dir
@@ -166,7 +166,7 @@ def test_a_compile_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> 
 
 @contextmanager
 def google_cloud(zone: str, ahead: float, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine in this zone, where the time is so many seconds ahead."""
+    """Emulate a VM in a zone whose clock is ahead by so many seconds."""
 
     class Metadata(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -192,9 +192,9 @@ def test_the_clock_is_compared_with_google_cloud(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ahead: float, warned: bool
 ) -> None:
     with google_cloud("us-central2-b", ahead, monkeypatch):
-        found = checks.Storage(str(tmp_path)).clock()
-    assert "Google Cloud" in found.text
-    assert ("timedatectl" in found.remedy) == warned
+        result = checks.Storage(str(tmp_path)).clock()
+    assert "Google Cloud" in result.text
+    assert ("timedatectl" in result.remedy) == warned
 
 
 def test_a_clock_that_differs_from_that_of_the_disk_is_a_warning(
@@ -204,9 +204,9 @@ def test_a_clock_that_differs_from_that_of_the_disk_is_a_warning(
     monkeypatch.setattr(checks, "time", SimpleNamespace(time=lambda: now() + 90))
     storage = checks.Storage(str(tmp_path))
     storage.written()
-    found = storage.clock()
-    assert "90.0 s ahead of that of" in found.text
-    assert "timedatectl" in found.remedy
+    result = storage.clock()
+    assert "90.0 s ahead of that of" in result.text
+    assert "timedatectl" in result.remedy
 
 
 @pytest.mark.parametrize(
@@ -220,18 +220,18 @@ def test_a_clock_that_differs_from_that_of_the_disk_is_a_warning(
         ("europe-west4", "us-central2-b", True),
     ],
 )
-def test_a_bucket_elsewhere_is_a_warning(
+def test_a_bucket_in_another_region_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, where: str, zone: str, apart: bool
 ) -> None:
     monkeypatch.setattr(checks, "region_of", lambda _: where)
     with google_cloud(zone, 0.0, monkeypatch):
-        found = checks.region("unused")
-    assert bool(found.remedy) == apart
-    assert where in found.text
-    assert zone in found.text
+        result = checks.region("unused")
+    assert bool(result.remedy) == apart
+    assert where in result.text
+    assert zone in result.text
 
 
-def test_a_bucket_is_written_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_written_and_cleaned_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with gcs_emulator.emulator() as (url, variables):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

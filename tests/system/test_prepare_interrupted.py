@@ -1,4 +1,4 @@
-"""What an interruption leaves of a store, whole or damaged, is mended or refused."""
+"""Stores after interruptions: they are completed, repaired or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.commands import refused, run_process, small_disk
 from support.corpora import content
 
 
-def test_an_interruption_while_the_store_is_put_together(
+def test_an_interruption_during_assembly(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tmp_path / "a.txt"
@@ -41,7 +41,7 @@ def test_an_interruption_while_the_store_is_put_together(
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_what_an_interruption_at_the_very_end_leaves_is_mended(
+def test_an_interruption_at_the_end_is_repaired(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "whole", 0.2)
@@ -50,13 +50,13 @@ def test_what_an_interruption_at_the_very_end_leaves_is_mended(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("card.write", "shutil.rmtree"):  # before and after the ledger
+    for function in ("card.write", "shutil.rmtree"):  # before and after the ledger
         with monkeypatch.context() as patch:
-            patch.setattr(f"pipelines.data.store.assemble.{place}", interrupted)
+            patch.setattr(f"pipelines.data.store.assemble.{function}", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 prepare([f"text:{corpus}"], tokenizer_dir, out, 0.2)
         assert (out / WORK).is_dir()
-        if place == "card.write":
+        if function == "card.write":
             (out / "tokenizer" / "sentencepiece.model").write_bytes(b"half")
         (out / "card.json.7.tmp").write_text("half")
     prepare([f"text:{corpus}"], tokenizer_dir, out, 0.2)
@@ -68,11 +68,13 @@ def test_what_an_interruption_at_the_very_end_leaves_is_mended(
     [f"{WORK}/*/train.hashes.npy", f"{WORK}/*/train.tokens.npy", "train-*.tokens.npy"],
     ids=["hashes", "read again", "moved into the store"],
 )
-def test_a_block_that_is_damaged_before_its_store_is_ready_is_made_again(
+def test_a_damaged_block_of_an_unfinished_store_is_rebuilt(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     text = tmp_path / "a.txt"
-    text.write_text(2 * (corpus.read_text("utf-8") + "\n"), "utf-8")  # so blocks are read again
+    text.write_text(
+        2 * (corpus.read_text("utf-8") + "\n"), "utf-8"
+    )  # duplicates, so blocks are read twice
     monkeypatch.setattr(corpora, "_BLOCK_BYTES", (3000, 3000))
     prepare([f"text:{text}"], tokenizer_dir, tmp_path / "whole", 0.2)
 
@@ -102,7 +104,7 @@ def test_a_disk_that_is_full_before_the_first_block(
         )
 
 
-def test_a_lost_block_or_document_is_noticed(
+def test_a_lost_block_or_document_is_detected(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpora, "_BLOCK_BYTES", (3000, 3000))
@@ -116,7 +118,7 @@ def test_a_lost_block_or_document_is_noticed(
         prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "store", 0.2)
     monkeypatch.setattr("pipelines.data.store.runners.make_shard", real)
     record = next((tmp_path / "store" / WORK).glob(f"*/{shards.RECORD}"))
-    given = json.loads(record.read_text())
-    record.write_text(json.dumps(given | {"read": given["read"] + 1}))
+    fields = json.loads(record.read_text())
+    record.write_text(json.dumps(fields | {"read": fields["read"] + 1}))
     with pytest.raises(UserError, match="documents were read, but"):
         prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "store", 0.2)

@@ -1,4 +1,4 @@
-"""Two real processes joined by JAX's coordination service."""
+"""Jobs of two processes, connected by the coordination service of JAX."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from pipelines.pretraining import pretrain
 from support.commands import command, inspected, refused, run_process, start, write_config
 from support.jobs import assert_same_curve, start_two, wait_for_all
 from support.ports import free_address
+from support.waiting import wait_until
 
-# Prints what this process holds after restoring, and every token of three global batches.
+# Prints the restored state of this process and all tokens of three global batches.
 WITNESS = """
 import json, sys
 from dataclasses import replace
@@ -55,12 +56,16 @@ data = PretrainingData(Store(Path(config.data.store)), config)
 rows = partitioner.rows(config.train.batch_size)
 tokens = []
 for batch in data.batches(0, 3, rows):
-    placed = partitioner.shard_batch(batch.arrays)
-    whole = multihost_utils.process_allgather(placed["token_ids"], tiled=True)
-    tokens.append(whole.tolist())
-found = {"step": meta.step, "digest": digest(state.params), "devices": jax.device_count()}
-print(json.dumps(found | {"rows": [rows.start, rows.stop], "tokens": tokens}))
+    arrays = partitioner.shard_batch(batch.arrays)
+    token_ids = multihost_utils.process_allgather(arrays["token_ids"], tiled=True)
+    tokens.append(token_ids.tolist())
+output = {"step": meta.step, "digest": digest(state.params), "devices": jax.device_count()}
+print(json.dumps(output | {"rows": [rows.start, rows.stop], "tokens": tokens}))
 """
+
+
+def wait_for_first_step(run: Path, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: any("loss" in line for line in metrics.read(run)), process)
 
 
 def test_two_processes_train_as_one_process_does(
@@ -72,10 +77,10 @@ def test_two_processes_train_as_one_process_does(
 
 
 @pytest.mark.full
-def test_a_split_state_is_that_of_one_process_and_goes_on_elsewhere(
+def test_a_sharded_run_equals_that_of_one_process_and_resumes_there(
     config_base: RunConfig, two_processes: Path, tmp_path: Path
 ) -> None:
-    """All on two processes, then the last updates again on one that has the whole state."""
+    """Repeat the last updates of a run of two processes on one process without sharding."""
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
     results = wait_for_all(
@@ -96,8 +101,8 @@ def test_a_checkpoint_of_eight_devices_and_the_batches_are_the_same_for_both(
 ) -> None:
     short = replace(config_base, run_dir=str(tmp_path / "run"), phases=(Phase(length=32, steps=3),))
     config = write_config(short, tmp_path)
-    made = run_process("pretrain", "--config", config, devices=8)
-    assert made.returncode == 0, made.stderr
+    result = run_process("pretrain", "--config", config, devices=8)
+    assert result.returncode == 0, result.stderr
     expected = inspected(tmp_path / "run")
     results = wait_for_all(start_two([sys.executable, "-c", WITNESS, str(config)], devices=4))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
@@ -113,16 +118,15 @@ def test_a_checkpoint_of_eight_devices_and_the_batches_are_the_same_for_both(
     assert set(data.batch_at(0).arrays) == set(FIELDS)
 
 
-def test_sigterm_to_one_stops_both_at_one_step_and_the_run_ends_with_the_same_bits(
+def test_sigterm_to_one_process_stops_both_at_the_same_step(
     config_base: RunConfig, two_processes: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
-    # JAX looks for signals once a second; so much work after each step lasts for longer.
+    # JAX checks for signals once a second; save and evaluation after each step take longer.
     slow = ("--checkpoint.every", "1", "--train.eval_every", "1", "--train.eval_batches", "0")
     processes = start_two(command("pretrain", "--config", config, *slow))
-    while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
-        time.sleep(0.01)
+    wait_for_first_step(run, processes[0])
     processes[1].send_signal(signal.SIGTERM)
     results = wait_for_all(processes)
     assert [result.returncode for result in results] == [75, 75], results[0].stderr
@@ -162,21 +166,20 @@ def test_pmap_is_refused_on_two_processes(config_base: RunConfig, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_job_that_is_described_wrongly_is_refused(config_base: RunConfig, tmp_path: Path) -> None:
+def test_wrong_job_variables_are_refused(config_base: RunConfig, tmp_path: Path) -> None:
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     wrong = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two"}
     refused(run_process("pretrain", "--config", config, **wrong), 78, "JAX_NUM_PROCESSES=two")
 
 
 @pytest.mark.full
-def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
+def test_sigint_to_one_before_the_first_step_stops_both_after_it(
     config_base: RunConfig, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
     processes = start_two(command("pretrain", "--config", config))
-    while not (run / "tokenizer").exists() and processes[0].poll() is None:
-        time.sleep(0.01)  # until both have joined, and begin to make or restore a state
+    wait_until((run / "tokenizer").exists, processes[0])  # then both processes are connected
     processes[1].send_signal(signal.SIGINT)
     results = wait_for_all(processes)
     assert [result.returncode for result in results] == [75, 75], results[0].stderr
@@ -185,34 +188,32 @@ def test_ctrl_c_to_one_before_the_first_step_stops_both_after_it(
 
 
 @pytest.mark.full
-def test_ctrl_c_twice_ends_one_of_several_at_once(config_base: RunConfig, tmp_path: Path) -> None:
+def test_a_second_sigint_ends_one_process_at_once(config_base: RunConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
     processes = start_two(command("pretrain", "--config", config), devices=1)
-    while not (run / "tokenizer").exists() and processes[0].poll() is None:
-        time.sleep(0.01)
+    wait_until((run / "tokenizer").exists, processes[0])
     for _ in range(2):
         processes[0].send_signal(signal.SIGINT)
         time.sleep(0.1)
     results = wait_for_all(processes)
     assert results[0].returncode == 75
-    told = results[0].stderr.splitlines()[-2:]
-    assert "once more ends this one without saving" in told[0]
-    assert told[1] == "bert-jax: SIGINT received; run the same command again to restart"
+    messages = results[0].stderr.splitlines()[-2:]
+    assert "once more ends this one without saving" in messages[0]
+    assert messages[1] == "bert-jax: SIGINT received; run the same command again to restart"
 
 
 @pytest.mark.full
 def test_sigterm_before_the_first_step_ends_a_job_of_one_process(
     config_base: RunConfig, tmp_path: Path
 ) -> None:
-    """As on a Cloud TPU VM: JAX takes the signal over there, too."""
+    """As on a Cloud TPU VM, where JAX also handles SIGTERM."""
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
-    alone = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
-    alone["JAX_COORDINATOR_ADDRESS"] = free_address()
-    process = start("pretrain", "--config", config, **alone)
-    while not run.exists() and process.poll() is None:
-        time.sleep(0.01)
+    job = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+    job["JAX_COORDINATOR_ADDRESS"] = free_address()
+    process = start("pretrain", "--config", config, **job)
+    wait_until(run.exists, process)
     process.send_signal(signal.SIGTERM)
     (result,) = wait_for_all([process])
     assert result.returncode == 75
@@ -220,23 +221,23 @@ def test_sigterm_before_the_first_step_ends_a_job_of_one_process(
 
 
 @pytest.mark.full
-def test_an_address_that_is_taken_is_told_of(config_base: RunConfig, tmp_path: Path) -> None:
+def test_an_address_in_use_is_reported(config_base: RunConfig, tmp_path: Path) -> None:
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        known = f"127.0.0.1:{taken.getsockname()[1]}"
-        job = {"JAX_COORDINATOR_ADDRESS": known, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
         result = run_process("pretrain", "--config", config, **job)
-    refused(result, 1, known, "already in use; end the process that has the port")
+    refused(result, 1, address, "already in use; end the process that has the port")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("number", [0, 1])
-def test_who_waits_for_the_others_hears_of_a_signal(
+def test_a_process_that_waits_for_peers_handles_signals(
     number: int, config_base: RunConfig, tmp_path: Path
 ) -> None:
-    """JAX waits for five minutes, in which Python hears of none in the thread that waits."""
+    """JAX waits up to five minutes, and the waiting thread cannot run signal handlers."""
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     processes = start_two(command("pretrain", "--config", config))
     processes[1 - number].kill()
@@ -244,24 +245,24 @@ def test_who_waits_for_the_others_hears_of_a_signal(
     assert waiting.stderr is not None
     assert "meeting the others" in waiting.stderr.readline()
     time.sleep(1)
-    begun = time.monotonic()
+    start_time = time.monotonic()
     waiting.send_signal(signal.SIGINT)
     result = wait_for_all(processes)[number]
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - start_time < 30
     assert (result.returncode, result.stderr.count("\n")) == (75, 1), result.stderr
 
 
-def first_ends_soon(processes: list[subprocess.Popen[str]], words: str) -> None:
-    """Asserts that the first of two processes says so and ends, though nobody told it to."""
-    begun = time.monotonic()
-    left, _ = wait_for_all(processes)
-    assert time.monotonic() - begun < 60
-    refused(left, 1)
-    assert left.stderr.splitlines()[-1].startswith(f"bert-jax: {words}")
+def assert_first_ends(processes: list[subprocess.Popen[str]], words: str) -> None:
+    """Assert that the first of two processes ends soon by itself, with these words."""
+    start_time = time.monotonic()
+    result, _ = wait_for_all(processes)
+    assert time.monotonic() - start_time < 60
+    refused(result, 1)
+    assert result.stderr.splitlines()[-1].startswith(f"bert-jax: {words}")
 
 
 @pytest.mark.full
-def test_who_waits_for_others_in_vain_says_so(config_base: RunConfig, tmp_path: Path) -> None:
+def test_missing_peers_are_reported(config_base: RunConfig, tmp_path: Path) -> None:
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     script = (
         "from bert_jax.runtime import distributed; from pipelines.commands import cli;"
@@ -269,20 +270,19 @@ def test_who_waits_for_others_in_vain_says_so(config_base: RunConfig, tmp_path: 
     )
     processes = start_two([sys.executable, "-c", script, "pretrain", "--config", str(config)])
     processes[1].kill()
-    first_ends_soon(processes, "the other processes of this job did not come within 3")
+    assert_first_ends(processes, "the other processes of this job did not come within 3")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("every", ["1", "1000"])
-def test_who_is_left_alone_ends_soon_and_says_why(
+def test_a_process_whose_peer_died_ends_with_a_message(
     every: str, config_base: RunConfig, tmp_path: Path
 ) -> None:
-    """JAX waits five minutes for the others at the end, Orbax twenty in a save."""
+    """Without this, JAX waits five minutes at the end, and Orbax twenty in a save."""
     run = tmp_path / "run"
     config = write_config(replace(config_base, run_dir=str(run)), tmp_path)
     options = ("--train.eval_every", "1", "--checkpoint.every", every)
     processes = start_two(command("pretrain", "--config", config, *options), devices=1)
-    while not any("loss" in line for line in metrics.read(run)) and processes[0].poll() is None:
-        time.sleep(0.01)
+    wait_for_first_step(run, processes[0])
     processes[1].kill()
-    first_ends_soon(processes, "another process of this job has ended")
+    assert_first_ends(processes, "another process of this job has ended")

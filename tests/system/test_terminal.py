@@ -1,4 +1,4 @@
-"""What a person sees in a terminal, and what a pipe gets."""
+"""Output in a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from support.commands import ROOT, invoke, refused, write_config
 from tpu.__main__ import COMMANDS as TPU_COMMANDS
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
-# A progress that has something to show, and a summary.
+# Prints progress and a summary.
 _SCRIPT = """
 import time
 from bert_jax.runtime.console import progress, summary
@@ -47,7 +47,7 @@ summary("out: done", time.monotonic() - 61, ("evaluate", "my run"), held_out_los
 
 
 def in_terminal(*command: str, columns: int = 80, **variables: str) -> str:
-    """What a command draws in a terminal of that width."""
+    """Return the output of a command in a terminal of that width."""
     master, slave = pty.openpty()
     names = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), **variables}
     process = subprocess.Popen(
@@ -58,7 +58,7 @@ def in_terminal(*command: str, columns: int = 80, **variables: str) -> str:
     try:
         while part := os.read(master, 1 << 16):
             drawn += part
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # Linux reports a closed terminal this way
         pass
     os.close(master)
     assert process.wait() == 0, drawn.decode()
@@ -67,7 +67,7 @@ def in_terminal(*command: str, columns: int = 80, **variables: str) -> str:
 
 def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
     drawn = in_terminal(sys.executable, "-c", _SCRIPT)
-    assert _COLOUR.search(drawn)
+    assert _COLOR.search(drawn)
     bars = [line for line in _ESCAPE.sub("", drawn).replace("\r", "\n").split("\n") if "━" in line]
     assert "4/4" in bars[-1]
     assert "left 0:00:00" in bars[-1]
@@ -75,10 +75,10 @@ def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
     assert all(len(bar) <= 80 for bar in bars)
 
 
-def test_no_color_keeps_the_bar_and_drops_the_colours() -> None:
+def test_no_color_keeps_the_bar_without_colors() -> None:
     drawn = in_terminal(sys.executable, "-c", _SCRIPT, NO_COLOR="1")
     assert "━" in drawn
-    assert not _COLOUR.search(drawn)
+    assert not _COLOR.search(drawn)
 
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}])
@@ -88,10 +88,10 @@ def test_a_pipe_gets_plain_lines(variables: dict[str, str]) -> None:
     piped = subprocess.run(command, cwd=ROOT, env=names, capture_output=True, check=True)
     assert piped.stdout == b""
     assert b"\r" not in piped.stderr
-    said = _COLOUR.sub("", piped.stderr.decode())  # colours were asked for
-    assert variables or said == piped.stderr.decode()
-    assert "\x1b" not in said
-    assert said.splitlines() == [
+    stderr = _COLOR.sub("", piped.stderr.decode())  # FORCE_COLOR adds colors
+    assert variables or stderr == piped.stderr.decode()
+    assert "\x1b" not in stderr
+    assert stderr.splitlines() == [
         "step 4/4, 0:00:00 left  loss 1.5  phase 1/2",
         "out: done",
         "  held out loss  1.5",
@@ -106,10 +106,10 @@ def test_a_terminal_that_cannot_draw_gets_plain_lines() -> None:
     assert "\x1b[2K" not in drawn
 
 
-def test_the_first_update_may_wait_for_the_compiler(
+def test_the_estimate_ignores_the_first_update(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says nothing about the time that the others take."""
+    """It includes compilation."""
     monkeypatch.setattr(console, "PLAIN_INTERVAL", 0.0)
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -119,41 +119,43 @@ def test_the_first_update_may_wait_for_the_compiler(
     assert capsys.readouterr().err.splitlines() == ["step 1/100", "step 2/100, 0:01:38 left"]
 
 
-def test_every_command_ends_with_what_was_made_and_what_comes_next(
+def test_every_command_ends_with_its_results_and_the_next_command(
     corpus: Path, config: RunConfig, tmp_path: Path
 ) -> None:
-    """From text to a model, each step being what the one before proposes."""
+    """Go from text to a model by following the proposed commands."""
     tokenizer, store, run = tmp_path / "tokenizer", tmp_path / "store", Path(config.run_dir)
-    said = invoke(
+    stderr = invoke(
         *("train-tokenizer", "--corpus", f"text:{corpus}", "--vocab-size", "70"),
         *("--out", tokenizer),
     ).stderr
-    assert _next(said) == f"prepare --corpus text:{corpus} --tokenizer {tokenizer} --out {store}"
-    said = invoke(*_next(said).split(), "--held-out", "0.1").stderr
-    assert _next(said) == f"pretrain --config configs/tiny.yaml --data.store {store} " + (
+    assert _next(stderr) == f"prepare --corpus text:{corpus} --tokenizer {tokenizer} --out {store}"
+    stderr = invoke(*_next(stderr).split(), "--held-out", "0.1").stderr
+    assert _next(stderr) == f"pretrain --config configs/tiny.yaml --data.store {store} " + (
         "--run-dir runs/tiny"
     )
-    assert f"  described in  {store}/card.md\n" in said
+    assert f"  described in  {store}/card.md\n" in stderr
     file, phases = (
         write_config(config, tmp_path),
         "[{length: 32, steps: 2}, {length: 32, steps: 2}]",
     )
     trained = ("pretrain", "--config", file, "--data.store", store, "--phases", phases)
-    said = invoke(*trained, "--train.eval_every", "2", "--checkpoint.every", "4").stderr
-    assert re.search(r"^step 4/4, .* loss [\d.]+  [\d,]+ tokens/s  phase 2/2$", said, re.MULTILINE)
-    assert re.search(r"^  held out mlm accuracy +[\d.]+$", said, re.MULTILINE)
-    assert re.search(rf"^  curves +tensorboard --logdir {run}$", said, re.MULTILINE)
-    assert _next(said) == f"evaluate {run}"
-    measured = invoke(*_next(said).split())
-    *command, text = shlex.split(_next(measured.stderr))
+    stderr = invoke(*trained, "--train.eval_every", "2", "--checkpoint.every", "4").stderr
+    assert re.search(
+        r"^step 4/4, .* loss [\d.]+  [\d,]+ tokens/s  phase 2/2$", stderr, re.MULTILINE
+    )
+    assert re.search(r"^  held out mlm accuracy +[\d.]+$", stderr, re.MULTILINE)
+    assert re.search(rf"^  curves +tensorboard --logdir {run}$", stderr, re.MULTILINE)
+    assert _next(stderr) == f"evaluate {run}"
+    evaluated = invoke(*_next(stderr).split())
+    *command, text = shlex.split(_next(evaluated.stderr))
     assert command == ["fill-mask", str(run)]
     lines = [line.casefold().rstrip(".").split() for line in corpus.read_text("utf-8").splitlines()]
     before, after = (part.casefold().rstrip(" .").split() for part in text.split("[MASK]"))
-    place, end = len(before), len(before) + 1 + len(after)
-    same = [line for line in lines if len(line) == end and line[:place] == before]
-    assert any(line[place + 1 :] == after for line in same), "no sentence of the corpus"
+    position, length = len(before), len(before) + 1 + len(after)
+    same = [line for line in lines if len(line) == length and line[:position] == before]
+    assert any(line[position + 1 :] == after for line in same), "no sentence of the corpus"
     assert invoke("fill-mask", run, text).returncode == 0
-    assert measured.stdout.startswith("loss ")
+    assert evaluated.stdout.startswith("loss ")
     parsed = invoke("evaluate", run, "--json")
     assert json.loads(parsed.stdout)["step"] == 4
     assert "next" not in parsed.stderr
@@ -161,46 +163,51 @@ def test_every_command_ends_with_what_was_made_and_what_comes_next(
     assert _next(converted) == f"inspect {tmp_path / 'hf'}"
 
 
-def test_what_uses_a_model_ends_so_too(finetuned: Callable[[str], Path], tmp_path: Path) -> None:
-    """On standard error; what a program reads from standard output is not disturbed."""
-    given = finetuned("classification") / "validation.csv"
-    run, out = Path(shutil.copytree(given.parent / "run", tmp_path / "run")), tmp_path / "out.jsonl"
-    told = invoke("predict", run, "--input", given, "--output", out, "--score")
-    assert set(json.loads(told.stdout)) == {"accuracy", "f1", "mcc"}
-    assert f"{out}: 33 predictions\n  task  classification\n" in told.stderr
-    assert _next(told.stderr) == f"serve {run}"
+def test_commands_that_use_a_model_propose_the_next_command(
+    finetuned: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The summary goes to standard error, apart from results on standard output."""
+    examples = finetuned("classification") / "validation.csv"
+    run, out = (
+        Path(shutil.copytree(examples.parent / "run", tmp_path / "run")),
+        tmp_path / "out.jsonl",
+    )
+    result = invoke("predict", run, "--input", examples, "--output", out, "--score")
+    assert set(json.loads(result.stdout)) == {"accuracy", "f1", "mcc"}
+    assert f"{out}: 33 predictions\n  task  classification\n" in result.stderr
+    assert _next(result.stderr) == f"serve {run}"
     texts, vectors = tmp_path / "texts.txt", tmp_path / "vectors.npz"
     texts.write_text("the man\na store\n")
-    told = invoke("extract-features", run, "--input", texts, "--output", vectors)
-    assert told.stdout == ""
-    (opened,) = re.findall(r"^  opened by  (.*)$", told.stderr, re.MULTILINE)
+    result = invoke("extract-features", run, "--input", texts, "--output", vectors)
+    assert result.stdout == ""
+    (opened,) = re.findall(r"^  opened by  (.*)$", result.stderr, re.MULTILINE)
     assert len(eval(opened, {"numpy": np})) > 0  # noqa: S307
-    assert _next(told.stderr) == f"serve {run}"
-    told = invoke("report", run)
-    assert told.stdout == ""
-    assert "  of    run (complete, step 48)\n" in told.stderr
-    assert _next(told.stderr) == f"serve {run}"
+    assert _next(result.stderr) == f"serve {run}"
+    result = invoke("report", run)
+    assert result.stdout == ""
+    assert "  of    run (complete, step 48)\n" in result.stderr
+    assert _next(result.stderr) == f"serve {run}"
 
 
-def test_a_tokenizer_with_more_words_is_next_to_prepare_with(tmp_path: Path) -> None:
+def test_extend_tokenizer_proposes_to_prepare(tmp_path: Path) -> None:
     base, new = tmp_path / "base", tmp_path / "new"
     pieces = [*SPECIALS, "[unused0]", *"abc", "##a", "##b"]
     WordPieceTokenizer(pieces, uncased=True).save(base)
     (tmp_path / "text.txt").write_text("cab cab cab cab cab cab\n\ncab\n")
     corpus = ("--corpus", f"text:{tmp_path / 'text.txt'}")
-    told = invoke("extend-tokenizer", base, *corpus, "--words", "1", "--out", new)
-    assert "  words  cab\n" in told.stderr
+    result = invoke("extend-tokenizer", base, *corpus, "--words", "1", "--out", new)
+    assert "  words  cab\n" in result.stderr
     then = f"prepare {' '.join(corpus)} --tokenizer {new} --out {tmp_path / 'store'}"
-    assert _next(told.stderr) == then
+    assert _next(result.stderr) == then
     assert invoke(*then.split()).returncode == 0
 
 
 @pytest.mark.parametrize("words", ["кот пёс дом лес идёт спит видит и", "猫 狗 家 林 走 睡 看 和"])
-def test_what_to_fill_in_is_of_the_language_of_the_model(words: str, tmp_path: Path) -> None:
-    known = words.split()
-    tokenizer = WordPieceTokenizer([*SPECIALS, *known, "."], uncased=False)
+def test_the_proposed_sentence_is_from_the_corpus(words: str, tmp_path: Path) -> None:
+    vocabulary = words.split()
+    tokenizer = WordPieceTokenizer([*SPECIALS, *vocabulary, "."], uncased=False)
     tokenizer.save(tmp_path / "tokenizer")
-    lines = [" ".join(order) + ".\n" for order in islice(permutations(known), 40)]
+    lines = [" ".join(order) + ".\n" for order in islice(permutations(vocabulary), 40)]
     (tmp_path / "text.txt").write_text("\n".join(lines), "utf-8")
     prepare([f"text:{tmp_path / 'text.txt'}"], tmp_path / "tokenizer", tmp_path / "store", 0.3)
     text = masked_sentence(Store(tmp_path / "store"))
@@ -208,7 +215,7 @@ def test_what_to_fill_in_is_of_the_language_of_the_model(words: str, tmp_path: P
     assert ids.count(tokenizer.mask_id) == 1
     assert tokenizer.unk_id not in ids
     assert len(ids) == 9, "a whole sentence"
-    # Of a text that the tokenizer does not know, nothing is shown.
+    # Unknown words are not proposed.
     (tmp_path / "text.txt").write_text(
         "\n".join(f"foreign words of number {n}\n" for n in range(40))
     )
@@ -216,21 +223,21 @@ def test_what_to_fill_in_is_of_the_language_of_the_model(words: str, tmp_path: P
     assert masked_sentence(Store(tmp_path / "other")).count("[MASK]") == 1
 
 
-def _next(said: str) -> str:
-    found = re.search(r"^  took +\d:\d\d:\d\d\n  next +bert-jax (.*)$", said, re.MULTILINE)
-    assert found, said
-    return found[1]
+def _next(stderr: str) -> str:
+    match = re.search(r"^  took +\d:\d\d:\d\d\n  next +bert-jax (.*)$", stderr, re.MULTILINE)
+    assert match, stderr
+    return match[1]
 
 
-def test_the_help_lists_every_command_once_by_what_it_is_for() -> None:
+def test_the_help_lists_every_command_once_in_its_group() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(COMMANDS)
-    said = invoke("--help").stdout
-    assert said == invoke("help").stdout
-    assert said.rstrip().endswith(example("pretrain"))
-    assert said.index("Data:") < said.index("Pre-train:") < said.index("Terms:")
-    for name, text in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(text)}$", said, re.MULTILINE)
+    text = invoke("--help").stdout
+    assert text == invoke("help").stdout
+    assert text.rstrip().endswith(example("pretrain"))
+    assert text.index("Data:") < text.index("Pre-train:") < text.index("Terms:")
+    for name, description in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(description)}$", text, re.MULTILINE)
 
 
 def test_every_command_has_an_example_that_can_be_typed() -> None:
@@ -273,15 +280,14 @@ def test_the_help_has_no_leftovers_of_the_parser(name: str) -> None:
     assert not re.search(r"--(\S+\.help|\w+_[\w.]*) ", text)
 
 
-def test_the_help_of_pretrain_begins_with_what_is_needed() -> None:
+def test_the_help_of_pretrain_starts_with_required_options() -> None:
     lines = invoke("pretrain", "--help").stdout.splitlines()
     first = "\n".join(lines[:16])
     for option in ("--config FILE", "--data.store STORE", "--run-dir RUN", "--train.steps N"):
         assert f"  {option} " in first
 
 
-def test_what_the_help_proposes_are_options() -> None:
-    """Those of the short list are among all."""
+def test_options_in_the_short_help_exist() -> None:
     from pipelines.commands import finetune, pretrain
     from pipelines.help import ESSENTIALS
 
