@@ -146,7 +146,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for name in sorted(set(map(str, files.values()))):
         if Path(name).name != name:
-            raise BadInputError(f"{folder / INDEX} names {name!r}, which is in another folder")
+            raise BadInputError(f"{folder / INDEX} names {name!r}; only files beside it are read")
         tensors |= _read_file(folder / name)
     return tensors
 

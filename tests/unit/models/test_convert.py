@@ -140,7 +140,7 @@ def test_a_bare_encoder_has_no_heads(tmp_path: Path, theirs: Path, one: Partitio
     save_file(arrays, theirs / "model.safetensors", {"format": "pt"})
     edit(theirs, architectures=["BertModel"])
     assert parts(hugging_face.read(theirs).params) == {"encoder", "pooler"}
-    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "predicts masked tokens", "--init")
+    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "masked language modeling head", "--init")
     convert(open_model(theirs, one), tmp_path / "ours", "bert-jax")
     convert(open_model(tmp_path / "ours", one), tmp_path / "back", "hf")
     assert same(tensors(tmp_path / "back"), arrays)
@@ -158,7 +158,7 @@ def edit(folder: Path, **keys: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"model_type": "roberta"}, "model_type 'roberta' is another network"),
+        ({"model_type": "roberta"}, "model_type 'roberta' is not BERT"),
         ({"architectures": ["BertLMHeadModel"]}, "architecture 'BertLMHeadModel' is unknown"),
         ({"architectures": "BertModel"}, "architectures must be a list"),
         ({"architectures": ["BertForTokenClassification"]}, "no tensor classifier.weight"),
@@ -166,8 +166,8 @@ def edit(folder: Path, **keys: Any) -> None:
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
-        ({"vocab_size": 71}, "word_embeddings.weight has shape [70, 32], the config asks for [71"),
-        ({"intermediate_size": 49}, "intermediate.dense.weight has shape [48, 32], the config"),
+        ({"vocab_size": 71}, "word_embeddings.weight has shape [70, 32], but the config needs [71"),
+        ({"intermediate_size": 49}, "intermediate.dense.weight has shape [48, 32], but the config"),
         ({"num_hidden_layers": 3}, "no tensor bert.encoder.layer.2.attention.self.query.weight"),
         ({"hidden_size": None}, "hidden_size must be a whole number"),
         ({"hidden_act": ["gelu"]}, "hidden_act ['gelu']"),
@@ -220,14 +220,14 @@ def test_an_index_cannot_lead_out_of_the_folder(theirs: Path) -> None:
     shutil.move(theirs / "model.safetensors", theirs.parent / "outside.safetensors")
     index = {"weight_map": dict.fromkeys(("a", "b"), "../outside.safetensors")}
     (theirs / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
-    with pytest.raises(BadInputError, match="not beside it"):
+    with pytest.raises(BadInputError, match="only files beside it"):
         hugging_face.read(theirs)
 
 
 def test_a_vocabulary_that_is_too_large_for_the_embedding(theirs: Path) -> None:
     with (theirs / "vocab.txt").open("a", encoding="utf-8") as file:
         file.write("another\n")
-    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "71 tokens", "70 rows")
+    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "71 tokens", "70 token embeddings")
 
 
 def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Partitioner) -> None:
@@ -238,7 +238,7 @@ def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Par
         assert arrays[name].ndim == most + 1
     save_file(arrays, theirs / "model.safetensors")
     edit(theirs, vocab_size=70 + 1024)
-    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "70 tokens", "1,094 rows")
+    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "70 tokens", "1,094 token embeddings")
     # Rounding up is no fault.
     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
         arrays[name] = arrays[name][:128]
@@ -302,7 +302,7 @@ def test_nothing_is_overwritten_or_left_half(tmp_path: Path, theirs: Path) -> No
     (theirs / "vocab.txt").unlink()
     refused(invoke("convert", theirs, tmp_path / "new", "--to", "hf"), 78, "vocab.txt")
     refused(invoke("convert", theirs, tmp_path / "new", "--to", "gguf"), 64, "hf")
-    refused(invoke("inspect", tmp_path / "bert-base-uncased"), 78, "downloaded first")
+    refused(invoke("inspect", tmp_path / "bert-base-uncased"), 78, "hf download")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "theirs"}
     assert (out / "notes.txt").read_text("utf-8") == "mine"
 

@@ -122,19 +122,19 @@ def test_words_and_texts_have_the_same_tokens(tokenizer: Tokenizer) -> None:
     texts = [(text,) for text in [*lines(40), "", "  ", "a the  man\u00a0store"]]
     whole, by_word = (rows_of(tokenizer, texts, LONGEST, words) for words in (False, True))
     assert [row.token_ids for row in by_word] == [row.token_ids for row in whole]
-    assert [row.is_cut for row in by_word] == [row.is_cut for row in whole]
+    assert [row.is_truncated for row in by_word] == [row.is_truncated for row in whole]
     for (text,), row in zip(texts, by_word, strict=True):
-        if not row.is_cut:
+        if not row.is_truncated:
             assert row.words == len(text.split())
             assert sorted({*row.word_ids} - {-1}) == list(range(row.words))
 
 
-def test_a_pair_has_two_segments_and_the_longer_one_is_cut(
+def test_a_pair_has_two_segments_and_the_longer_one_is_truncated(
     bert: Bert, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     (row,) = rows_of(tokenizer, [("the a", "milk " * 90)], 12, words=True)
     a, b = (len(ids) for ids in tokenizer.encode(["the a", "milk " * 90]))
-    assert (len(row.token_ids), row.is_cut) == (12, True)
+    assert (len(row.token_ids), row.is_truncated) == (12, True)
     assert row.token_type_ids == [0] * (a + 2) + [1] * (12 - a - 2)
     assert sum(word >= 2 for word in row.word_ids) == 12 - a - 3 < b
     assert (row.token_ids[a + 1], row.token_ids[-1]) == (tokenizer.sep_id, tokenizer.sep_id)
@@ -223,7 +223,7 @@ def test_the_command_writes_the_file_and_says_so(bert: Bert, tmp_path: Path) -> 
     options = ("--input", source, "--output", out, "--layers", "-1,-2", "--pooling", "max")
     result = invoke("extract-features", MODEL, *options)
     assert result.returncode == 0, result.stderr
-    assert f"{out}: 20 texts, 32 numbers a vector" in result.stderr
+    assert f"{out}: 20 texts, vectors of 32 numbers" in result.stderr
     found = np.load(out)
     assert list(found) == ["layer_-1", "layer_-2"]
     expected = np.stack(list(bert.encode(lines(20), -2, "max")))
@@ -273,13 +273,13 @@ def test_a_failure_leaves_nothing(
     ("options", "words"),
     [
         (["--layers", "-1,x"], "--layers '-1,x'"),
-        (["--layers", "3"], "layer 3: the model has 0 .* to 2"),
+        (["--layers", "3"], "layer 3 does not exist; use 0 .* to 2"),
         (["--layers", "-1,2"], "names a layer twice"),
         (["--batch-size", "0"], "--batch-size"),
         (["--pooling", "sum"], "sum"),
-        (["--words", "--pooling", "max"], "exclude each other"),
+        (["--words", "--pooling", "max"], "cannot be combined"),
         (["--output", "out.csv"], r"must end in \.npz or \.arrow, not '\.csv'"),
-        (["--output", "nowhere/out.npz"], "there is no folder nowhere"),
+        (["--output", "nowhere/out.npz"], "folder nowhere does not exist"),
         (["--output"], "--output"),
     ],
 )
@@ -299,7 +299,7 @@ def test_wrong_options_are_one_line(
     [
         ("a.txt", b"", "a.txt contains no text"),
         ("a.jsonl", b"\n", "contains no text"),
-        ("a.csv", b"a", "neither in .txt"),
+        ("a.csv", b"a", "must end in .txt"),
         ("a.txt", b"the man\ncaf\xe9\n", "a.txt, line 2: byte 0xe9 in column 4"),
         ("a.txt", "the".encode("utf-16"), "a.txt, line 1"),
         ("a.jsonl", b'{"text": "a"}\n{"txt": "a"}\n', "line 2 has no field 'text'.* 'txt'"),
@@ -325,7 +325,7 @@ def test_without_pyarrow_the_extra_is_named(
         extract(bert, source, tmp_path / "out.arrow", Extraction())
 
 
-def test_a_text_of_a_hundred_thousand_words_is_cut(bert: Bert, tmp_path: Path) -> None:
+def test_a_text_of_a_hundred_thousand_words_is_truncated(bert: Bert, tmp_path: Path) -> None:
     found = extracted(bert, tmp_path, ["man " * 100_000, "man"], Extraction(words=True))
     assert found["offsets"].tolist() == [0, LONGEST - 2, LONGEST - 1]
     assert json.dumps(found["layer_-1"].shape) == "[39, 32]"

@@ -138,7 +138,7 @@ def test_a_changed_bit_of_the_index(prefix: Path) -> None:
         path.write_bytes(changed)
         damaged(path, prefix, "download it again")
     path.write_bytes(whole[:-8] + b"\x57\xfb\x80\x8b\x24\x75\x47\xda")
-    damaged(path, prefix, "does not end as an index")
+    damaged(path, prefix, "not that of a TensorFlow index")
     path.write_bytes(bytes(5 << 20) + whole)
     damaged(path, prefix, "larger")
 
