@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from bert_jax.nn.encoder import Params
-from bert_jax.runtime.errors import BadInputError, tells_of_lost_process
+from bert_jax.runtime.errors import BadInputError, is_lost_process
 from bert_jax.runtime.paths import at, is_remote, remove
 from bert_jax.training import metrics
 from bert_jax.training.checkpoint import Meta, newest_meta
@@ -66,7 +66,7 @@ class RunFolder:
                 self._write_inputs(experiment, tokenizer, files)
             trainer.run()
         except RuntimeError as error:
-            lost = tells_of_lost_process(error)
+            lost = is_lost_process(error)
             raise
         finally:
             trainer.close(wait=not lost)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bert_jax.config.run import free
-from bert_jax.runtime.errors import BadInputError, at_least, share
+from bert_jax.runtime.errors import BadInputError, at_least, fraction
 
 # Name -> which of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how several
 # become one (paper, section 5.3).
@@ -48,7 +48,7 @@ class HeadConfig:
             raise BadInputError(f"head.features {self.features!r}: choose {', '.join(FEATURES)}")
         if not 0 < self.layer_decay <= 1:
             raise BadInputError(f"head.layer_decay must be in (0, 1], not {self.layer_decay}")
-        share("head", self, "dropout")
+        fraction("head", self, "dropout")
         at_least("head", self, 1, "lstm_layers")
         self.frozen_layers(1)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 
 from bert_jax.config.phases import Phase, planned
 from bert_jax.config.presets import PRESETS
-from bert_jax.runtime.errors import BadInputError, at_least, share
+from bert_jax.runtime.errors import BadInputError, at_least, fraction
 
 _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
 
@@ -131,7 +131,7 @@ class ModelConfig:
         at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
         at_least("model", full, 0, "vocab_size")
         at_least("model", full, 2, "type_vocab_size")
-        share("model", full, "hidden_dropout attention_dropout")
+        fraction("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
             raise BadInputError(
                 f"model.hidden_size {full.hidden_size} cannot be split into the two directions of"
@@ -208,7 +208,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        share("data", self, "mlm_probability short_seq_prob")
+        fraction("data", self, "mlm_probability short_seq_prob")
         if self.mlm_probability == 0:
             raise BadInputError("data.mlm_probability must be above 0: nothing would be learned")
         at_least("data", self, 0, "max_predictions")
@@ -249,7 +249,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         at_least("optimizer", self, 0, "learning_rate warmup_steps weight_decay epsilon")
-        share("optimizer", self, "beta1 beta2")
+        fraction("optimizer", self, "beta1 beta2")
         if not self.clip_norm > 0:
             raise BadInputError(f"optimizer.clip_norm must be above 0, not {self.clip_norm}")
 

@@ -1,4 +1,4 @@
-"""What a person sees: lines and progress bars on standard error, results on standard output."""
+"""Lines and progress bars on standard error; results go to standard output."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _quiet = False
 
 
 def be_quiet() -> None:
-    """Silences this process, so that of many processes only one speaks."""
+    """Silence this process, so that only one of many processes prints."""
     global _quiet
     _quiet = True
 
 
 def say(message: str) -> None:
-    """Prints one line to standard error."""
+    """Print one line to standard error."""
     if not _quiet:
         # A closed terminal or pipe must not end a training run.
         with suppress(OSError):
@@ -41,30 +41,30 @@ def say(message: str) -> None:
 
 
 def summary(title: str, since: float, then: Sequence[str] = (), **rows: object) -> None:
-    """Prints what a long command made: a line, and names with values beneath it.
+    """Print the results of a long command: a line, and names with values below it.
 
     Args:
         title: The line.
-        since: `time.monotonic` when the command began.
-        then: Words of the `bert-jax` command that is likely to be run next.
-        rows: Name -> value, in this order; "_" in a name is shown as a space. Those without a
-            value are left out.
+        since: `time.monotonic` at the start of the command.
+        then: Arguments of the `bert-jax` command that is likely to be run next.
+        rows: Name -> value, in this order; "_" in a name is printed as a space. Empty values are
+            left out.
     """
     say(title)
     if _quiet:
         return
     rows["took"] = clock(time.monotonic() - since)
     rows["next"] = shlex.join(["bert-jax", *then]) if then else ""
-    shown = {name.replace("_", " "): value for name, value in rows.items() if value}
-    width = max(map(len, shown))
-    for name, value in shown.items():
+    lines = {name.replace("_", " "): value for name, value in rows.items() if value}
+    width = max(map(len, lines))
+    for name, value in lines.items():
         with suppress(OSError):
             _console.print(Text.assemble((f"  {name:{width}}  ", "cyan"), printable(str(value))))
 
 
 @contextmanager
 def progress(task: str, total: int | None, done: int = 0) -> Iterator[Callable[[int, str], None]]:
-    """Shows progress with the time left: a bar on a terminal, a line now and then elsewhere.
+    """Show progress and the time left: a bar on a terminal, a line every 10 seconds elsewhere.
 
     Yields:
         update(done, note): `done` of `total`, and a note such as the loss.
@@ -80,7 +80,7 @@ def progress(task: str, total: int | None, done: int = 0) -> Iterator[Callable[[
 
 
 def _has_bars() -> bool:
-    """Whether lines can be drawn again; FORCE_COLOR, which many CI systems set, tells nothing."""
+    # Rich also counts a pipe as interactive if FORCE_COLOR is set, as in many CI systems.
     return _console.is_interactive and _console.file.isatty()
 
 
@@ -99,12 +99,12 @@ def _bar() -> Progress:
 
 def _plain_lines(task: str, total: int | None) -> Callable[[int, str], None]:
     last = time.monotonic()
-    begun: tuple[float, int] | None = None  # the first may have waited for a compiler
+    start: tuple[float, int] | None = None  # of the first update, which may include compilation
 
     def update(done: int, note: str) -> None:
-        nonlocal last, begun
+        nonlocal last, start
         now = time.monotonic()
-        since, first = begun = begun or (now, done)
+        since, first = start = start or (now, done)
         if now - last < PLAIN_INTERVAL and done != total:
             return
         last = now
@@ -119,7 +119,7 @@ def _plain_lines(task: str, total: int | None) -> Callable[[int, str], None]:
 
 
 def clock(seconds: float) -> str:
-    """A duration as h:mm:ss."""
+    """Format a duration as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

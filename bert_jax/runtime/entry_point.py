@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 
-from bert_jax.runtime.errors import BadInputError, UserError, one_line, tells_of_lost_process
+from bert_jax.runtime.errors import BadInputError, UserError, is_lost_process, one_line
 from bert_jax.runtime.paths import failures_explained
 from bert_jax.runtime.signals import disregard, end_at_once, take_over
 
@@ -95,7 +95,7 @@ def _last_words(error: Exception) -> tuple[str, int]:
         why = one_line(words or "no memory")
         remedy = "give it more, or ask for less, and run the same command again"
         return f"{why}; {remedy}", UserError.exit_code
-    if tells_of_lost_process(error):
+    if is_lost_process(error):
         why = "another process of this job has ended or cannot be reached; its log says why"
         remedy = "start all of them again, they go on from the newest checkpoint"
         return f"{why}; {remedy} ({one_line(words)})", UserError.exit_code

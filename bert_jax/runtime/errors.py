@@ -1,6 +1,6 @@
-"""Failures that a user or a scheduler can act on; each class carries its exit code.
+"""Failures that a user or a scheduler can act on; each class has its exit code.
 
-Anything else that is raised is a bug, ends with exit code 1 and shows its traceback.
+Any other exception is a bug: it ends with exit code 1 and prints its traceback.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-# Characters of a message: of a longer one the beginning, which names the file, and the end, which
-# says what to do, are shown.
-_BEGINNING, _END = 260, 220
-# They look like nothing, and are part of the spelling of words in many scripts.
+# Characters at the start of a long message, which name the file, and at its end, which contain
+# the remedy. The middle is cut.
+_START, _END = 260, 220
+# They are invisible, but belong to the spelling of words in many scripts.
 _JOINERS = "\u200c\u200d"
 
 
@@ -21,7 +21,7 @@ class UserError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The text, whatever was quoted in it from files of strangers."""
+        """Return the text as one printable line; it may quote untrusted files."""
         return one_line(super().__str__())
 
 
@@ -32,90 +32,98 @@ class BadArgumentsError(UserError):
 
 
 class DeviceUnavailableError(UserError):
-    """No accelerator could be opened, or another process holds it, or a folder."""
+    """No accelerator could be opened, or another process uses it or a folder."""
 
     exit_code = 69
 
 
 class UnreachableError(UserError):
-    """Something on the network does not answer; the same may work later."""
+    """Something on the network does not respond; trying again later may work."""
 
 
 class HungError(UserError):
-    """No step was done within the limit; starting again may help."""
+    """No step was done within the limit; running the command again may help."""
 
     exit_code = 70
 
 
 class PreemptedError(UserError):
-    """The machine asked the run to end; its state is saved and the same command resumes it."""
+    """The run received a request to stop; it is saved, and the same command resumes it."""
 
     exit_code = 75
 
 
 class BadInputError(UserError):
-    """The config or the data is wrong; starting again cannot help."""
+    """The config or the data is wrong; running the command again cannot help."""
 
     exit_code = 78
 
 
-# What collective operations between processors, and between GPUs, say of a process that is gone.
+# Parts of the errors of collective operations, on CPUs and GPUs, after another process ended.
 _LOST = ("Gloo", "remote process exited")
 
 
-def tells_of_lost_process(error: BaseException) -> bool:
-    """Whether it came about because another process of the job ended or cannot be reached."""
+def is_lost_process(error: BaseException) -> bool:
+    """Return True if another process of the job ended or cannot be reached."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
 
 
 def printable(text: str) -> str:
-    """`text` without characters that do something to a terminal: they are spelled out."""
+    """Escape the characters of `text` that control a terminal."""
     if text.isprintable():
         return text
-    return "".join(c if _is_shown(c) else ascii(c)[1:-1] for c in text)
+    return "".join(c if _is_printable(c) else ascii(c)[1:-1] for c in text)
 
 
-def _is_shown(character: str) -> bool:
+def _is_printable(character: str) -> bool:
     spaces = unicodedata.category(character) == "Zs"
     return character.isprintable() or spaces or character in _JOINERS
 
 
 def one_line(text: str) -> str:
-    """`text` as a line that a person can read."""
+    """Return `text` as one printable line, cut in the middle if it is long."""
     line = printable(" ".join(text.split()))
-    if len(line) <= _BEGINNING + _END:
+    if len(line) <= _START + _END:
         return line
-    return f"{line[:_BEGINNING]} … {line[-_END:]}"
+    return f"{line[:_START]} … {line[-_END:]}"
 
 
 class NotFiniteError(BadInputError):
     """A loss, a gradient or the state is infinite or NaN.
 
     Attributes:
-        found: What it is.
-        step: After which it was found.
+        problem: The value that is not finite.
+        step: Step after which it was detected.
     """
 
-    def __init__(self, found: str, step: int, since: int | None = None, tried: str = "") -> None:
-        """Of `found`, sound until step `since`, after rollbacks that `tried` tells of."""
-        self.found, self.step = found, step
+    def __init__(self, problem: str, step: int, since: int | None = None, tried: str = "") -> None:
+        """Build the message.
+
+        Args:
+            problem: The value that is not finite.
+            step: Step after which it was detected.
+            since: Last step that is known to be finite.
+            tried: Sentence about the rollbacks before.
+        """
+        self.problem, self.step = problem, step
         when = f"at step {step}" if since is None else f"between step {since} and step {step}"
         super().__init__(
-            f"{found} {when}; nothing of it was saved. {tried}Lower optimizer.learning_rate or"
-            " lengthen optimizer.warmup_steps; the run goes on from its last checkpoint"
+            f"{problem} {when}; this state was not saved. {tried}Lower optimizer.learning_rate or"
+            " increase optimizer.warmup_steps, and run the command again to resume from the last"
+            " checkpoint"
         )
 
 
 def at_least(section: str, config: Any, low: int, names: str) -> None:
-    """Refuses a config whose keys `names`, separated by spaces, are not all `low` or more."""
+    """Check that the keys `names`, separated by spaces, are at least `low`."""
     for name in names.split():
         value = getattr(config, name)
         if not value >= low:
             raise BadInputError(f"{section}.{name} must be at least {low}, not {value}")
 
 
-def share(section: str, config: Any, names: str) -> None:
-    """Refuses a config whose keys `names` are not all in [0, 1)."""
+def fraction(section: str, config: Any, names: str) -> None:
+    """Check that the keys `names`, separated by spaces, are in [0, 1)."""
     for name in names.split():
         value = getattr(config, name)
         if not 0 <= value < 1:

@@ -1,8 +1,8 @@
-"""Where files are: on this machine, or in Google Cloud Storage as ``gs://BUCKET/NAME``.
+"""Paths on this machine, or in Google Cloud Storage as ``gs://BUCKET/NAME``.
 
-A local path is one of pathlib. One in a bucket is one of etils' epath, which has the same methods
-and does them with gcsfs; Orbax uses the same library. A bucket has no folders, only names with
-slashes in them: what is written appears as a whole, and nothing can be appended to or locked.
+Local paths are those of pathlib. Paths in a bucket are those of etils' epath, which has the same
+methods on top of gcsfs; Orbax uses the same library. A bucket has no folders, only names with
+slashes. Objects appear as a whole, and cannot be appended to or locked.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError
 
 CLOUD = "gs://"
 
-# Read when the libraries are imported. TensorFlow, where it is installed, is not needed here. The
-# newer way of gcsfs asks for the kind of a bucket over gRPC, which needs a permission of its own.
+# The libraries read these on import. TensorFlow is not needed here, even if it is installed. The
+# newer mode of gcsfs requests the type of a bucket over gRPC, which needs another permission.
 os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-# It logs every failure with a traceback, and then raises it as well.
+# gcsfs logs every failure with a traceback before it raises it.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
-# Of these packages come the failures of Google Cloud Storage.
+# Packages that raise the failures of Google Cloud Storage.
 _CLIENTS = {"aiohttp", "fsspec", "gcsfs", "google", "requests", "urllib3"}
-# TensorStore raises ValueError for everything; this is how it names what is no fault of the files.
+# TensorStore raises ValueError for everything. These codes do not mean that a file is damaged.
 _STATUS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED)\b")
 _REMEDY = (
-    "it needs the roles Storage Object Admin and Storage Legacy Bucket Reader on the bucket; who is"
-    " asking, gcloud auth application-default login decides, or the service account of the machine"
+    "grant the roles Storage Object Admin and Storage Legacy Bucket Reader on the bucket to the"
+    " account of gcloud auth application-default login, or to the machine's service account"
 )
 
 
 def at(name: str | Path) -> Path:
-    """The path `name`; if it is in a bucket, that can be reached.
+    """Return `name` as a path; check that its bucket, if any, can be reached.
 
     Raises:
-        BadInputError: There is no such bucket, it may not be read, or gcsfs is not installed.
+        BadInputError: The bucket does not exist, access is denied, or gcsfs is not installed.
         UserError: The bucket cannot be reached now.
     """
     text = str(name)
@@ -52,27 +52,26 @@ def at(name: str | Path) -> Path:
         return Path(name)
     bucket = text.removeprefix(CLOUD).partition("/")[0]
     if not bucket:
-        raise BadInputError(f"{text} names no bucket; write gs://BUCKET/NAME")
+        raise BadInputError(f"{text} has no bucket name; write gs://BUCKET/NAME")
     try:
-        kind = _library()
+        path_class = _path_class()
     except ImportError as error:
         raise BadInputError(
             f"{text} needs {error.name}; install it with: pip install 'bert-jax[cloud]'"
         ) from None
     _reach(bucket)
-    return cast(Path, kind(text))
+    return cast(Path, path_class(text))
 
 
 @cache
-def _library() -> Any:
-    """The class of paths in buckets."""
+def _path_class() -> Any:
     import fsspec
     import gcsfs  # noqa: F401
     from etils import epath
 
-    # Other processes write too, so what was there before says nothing.
+    # Other processes write as well, so cached listings are stale.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
-    # The loop that a large object would lock moves nothing but files.
+    # A large object blocks the event loop, but only file transfers use that loop.
     warnings.filterwarnings("ignore", "Sending a large body", ResourceWarning)
     return epath.Path
 
@@ -86,13 +85,13 @@ def _reach(bucket: str) -> None:
             fsspec.filesystem("gs").call("GET", "b/{}/o", bucket, maxResults=1)
         except FileNotFoundError:
             raise BadInputError(
-                f"there is no bucket {CLOUD}{bucket}; mend the name, or make it with: gcloud"
-                f" storage buckets create {CLOUD}{bucket}"
+                f"bucket {CLOUD}{bucket} does not exist; correct the name, or create it with:"
+                f" gcloud storage buckets create {CLOUD}{bucket}"
             ) from None
 
 
 def region_of(bucket: Path) -> str:
-    """Where the bucket of a path is, such as us-central2, or eu for a multi-region."""
+    """Return the location of a path's bucket, such as us-central2, or eu for a multi-region."""
     import fsspec
 
     name = str(bucket).removeprefix(CLOUD).partition("/")[0]
@@ -103,33 +102,33 @@ def region_of(bucket: Path) -> str:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether it is in a bucket."""
+    """Return True for a path in a bucket."""
     return str(path).startswith(CLOUD)
 
 
 def absolute(path: Path) -> Path:
-    """The same, whatever the working directory."""
-    return path if is_remote(path) else path.absolute()  # epath takes a bucket for a folder here
+    """Return the path independent of the working directory."""
+    return path if is_remote(path) else path.absolute()  # epath would treat a bucket as a folder
 
 
 def check_kind(path: Path) -> None:
-    """Refuses what is there and neither a file nor a folder: a pipe or a device never ends.
+    """Refuse a pipe or a device, which would be read without end.
 
     Raises:
-        BadInputError: It is one.
+        BadInputError: The path is a pipe or a device.
     """
     if is_remote(path):
         return
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # whoever opens it says why
+    except (OSError, ValueError):  # opening it raises the reason
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise BadInputError(f"{path} is a pipe or device; put a file in its place")
+        raise BadInputError(f"{path} is a pipe or device; replace it with a file")
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder with everything in it, if it is there."""
+    """Remove a folder with its contents, if it exists."""
     if is_remote(folder):
         cast(Any, folder).rmtree(missing_ok=True)
     else:
@@ -138,32 +137,32 @@ def remove(folder: Path) -> None:
 
 @contextmanager
 def failures_explained(what: str = "Google Cloud Storage") -> Iterator[None]:
-    """Turns failures of Google Cloud Storage into one line each, about `what`.
+    """Turn failures of Google Cloud Storage into one-line errors that begin with `what`.
 
     Raises:
-        BadInputError: Access is refused.
-        UserError: Something that may be over when it is tried again.
+        BadInputError: Access is denied.
+        UserError: Another failure; trying again may help.
     """
     try:
         yield
     except Exception as error:
-        found = explained(error, what)
-        if found is None:
+        explanation = explained(error, what)
+        if explanation is None:
             raise
-        raise found from error
+        raise explanation from error
 
 
 def explained(error: Exception, what: str = "Google Cloud Storage") -> UserError | None:
-    """What to say about `error`, if it is a failure of Google Cloud Storage."""
+    """Return a one-line error for a failure of Google Cloud Storage; None for other failures."""
     text = " ".join(str(error).split("[http_response")[0].split())
-    text = re.sub(r"\?[^\s)]+", "", text)  # what follows an address may be a token
+    text = re.sub(r"\?[^\s)]+", "", text)  # the query of an address may contain a token
     status = _STATUS.search(text) if isinstance(error, ValueError) and CLOUD in text else None
-    forbidden = text.startswith("Forbidden: ")  # gcsfs has no exception of its own for this
-    ours = type(error).__module__.partition(".")[0] in _CLIENTS
-    if not (ours or status or forbidden):
+    forbidden = text.startswith("Forbidden: ")  # gcsfs has no exception class for it
+    from_client = type(error).__module__.partition(".")[0] in _CLIENTS
+    if not (from_client or status or forbidden):
         return None
     line = f"{what}: {text[:300] or type(error).__name__}"
-    refused = getattr(error, "code", None) in (401, 403) or "Credentials" in type(error).__name__
-    if refused or forbidden or (status and status[0] in ("PERMISSION_DENIED", "UNAUTHENTICATED")):
+    denied = getattr(error, "code", None) in (401, 403) or "Credentials" in type(error).__name__
+    if denied or forbidden or (status and status[0] in ("PERMISSION_DENIED", "UNAUTHENTICATED")):
         return BadInputError(f"{line}; {_REMEDY}")
-    return UnreachableError(f"{line}; when it can be reached again, the same command goes on")
+    return UnreachableError(f"{line}; run the same command again when it can be reached")

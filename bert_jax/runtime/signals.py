@@ -1,4 +1,4 @@
-"""The signals that ask a process to end."""
+"""Handlers of the signals that request a process to end."""
 
 from __future__ import annotations
 
@@ -18,46 +18,47 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def take_over(
     handler: Callable[[int, FrameType | None], None], but: tuple[int, ...] = ()
 ) -> dict[int, Any]:
-    """Sets the handler of these signals, except of those in `but`; returns what was set before.
+    """Set the handler of these signals, except of those in `but`; return the previous handlers.
 
     An ignored signal stays ignored, as under ``nohup``.
     """
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in heeded if number not in but}
+    handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in handled if number not in but}
 
 
-def raise_on_signals(what: str) -> None:
-    """For a command that has to clean up: the signals raise, once, and `what` is said.
+def raise_on_signals(message: str) -> None:
+    """Make the first signal raise an error with `message`, for a command that has to clean up.
 
     Raises:
-        PreemptedError: When one comes.
+        PreemptedError: A signal was received.
     """
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        raise PreemptedError(f"{signal.Signals(number).name}: {what}")
+        raise PreemptedError(f"{signal.Signals(number).name}: {message}")
 
-    take_over(told)
+    take_over(handler)
 
 
 def disregard() -> None:
-    """For the end of a command: what it says with its exit code holds whatever comes now.
+    """Ignore the signals at the end of a command, so that they do not change its exit code.
 
-    While Python ends it restores the default handlers, which would end the process with another.
+    Python restores the default handlers while it ends.
     """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
-    """Handler for where nothing needs to be saved: ends the process with a line and code 75.
+    """Print a line and exit with code 75: the handler where nothing needs to be saved.
 
-    It raises nothing, because an exception is lost when the signal comes while a callback of the
-    garbage collector or a destructor runs.
+    It raises no exception. One is lost when the signal arrives during a destructor or a callback
+    of the garbage collector.
     """
-    shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress bar hides
-    line = f"{shown}bert-jax: {signal.Signals(number).name}; the same command starts again\n"
+    show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
+    name = signal.Signals(number).name
+    line = f"{show_cursor}bert-jax: {name} received; run the same command again to restart\n"
     with suppress(OSError):
         os.write(2, line.encode())
     os._exit(PreemptedError.exit_code)

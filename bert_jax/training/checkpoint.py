@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from bert_jax.nn.encoder import Params
 from bert_jax.runtime.console import say
 from bert_jax.runtime.distributed import any_process
-from bert_jax.runtime.errors import BadInputError, UserError, tells_of_lost_process
+from bert_jax.runtime.errors import BadInputError, UserError, is_lost_process
 from bert_jax.runtime.paths import absolute, check_kind, explained, is_remote, remove
 from bert_jax.training import orbax_repairs
 from bert_jax.training.checksums import checksums_if_finite, examined
@@ -195,7 +195,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if tells_of_lost_process(error):
+            if is_lost_process(error):
                 raise
             where = f"step {self._saving} could not be saved in {self.folder}"
             if unreachable := explained(error, where):

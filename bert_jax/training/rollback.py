@@ -43,13 +43,13 @@ class RollbackGuard:
                 f"Rolling back to step {base} and skipping the batches since then did not help: the"
                 " state or the settings are the cause. "
             )
-            raise NotFiniteError(error.found, error.step, tried=tried) from error
+            raise NotFiniteError(error.problem, error.step, tried=tried) from error
         steps = range(error.step if self._times == 1 else base + 1, error.step + 1)
         self.skipped.update(steps)
         batches = f"batch {error.step:,}"
         if len(steps) > 1:
             batches = f"batches {steps[0]:,} to {error.step:,}"
         say(
-            f"{error.found} at step {error.step:,}; rolling back to step {base:,} and skipping"
+            f"{error.problem} at step {error.step:,}; rolling back to step {base:,} and skipping"
             f" {batches}"
         )

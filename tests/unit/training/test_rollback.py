@@ -1,4 +1,4 @@
-"""A loss, gradient or state that is not finite: the run stops, or goes back and on without it."""
+"""Non-finite losses, gradients and states: the run stops, or rolls back and skips batches."""
 
 from __future__ import annotations
 
@@ -33,48 +33,47 @@ from support.nan_batches import (
 
 STEPS = 20  # a checkpoint every 5, an evaluation every 10
 
-# What is decided.
+# Decisions.
 
 
-def test_first_the_batch_then_all_since_the_checkpoint_then_the_end(
+def test_first_skip_the_batch_then_all_since_the_checkpoint_then_stop(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     guard = RollbackGuard()
     guard.roll_back(5, NotFiniteError("loss became nan", 7))
     assert guard.skipped == {7}
-    said = capsys.readouterr().err
-    assert said == "loss became nan at step 7: back to step 5, batch 7 is skipped\n"
+    stderr = capsys.readouterr().err
+    assert stderr == "loss became nan at step 7; rolling back to step 5 and skipping batch 7\n"
     guard.roll_back(5, NotFiniteError("loss became inf", 9))
     assert guard.skipped == {6, 7, 8, 9}
-    assert "back to step 5, batches 6 to 9 are skipped" in capsys.readouterr().err
+    assert "rolling back to step 5 and skipping batches 6 to 9" in capsys.readouterr().err
     with pytest.raises(NotFiniteError, match=r"became inf at step 10.*did not help") as error:
         guard.roll_back(5, NotFiniteError("loss became inf", 10))
     assert error.value.exit_code == 78
     assert "optimizer.learning_rate" in str(error.value)
 
 
-def test_a_checkpoint_in_between_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_newer_checkpoint_resets_the_count(capsys: pytest.CaptureFixture[str]) -> None:
     guard = RollbackGuard()
     for base in (0, 5, 10, 15):
         guard.roll_back(base, NotFiniteError("loss became nan", base + 2))
     assert guard.skipped == {2, 7, 12, 17}
-    # Those of a stretch that is trained again, because newer checkpoints are damaged, stay.
+    # Steps that are repeated because newer checkpoints are damaged stay skipped.
     guard.roll_back(10, NotFiniteError("loss became nan", 13))
     assert guard.skipped == {2, 7, 12, 13, 17}
 
 
-# Batches that are not finite.
+# Non-finite batches.
 
 
-def test_by_default_the_run_stops_and_nothing_of_it_is_saved(
+def test_by_default_the_run_stops_without_saving_it(
     config: RunConfig, inject_nan: InjectNan
 ) -> None:
     inject_nan(7)
     with pytest.raises(
         NotFiniteError,
         match=r"loss and grad_norm became nan between step 6 and step 7; this state was not saved\."
-        r" Lower optimizer\.learning_rate or lengthen optimizer\.warmup_steps; the run goes on from"
-        r" its last checkpoint",
+        r" Lower optimizer\.learning_rate or increase optimizer\.warmup_steps",
     ) as error:
         pretrain(config, partitioner_for(config))
     assert isinstance(error.value, BadInputError)
@@ -84,7 +83,7 @@ def test_by_default_the_run_stops_and_nothing_of_it_is_saved(
     assert max(line["step"] for line in metrics.read(Path(config.run_dir))) == 6
 
 
-def test_stopping_looks_only_at_what_is_logged_and_saved(
+def test_stopping_checks_only_logged_and_saved_steps(
     config: RunConfig, inject_nan: InjectNan
 ) -> None:
     config = replace(config, train=replace(config.train, log_every=100))
@@ -97,7 +96,7 @@ def test_stopping_looks_only_at_what_is_logged_and_saved(
 @pytest.mark.parametrize(
     ("mapping", "shard_state", "count"), [("jit", False, 1), ("jit", True, 2), ("pmap", False, 2)]
 )
-def test_rolled_back_it_is_the_run_without_the_batch(
+def test_a_rollback_equals_the_run_without_the_batch(
     rollback_config: RunConfig,
     store: Store,
     inject_nan: InjectNan,
@@ -110,15 +109,15 @@ def test_rolled_back_it_is_the_run_without_the_batch(
     rollback_config = replace(rollback_config, parallel=parallel)
     inject_nan(8)
     pretrain(rollback_config, partitioner_for(rollback_config, count))
-    said = capsys.readouterr().err
-    assert "loss and grad_norm became nan at step 8: back to step 5, batch 8 is skipped" in said
-    assert f"{STEPS} of {STEPS} steps" in said
-    assert said.count("phase:") == 1  # nothing is compiled again
+    stderr = capsys.readouterr().err
+    assert "loss and grad_norm became nan at step 8; rolling back to step 5 and skipping batch 8" in stderr
+    assert f"{STEPS} of {STEPS} steps" in stderr
+    assert stderr.count("phase:") == 1  # no recompilation
     assert final_digest(rollback_config) == reference_digest(rollback_config, store, {8}, count)
     assert skipped_steps(rollback_config) == [8]
 
 
-def test_the_log_has_every_step_once_and_what_was_learned_from(
+def test_the_log_has_every_step_once_and_counts_trained_tokens(
     rollback_config: RunConfig, inject_nan: InjectNan, store: Store
 ) -> None:
     rollback_config = replace(rollback_config, train=replace(rollback_config.train, log_every=1))
@@ -144,8 +143,8 @@ def test_the_log_has_every_step_once_and_what_was_learned_from(
     ("bad", "skipped"),
     [
         ({1}, {1}),  # before any checkpoint
-        ({5}, {5}),  # it would be saved next
-        ({10}, {10}),  # and evaluated
+        ({5}, {5}),  # a save follows
+        ({10}, {10}),  # an evaluation follows
         ({STEPS}, {STEPS}),
         ({7, 9}, {6, 7, 8, 9}),
         ({2, 4}, {1, 2, 3, 4}),
@@ -154,7 +153,7 @@ def test_the_log_has_every_step_once_and_what_was_learned_from(
     ],
     ids=str,
 )
-def test_wherever_the_bad_batches_are(
+def test_bad_batches_at_any_step(
     rollback_config: RunConfig,
     store: Store,
     inject_nan: InjectNan,
@@ -183,80 +182,80 @@ def test_three_bad_batches_after_one_checkpoint_are_too_many(
     assert meta.step == 10
 
 
-# A state that is not finite.
+# Non-finite states.
 
 
 @dataclass
-class Strike:
-    """Spoils the state after an update, so often."""
+class StateFault:
+    """Corrupts the state after an update, a number of times."""
 
     step: int
     times: int
-    spoil: Callable[[TrainState], TrainState]
+    corrupt: Callable[[TrainState], TrainState]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         compiled = trainer.compiled
 
-        def spoiled(*arguments: Any) -> Any:
-            program = compiled(*arguments)
+        def corrupted(*arguments: Any) -> Any:
+            compiled_step = compiled(*arguments)
             done = 0
 
             def run(state: TrainState, batch: Any) -> Any:
                 nonlocal done
                 with jax.transfer_guard("allow"):
-                    now = int(state.step) + 1
-                state, found = program(state, batch)
-                if now == self.step and done < self.times:
+                    step = int(state.step) + 1
+                state, metrics = compiled_step(state, batch)
+                if step == self.step and done < self.times:
                     done += 1
                     with jax.transfer_guard("allow"):
-                        state = self.spoil(state)
-                return state, found
+                        state = self.corrupt(state)
+                return state, metrics
 
             return run
 
-        monkeypatch.setattr(trainer, "compiled", spoiled)
+        monkeypatch.setattr(trainer, "compiled", corrupted)
 
 
 def with_parts(state: TrainState, **parts: dict[str, Any]) -> TrainState:
-    """The state with other arrays in these parts of the encoder."""
+    """Replace arrays in parts of the encoder."""
     bert = state.params["bert"]
     changed = {name: bert[name] | arrays for name, arrays in parts.items()}
     return replace(state, params=state.params | {"bert": bert | changed})
 
 
-def in_params(state: TrainState) -> TrainState:
+def infinite_kernel(state: TrainState) -> TrainState:
     kernel = state.params["bert"]["pooler"]["kernel"].at[3, 4].set(jnp.inf)
     return with_parts(state, pooler={"kernel": kernel})
 
 
-def in_an_untouched_position(state: TrainState) -> TrainState:
+def nan_in_unused_position(state: TrainState) -> TrainState:
     """Sequences have 32 tokens, the network 64 positions."""
     position = state.params["bert"]["embeddings"]["position"].at[63].set(jnp.nan)
     return with_parts(state, embeddings={"position": position})
 
 
 @pytest.mark.parametrize("step", [7, 9, 10])
-def test_a_state_that_is_lost_once_is_trained_again(
+def test_a_state_that_is_corrupted_once_is_restored(
     rollback_config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """It shows in the update after it, in an evaluation, or when it would be saved."""
-    Strike(step, 1, in_params).install(monkeypatch)
+    """The next update, an evaluation or a save detects it."""
+    StateFault(step, 1, infinite_kernel).install(monkeypatch)
     pretrain(rollback_config, partitioner_for(rollback_config))
-    found = min(step + 1, 10)
-    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {found})
-    assert skipped_steps(rollback_config) == [found]
+    detected = min(step + 1, 10)
+    assert final_digest(rollback_config) == reference_digest(rollback_config, store, {detected})
+    assert skipped_steps(rollback_config) == [detected]
 
 
-def test_an_update_that_always_ruins_the_state_is_skipped_with_those_before_it(
+def test_an_update_that_always_corrupts_the_state_is_skipped_with_those_before_it(
     rollback_config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Strike(7, 1000, in_params).install(monkeypatch)
+    StateFault(7, 1000, infinite_kernel).install(monkeypatch)
     pretrain(rollback_config, partitioner_for(rollback_config))
     assert final_digest(rollback_config) == reference_digest(rollback_config, store, {6, 7, 8, 9})
 
 
 @pytest.mark.parametrize("mode", ["stop", "rollback"])
-def test_an_embedding_that_no_batch_looks_up_is_looked_at_before_it_is_saved(
+def test_an_unused_embedding_is_checked_before_it_is_saved(
     config: RunConfig,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -264,17 +263,17 @@ def test_an_embedding_that_no_batch_looks_up_is_looked_at_before_it_is_saved(
     mode: Any,
 ) -> None:
     config = replace(config, train=replace(config.train, on_nonfinite=mode))
-    Strike(7, 1, in_an_untouched_position).install(monkeypatch)
-    found = "params/bert/embeddings/position is not finite at step 10"
+    StateFault(7, 1, nan_in_unused_position).install(monkeypatch)
+    problem = "params/bert/embeddings/position is not finite at step 10"
     if mode == "stop":
-        with pytest.raises(NotFiniteError, match=f"{found}; this state was not saved"):
+        with pytest.raises(NotFiniteError, match=f"{problem}; this state was not saved"):
             pretrain(config, partitioner_for(config))
         meta = newest_meta(Path(config.run_dir))
         assert meta is not None
         assert meta.step == 5
         return
     pretrain(config, partitioner_for(config))
-    assert f"{found}: back to step 5, batch 10 is skipped" in capsys.readouterr().err
+    assert f"{problem}; rolling back to step 5 and skipping batch 10" in capsys.readouterr().err
     assert final_digest(config) == reference_digest(config, store, {10})
 
 
@@ -289,10 +288,10 @@ def test_a_learning_rate_that_is_too_high_stops_the_run_after_two_rollbacks(
     assert newest_meta(Path(rollback_config.run_dir)) is None
 
 
-def test_overflow_of_bfloat16_products(
+def test_overflow_of_bfloat16_matmuls(
     rollback_config: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finite parameters that are too large for what is computed with them."""
+    """Finite parameters that are too large for the computation."""
 
     def huge(state: TrainState) -> TrainState:
         embeddings = jax.tree.map(lambda x: x * 1e30, state.params["bert"]["embeddings"])
@@ -301,16 +300,16 @@ def test_overflow_of_bfloat16_products(
     rollback_config = replace(
         rollback_config, model=replace(rollback_config.model, dtype="bfloat16")
     )
-    Strike(12, 1, huge).install(monkeypatch)
+    StateFault(12, 1, huge).install(monkeypatch)
     pretrain(rollback_config, partitioner_for(rollback_config))
     assert final_digest(rollback_config) == reference_digest(rollback_config, store, {13})
 
 
-@pytest.mark.parametrize("place", ["params", "opt_state"])
+@pytest.mark.parametrize("part", ["params", "opt_state"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("shard_state", [False, True])
-def test_a_checkpoint_of_any_mesh_takes_no_value_that_is_not_finite(
-    tmp_path: Path, place: str, value: float, shard_state: bool
+def test_no_mesh_saves_a_non_finite_value(
+    tmp_path: Path, part: str, value: float, shard_state: bool
 ) -> None:
     partitioner = Partitioner(devices(), shard_state=shard_state)
 
@@ -318,18 +317,18 @@ def test_a_checkpoint_of_any_mesh_takes_no_value_that_is_not_finite(
         table = jnp.ones((64, 8)).at[37, 3].set(value)
         good = {"a": jnp.ones((16, 4)), "b": jnp.zeros(3, jnp.bfloat16), "n": jnp.int32(7)}
         trees = {"params": dict(good), "opt_state": dict(good)}
-        trees[place]["table"] = table
+        trees[part]["table"] = table
         return TrainState(step=jnp.int32(3), **trees)
 
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(NotFiniteError, match=f"{place}/table is not finite at step 3"):
+    with pytest.raises(NotFiniteError, match=f"{part}/table is not finite at step 3"):
         checkpoints.save(partitioner.build(make), Meta(step=3))
     checkpoints.wait()
     checkpoints.close()
     assert newest_meta(tmp_path) is None
 
 
-def test_parameters_alone_are_looked_at_too(tmp_path: Path) -> None:
+def test_parameters_alone_are_checked(tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match="params/x is not finite"):
         save_params(tmp_path, {"a": jnp.ones(3), "x": jnp.array([1.0, -jnp.inf])}, Meta())
     assert newest_meta(tmp_path) is None
