@@ -1,9 +1,7 @@
-"""Scaled dot product attention with dropout, in XLA or as a kernel for TPUs.
+"""Scaled dot-product attention with dropout, in XLA or as a TPU kernel; dimensions as in `layers`.
 
-Both keep only queries, keys and values (XLA also the probabilities, in the dtype of these) for the
-backward pass; masks of dropout are computed again. They draw the same masks.
-
-Dimensions as in `layers`.
+For the backward pass, both store only queries, keys and values (XLA also the probabilities, in
+their dtype) and recompute the dropout masks. Both draw the same masks.
 """
 
 from __future__ import annotations
@@ -16,23 +14,23 @@ from jax import Array
 
 from bert_jax.config.accelerators import has_attention_kernel
 from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
-from bert_jax.nn.dropout import dropped
-from bert_jax.nn.hardware import device_kind
+from bert_jax.nn.dropout import seeded_dropout
 from bert_jax.nn.matmul import einsum
+from bert_jax.nn.trace_context import device_kind
 
 
-def takes_kernel(kernel: str, length: int, width: int, head_size: int) -> bool:
-    """Whether attention over [B, length, width] runs as the kernel of `attention_tpu`.
+def uses_kernel(kernel: str, length: int, width: int, head_size: int) -> bool:
+    """Return true if attention over [B, length, width] runs in `attention_pallas`.
 
     Args:
-        kernel: xla; pallas, where the sizes allow it; or auto: where the devices are for it, too.
+        kernel: xla, pallas (if the sizes fit) or auto (if the devices fit, too).
         length: T.
         width: D.
         head_size: H.
     """
     if kernel == "xla" or (kernel == "auto" and not has_attention_kernel(device_kind())):
         return False
-    # Brings a compiler for TPUs along, which others need not load.
+    # Imports a TPU compiler, which other devices do not need.
     from bert_jax.nn import attention_pallas
 
     return attention_pallas.fits(length, width, head_size)
@@ -42,37 +40,37 @@ def attend(
     query: Array,
     keys: Array,
     value: Array,
-    visible: AttentionMask,
+    attention_mask: AttentionMask,
     seeds: Array,
     rate: float,
 ) -> Array:
-    """softmax(query keys^T) value, with dropout of the probabilities.
+    """Compute softmax(query keys^T) value, with dropout on the probabilities.
 
     Args:
         query: [B, T, N, H], scaled.
         keys: [B, S, N, H].
         value: [B, S, N, H].
-        visible: Which keys count.
-        seeds: int32 [2], of `dropout.seeds`.
-        rate: Of dropout; without it the seeds do not matter.
+        attention_mask: Which keys count.
+        seeds: int32 [2], from `dropout.seeds`; unused if `rate` is 0.
+        rate: Dropout rate.
 
     Returns:
         [B, T, N, H], in the dtype of `query`.
     """
-    return _attend(rate, query, keys, value, visible.mask(), seeds)
+    return _attend(rate, query, keys, value, attention_mask.mask(), seeds)
 
 
 def probabilities(query: Array, keys: Array, mask: Array) -> Array:
-    """softmax(query keys^T) over the keys that count: float32 [B, N, T, S].
+    """Compute softmax(query keys^T) over the keys that count: float32 [B, N, T, S].
 
     Args:
         query: [B, T, N, H], scaled.
         keys: [B, S, N, H].
-        mask: bool [B, T or 1, S]; see `AttentionMask.mask`.
+        mask: bool [B, T or 1, S], from `AttentionMask.mask`.
     """
-    # The scores leave the matrix unit in the dtype of the products: in float32 they would be the
-    # largest arrays of the whole step. The softmax itself is float32.
-    scores = einsum("BTNH,BSNH->BNTS", query, keys)
+    # Scores leave the matrix unit in the compute dtype: in float32 they would be the largest arrays
+    # of the whole step. The softmax itself is float32.
+    scores = einsum("BTNH,BSNH->BNTS", query, keys)  # [B, N, T, S]
     scores = jnp.where(mask[:, None], scores.astype(jnp.float32), MASKED_SCORE)
     return jax.nn.softmax(scores, axis=-1)
 
@@ -90,24 +88,26 @@ Residuals = tuple[Array, ...]
 def _forward(
     rate: float, query: Array, keys: Array, value: Array, mask: Array, seeds: Array
 ) -> tuple[Array, Residuals]:
-    weights = probabilities(query, keys, mask).astype(value.dtype)
-    output = einsum("BNTS,BSNH->BTNH", dropped(weights, rate, seeds), value)
+    weights = probabilities(query, keys, mask).astype(value.dtype)  # [B, N, T, S]
+    # [B, T, N, H]
+    output = einsum("BNTS,BSNH->BTNH", seeded_dropout(weights, rate, seeds), value)
     return output, (query, keys, value, mask, seeds, weights, output)
 
 
 def _backward(rate: float, residuals: Residuals, gradient: Array) -> tuple[Array | None, ...]:
     query, keys, value, mask, seeds, weights, output = residuals
-    of_value = einsum("BNTS,BTNH->BSNH", dropped(weights, rate, seeds), gradient)
-    of_dropped = einsum("BTNH,BSNH->BNTS", gradient, value)
-    of_weights = dropped(of_dropped, rate, seeds).astype(jnp.float32)
-    # What the softmax takes off: the sum of weights times their gradients, along S.
-    pull = jnp.einsum("BTNH,BTNH->BNT", gradient, output, preferred_element_type=jnp.float32)
-    of_scores = weights.astype(jnp.float32) * (of_weights - pull[..., None])
+    dropped_weights = seeded_dropout(weights, rate, seeds)  # [B, N, T, S]
+    value_gradient = einsum("BNTS,BTNH->BSNH", dropped_weights, gradient)  # [B, S, N, H]
+    dropped_gradient = einsum("BTNH,BSNH->BNTS", gradient, value)  # [B, N, T, S]
+    weights_gradient = seeded_dropout(dropped_gradient, rate, seeds).astype(jnp.float32)
+    # The softmax subtracts the sum over S of weights times their gradients: [B, N, T].
+    delta = jnp.einsum("BTNH,BTNH->BNT", gradient, output, preferred_element_type=jnp.float32)
+    scores_gradient = weights.astype(jnp.float32) * (weights_gradient - delta[..., None])
     # Only a row without any key has weights where the mask is false.
-    of_scores = jnp.where(mask[:, None], of_scores, 0.0).astype(query.dtype)
-    of_query = einsum("BNTS,BSNH->BTNH", of_scores, keys)
-    of_keys = einsum("BNTS,BTNH->BSNH", of_scores, query)
-    return of_query, of_keys, of_value, None, None
+    scores_gradient = jnp.where(mask[:, None], scores_gradient, 0.0).astype(query.dtype)
+    query_gradient = einsum("BNTS,BSNH->BTNH", scores_gradient, keys)  # [B, T, N, H]
+    keys_gradient = einsum("BNTS,BTNH->BSNH", scores_gradient, query)  # [B, S, N, H]
+    return query_gradient, keys_gradient, value_gradient, None, None
 
 
 _attend.defvjp(_forward, _backward)

@@ -1,7 +1,4 @@
-"""Which tokens attend to which.
-
-Dimensions as in `layers`.
-"""
+"""Which tokens attend to which; dimensions as in `layers`."""
 
 from __future__ import annotations
 
@@ -11,20 +8,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Added to the scores of keys that may not be attended to; finite, so that a row without any key
-# (an example of weight 0) gives numbers instead of NaN.
+# The score of keys that are masked out. Finite, so that a row without any key (an example of weight
+# 0) yields numbers instead of NaN.
 MASKED_SCORE = -1e9
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionMask:
-    """Which tokens see which.
+    """Which tokens attend to which.
 
     Attributes:
-        segment_ids: int [B, T]; 0 is padding, which no token sees.
-        packed: Whether tokens see only those of their own sequence; else a row is one sequence.
-        left_to_right: Whether they see only those before them, and themselves.
+        segment_ids: int [B, T]; 0 is padding, to which no token attends.
+        packed: Rows have several sequences, and tokens attend only to those of their own.
+        left_to_right: Tokens attend only to themselves and to those before them.
     """
 
     segment_ids: Array
@@ -32,12 +29,12 @@ class AttentionMask:
     left_to_right: bool = field(default=False, metadata={"static": True})
 
     def mask(self) -> Array:
-        """bool [B, T or 1, S]."""
+        """Return the mask as an array, bool [B, T or 1, S]."""
         ids = self.segment_ids
-        mask = ids[:, None, :] > 0
+        mask = ids[:, None, :] > 0  # [B, 1, S]
         if self.packed:
-            mask = mask & (ids[:, None, :] == ids[:, :, None])
+            mask = mask & (ids[:, None, :] == ids[:, :, None])  # [B, T, S]
         if self.left_to_right:
             T = ids.shape[1]
-            mask = mask & jnp.tril(jnp.ones((1, T, T), bool))
+            mask = mask & jnp.tril(jnp.ones((1, T, T), bool))  # [B, T, S]
         return mask

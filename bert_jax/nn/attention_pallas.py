@@ -1,7 +1,7 @@
 """Attention as one TPU kernel: scores and probabilities never leave the chip's fast memory.
 
-A block is all tokens of some rows and 128 of the D columns, one or more heads. The whole S x T
-square of a head is held at once, which BERT's lengths allow (1 MiB in float32 at 512).
+A block is all tokens of some rows and 128 of the D columns: one or more heads. The kernel computes
+the whole S x T square of a head at once, which BERT's lengths allow (1 MiB in float32 at 512).
 """
 
 from __future__ import annotations
@@ -18,28 +18,26 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
-from bert_jax.nn.dropout import kept
-from bert_jax.nn.hardware import device_kind, first_row
+from bert_jax.nn.dropout import keep_mask
+from bert_jax.nn.trace_context import device_kind, first_row
 
-LANES = 128  # columns that the chip computes side by side
-LONGEST = 512  # T; beyond it the squares of a block would not fit into fast memory
+LANES = 128  # columns that the chip processes in parallel
+MAX_LENGTH = 512  # of T; the squares of longer blocks would not fit into fast memory
 
 
 def fits(length: int, width: int, head_size: int) -> bool:
-    """Whether the kernel takes arrays [B, length, width]."""
-    if length > LONGEST or length % LANES or width % LANES:
+    """Return true if the kernel supports arrays [B, length, width]."""
+    if length > MAX_LENGTH or length % LANES or width % LANES:
         return False
     return LANES % head_size == 0 or head_size % LANES == 0
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Static: rows of a block R, T, N heads, H; whether packed, left to right, interpreted."""
-
-    rows: int
-    length: int
-    heads: int
-    head_size: int
+    rows: int  # R, of a block
+    length: int  # T
+    heads: int  # N
+    head_size: int  # H
     rate: float
     packed: bool
     left_to_right: bool
@@ -47,7 +45,7 @@ class _Plan:
 
     @property
     def width(self) -> int:
-        """Columns of a block."""
+        """Number of columns of a block."""
         return max(LANES, self.head_size)
 
 
@@ -55,23 +53,22 @@ def attend_on_tpu(
     query: Array,
     keys: Array,
     value: Array,
-    visible: AttentionMask,
+    attention_mask: AttentionMask,
     head_size: int,
     seeds: Array,
     rate: float,
 ) -> Array:
-    """`attention.attend` with the N heads side by side in the last axis: [B, T, D].
+    """Compute `attention.attend` with the N heads side by side in the last axis: [B, T, D].
 
     With N and H as axes a TPU would pad H to 128, or move every array before and after the kernel.
-    `fits` says for which sizes. Not on a TPU it is interpreted, which is slow.
+    `fits` returns which sizes are supported. On other devices the kernel is interpreted: slow.
     """
     B, T, D = query.shape
-    rows = next(r for r in (max(1, LONGEST // T), 2, 1) if B % r == 0)
+    rows = next(r for r in (max(1, MAX_LENGTH // T), 2, 1) if B % r == 0)
     interpret = not device_kind().startswith("TPU")
-    plan = _Plan(
-        rows, T, D // head_size, head_size, rate, visible.packed, visible.left_to_right, interpret
-    )
-    ids = visible.segment_ids.astype(jnp.int32)
+    packed, left_to_right = attention_mask.packed, attention_mask.left_to_right
+    plan = _Plan(rows, T, D // head_size, head_size, rate, packed, left_to_right, interpret)
+    ids = attention_mask.segment_ids.astype(jnp.int32)
     return _attend(plan, query, keys, value, ids, jnp.append(seeds, first_row(B)))
 
 
@@ -93,8 +90,8 @@ def _backward(
     plan: _Plan, residuals: tuple[Array, ...], gradient: Array
 ) -> tuple[Array | None, ...]:
     query, keys, value, ids, scalars = residuals
-    found = _run(plan, _backward_kernel, 3, 10, scalars, ids, query, keys, value, gradient)
-    return (*found, None, None)
+    arrays = (query, keys, value, gradient)
+    return (*_run(plan, _backward_kernel, 3, 10, scalars, ids, *arrays), None, None)
 
 
 _attend.defvjp(_forward, _backward)
@@ -104,12 +101,12 @@ def _run(
     plan: _Plan,
     kernel: Any,
     outputs: int,
-    products: int,
+    flops_per_score: int,
     scalars: Array,
     ids: Array,
     *arrays: Array,
 ) -> list[Array]:
-    """`kernel` over all blocks; `products` is its operations per query, key and column."""
+    """Run `kernel` on all blocks; `flops_per_score` is per query, key and column."""
     B, T, D = arrays[0].shape
     R, width = plan.rows, plan.width
     block = pl.BlockSpec((R, T, width), lambda row, column, _: (row, 0, column))
@@ -127,7 +124,7 @@ def _run(
         out_shape=[jax.ShapeDtypeStruct((B, T, D), arrays[0].dtype)] * outputs,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         cost_estimate=pl.CostEstimate(
-            flops=products * B * T * T * D,
+            flops=flops_per_score * B * T * T * D,
             bytes_accessed=size * (len(arrays) + outputs),
             transcendentals=B * T * T * plan.heads,
         ),
@@ -139,34 +136,40 @@ def _forward_kernel(plan: _Plan, scalars: Any, *refs: Any) -> None:
     row_ids, column_ids, query, keys, value, out = refs
     for row, head, columns in _heads(plan):
         weights, _ = _weights(plan, row, row_ids, column_ids, query, keys, columns)
-        keep = _kept(plan, scalars, row, head)
-        dropped = _dropped(plan, weights, keep).astype(value.dtype)
-        found = _product(dropped, value[row, :, columns], 1, 0)
-        out[row, :, columns] = found.astype(out.dtype)
+        keep = _keep_mask(plan, scalars, row, head)
+        dropped_weights = _dropout(plan, weights, keep).astype(value.dtype)
+        output = _matmul(dropped_weights, value[row, :, columns], 1, 0)
+        out[row, :, columns] = output.astype(out.dtype)
 
 
 def _backward_kernel(plan: _Plan, scalars: Any, *refs: Any) -> None:
-    row_ids, column_ids, query, keys, value, gradient, of_query, of_keys, of_value = refs
+    row_ids, column_ids, query, keys, value, gradient, *out = refs
+    query_gradient, keys_gradient, value_gradient = out
     for row, head, columns in _heads(plan):
         weights, mask = _weights(plan, row, row_ids, column_ids, query, keys, columns)
-        keep = _kept(plan, scalars, row, head)
-        given = gradient[row, :, columns]
-        dropped = _dropped(plan, weights, keep).astype(value.dtype)
-        of_value[row, :, columns] = _product(dropped, given, 0, 0).astype(of_value.dtype)
-        of_weights = _dropped(plan, _product(given, value[row, :, columns], 1, 1), keep)
-        pull = jnp.sum(weights * of_weights, axis=-1, keepdims=True)
+        keep = _keep_mask(plan, scalars, row, head)
+        output_gradient = gradient[row, :, columns]
+        dropped_weights = _dropout(plan, weights, keep).astype(value.dtype)
+        value_gradient[row, :, columns] = _matmul(dropped_weights, output_gradient, 0, 0).astype(
+            value_gradient.dtype
+        )
+        dropped_gradient = _matmul(output_gradient, value[row, :, columns], 1, 1)
+        weights_gradient = _dropout(plan, dropped_gradient, keep)
+        # The softmax subtracts the sum over S of weights times their gradients.
+        delta = jnp.sum(weights * weights_gradient, axis=-1, keepdims=True)
         # Only a row without any key has weights where the mask is false.
-        of_scores = jnp.where(mask, weights * (of_weights - pull), 0.0).astype(query.dtype)
-        of_query[row, :, columns] = _product(of_scores, keys[row, :, columns], 1, 0).astype(
-            of_query.dtype
-        )
-        of_keys[row, :, columns] = _product(of_scores, query[row, :, columns], 0, 0).astype(
-            of_keys.dtype
-        )
+        scores_gradient = jnp.where(mask, weights * (weights_gradient - delta), 0.0)
+        scores_gradient = scores_gradient.astype(query.dtype)
+        query_gradient[row, :, columns] = _matmul(
+            scores_gradient, keys[row, :, columns], 1, 0
+        ).astype(query_gradient.dtype)
+        keys_gradient[row, :, columns] = _matmul(
+            scores_gradient, query[row, :, columns], 0, 0
+        ).astype(keys_gradient.dtype)
 
 
 def _heads(plan: _Plan) -> list[tuple[int, int, slice]]:
-    """Row, head and columns within a block, of every head in it."""
+    """Return row, head and columns within a block, for every head in it."""
     H = plan.head_size
     return [
         (row, head, slice(head * H, (head + 1) * H))
@@ -175,8 +178,8 @@ def _heads(plan: _Plan) -> list[tuple[int, int, slice]]:
     ]
 
 
-def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
-    """float32 [X, Y]: summed over these axes."""
+def _matmul(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
+    """Contract these axes of two matrices, to float32."""
     return jax.lax.dot_general(
         a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
     )
@@ -185,20 +188,20 @@ def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
 def _weights(
     plan: _Plan, row: int, row_ids: Any, column_ids: Any, query: Any, keys: Any, columns: slice
 ) -> tuple[Array, Array]:
-    """The softmax, float32 [T, S], and which keys count, bool."""
-    scores = _product(query[row, :, columns], keys[row, :, columns], 1, 1)
+    """Return the softmax, float32 [T, S], and which keys count, bool."""
+    scores = _matmul(query[row, :, columns], keys[row, :, columns], 1, 1)
     mask = row_ids[row] > 0  # [1, S]
     if plan.packed:
         mask = mask & (row_ids[row] == column_ids[row])
     if plan.left_to_right:
-        place = [jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) for axis in (0, 1)]
-        mask = mask & (place[1] <= place[0])
+        position = [jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) for axis in (0, 1)]
+        mask = mask & (position[1] <= position[0])
     scores = jnp.where(mask, scores, MASKED_SCORE)
     powers = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     return powers / jnp.sum(powers, axis=-1, keepdims=True), mask
 
 
-def _kept(plan: _Plan, scalars: Any, row: int, head: int) -> Array | None:
+def _keep_mask(plan: _Plan, scalars: Any, row: int, head: int) -> Array | None:
     if plan.rate == 0.0:
         return None
     T, N = plan.length, plan.heads
@@ -206,10 +209,10 @@ def _kept(plan: _Plan, scalars: Any, row: int, head: int) -> Array | None:
     row_number = scalars[2] + pl.program_id(0) * plan.rows + row
     head_number = pl.program_id(1) * (plan.width // plan.head_size) + head
     base = (row_number * N + head_number) * np.int32(T * T)
-    place = jax.lax.broadcasted_iota(jnp.int32, shape, 0) * np.int32(T)
-    place = base + place + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    return kept(place, scalars[0], scalars[1], plan.rate)
+    index = jax.lax.broadcasted_iota(jnp.int32, shape, 0) * np.int32(T)
+    index = base + index + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    return keep_mask(index, scalars[0], scalars[1], plan.rate)
 
 
-def _dropped(plan: _Plan, x: Array, keep: Array | None) -> Array:
+def _dropout(plan: _Plan, x: Array, keep: Array | None) -> Array:
     return x if keep is None else jnp.where(keep, x / (1.0 - plan.rate), 0.0)

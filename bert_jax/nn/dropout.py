@@ -1,9 +1,9 @@
-"""Dropout whose random numbers cost next to nothing.
+"""Dropout with nearly free random numbers.
 
-A mask is a hash of the element's place in the whole batch, so it does not depend on the number of
-devices, can be computed again instead of being kept, and comes out the same inside a kernel.
-JAX's threefry takes some hundred operations for what ten do here; of these numbers nothing is
-asked but that they look unrelated (the multipliers are those of MurmurHash3's finaliser).
+A mask is a hash of each element's index in the global batch. It is therefore the same on any number
+of devices and inside a kernel, and the backward pass can recompute it instead of storing it. JAX's
+threefry takes some hundred operations where this hash takes ten; dropout only needs the bits to
+look uncorrelated (the multipliers are those of MurmurHash3's finalizer).
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bert_jax.nn.hardware import first_row
+from bert_jax.nn.trace_context import first_row
 
 _MULTIPLIERS = tuple(np.array([0x85EBCA6B, 0xC2B2AE35], np.uint32).view(np.int32))
 
 
 def seeds(key: Array) -> Array:
-    """int32 [2] from a key: what `kept` mixes in."""
+    """Return the two seeds of `keep_mask`, int32 [2], from a key."""
     return jax.lax.bitcast_convert_type(jax.random.bits(key, (2,), jnp.uint32), jnp.int32)
 
 
-def kept(index: Array, first: Array, second: Array, rate: float) -> Array:
-    """Which elements stay; all but a share `rate`.
+def keep_mask(index: Array, first: Array, second: Array, rate: float) -> Array:
+    """Return which elements are kept: all but about a fraction `rate`.
 
     Args:
-        index: int32: place of each element.
+        index: int32 index of each element.
         first: int32 scalar, of `seeds`.
-        second: int32 scalar, of `seeds`. Each seed stands between other steps, as a sum alone would
-            make one mask the other one moved along.
+        second: int32 scalar, of `seeds`. The seeds enter at different steps: added at the same
+            step, they would make one mask a shifted copy of another.
         rate: In [0, 1).
     """
-    # int32 wraps as uint32 does; TPU kernels know no unsigned numbers.
+    # int32 wraps as uint32 does; TPU kernels have no unsigned numbers.
     mixed = (index ^ first) * _MULTIPLIERS[0]
     mixed = mixed ^ jax.lax.shift_right_logical(mixed, np.int32(15))
     mixed = (mixed + second) * _MULTIPLIERS[1]
@@ -41,10 +41,10 @@ def kept(index: Array, first: Array, second: Array, rate: float) -> Array:
     return mixed >= np.int32(round(rate * 2**32) - 2**31)
 
 
-def places(shape: tuple[int, ...]) -> Array:
-    """int32 [*shape]: the number of each element, modulo 2**32.
+def element_index(shape: tuple[int, ...]) -> Array:
+    """Return the index of each element in the global batch, modulo 2**32: int32 [*shape].
 
-    Along the first axis are this device's rows of a batch; counted are those of all devices.
+    The first axis has this device's rows; the index counts the rows of all devices.
     """
     index, stride = jnp.zeros(shape, jnp.int32), 1
     for axis in reversed(range(len(shape))):
@@ -56,13 +56,13 @@ def places(shape: tuple[int, ...]) -> Array:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes a share `rate` of the elements and scales up the others; the identity without key."""
-    return x if key is None or rate == 0.0 else dropped(x, rate, seeds(key))
+    """Zero a fraction `rate` of the elements and scale up the others; without a key return `x`."""
+    return x if key is None or rate == 0.0 else seeded_dropout(x, rate, seeds(key))
 
 
-def dropped(x: Array, rate: float, seeds: Array) -> Array:
-    """`dropout` with `seeds` in place of a key: the same elements for the same seeds."""
+def seeded_dropout(x: Array, rate: float, seeds: Array) -> Array:
+    """Apply `dropout` with `seeds` instead of a key; the same seeds drop the same elements."""
     if rate == 0.0:
         return x
-    keep = kept(places(x.shape), seeds[0], seeds[1], rate)
+    keep = keep_mask(element_index(x.shape), seeds[0], seeds[1], rate)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))

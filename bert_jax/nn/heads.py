@@ -1,4 +1,4 @@
-"""What stands on the encoder during pre-training."""
+"""The heads of pre-training; dimensions as in `layers`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bert_jax.nn.matmul import scores
 
 
 class MaskedLanguageHead(nnx.Module):
-    """Scores every token of the vocabulary with the (tied) token embedding and a bias."""
+    """Score every token of the vocabulary with the (tied) token embedding and a bias."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        """Creates the transform and the output bias."""
+        """Create the transform and the output bias."""
         D = config.hidden_size
         self.transform = Einsum(config, "BPD,DE->BPE", (D, D), (D,), rngs)
         self.norm = layer_norm(config, rngs)
@@ -23,8 +23,8 @@ class MaskedLanguageHead(nnx.Module):
         self.activation = gelu(config)
 
     def __call__(self, hidden: Array, embedding: Array) -> Array:
-        """float32 logits [B, P, V] from hidden [B, P, D] and the token embedding [V, D]."""
-        x = self.norm(self.activation(self.transform(hidden))).astype(hidden.dtype)
+        """Return float32 logits [B, P, V] from hidden [B, P, D] and the token embedding [V, D]."""
+        x = self.norm(self.activation(self.transform(hidden))).astype(hidden.dtype)  # [B, P, D]
         return scores("BPD,VD->BPV", x, embedding) + self.bias[...][None, None]
 
 
@@ -32,9 +32,9 @@ class NextSentenceHead(nnx.Module):
     """Two classes from the pooled vector: 0 = B follows A, 1 = B is from elsewhere."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        """Creates the classifier."""
+        """Create the classifier."""
         self.classifier = Einsum(config, "BKD,DC->BKC", (config.hidden_size, 2), (2,), rngs)
 
     def __call__(self, pooled: Array) -> Array:
-        """float32 logits [B, K, 2] from pooled [B, K, D]."""
+        """Return float32 logits [B, K, 2] from pooled [B, K, D]."""
         return self.classifier(pooled).astype(jnp.float32)

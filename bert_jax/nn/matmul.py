@@ -8,35 +8,35 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bert_jax.nn.hardware import device_kind
+from bert_jax.nn.trace_context import device_kind
 
 
 def einsum(equation: str, a: Array, b: Array) -> Array:
-    """The einsum of two arrays of one dtype, in that dtype."""
+    """Compute the einsum of two arrays of one dtype, in that dtype."""
     if device_kind() == "cpu":
-        # Processors multiply bfloat16 twice as fast as float32, but XLA has them do so only where
-        # the result is to be float32.
+        # CPUs multiply bfloat16 twice as fast as float32, but XLA uses these instructions only for
+        # results in float32.
         return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32).astype(a.dtype)
     return jnp.einsum(equation, a, b)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def linear(equation: str, x: Array, kernel: Array, bias: Array) -> Array:
-    """The einsum of `x` and `kernel`, plus `bias`, in the dtype of `x`.
+    """Compute the einsum of `x` and `kernel`, plus `bias`, in the dtype of `x`.
 
-    Kernel and bias are rounded to this dtype; their gradients are float32, as they leave the sums.
+    Kernel and bias are rounded to this dtype; their gradients are the unrounded float32 sums.
 
     Args:
         equation: Such as "BTD,DE->BTE"; every letter of a factor is in the other or in the result.
-        x: Of the network's dtype.
+        x: In the compute dtype.
         kernel: float32.
         bias: float32, with the last dimensions of the result.
     """
     return _linear(equation, x, kernel, bias)
 
 
-# The forward rules are not the decorated functions, whose products would be hidden from the
-# policies of `jax.checkpoint`; these would keep none of them.
+# The forward rules are separate from the decorated functions: these would hide their matmuls from
+# the policies of `jax.checkpoint`, which would then recompute all of them.
 def _linear(equation: str, x: Array, kernel: Array, bias: Array) -> Array:
     y = einsum(equation, x, kernel.astype(x.dtype))
     return y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
@@ -48,7 +48,7 @@ def _linear_backward(
     x, kernel, bias = residuals
     leading = tuple(range(gradient.ndim - bias.ndim))
     return (
-        *_of_factors(equation, x, kernel, gradient),
+        *_factor_gradients(equation, x, kernel, gradient),
         jnp.sum(gradient, leading, dtype=jnp.float32),
     )
 
@@ -58,7 +58,7 @@ linear.defvjp(lambda equation, *args: (_linear(equation, *args), args), _linear_
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def scores(equation: str, x: Array, kernel: Array) -> Array:
-    """The einsum of `x` and a float32 kernel, which is rounded to the dtype of `x`; in float32."""
+    """Compute the einsum of `x` and a kernel that is rounded to the dtype of `x`; in float32."""
     return _scores(equation, x, kernel)
 
 
@@ -70,19 +70,21 @@ def _scores_backward(
     equation: str, factors: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = factors
-    return _of_factors(equation, x, kernel, gradient.astype(x.dtype))
+    return _factor_gradients(equation, x, kernel, gradient.astype(x.dtype))
 
 
 scores.defvjp(lambda equation, *args: (_scores(equation, *args), args), _scores_backward)
 
 
-def _of_factors(equation: str, x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-    """The gradients of both factors of an einsum."""
+def _factor_gradients(
+    equation: str, x: Array, kernel: Array, gradient: Array
+) -> tuple[Array, Array]:
+    """Return the gradients of both factors: in the compute dtype, and in float32 for the kernel."""
     factors, result = equation.split("->")
-    of_x, of_kernel = factors.split(",")
+    x_axes, kernel_axes = factors.split(",")
     return (
-        einsum(f"{result},{of_kernel}->{of_x}", gradient, kernel.astype(x.dtype)),
+        einsum(f"{result},{kernel_axes}->{x_axes}", gradient, kernel.astype(x.dtype)),
         jnp.einsum(
-            f"{of_x},{result}->{of_kernel}", x, gradient, preferred_element_type=jnp.float32
+            f"{x_axes},{result}->{kernel_axes}", x, gradient, preferred_element_type=jnp.float32
         ),
     )

@@ -1,4 +1,4 @@
-"""BERT with a task head: fine-tuned whole, in part, or as a source of features."""
+"""BERT with a task head: fine-tuned in whole or in part, or as a source of features."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ from bert_jax.config.run import ModelConfig
 from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertModel, Params
 from bert_jax.nn.layers import initializer, split
-from bert_jax.nn.lstm import LstmLayer, begins
+from bert_jax.nn.lstm import LstmLayer, sequence_starts
 from bert_jax.runtime.errors import BadInputError
 
 
 class TaskHead(nnx.Module):
-    """An affine map to C outputs, with dropout; before it, if asked for, a BiLSTM."""
+    """A linear map to C outputs, with dropout; optionally, BiLSTM layers before it."""
 
     def __init__(self, config: ModelConfig, head: HeadConfig, outputs: int, rngs: nnx.Rngs) -> None:
-        """Creates the head for features of the width that `head` asks for."""
-        which, how = FEATURES[head.features]
-        count = config.layers + 1 if which is None else len(which)
-        wide = replace(config, hidden_size=config.hidden_size * (count if how == "concat" else 1))
-        if how == "weighted":
+        """Create the head for the features that `head` selects."""
+        indices, combination = FEATURES[head.features]
+        count = config.layers + 1 if indices is None else len(indices)
+        factor = count if combination == "concat" else 1
+        wide = replace(config, hidden_size=config.hidden_size * factor)
+        if combination == "weighted":
             self.mixture = nnx.Param(jnp.zeros(count))
         self.lstm_layers = head.lstm_layers if head.kind == "bilstm" else 0
         for number in range(self.lstm_layers):
             setattr(self, f"lstm_{number}", LstmLayer(wide, rngs))
         self.kernel = nnx.Param(initializer(config)(rngs.params(), (wide.hidden_size, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
-        self.rate, self.which, self.how = head.dropout, which, how
+        self.rate, self.indices, self.combination = head.dropout, indices, combination
 
-    def mixed(self, states: list[Array]) -> Array:
-        """The features, [B, T, D], of all hidden states, embeddings first."""
-        chosen = states if self.which is None else [states[number] for number in self.which]
-        if self.how == "concat":
-            return jnp.concatenate(chosen, axis=-1)
-        if self.how == "sum":
-            return sum(chosen[1:], chosen[0])
-        weights = jax.nn.softmax(self.mixture[...])
-        return jnp.einsum("LBTD,L->BTD", jnp.stack(chosen), weights.astype(chosen[0].dtype))
+    def combine(self, states: list[Array]) -> Array:
+        """Combine hidden states [B, T, D], embeddings first, into features [B, T, D]."""
+        selected = states if self.indices is None else [states[index] for index in self.indices]
+        if self.combination == "concat":
+            return jnp.concatenate(selected, axis=-1)
+        if self.combination == "sum":
+            return sum(selected[1:], selected[0])
+        weights = jax.nn.softmax(self.mixture[...])  # [L]
+        return jnp.einsum("LBTD,L->BTD", jnp.stack(selected), weights.astype(selected[0].dtype))
 
     def __call__(self, x: Array, segment_ids: Array, key: Array | None) -> Array:
-        """float32 [B, T, C] from [B, T, D]; segment_ids int [B, T] are for the LSTM."""
+        """Map [B, T, D] to float32 [B, T, C]; segment_ids int [B, T] are for the LSTM."""
         for number in range(self.lstm_layers):
-            x = getattr(self, f"lstm_{number}")(x, begins(segment_ids), None)
+            x = getattr(self, f"lstm_{number}")(x, sequence_starts(segment_ids), None)
         x = dropout(x, self.rate, key)
-        # In float32: in bfloat16 answers that differ by less than 1 % would be the same.
+        # In float32: bfloat16 would make scores equal that differ by less than 1%.
         scores = jnp.einsum("BTD,DC->BTC", x.astype(jnp.float32), self.kernel[...])
         return scores + self.bias[...][None, None]
 
@@ -62,49 +63,51 @@ class BertForTask(nnx.Module):
     """An encoder with a task head."""
 
     def __init__(self, network: TaskNetwork, rngs: nnx.Rngs) -> None:
-        """Creates both."""
+        """Create both."""
         self.bert = BertModel(network.config, rngs)
         self.head = TaskHead(network.config, network.head, network.outputs, rngs)
         self.network = network
 
     def __call__(self, batch: Mapping[str, Array], key: Array | None) -> Array:
-        """float32 logits: [B, T, C] of tokens, or [B, K, C] of sequences.
+        """Return float32 logits: [B, T, C] of tokens, or [B, K, C] of sequences.
 
-        Multiple choice, whose ids are int [B, C, T], gives [B, C, 1].
+        Multiple choice, with ids of shape [B, C, T], gives [B, C, 1].
         """
         ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
         choices = ids[0].shape[:-1]
-        tokens, segments, sequences = (array.reshape(-1, array.shape[-1]) for array in ids)
+        # [B, T]
+        token_ids, token_type_ids, segment_ids = (x.reshape(-1, x.shape[-1]) for x in ids)
         encoder_key, head_key = split(key, 2)
         frozen = self.network.head.trainable == "head"
-        # Features of a frozen encoder are fixed: no dropout in it.
+        # A frozen encoder has no dropout, so that its features are fixed.
         last, inputs = self.bert.hidden_states(
-            tokens, segments, sequences, None if frozen else encoder_key
+            token_ids, token_type_ids, segment_ids, None if frozen else encoder_key
         )
-        states = [*inputs, last]
-        x = self.head.mixed(jax.lax.stop_gradient(states) if frozen else states)
+        states = [*inputs, last]  # (L + 1) x [B, T, D]
+        x = self.head.combine(jax.lax.stop_gradient(states) if frozen else states)
         if not self.network.tokens:
-            x = self._pooled(x, batch.get("cls_positions"))
-        logits = self.head(x, sequences, head_key)
+            x = self._pooled(x, batch.get("cls_positions"))  # [B, K, D]
+        logits = self.head(x, segment_ids, head_key)
         return logits.reshape(*choices, -1) if len(choices) > 1 else logits
 
     def _pooled(self, x: Array, cls_positions: Array | None) -> Array:
-        # The pooler was trained on the last layer; other features go to the head as they are.
+        # The pooler was trained on the last layer; the head receives other features unchanged.
         if self.network.head.features == "last":
             return self.bert.pool(x, cls_positions)
-        at = jnp.zeros((x.shape[0], 1), jnp.int32) if cls_positions is None else cls_positions
-        return jnp.take_along_axis(x, at[..., None], axis=1)
+        if cls_positions is None:
+            cls_positions = jnp.zeros((x.shape[0], 1), jnp.int32)
+        return jnp.take_along_axis(x, cls_positions[..., None], axis=1)
 
 
 @dataclass(frozen=True)
 class TaskNetwork:
-    """What `BertForTask` is made of.
+    """The sizes and options of a `BertForTask`.
 
     Attributes:
-        config: Of the encoder.
-        head: On it.
-        outputs: C.
-        tokens: Whether every token has outputs, or every sequence.
+        config: The encoder.
+        head: The head.
+        outputs: C, the number of outputs.
+        tokens: Every token has outputs; otherwise every sequence.
     """
 
     config: ModelConfig
@@ -113,38 +116,35 @@ class TaskNetwork:
     tokens: bool
 
     def __post_init__(self) -> None:
-        """Checks that the head fits.
-
-        Raises:
-            BadInputError: It asks for more layers than there are, or for an LSTM over one token.
-        """
+        """Check that the head fits the encoder and the task."""
         if self.head.kind == "bilstm" and not self.tokens:
             raise BadInputError("head.kind bilstm is for tasks on tokens (tagging, qa); use linear")
         number = self.head.trainable.removeprefix("last-")
         if number.isdecimal() and int(number) > self.config.layers:
             raise BadInputError(
-                f"head.trainable {self.head.trainable}: the model has {self.config.layers} layers;"
-                " all trains the embeddings too"
+                f"head.trainable {self.head.trainable}: the model has only {self.config.layers}"
+                " layers; use a smaller number, or all to train the embeddings too"
             )
-        which, _ = FEATURES[self.head.features]
-        if which is not None and -min(which) > self.config.layers + 1:
+        indices, _ = FEATURES[self.head.features]
+        if indices is not None and -min(indices) > self.config.layers + 1:
             raise BadInputError(
-                f"head.features {self.head.features} needs more than {self.config.layers} layers"
+                f"head.features {self.head.features} needs more than {self.config.layers} layers;"
+                " use last, second-to-last or weighted-all"
             )
 
     def define(self) -> nnx.GraphDef[BertForTask]:
-        """The network without its arrays."""
+        """Return the network without its arrays."""
         return nnx.graphdef(nnx.eval_shape(lambda: BertForTask(self, nnx.Rngs(0))))
 
     def init_params(self, seed: int) -> Params:
-        """Fresh parameters, ``{"bert": …, "head": …}``."""
+        """Return randomly initialized parameters, ``{"bert": …, "head": …}``."""
         return nnx.to_pure_dict(nnx.state(BertForTask(self, nnx.Rngs(seed))))
 
     def completed(self, params: Params) -> Params:
-        """`params` with zeros for a pooler that no output depends on, where it is not there.
+        """Add zeros for a missing pooler that no output depends on.
 
         Raises:
-            BadInputError: The pooler is not there, and outputs depend on it.
+            BadInputError: The pooler is missing, and outputs depend on it.
         """
         if "pooler" in params["bert"]:
             return params
@@ -155,29 +155,29 @@ class TaskNetwork:
         return params | {"bert": params["bert"] | {"pooler": pooler}}
 
     def lr_scales(self, params: Params) -> Params:
-        """The factor of each parameter's learning rate, broadcast against it; 0 is frozen.
+        """Return the factor of each parameter's learning rate, broadcast against it; 0 is frozen.
 
-        A layer has ``layer_decay`` times the factor of the one above, the embeddings that of the
-        first; head and pooler have 1. What no output depends on is frozen: weight decay alone would
-        wear it away.
+        Head and pooler have 1, each layer has ``layer_decay`` times the factor of the layer above,
+        and the embeddings have ``layer_decay`` times that of the first layer. Parameters that no
+        output depends on are frozen: otherwise weight decay would shrink them.
 
         Args:
             params: The parameters or their shapes.
         """
         L, decay = self.config.layers, self.head.layer_decay
         frozen = self.head.frozen_layers(L)
-        which, _ = FEATURES[self.head.features]
-        used = L if which is None else max(number % (L + 1) for number in which)
-        of_layers = np.array([decay ** (L - n) if frozen <= n < used else 0.0 for n in range(L)])
-        of_embeddings = decay ** (L + 1) if self.head.trainable == "all" else 0.0
-        of_pooler = 0.0 if self.tokens or self.head.features != "last" else 1.0
+        indices, _ = FEATURES[self.head.features]
+        used = L if indices is None else max(index % (L + 1) for index in indices)
+        layers = np.array([decay ** (L - n) if frozen <= n < used else 0.0 for n in range(L)])
+        embeddings = decay ** (L + 1) if self.head.trainable == "all" else 0.0
+        pooler = 0.0 if self.tokens or self.head.features != "last" else 1.0
 
-        def rate(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
+        def scale(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
             names = [str(entry.key) for entry in path]
             if names[:2] == ["bert", "layers"]:
-                return of_layers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(np.float32)
-            others = {"embeddings": of_embeddings, "pooler": of_pooler}
+                return layers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(np.float32)
+            others = {"embeddings": embeddings, "pooler": pooler}
             value = others[names[1]] if names[0] == "bert" else 1.0
             return np.full([1] * leaf.ndim, value, np.float32)
 
-        return jax.tree_util.tree_map_with_path(rate, params)
+        return jax.tree_util.tree_map_with_path(scale, params)

@@ -1,9 +1,9 @@
-"""The same network under other names: what Hugging Face and google-research/bert call its tensors.
+"""Names of the network's tensors in Hugging Face and google-research/bert, and the conversion.
 
-One table says where every tensor stands. Outside, an affine map is a matrix ([out, in] in Hugging
-Face, [in, out] in google-research/bert) and each layer has tensors of its own; here attention
-kernels have an axis for the heads, and all layers are stacked. Values are never computed with, so
-that the way there and back changes no bit.
+One table maps every tensor. In those files, a linear map is a matrix ([out, in] in Hugging Face,
+[in, out] in google-research/bert) and each layer has its own tensors. Here, attention kernels have
+an axis for the heads, and all layers are stacked. The conversion only transposes and reshapes, so
+that a round trip changes no bit.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ENCODER, POOLER, MLM, NSP, HEAD = "encoder", "pooler", "mlm", "nsp", "head"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What stands on the encoder.
+    """The parts of a published architecture.
 
     Attributes:
-        parts: Of ENCODER, POOLER, MLM, NSP, HEAD, those that it must have.
-        head: Hugging Face's name of the task head.
-        google_research: google-research/bert's name of it.
+        parts: Required parts: ENCODER, POOLER, MLM, NSP, HEAD.
+        head: Name of the task head in Hugging Face.
+        google_research: Name of the task head in google-research/bert.
     """
 
     parts: frozenset[str]
@@ -46,7 +46,7 @@ def _architecture(*parts: str, head: str = "", google_research: str = "") -> Arc
     return Architecture(frozenset({ENCODER, *parts}), head, google_research)
 
 
-# By Hugging Face's name, which is how models are known.
+# Keyed by the name in Hugging Face, which users know.
 ARCHITECTURES: Mapping[str, Architecture] = {
     "BertForPreTraining": _architecture(POOLER, MLM, NSP),
     "BertForMaskedLM": _architecture(MLM),
@@ -64,19 +64,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 class Entry(NamedTuple):
-    """One tensor, or one of every layer ({} is then its number).
+    """One tensor, or one per layer ({} is then the number of the layer).
 
     Attributes:
-        path: In our tree.
-        hugging_face: Name there.
-        google_research: Name there.
-        flipped: In which of the two a matrix is [out, in].
+        path: Path in the parameter tree.
+        hugging_face: Name in Hugging Face.
+        google_research: Name in google-research/bert.
+        transposed: The namings in which the matrix is [out, in].
     """
 
     path: str
     hugging_face: str
     google_research: str
-    flipped: tuple[Naming, ...] = ()
+    transposed: tuple[Naming, ...] = ()
 
 
 _MAPS = {
@@ -100,7 +100,7 @@ _TABLES = {
     "bert/embeddings/segment": "bert.embeddings.token_type_embeddings",
     "bert/embeddings/position": "bert.embeddings.position_embeddings",
 }
-_ROWS: tuple[Naming, ...] = ("hugging_face",)
+_HF_ONLY: tuple[Naming, ...] = ("hugging_face",)
 _BOTH: tuple[Naming, ...] = ("hugging_face", "google_research")
 
 
@@ -113,13 +113,13 @@ def _entries(architecture: Architecture) -> list[Entry]:
     for path, name in _TABLES.items():
         entries.append(Entry(path, f"{name}.weight", _slashes(name)))
     for path, name in _MAPS.items():
-        theirs = _slashes(name)
-        entries.append(Entry(f"{path}/kernel", f"{name}.weight", f"{theirs}/kernel", _ROWS))
-        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{theirs}/bias"))
+        tf_name = _slashes(name)
+        entries.append(Entry(f"{path}/kernel", f"{name}.weight", f"{tf_name}/kernel", _HF_ONLY))
+        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{tf_name}/bias"))
     for path, name in _NORMS.items():
-        theirs = _slashes(name)
-        entries.append(Entry(f"{path}/scale", f"{name}.weight", f"{theirs}/gamma"))
-        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{theirs}/beta"))
+        tf_name = _slashes(name)
+        entries.append(Entry(f"{path}/scale", f"{name}.weight", f"{tf_name}/gamma"))
+        entries.append(Entry(f"{path}/bias", f"{name}.bias", f"{tf_name}/beta"))
     entries += [
         Entry("mlm/bias", "cls.predictions.bias", "cls/predictions/output_bias"),
         Entry(
@@ -133,14 +133,14 @@ def _entries(architecture: Architecture) -> list[Entry]:
         ),
     ]
     if HEAD in architecture.parts:
-        name, theirs = architecture.head, architecture.google_research
-        entries.append(Entry("head/kernel", f"{name}.weight", f"{theirs}_weights", _BOTH))
-        entries.append(Entry("head/bias", f"{name}.bias", f"{theirs}_bias"))
+        name, tf_name = architecture.head, architecture.google_research
+        entries.append(Entry("head/kernel", f"{name}.weight", f"{tf_name}_weights", _BOTH))
+        entries.append(Entry("head/bias", f"{name}.bias", f"{tf_name}_bias"))
     return entries
 
 
 def parts(params: Params) -> frozenset[str]:
-    """Which of ENCODER, POOLER, MLM, NSP, HEAD the tree has."""
+    """Return which of ENCODER, POOLER, MLM, NSP, HEAD the tree has."""
     return frozenset(_part(path) for path, _ in named_leaves(params))
 
 
@@ -152,7 +152,7 @@ def _part(path: str) -> str:
 
 
 def abstract_params(config: ModelConfig, classes: int = 0) -> Params:
-    """Shapes and dtypes of a whole tree, with a task head if there are `classes`."""
+    """Return shapes and dtypes of a complete tree, with a task head if `classes` is not 0."""
     tree = jax.eval_shape(partial(init_params, config, 0))
     if classes:
         shapes = {"kernel": (config.hidden_size, classes), "bias": (classes,)}
@@ -163,7 +163,7 @@ def abstract_params(config: ModelConfig, classes: int = 0) -> Params:
 
 
 def only(tree: Params, keep: frozenset[str]) -> Params:
-    """The tree without the parts that are not in `keep`."""
+    """Return the tree with only the parts in `keep`."""
     return _nested({path: leaf for path, leaf in named_leaves(tree) if _part(path) in keep})
 
 
@@ -174,40 +174,37 @@ def from_tensors(
     config: ModelConfig,
     source: str,
 ) -> Params:
-    """The parameters in `tensors`.
-
-    A part that the architecture does not ask for is taken as well if it is there.
+    """Convert named tensors to parameters, including parts that the architecture does not require.
 
     Args:
-        tensors: By the names of `naming`, of any floating type.
-        naming: Whose names these are.
+        tensors: Tensors by name, of any floating-point type.
+        naming: The convention that the names follow.
         architecture: One of ARCHITECTURES.
         config: The network.
-        source: For messages: the file.
+        source: The file, for messages.
 
     Returns:
         A tree of float32 NumPy arrays.
 
     Raises:
-        BadInputError: A tensor is missing, or has another shape or type than the config says.
+        BadInputError: A tensor is missing, or its shape or type does not match the config.
     """
     kind = ARCHITECTURES[architecture]
     entries = _entries(kind)
-    there = {_part(e.path) for e in entries if _names(e, naming, config)[0] in tensors}
+    present = {_part(e.path) for e in entries if _names(e, naming, config)[0] in tensors}
     classes = _classes(tensors, naming, kind)
     shapes = dict(named_leaves(abstract_params(config, classes)))
-    wanted = there | kind.parts
-    entries = [entry for entry in entries if _part(entry.path) in wanted]
+    entries = [entry for entry in entries if _part(entry.path) in present | kind.parts]
     _check_names(tensors, naming, architecture, entries, config, source)
     flat = {}
     for entry in entries:
-        ours = shapes[entry.path].shape
         stacked = "{}" in getattr(entry, naming)
-        each = [
-            _inward(tensors[name], entry, naming, ours[1:] if stacked else ours, name, source)
+        shape = shapes[entry.path].shape[1 if stacked else 0 :]
+        arrays = [
+            _import_array(tensors[name], entry, naming, shape, name, source)
             for name in _names(entry, naming, config)
         ]
-        flat[entry.path] = np.stack(each) if stacked else each[0]
+        flat[entry.path] = np.stack(arrays) if stacked else arrays[0]
     return _nested(flat)
 
 
@@ -222,46 +219,53 @@ def _check_names(
     names = [name for entry in entries for name in _names(entry, naming, config)]
     if missing := [name for name in names if name not in tensors]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise BadInputError(f"{source}: no tensor {missing[0]}{more}, which {architecture} needs")
-    after = [getattr(entry, naming).format(config.layers) for entry in entries]
-    if beyond := [name for name in after if name in tensors and name not in names]:
         raise BadInputError(
-            f"{source}: tensor {beyond[0]}, but the config has {config.layers} layers"
+            f"{source}: no tensor {missing[0]}{more}, which {architecture} needs; check the"
+            " architecture and the number of layers in the config"
+        )
+    next_layer = [getattr(entry, naming).format(config.layers) for entry in entries]
+    if extra := [name for name in next_layer if name in tensors and name not in names]:
+        raise BadInputError(
+            f"{source}: has tensor {extra[0]}, but the config has {config.layers} layers; correct"
+            " the number of layers in the config"
         )
 
 
 def to_hugging_face(params: Params, architecture: str) -> dict[str, np.ndarray]:
-    """The tensors that ``transformers`` keeps for the architecture, by its names.
+    """Convert parameters to the tensors that ``transformers`` has for the architecture.
 
     Raises:
         BadInputError: `params` lacks a part that the architecture needs.
     """
     if lacking := ARCHITECTURES[architecture].parts - parts(params):
-        raise BadInputError(f"{architecture} needs {', '.join(sorted(lacking))}, not there")
+        raise BadInputError(
+            f"{architecture} needs {', '.join(sorted(lacking))}, which the model lacks; choose"
+            " another architecture"
+        )
     leaves = dict(named_leaves(params))
-    found = {}
-    for path, names, entry in _placed(params, architecture):
+    tensors = {}
+    for path, names, entry in _exports(params, architecture):
         array = np.asarray(leaves[path])
-        each = array if "{}" in entry.hugging_face else [array]
-        for name, one in zip(names, each, strict=True):
-            found[name] = _outward(one, entry, "hugging_face")
-    return found
+        layers = array if "{}" in entry.hugging_face else [array]
+        for name, layer in zip(names, layers, strict=True):
+            tensors[name] = _export_array(layer, entry, "hugging_face")
+    return tensors
 
 
 def names_used(params: Params, architecture: str) -> set[str]:
-    """The names of what `to_hugging_face` gives."""
-    return {name for _, names, _ in _placed(params, architecture) for name in names}
+    """Return the names of the tensors that `to_hugging_face` returns."""
+    return {name for _, names, _ in _exports(params, architecture) for name in names}
 
 
-def _placed(params: Params, architecture: str) -> Iterator[tuple[str, list[str], Entry]]:
-    """What is there: path in our tree, the names outside, and how they belong together."""
+def _exports(params: Params, architecture: str) -> Iterator[tuple[str, list[str], Entry]]:
+    """Yield path, names in Hugging Face, and entry of every parameter that exists."""
     leaves = dict(named_leaves(params))
     for entry in _entries(ARCHITECTURES[architecture]):
         if entry.path not in leaves:
             continue
         count = len(leaves[entry.path]) if "{}" in entry.hugging_face else 1
         names = [entry.hugging_face.format(number) for number in range(count)]
-        # The bare encoder has no module around it.
+        # The names of a bare encoder have no prefix.
         bare = architecture == "BertModel"
         yield entry.path, [n.removeprefix("bert.") if bare else n for n in names], entry
 
@@ -278,52 +282,54 @@ def _classes(tensors: Mapping[str, np.ndarray], naming: Naming, kind: Architectu
     return int(tensors[bias].size) if bias in tensors else 1
 
 
-def _inward(
-    array: np.ndarray, entry: Entry, naming: Naming, ours: Sequence[int], name: str, source: str
+def _import_array(
+    array: np.ndarray, entry: Entry, naming: Naming, shape: Sequence[int], name: str, source: str
 ) -> np.ndarray:
-    flipped = naming in entry.flipped
-    expected = _plain_shape(entry, ours)[:: -1 if flipped else 1]
+    transposed = naming in entry.transposed
+    expected = _matrix_shape(entry, shape)[:: -1 if transposed else 1]
     if array.shape != expected:
         raise BadInputError(
-            f"{source}: tensor {name} has shape {list(array.shape)}, the config asks for"
-            f" {list(expected)}"
+            f"{source}: tensor {name} has shape {list(array.shape)}, but the config needs"
+            f" {list(expected)}; correct the sizes in the config"
         )
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise BadInputError(f"{source}: tensor {name} has type {array.dtype}, not a floating one")
+        raise BadInputError(
+            f"{source}: tensor {name} has type {array.dtype}; convert it to float32"
+        )
     array = array.astype(np.float32)
-    return np.ascontiguousarray(array.T if flipped else array).reshape(ours)
+    return np.ascontiguousarray(array.T if transposed else array).reshape(shape)
 
 
-def _outward(array: np.ndarray, entry: Entry, naming: Naming) -> np.ndarray:
-    plain = array.reshape(_plain_shape(entry, array.shape))
-    return np.ascontiguousarray(plain.T if naming in entry.flipped else plain)
+def _export_array(array: np.ndarray, entry: Entry, naming: Naming) -> np.ndarray:
+    matrix = array.reshape(_matrix_shape(entry, array.shape))
+    return np.ascontiguousarray(matrix.T if naming in entry.transposed else matrix)
 
 
-def _plain_shape(entry: Entry, ours: Sequence[int]) -> tuple[int, ...]:
-    """Without an axis for the heads: [in, out] of a kernel, [out] of a bias."""
-    size = math.prod(ours)
+def _matrix_shape(entry: Entry, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape without an axis for the heads: [in, out] of a kernel, [out] of a bias."""
+    size = math.prod(shape)
     if entry.path.endswith("/bias"):
         return (size,)
     if not entry.path.endswith("/kernel"):
-        return tuple(ours)
-    # D, N, H leads into the heads, N, H, D out of them.
-    inputs = size // ours[-1] if entry.path.endswith("output/kernel") else ours[0]
+        return tuple(shape)
+    # Kernels of query, key and value are [D, N, H], of the output [N, H, D].
+    inputs = size // shape[-1] if entry.path.endswith("output/kernel") else shape[0]
     return (inputs, size // inputs)
 
 
 def _nested(flat: Mapping[str, Any]) -> Params:
     tree: Params = {}
     for path, leaf in flat.items():
-        *above, last = path.split("/")
+        *parents, last = path.split("/")
         node = tree
-        for name in above:
+        for name in parents:
             node = node.setdefault(name, {})
         node[last] = leaf
     return tree
 
 
 def canonical(name: str) -> str:
-    """A Hugging Face name as it is written today: older files say gamma, beta, and no ``bert.``."""
+    """Return a Hugging Face name in its current form; older: gamma, beta, without ``bert.``."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     return f"bert.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
@@ -331,14 +337,14 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """Weights with what is needed to use them.
+    """Parameters and the description of their network.
 
     Attributes:
-        params: Float32; without the parts that the file lacks.
+        params: float32, without the parts that the file lacks.
         config: The network.
         architecture: One of ARCHITECTURES.
         labels: Names of the classes of a task head.
-        problem_type: Hugging Face's word for what the classes are; empty = as their number says.
+        problem_type: Hugging Face's ``problem_type``; empty = derived from the number of classes.
     """
 
     params: Params
@@ -349,6 +355,6 @@ class ModelWeights:
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree with names such as ``bert/pooler/bias``."""
+    """Return the leaves of a tree with names such as ``bert/pooler/bias``."""
     named = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in named]

@@ -32,8 +32,8 @@ FAULTS = [
     Fault(
         name="attention-gradient-incomplete",
         file="bert_jax/nn/attention.py",
-        old="(of_weights - pull[..., None])",
-        new="of_weights",
+        old="(weights_gradient - delta[..., None])",
+        new="weights_gradient",
         description="queries and keys learn in a wrong direction; the loss still falls",
         core=True,
     ),

@@ -1,4 +1,4 @@
-"""The network: sizes, shapes, types, and what must not matter."""
+"""The network: sizes, shapes, types, and invariances."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits, init_params
 from bert_jax.nn.layers import Attention
-from bert_jax.nn.lstm import LstmLayer, begins
+from bert_jax.nn.lstm import LstmLayer, sequence_starts
 from bert_jax.nn.tensor_names import abstract_params
 from bert_jax.training.state import parameter_count
 
-# Prime sizes, so that a wrong axis shows itself in the message.
+# Prime sizes, so that a message about a shape identifies the axis.
 B, T, P, V, D, N, F, L = 2, 13, 3, 101, 35, 5, 23, 3
 
 
@@ -47,7 +47,7 @@ Encoder = Literal["transformer", "left-to-right", "lstm"]
 
 
 def compiled(config: ModelConfig) -> Forward:
-    """The network of `config` with the weights of seed 0, as one program."""
+    """Return the network of `config` with the weights of seed 0, compiled."""
     definition, arrays = nnx.split(BertForPreTraining(config, nnx.Rngs(0)))
     return jax.jit(lambda *args: nnx.merge(definition, arrays)(*args))
 
@@ -131,16 +131,16 @@ def test_padding_does_not_matter(small: ModelConfig, encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "left-to-right", "lstm"])
-def test_every_token_sees_the_sides_it_should(small: ModelConfig, encoder: Encoder) -> None:
+def test_every_token_attends_to_the_right_sides(small: ModelConfig, encoder: Encoder) -> None:
     model = compiled(replace(small, encoder=encoder, hidden_size=2 * D))
     token_ids, token_type_ids, mask, _ = inputs()
-    at = jnp.full((B, 1), 6)
-    before = model(token_ids, token_type_ids, mask, at).mlm
-    for place in (5, 7):
-        changed = token_ids.at[0, place].add(1)
-        after = model(changed, token_type_ids, mask, at).mlm
-        unseen = encoder == "left-to-right" and place == 7
-        assert np.allclose(before[0], after[0], atol=1e-3) == unseen
+    predicted = jnp.full((B, 1), 6)
+    before = model(token_ids, token_type_ids, mask, predicted).mlm
+    for position in (5, 7):
+        changed = token_ids.at[0, position].add(1)
+        after = model(changed, token_type_ids, mask, predicted).mlm
+        hidden = encoder == "left-to-right" and position == 7
+        assert np.allclose(before[0], after[0], atol=1e-3) == hidden
         assert np.allclose(before[1], after[1], atol=1e-5)
 
 
@@ -166,8 +166,9 @@ def test_the_lstm_is_the_textbook_recurrence(small: ModelConfig) -> None:
             expected[t, direction], before = hidden, ids[0, t]
     total = x[0] + expected.reshape(T, 2 * D)
     normed = (total - total.mean(1, keepdims=True)) / total.std(1, keepdims=True)
-    found = jax.jit(layer, static_argnums=2)(jnp.array(x), begins(jnp.array(ids)), None)[0]
-    assert np.allclose(found, normed, atol=1e-5)
+    starts = sequence_starts(jnp.array(ids))
+    actual = jax.jit(layer, static_argnums=2)(jnp.array(x), starts, None)[0]
+    assert np.allclose(actual, normed, atol=1e-5)
 
 
 def test_position_segment_and_order_matter(model: Forward) -> None:
@@ -194,33 +195,34 @@ def test_attention_is_the_textbook_formula(small: ModelConfig) -> None:
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         heads.append(weights / weights.sum(axis=1, keepdims=True) @ v)
     expected = np.concatenate(heads, axis=1) @ np.array(attention.output.kernel[...]).reshape(D, D)
-    found = jax.jit(attention, static_argnums=2)(
+    actual = jax.jit(attention, static_argnums=2)(
         jnp.array(x)[None], AttentionMask(jnp.array(mask, jnp.int32)[None]), None
     )[0]
-    assert np.allclose(found, expected, atol=1e-5)
+    assert np.allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "left-to-right"])
-def test_attention_that_is_looked_at_is_what_the_layers_weigh_values_with(
+def test_attention_probabilities_are_the_weights_that_the_layers_use(
     small: ModelConfig, encoder: Encoder
 ) -> None:
     config = replace(small, encoder=encoder)
     bert = BertForPreTraining(config, nnx.Rngs(0)).bert
     token_ids, token_type_ids, segment_ids = inputs()[:3]
-    found = bert.attention_probabilities(token_ids, token_type_ids, segment_ids)
-    assert found.shape == (L, B, N, T, T)
-    assert found.dtype == jnp.float32
-    visible = AttentionMask(segment_ids, left_to_right=encoder == "left-to-right")
-    seen = np.broadcast_to(np.asarray(visible.mask())[None, :, None], found.shape)
-    assert np.all(np.asarray(found)[~seen] == 0)
-    np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=1e-5)
+    weights = bert.attention_probabilities(token_ids, token_type_ids, segment_ids)
+    assert weights.shape == (L, B, N, T, T)
+    assert weights.dtype == jnp.float32
+    attention_mask = AttentionMask(segment_ids, left_to_right=encoder == "left-to-right")
+    mask = np.broadcast_to(np.asarray(attention_mask.mask())[None, :, None], weights.shape)
+    assert np.all(np.asarray(weights)[~mask] == 0)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
     _, states = bert.hidden_states(token_ids, token_type_ids, segment_ids)
     definition, arrays = nnx.split(bert.layers)
     for number in range(L):
-        one = nnx.merge(definition, jax.tree.map(lambda a, n=number: a[n], arrays)).attention
-        x = states[number]
-        heads = jnp.einsum("BNTS,BSNH->BTNH", found[number], one.value(x))
-        np.testing.assert_allclose(one.output(heads), one(x, visible, None), atol=1e-5)
+        layer = nnx.merge(definition, jax.tree.map(lambda a, n=number: a[n], arrays))
+        attention, x = layer.attention, states[number]
+        heads = jnp.einsum("BNTS,BSNH->BTNH", weights[number], attention.value(x))
+        expected = attention(x, attention_mask, None)
+        np.testing.assert_allclose(attention.output(heads), expected, atol=1e-5)
 
 
 def test_a_row_without_any_token_gives_numbers(model: Forward) -> None:
@@ -239,7 +241,7 @@ def test_dropout_is_keyed_and_keeps_the_mean() -> None:
     assert dropout(x, 0.1, None) is x
 
 
-def test_initial_weights_are_the_cut_normal(small: ModelConfig) -> None:
+def test_initial_weights_are_the_truncated_normal(small: ModelConfig) -> None:
     config = replace(small, hidden_size=200, vocab_size=500, initializer_range=0.02)
     params = init_params(config, 0)
     table = np.array(params["bert"]["embeddings"]["token"])

@@ -1,4 +1,4 @@
-"""The published code itself, through the goldens that it made: same outputs, gradients, updates."""
+"""Equality with the published code, whose outputs, gradients and updates are goldens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def expected() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def batch(expected: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The inputs of the golden under our names."""
+    """Return the inputs of the golden under the names of this project."""
     names = {
         "token_ids": "input_ids",
         "token_type_ids": "segment_ids",
@@ -64,7 +64,7 @@ def test_every_stage_is_that_of_the_published_code(
     model: BertForPreTraining = nnx.merge(define(published.config), published.params)
     ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
     last, inputs = model.bert.hidden_states(*ids)
-    # What stands on padding is never looked at.
+    # Hidden states of padding are never used.
     real = expected["input_mask"] > 0
     assert difference(inputs[0], expected["embedding_output"], real) <= 1e-5
     assert difference(inputs[1], expected["encoder_layers"][0], real) <= 1e-5
@@ -80,9 +80,9 @@ def test_losses_and_the_gradient_of_every_variable_are_theirs(
     published: ModelWeights, expected: dict[str, np.ndarray], batch: dict[str, jax.Array]
 ) -> None:
     def losses(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        found = pretraining_sums(forward(define(published.config), params, batch, None), batch)
+        sums = pretraining_sums(forward(define(published.config), params, batch, None), batch)
         # Their denominator of the masked loss is 1e-5 larger than the number of predictions.
-        mlm, nsp = found["mlm"], found["nsp"]
+        mlm, nsp = sums["mlm"], sums["nsp"]
         both = mlm.loss / (mlm.count + 1e-5), nsp.loss / nsp.count
         return sum(both), both  # type: ignore[return-value]
 
@@ -102,7 +102,7 @@ def test_losses_and_the_gradient_of_every_variable_are_theirs(
     assert theirs.keys() == dict(named_leaves(grads)).keys()
     largest = max(np.abs(grad).max() for grad in theirs.values())
     for name, ours in named_leaves(grads):
-        # Keys' biases have no effect: their gradient is 0 but for rounding.
+        # Biases of keys have no effect: their gradient is 0 except for rounding.
         allowed = 1e-7 * largest if name.endswith("key/bias") else 1e-4 * np.abs(theirs[name]).max()
         assert difference(ours, theirs[name]) <= allowed, name
 
@@ -170,14 +170,14 @@ def test_what_training_wrote_is_read_too(tmp_path: Path, published: ModelWeights
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("hidden_size", 34, "word_embeddings has shape [70, 32], the config asks for [70, 34]"),
+        ("hidden_size", 34, "word_embeddings has shape [70, 32], but the config needs [70, 34]"),
         (
             "num_hidden_layers",
             1,
             "layer_1/attention/self/query/kernel, but the config has 1 layers",
         ),
         ("num_hidden_layers", 3, "no tensor bert/encoder/layer_2/attention/self/query/kernel"),
-        ("vocab_size", 71, "[70, 32], the config asks for [71, 32]"),
+        ("vocab_size", 71, "[70, 32], but the config needs [71, 32]"),
         ("num_attention_heads", 5, "not a multiple"),
         ("num_hidden_layers", 10**9, "num_hidden_layers must be a whole number"),
         ("hidden_size", "32", "hidden_size must be a whole number"),

@@ -1,4 +1,4 @@
-"""Hugging Face's BERT, through goldens that PyTorch made: same stages, gradients and training."""
+"""Equality with Hugging Face's BERT: stages, gradients and training are goldens from PyTorch."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def theirs() -> ModelWeights:
 @pytest.mark.parametrize("name", ["padded", "packed"])
 def test_every_stage_and_gradient_is_theirs(theirs: ModelWeights, name: str) -> None:
     batch = synthetic(0, packed=name == "packed")
-    found = ours(theirs.params, theirs.config, batch)
-    assert_equal(found, np.load(FOLDER / f"{name}.npz"), theirs.config, batch)
+    actual = ours(theirs.params, theirs.config, batch)
+    assert_equal(actual, np.load(FOLDER / f"{name}.npz"), theirs.config, batch)
 
 
 def test_a_hundred_updates_go_the_same_way(theirs: ModelWeights) -> None:

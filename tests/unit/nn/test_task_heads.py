@@ -1,4 +1,4 @@
-"""Task heads: shapes, what is trained and how fast, features of several layers."""
+"""Task heads: shapes, frozen parameters, learning rates per layer, features of layers."""
 
 from __future__ import annotations
 
@@ -52,29 +52,29 @@ def test_every_kind_of_features_reaches_the_head(features: str, tokens: bool) ->
             TaskNetwork(CONFIG, HeadConfig(features=features), C, tokens)
         return
     network = TaskNetwork(CONFIG, HeadConfig(features=features), C, tokens)
-    found = logits(network, network.init_params(0), batch())
-    assert found.shape == ((B, T, C) if tokens else (B, 1, C))
-    assert found.dtype == jnp.float32
-    assert np.isfinite(found).all()
+    scores = logits(network, network.init_params(0), batch())
+    assert scores.shape == ((B, T, C) if tokens else (B, 1, C))
+    assert scores.dtype == jnp.float32
+    assert np.isfinite(scores).all()
 
 
 def test_choices_and_several_sequences_in_a_row() -> None:
-    one = TaskNetwork(CONFIG, HeadConfig(), 1, tokens=False)
-    params, arrays = one.init_params(0), batch()
-    single = logits(one, params, arrays)
+    network = TaskNetwork(CONFIG, HeadConfig(), 1, tokens=False)
+    params, arrays = network.init_params(0), batch()
+    single = logits(network, params, arrays)
     names = ("token_ids", "token_type_ids", "segment_ids")
     twice = {name: jnp.stack([arrays[name], arrays[name][::-1]], axis=1) for name in names}
-    both = logits(one, params, twice)
+    both = logits(network, params, twice)
     assert both.shape == (B, 2, 1)
     assert np.allclose(both[:, 0], single[:, 0], atol=1e-6)
     assert np.allclose(both[:, 1], single[::-1, 0], atol=1e-6)
-    places = arrays | {"cls_positions": jnp.array([[0, 3], [0, 2], [0, 1]])}
-    several = logits(one, params, places)
+    packed = arrays | {"cls_positions": jnp.array([[0, 3], [0, 2], [0, 1]])}
+    several = logits(network, params, packed)
     assert several.shape == (B, 2, 1)
     assert np.allclose(several[:, 0], single[:, 0], atol=1e-6)
 
 
-def test_the_lstm_head_sees_neighbours_but_not_padding() -> None:
+def test_the_lstm_head_depends_on_neighbors_but_not_on_padding() -> None:
     network = TaskNetwork(CONFIG, HeadConfig(kind="bilstm", features="embeddings"), C, tokens=True)
     params, arrays = network.init_params(0), batch()
     before = logits(network, params, arrays)
@@ -88,12 +88,12 @@ def test_the_lstm_head_sees_neighbours_but_not_padding() -> None:
 
 
 def updated(head: HeadConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Parameters before and after an update with clipping and decay."""
+    """Return the parameters before and after an update with clipping and decay."""
     network = TaskNetwork(CONFIG, head, C, tokens=False)
     params = network.init_params(0)
     rule = optimizer(OptimizerConfig(learning_rate=0.01, warmup_steps=0), (Phase(steps=1),))
     objective = task_objective(
-        network, lambda found, b: cross_entropy(found[:, 0], b["labels"], b["weights"])
+        network, lambda scores, b: cross_entropy(scores[:, 0], b["labels"], b["weights"])
     )
     lr_scales = network.lr_scales(params)
     steps = Steps(objective, rule, lambda _: jnp.float32(0.01), seed=0, lr_scales=lr_scales)
@@ -103,7 +103,7 @@ def updated(head: HeadConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     return before, {name: np.array(leaf) for name, leaf in named_leaves(state.params)}
 
 
-def test_what_is_frozen_keeps_every_bit() -> None:
+def test_frozen_parameters_keep_every_bit() -> None:
     for trainable in ("all", "last-1", "head"):
         before, after = updated(HeadConfig(trainable=trainable))
         for name, old in before.items():
@@ -125,7 +125,7 @@ def test_a_head_on_a_frozen_encoder_learns_all_of_itself(features: str) -> None:
         assert (old != after[name]).any() == learns, name
 
 
-def test_what_no_output_depends_on_is_not_worn_away() -> None:
+def test_parameters_that_no_output_depends_on_do_not_decay() -> None:
     before, after = updated(HeadConfig(features="second-to-last"))
     kernel = "bert/layers/feed_forward/output/kernel"
     assert (before[kernel][0] != after[kernel][0]).any()
