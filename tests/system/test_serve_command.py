@@ -30,7 +30,7 @@ def test_the_command_serves_until_sigterm() -> None:
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(20) == 0
-        assert rest.strip() == "ended"
+        assert rest.strip() == "server stopped"
         assert "fill-mask, next-sentence" in "".join(lines)
         assert "WARNING" not in "".join(lines)
     finally:
