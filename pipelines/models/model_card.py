@@ -72,7 +72,7 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
 
 def results(run_dir: Path, step: int) -> list[str]:
     """Return the last evaluation of a run up to `step`, as Markdown."""
-    lines = [line for line in metrics.read(run_dir) if any(n.startswith("eval_") for n in line)]
+    lines = [line for line in metrics.read(run_dir) if metrics.is_evaluation(line)]
     newest: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
