@@ -1,39 +1,21 @@
-"""Arithmetic that a model needs, and what a device can do: the two sides of MFU."""
+"""Arithmetic that a model needs, the numerator of MFU."""
 
 from __future__ import annotations
 
 from bert_jax.config.run import ModelConfig
 
-# Dense bfloat16 peak of one JAX device in FLOP/s, by `Device.device_kind`. TPU: Google Cloud's
-# system architecture pages (a v2 or v3 chip is two devices). GPU: NVIDIA's data sheets.
-PEAK_FLOPS = {
-    "TPU v2": 23e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
 
 def training_flops(config: ModelConfig, tokens: int, sequences: int, predictions: int) -> float:
-    """Floating point operations that one update needs; a multiply-add is two.
+    """Return the floating point operations of one update; a multiply-add is two.
 
-    Counted are the matrix products of forward and backward pass (twice the forward) on real tokens;
-    padding, elementwise work and recomputation are not work. Attention is counted as if all
-    sequences had the mean length, and frozen parameters as if they were trained.
+    Counts the matmuls of the forward pass and of the backward pass (twice the forward) on real
+    tokens, without padding, elementwise operations and recomputation. Treats all sequences as if
+    they had the mean length, and frozen parameters as if they were trained.
 
     Args:
         config: The network, with every size stated.
-        tokens: In the batch, without padding.
-        sequences: In the batch.
+        tokens: Tokens in the batch, without padding.
+        sequences: Sequences in the batch.
         predictions: Masked tokens in the batch.
     """
     D, F, L, V = config.hidden_size, config.feed_forward_size, config.layers, config.vocab_size

@@ -1,4 +1,4 @@
-"""The log of a run, and the arithmetic behind MFU."""
+"""The log of a run, and the computation of MFU."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def log(config: RunConfig, tmp_path: Path) -> Iterator[MetricsLog]:
         yield opened
 
 
-def test_lines_come_a_few_updates_later_and_all_in_the_end(log: MetricsLog, tmp_path: Path) -> None:
+def test_lines_are_written_a_few_updates_later(log: MetricsLog, tmp_path: Path) -> None:
     for step in range(1, 11):
         log.push(step, values(step), tokens=100, sequences=8)
         assert len(metrics.read(tmp_path)) == max(0, step - metrics.IN_FLIGHT)
@@ -73,7 +73,7 @@ def test_only_every_nth_update_is_written(config: RunConfig, tmp_path: Path) -> 
     assert [(line["step"], line["tokens"]) for line in metrics.read(tmp_path)] == [(4, 40), (8, 80)]
 
 
-def test_time_and_tokens_go_on_over_a_restart_and_lost_steps_are_dropped(
+def test_time_and_tokens_continue_after_a_restart_without_lost_steps(
     log: MetricsLog, config: RunConfig, tmp_path: Path
 ) -> None:
     for step in range(1, 6):
@@ -97,7 +97,7 @@ def test_time_and_tokens_go_on_over_a_restart_and_lost_steps_are_dropped(
 def test_a_value_that_is_not_finite_is_an_error(
     config: RunConfig, tmp_path: Path, name: str
 ) -> None:
-    """Also between two log lines: it is looked at before anything is saved."""
+    """Also between two log lines, before anything is saved."""
     config = replace(config, train=replace(config.train, log_every=100))
     with closing(MetricsLog(tmp_path, experiment(config), 0, 0, 0.0)) as log:
         log.push(1, values(), 10, 8)
@@ -108,7 +108,7 @@ def test_a_value_that_is_not_finite_is_an_error(
 
 
 def events(run: Path) -> Iterator[Event]:
-    """Of all event files: each is a length, its checksum, the event, and the checksum of that."""
+    """Yield the events of all files: records of a length, its checksum, an event, its checksum."""
     for path in sorted((run / TENSORBOARD).glob("events*")):
         content = path.read_bytes()
         while content:
@@ -117,12 +117,10 @@ def events(run: Path) -> Iterator[Event]:
             content = content[end + 4 :]
 
 
-def test_gone_back_it_drops_what_is_lost_and_its_time_goes_on(
-    log: MetricsLog, tmp_path: Path
-) -> None:
+def test_rewinding_drops_lost_steps_and_keeps_the_time(log: MetricsLog, tmp_path: Path) -> None:
     for step in range(1, 8):
         log.push(step, values(), tokens=10, sequences=8)
-    log.rewind(3, 30)  # the newest are not even read
+    log.rewind(3, 30)  # the newest values are not read
     assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2, 3]
     log.push(4, values(), tokens=10, sequences=8)
     log.push(5, {}, tokens=0, sequences=0)
@@ -132,31 +130,31 @@ def test_gone_back_it_drops_what_is_lost_and_its_time_goes_on(
     assert last["seconds"] >= before["seconds"]
     assert skipped == {"step": 5, "skipped": 1}
     log.close()
-    found = list(events(tmp_path))
-    # Points from these steps on count no more when TensorBoard comes to them.
-    starts = [event.step for event in found if event.HasField("session_log")]
+    written = list(events(tmp_path))
+    # TensorBoard drops older points from these steps on.
+    starts = [event.step for event in written if event.HasField("session_log")]
     assert starts == [1, 4]
     tags = {
-        event.summary.value[0].tag for event in found if event.step == 5 and event.summary.value
+        event.summary.value[0].tag for event in written if event.step == 5 and event.summary.value
     }
     assert tags == {"skipped"}
 
 
-@pytest.mark.parametrize(("mode", "found"), [("stop", 0), ("rollback", 3)])
-def test_going_back_needs_the_very_step(
-    config: RunConfig, tmp_path: Path, mode: Any, found: int
+@pytest.mark.parametrize(("mode", "expected"), [("stop", 0), ("rollback", 3)])
+def test_a_rollback_knows_the_exact_step(
+    config: RunConfig, tmp_path: Path, mode: Any, expected: int
 ) -> None:
-    """Every update is looked at then, not only those that are logged."""
+    """With rollback, every update is checked, not only those that are logged."""
     config = replace(config, train=replace(config.train, log_every=100, on_nonfinite=mode))
     with closing(MetricsLog(tmp_path, experiment(config), 0, 0, 0.0)) as log:
-        seen = 0
+        bad_step = 0
         try:
             for step in range(1, 10):
                 log.push(step, values(float("nan") if step == 3 else 1.0), 10, 8)
         except NotFiniteError as error:
-            seen = error.step
+            bad_step = error.step
             assert step == 3 + metrics.IN_FLIGHT
-        assert seen == found
+        assert bad_step == expected
 
 
 def test_a_phase_change_does_not_distort_the_speed(log: MetricsLog, tmp_path: Path) -> None:
@@ -175,13 +173,13 @@ def test_flops_are_six_per_parameter_and_token_and_attention(preset: str, length
     params = jax.eval_shape(partial(init_params, config, 0))
     matrices = parameter_count(params["bert"]["layers"])
     attention = 12 * config.layers * config.hidden_size * length
-    found = training_flops(config, tokens=256 * length, sequences=256, predictions=0)
+    flops = training_flops(config, tokens=256 * length, sequences=256, predictions=0)
     expected = 256 * length * (6 * matrices + attention)
-    assert found == pytest.approx(expected, rel=0.01)
+    assert flops == pytest.approx(expected, rel=0.01)
 
 
 def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> None:
-    """Forward and backward of a full batch, on a network whose matrix products dominate."""
+    """Forward and backward pass of a full batch, on a network in which matmuls dominate."""
     # One layer, because the compiler counts the body of a loop once.
     sizes = {"hidden_size": 128, "feed_forward_size": 512, "vocab_size": 2000, "layers": 1}
     model = replace(still.model, **sizes)
@@ -206,7 +204,7 @@ def test_peaks_are_plausible() -> None:
     assert all(20e12 < (peak_flops(kind) or 0) < 3e15 for kind in kinds)
 
 
-def test_damaged_lines_are_left_out_and_said(
+def test_damaged_lines_are_removed_and_reported(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = ['{"step": 1, "loss": 2}', '{"stfp": 2}', "[3]", '{"step": "4"}', "\xff", "[" * 9999]
@@ -219,7 +217,7 @@ def test_damaged_lines_are_left_out_and_said(
         assert "is missing; starting a new one at step 6" in capsys.readouterr().err
 
 
-def test_lines_of_strangers_are_left_out(tmp_path: Path) -> None:
+def test_malformed_lines_are_ignored(tmp_path: Path) -> None:
     lines = [
         "3",
         "{}",
@@ -234,7 +232,7 @@ def test_lines_of_strangers_are_left_out(tmp_path: Path) -> None:
     assert metrics.read(tmp_path) == [{"step": 1}]
 
 
-def test_a_pipe_in_place_of_the_log_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_the_log_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / metrics.FILE)
     assert metrics.read(tmp_path) == []
     with pytest.raises(BadInputError, match="pipe or device"):
