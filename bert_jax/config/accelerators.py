@@ -153,6 +153,6 @@ def find_slice(name: str) -> Slice:
     near = get_close_matches(normalized, slices(), n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     raise BadArgumentsError(
-        f"unknown accelerator {name!r}{hint} (bert-jax tpu types lists all; the number counts"
-        " TensorCores: one per chip of v5e and v6e, two per chip of v2, v3, v4 and v5p)"
+        f"unknown accelerator {name!r}{hint} (bert-jax tpu types lists all; the number in a name"
+        " counts TensorCores: one or two per chip)"
     )
