@@ -36,7 +36,7 @@ _TIMEOUT = 30.0  # seconds that Weights & Biases may delay the start and the end
 class Tracker(Protocol):
     """Receives the metrics of a run in the process that writes ``metrics.jsonl``."""
 
-    def begin(self, step: int) -> None:
+    def start_at(self, step: int) -> None:
         """Start, or roll back, after update `step`; values of later updates are void."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -71,7 +71,7 @@ class TensorBoard:
         self._file = RecordWriter(str(run_dir / TENSORBOARD / name))
         self._write(file_version="brain.Event:2")
 
-    def begin(self, step: int) -> None:
+    def start_at(self, step: int) -> None:
         """Make TensorBoard drop the points of later updates."""
         self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -131,7 +131,7 @@ class WeightsAndBiases:
         offline = f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
         say(f"Weights & Biases: {offline if self._run.offline else self._run.url}")
 
-    def begin(self, step: int) -> None:
+    def start_at(self, step: int) -> None:
         """Do nothing: repeated updates are drawn over lost ones."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

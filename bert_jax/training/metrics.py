@@ -89,7 +89,7 @@ class MetricsLog:
         if self._writes:
             self._file = open_truncated(self._path, step)
             for tracker in self._trackers:
-                tracker.begin(step)
+                tracker.start_at(step)
         self.restart_clock()
 
     def restart_clock(self) -> None:

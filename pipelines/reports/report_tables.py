@@ -200,17 +200,17 @@ def confusion(run: Run) -> Confusion | None:
         return None
     if matrix.shape != (len(names), len(names)) or not names or (matrix < 0).any():
         return None
-    shown = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MAX_CLASSES])
+    largest = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MAX_CLASSES])
     totals = np.maximum(1, matrix.sum(1))
     rows = [
         (
             names[i],
             int(matrix[i].sum()),
-            [(int(matrix[i, j]), matrix[i, j] / totals[i]) for j in shown],
+            [(int(matrix[i, j]), matrix[i, j] / totals[i]) for j in largest],
         )
-        for i in shown
+        for i in largest
     ]
-    return Confusion([names[i] for i in shown], rows, len(names) - len(shown))
+    return Confusion([names[i] for i in largest], rows, len(names) - len(largest))
 
 
 def types(run: Run) -> Table | None:

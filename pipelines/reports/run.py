@@ -28,7 +28,7 @@ _MAX_FLOAT = 3.5e38  # metrics are float32
 _SILENCE = 600.0  # seconds after which a run counts as interrupted
 _PREEMPTED = "preempted"
 
-State = Literal["complete", "in progress", "interrupted", "failed", "stopped", "not begun"]
+State = Literal["complete", "in progress", "interrupted", "failed", "stopped", "not started"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Run:
         if saved >= self.config.steps > 0:
             return "complete", ""
         if not self.lines and not self.checkpoints:
-            return "not begun", ""
+            return "not started", ""
         if status_files.read_outcome(self.path, "STOPPED") is not None:
             return "stopped", "on request"
         if self.sessions and self.sessions[-1].ending == "stop":
