@@ -1,4 +1,4 @@
-"""Checkpoints: any mesh, any damage."""
+"""Checkpoints: all meshes, all kinds of damage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make(config: RunConfig) -> partial[TrainState]:
 
 @pytest.fixture
 def folder(tmp_path: Path, make: partial[TrainState], all_devices: Partitioner) -> Path:
-    """A run with good checkpoints at steps 1 and 2."""
+    """Return a run with valid checkpoints at steps 1 and 2."""
     state = all_devices.build(make)
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, make: partial[TrainState], all_devices: Partitioner) 
     return tmp_path
 
 
-def restored(
+def restore(
     folder: Path, make: partial[TrainState], partitioner: Partitioner
 ) -> tuple[TrainState, Meta] | None:
     checkpoints = Checkpoints(folder)
@@ -70,9 +70,9 @@ def restored(
 def test_a_checkpoint_of_eight_devices_restores_on_any(
     folder: Path, make: partial[TrainState], count: int
 ) -> None:
-    found = restored(folder, make, Partitioner(devices()[:count]))
-    assert found is not None
-    state, meta = found
+    result = restore(folder, make, Partitioner(devices()[:count]))
+    assert result is not None
+    state, meta = result
     assert (meta.step, meta.tokens, int(state.step)) == (2, 20, 2)
     expected = jax.tree.map(lambda x: x + 1 + 1, jax.jit(make)())
     same = jax.tree.map(
@@ -88,7 +88,7 @@ def data_files(folder: Path, step: int) -> list[Path]:
     return sorted(path for path in files if path.is_file() and path.stat().st_size)
 
 
-def test_any_flipped_bit_of_a_checkpoint_is_found(
+def test_any_flipped_bit_of_a_checkpoint_is_detected(
     folder: Path,
     make: partial[TrainState],
     all_devices: Partitioner,
@@ -97,32 +97,33 @@ def test_any_flipped_bit_of_a_checkpoint_is_found(
     rng = np.random.default_rng(0)
     files = data_files(folder, 2)
     sizes = np.array([path.stat().st_size for path in files])
-    good = restored(folder, make, all_devices)
+    good = restore(folder, make, all_devices)
     assert good is not None
-    noticed = 0
-    # How much of these files is old data, which nothing reads, is different each time: Orbax
-    # writes in as many goes as it has time for.
+    detected = 0
+    # The files contain a varying amount of old data that nothing reads, because Orbax writes in
+    # several passes.
     for _ in range(100):
         path = files[rng.choice(len(files), p=sizes / sizes.sum())]
-        whole = path.read_bytes()
-        content = bytearray(whole)
+        original = path.read_bytes()
+        content = bytearray(original)
         content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
         path.write_bytes(content)
-        found = restored(folder, make, all_devices)
-        assert found is not None
-        if found[1].step == 2:
-            assert found[1] == good[1]
-            for one, other in zip(*map(jax.tree.leaves, (found[0], good[0])), strict=True):
-                assert (np.array(one) == np.array(other)).all()
+        result = restore(folder, make, all_devices)
+        assert result is not None
+        state, meta = result
+        if meta.step == 2:
+            assert meta == good[1]
+            for leaf, expected in zip(*map(jax.tree.leaves, (state, good[0])), strict=True):
+                assert (np.array(leaf) == np.array(expected)).all()
         else:
-            noticed += 1
-            assert found[1].step == 1
+            detected += 1
+            assert meta.step == 1
             assert "checkpoint 2 is damaged" in capsys.readouterr().err
             (folder / "checkpoints" / "2.damaged").rename(folder / "checkpoints" / "2")
-        path.write_bytes(whole)
-        if noticed == 2:
+        path.write_bytes(original)
+        if detected == 2:
             break
-    assert noticed == 2
+    assert detected == 2
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,11 @@ def test_any_flipped_bit_of_a_checkpoint_is_found(
         *(pytest.param(kind, marks=pytest.mark.full) for kind in ("cut", "empty", "delete")),
     ],
 )
-def test_every_file_of_a_checkpoint_may_be_damaged(
+def test_damage_of_any_file_of_a_checkpoint_is_survived(
     folder: Path, make: partial[TrainState], all_devices: Partitioner, damage: str, tmp_path: Path
 ) -> None:
-    """Either the step is refused and the one before is taken, or it restores unchanged."""
-    whole = shutil.copytree(folder / "checkpoints", tmp_path / "whole")
+    """The step restores unchanged, or it is refused and the previous one restores."""
+    backup = shutil.copytree(folder / "checkpoints", tmp_path / "backup")
     expected = digest(jax.tree.map(lambda x: x + 1 + 1, jax.jit(make)()).params)
     refused = 0
     for path in data_files(folder, 2):
@@ -145,38 +146,38 @@ def test_every_file_of_a_checkpoint_may_be_damaged(
             path.unlink()
         else:
             middle = len(content) // 2
-            kept = {
+            damaged = {
                 "cut": content[:middle],
                 "empty": b"",
                 "garble": content[:middle] + b"\0\xff" * 9,
             }
-            path.write_bytes(kept[damage])
-        found = restored(folder, make, all_devices)
-        assert found is not None, path
-        state, meta = found
+            path.write_bytes(damaged[damage])
+        result = restore(folder, make, all_devices)
+        assert result is not None, path
+        state, meta = result
         refused += meta.step == 1
         assert meta.step == 1 or digest(state.params) == expected, path
         shutil.rmtree(folder / "checkpoints")
-        shutil.copytree(whole, folder / "checkpoints")
+        shutil.copytree(backup, folder / "checkpoints")
     assert refused >= 3
 
 
-def test_every_bit_of_what_is_saved_beside_the_arrays_counts(
+def test_any_changed_bit_of_the_metadata_is_detected(
     folder: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
-    """Another step, seed or setting must not be believed, and the step before is taken."""
+    """A changed step, seed or setting is refused, and the previous step restores."""
     path = folder / "checkpoints" / "2" / "meta" / "metadata"
-    whole = path.read_bytes()
-    for place in range(0, len(whole), 97):
-        changed = bytearray(whole)
-        changed[place] ^= 1
+    original = path.read_bytes()
+    for offset in range(0, len(original), 97):
+        changed = bytearray(original)
+        changed[offset] ^= 1
         path.write_bytes(changed)
         with pytest.raises(DamagedError):
             read_meta(path.parent.parent)
-    path.write_bytes(whole.replace(b'"step": 2', b'"step": 3'))
-    found = restored(folder, make, all_devices)
-    assert found is not None
-    assert found[1].step == 1
+    path.write_bytes(original.replace(b'"step": 2', b'"step": 3'))
+    result = restore(folder, make, all_devices)
+    assert result is not None
+    assert result[1].step == 1
 
 
 def test_a_checkpoint_under_another_number_is_refused(folder: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_checkpoint_under_another_number_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     "error", [MemoryError(), PermissionError(13, "no"), ValueError("RESOURCE_EXHAUSTED: memory")]
 )
-def test_what_is_no_damage_renames_nothing(
+def test_errors_other_than_damage_rename_nothing(
     folder: Path,
     make: partial[TrainState],
     all_devices: Partitioner,
@@ -205,7 +206,7 @@ def test_what_is_no_damage_renames_nothing(
     assert not list(folder.rglob("*.damaged"))
 
 
-def test_when_all_are_damaged_nothing_is_overwritten(
+def test_if_all_checkpoints_are_damaged_nothing_changes(
     folder: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     for step in (1, 2):
@@ -214,13 +215,13 @@ def test_when_all_are_damaged_nothing_is_overwritten(
         with pytest.raises(
             BadInputError, match=r"no checkpoint .* can be read; nothing was changed"
         ):
-            restored(folder, make, all_devices)
+            restore(folder, make, all_devices)
     assert not list(folder.rglob("*.damaged"))
     with pytest.raises(BadInputError, match="no checkpoint"):
         newest_params(folder, lambda meta: all_devices.abstract_state(make).params)
 
 
-def test_a_reader_moves_nothing(
+def test_reading_parameters_renames_nothing(
     folder: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     max(data_files(folder, 2), key=lambda path: path.stat().st_size).write_bytes(b"x")
@@ -230,7 +231,7 @@ def test_a_reader_moves_nothing(
     assert (folder / "checkpoints" / "2").is_dir()
 
 
-def test_checksums_notice_every_bit_and_every_swap() -> None:
+def test_checksums_detect_flipped_bits_and_swaps() -> None:
     array = np.random.default_rng(0).normal(size=97).astype(np.float32)
     compute = jax.jit(checksums)
 
@@ -239,10 +240,10 @@ def test_checksums_notice_every_bit_and_every_swap() -> None:
 
     base = sums(array)
     words = array.view(np.uint32)
-    for place in (0, 1, 50, 96):
+    for position in (0, 1, 50, 96):
         for bit in range(32):
             changed = words.copy()
-            changed[place] ^= np.uint32(1 << bit)
+            changed[position] ^= np.uint32(1 << bit)
             assert sums(changed.view(np.float32)) != base
     swapped = array.copy()
     swapped[[3, 4]] = swapped[[4, 3]]
@@ -251,23 +252,25 @@ def test_checksums_notice_every_bit_and_every_swap() -> None:
     assert set(compute(halves)) == {"x", "n"}
 
 
-def test_old_steps_go_and_the_best_stays(tmp_path: Path, make: partial[TrainState]) -> None:
+def test_old_steps_are_removed_and_the_best_is_kept(
+    tmp_path: Path, make: partial[TrainState]
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2, keep_best=True)
     state = make()
     for step, loss in enumerate([3.0, 1.0, 2.0, None, 4.0], start=1):
         checkpoints.save(state, Meta(step=step), loss)
     checkpoints.wait()
     checkpoints.close()
-    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert kept == {"2", "4", "5"}
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"2", "4", "5"}
 
 
-def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
+def test_a_full_disk_is_reported_in_one_line_and_costs_no_saved_step(
     tmp_path: Path, make: partial[TrainState], all_devices: Partitioner
 ) -> None:
     with small_disk(tmp_path / "disk", "size=1200k") as disk:
         checkpoints = Checkpoints(disk)
-        # Random bits do not compress; without this one no number is infinite or NaN.
+        # Random bits do not compress; clearing one bit excludes infinity and NaN.
         bits = np.random.default_rng(0).integers(0, 2**32, 60_000, dtype=np.uint32)
         bits &= ~np.uint32(1 << 30)
         noise = jnp.array(bits.view(np.float32))
@@ -282,13 +285,13 @@ def test_a_full_disk_is_said_in_one_line_and_the_step_before_is_safe(
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        found = again.restore(abstract, lambda meta: None)
+        result = again.restore(abstract, lambda meta: None)
         again.close()
-        assert found is not None
-        assert digest(found[0].params) == digest(state.params)
+        assert result is not None
+        assert digest(result[0].params) == digest(state.params)
 
 
-def test_a_save_that_fails_for_another_cause_is_one_line_too(
+def test_any_failed_save_is_reported_in_one_line(
     tmp_path: Path, make: partial[TrainState], capfd: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints, state = Checkpoints(tmp_path / "run"), make()
@@ -311,7 +314,7 @@ def test_a_save_that_fails_for_another_cause_is_one_line_too(
 def test_after_a_failed_save_the_process_can_end(
     tmp_path: Path, make: partial[TrainState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads of Orbax that wait for the one that failed would keep it for minutes."""
+    """Threads of Orbax that wait for the failed one must not delay the exit."""
     make_folder = os.mkdir
 
     def mkdir(path: str | Path, *options: int) -> None:
@@ -328,13 +331,13 @@ def test_after_a_failed_save_the_process_can_end(
     checkpoints.close()
     for thread in set(threading.enumerate()) - before:
         if not thread.daemon:
-            threading.Thread.join(thread, 10)  # that of Orbax raises
+            threading.Thread.join(thread, 10)  # that of Orbax raises an error
             assert not thread.is_alive()
     del checkpoints, thread
-    gc.collect()  # here, where the warnings of it are left out
+    gc.collect()  # now, while its warnings are ignored
 
 
-def test_a_clock_that_is_set_does_not_end_a_save(
+def test_a_changed_clock_does_not_end_a_save(
     tmp_path: Path, make: partial[TrainState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hours, now = count(), time.time
@@ -345,10 +348,10 @@ def test_a_clock_that_is_set_does_not_end_a_save(
     checkpoints.close()
 
 
-def test_closing_does_not_replace_what_went_wrong_before(
+def test_closing_does_not_hide_an_earlier_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Orbax raises there what the newest save failed of, whatever ended the run."""
+    """Orbax raises the error of the newest save in close."""
 
     def close() -> None:
         raise ValueError("RESOURCE_EXHAUSTED: a page of words")
@@ -358,8 +361,8 @@ def test_closing_does_not_replace_what_went_wrong_before(
     checkpoints.close()
 
 
-def changed_meta(folder: Path, **values: object) -> None:
-    """As by somebody who signs what he wrote."""
+def change_metadata(folder: Path, **values: object) -> None:
+    """Change values of the metadata and correct its hash."""
     path = folder / "checkpoints/2/meta/metadata"
     content = json.loads(path.read_text("utf-8")) | values
     del content["sha256"]
@@ -370,23 +373,23 @@ def changed_meta(folder: Path, **values: object) -> None:
     ("name", "value"),
     [("tokens", "10"), ("config", []), ("labels", [1]), ("parts", None), ("architecture", 3)],
 )
-def test_a_signed_note_of_wrong_types_is_damage(folder: Path, name: str, value: object) -> None:
-    changed_meta(folder, **{name: value})
+def test_metadata_of_wrong_types_is_damage(folder: Path, name: str, value: object) -> None:
+    change_metadata(folder, **{name: value})
     with pytest.raises(DamagedError, match=f"{name} is|not a string"):
         read_meta(folder / "checkpoints/2")
 
 
-def test_a_signed_note_with_another_network_is_refused(folder: Path) -> None:
+def test_metadata_of_another_network_is_refused(folder: Path) -> None:
     for config, word in (({}, "network"), ({"model": {"vocab_size": None}}, "vocab_size")):
-        changed_meta(folder, config=config)
+        change_metadata(folder, config=config)
         with pytest.raises(BadInputError, match=word):
             network_of(read_meta(folder / "checkpoints/2")[0], folder)
-    changed_meta(folder, architecture="GPT")
+    change_metadata(folder, architecture="GPT")
     with pytest.raises(BadInputError, match="GPT"):
         network_of(read_meta(folder / "checkpoints/2")[0], folder)
 
 
-def test_a_pipe_in_place_of_the_note_is_not_waited_for(folder: Path) -> None:
+def test_a_pipe_instead_of_metadata_is_refused(folder: Path) -> None:
     path = folder / "checkpoints/2/meta/metadata"
     path.unlink()
     os.mkfifo(path)

@@ -1,10 +1,8 @@
-"""Configs: what they fill in, and what they refuse."""
+"""Configs: defaults and refusals."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,12 +21,14 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError,
 from bert_jax.runtime.paths import _REMEDY
 from bert_jax.training.resume import changes
 from pipelines.settings import config_from_dict, run_config, to_yaml
-from support.commands import ROOT, invoke, refused
+from support.commands import invoke, refused, run_python
 
 
 def phases(*steps: int, total: int = 0) -> list[int]:
-    given = tuple(Phase(length=16 * number, steps=s) for number, s in enumerate(steps, start=1))
-    config = RunConfig(run_dir="x", phases=given, train=TrainConfig(steps=total))
+    configured = tuple(
+        Phase(length=16 * number, steps=s) for number, s in enumerate(steps, start=1)
+    )
+    config = RunConfig(run_dir="x", phases=configured, train=TrainConfig(steps=total))
     assert config.steps == sum(phase.steps for phase in config.phases)
     return [phase.steps for phase in config.phases]
 
@@ -50,7 +50,7 @@ def test_a_phase_without_steps_is_refused(steps: tuple[int, ...], total: int, wo
         phases(*steps, total=total)
 
 
-def test_a_preset_fills_only_what_is_not_said() -> None:
+def test_a_preset_sets_only_missing_values() -> None:
     model = ModelConfig(preset="bert-large", layers=3).resolved()
     assert (model.layers, model.hidden_size, model.heads) == (3, 1024, 16)
     assert model.feed_forward_size == 4096
@@ -123,7 +123,7 @@ def test_a_base_file_is_overridden_key_by_key(tmp_path: Path) -> None:
         ("seed: 99999999999999999999", ["seed"]),
         (
             "train: {steps: 1}\ncheckpoint: {keep_best: true, every: 10}",
-            ["multiple", "train.eval_every"],
+            ["checkpoint.keep_best", "train.eval_every"],
         ),
     ],
 )
@@ -170,8 +170,8 @@ def test_exit_codes_tell_arguments_from_configs(tmp_path: Path) -> None:
     refused(invoke("pre-train"), 64, "'pretrain'")
 
 
-def test_a_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
-    """While Python ends, the default handlers are back: SIGTERM would end it with another code."""
+def test_a_signal_during_exit_does_not_change_the_exit_code() -> None:
+    """During exit Python restores the default handlers, and SIGTERM would change the code."""
     code = (
         "import os, signal\n"
         "from bert_jax.runtime import entry_point\n"
@@ -181,8 +181,7 @@ def test_a_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
         "late = Late()\n"
         "entry_point.run(lambda argv: None, [])\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert ended.returncode == 0
+    assert run_python(code).returncode == 0
 
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(
@@ -225,7 +224,7 @@ def test_aliases_are_read_where_they_are_few(tmp_path: Path) -> None:
     assert phases[0] == phases[1] == Phase(length=16, steps=2, batch_size=4)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_config_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     for name, word in (("pipe", "pipe or device"), ("loop", "symbolic links")):
@@ -241,7 +240,7 @@ def test_a_message_is_one_line_for_a_terminal() -> None:
     assert len(text) < 500
 
 
-def test_what_people_write_stays_as_it_is() -> None:
+def test_printable_text_is_unchanged() -> None:
     for text in ("全角\u3000空白", "prix\xa0: 5\u202f€", "क्\u200dष", "größe"):
         assert printable(text) == text
 
@@ -251,7 +250,7 @@ def test_a_long_message_keeps_its_remedy() -> None:
     assert str(error).endswith(_REMEDY)
 
 
-def test_a_line_that_is_said_does_nothing_to_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_line_does_not_control_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     say("a label \x1b[31m of [bold] :smile:")
     assert r"a label \x1b[31m of [bold] :smile:" in capfd.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Update rules, against NumPy renderings of the published ones."""
+"""Update rules, against NumPy implementations of the published ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Recipe = Literal["adamw", "bert2018", "lamb"]
 
 
 def reference(recipe: Recipe, steps: int) -> dict[str, np.ndarray]:
-    """`steps` updates in float64 of a kernel (decays) and a bias (does not)."""
+    """Return a kernel (with decay) and a bias (without) after `steps` updates in float64."""
     config = OptimizerConfig(recipe=recipe, learning_rate=0.01, warmup_steps=10)
     values = {"kernel": np.full((2, 3), 0.5), "bias": np.full(3, 0.5)}
     first = {name: np.zeros_like(x) for name, x in values.items()}
@@ -107,41 +107,41 @@ def test_lamb_scales_every_layer_of_a_stack_by_itself() -> None:
     rng = np.random.default_rng(0)
     params = {"layers": {"kernel": jnp.array(rng.normal(size=(3, 4, 5)))}, "other": jnp.zeros(3)}
     directions = jax.tree.map(lambda p: jnp.array(rng.normal(size=p.shape)), params)
-    found, _ = scale_by_trust().update(directions, optax.EmptyState(), params)
-    norms = [np.linalg.norm(tree["layers"]["kernel"], axis=(1, 2)) for tree in (params, found)]
+    updates, _ = scale_by_trust().update(directions, optax.EmptyState(), params)
+    norms = [np.linalg.norm(tree["layers"]["kernel"], axis=(1, 2)) for tree in (params, updates)]
     assert np.allclose(norms[0], norms[1], rtol=1e-5)
-    assert (found["other"] == directions["other"]).all(), "an array of zeros has no length yet"
+    assert (updates["other"] == directions["other"]).all(), "the norm of zeros is zero"
 
 
-def test_phases_with_rates_of_their_own_begin_anew() -> None:
+def test_phases_with_learning_rates_restart_the_schedule() -> None:
     phases = (
         Phase(128, 10, 8, learning_rate=1.0, warmup_steps=2),
         Phase(512, 5, 4, learning_rate=0.5, warmup_steps=1),
     )
     config = OptimizerConfig(recipe="lamb", learning_rate=9.0, warmup_steps=9)
-    found = [float(schedule(config, phases)(jnp.float32(step))) for step in range(16)]
+    rates = [float(schedule(config, phases)(jnp.float32(step))) for step in range(16)]
     first = [0.5, 1.0, *((10 - step) / 8 for step in range(2, 10))]
     second = [0.5, *(0.5 * (5 - step) / 4 for step in range(1, 5))]
-    assert found == pytest.approx([*first, *second, 0.0])
+    assert rates == pytest.approx([*first, *second, 0.0])
     shared = tuple(replace(phase, learning_rate=0.0, warmup_steps=0) for phase in phases)
-    alone = learning_rate(config, 15)
-    assert float(schedule(config, shared)(jnp.float32(12))) == float(alone(jnp.float32(12)))
+    single = learning_rate(config, 15)
+    assert float(schedule(config, shared)(jnp.float32(12))) == float(single(jnp.float32(12)))
     with pytest.raises(BadInputError, match="warmup_steps needs a learning_rate"):
         Phase(128, 10, 8, warmup_steps=2)
 
 
-def test_the_first_moment_can_be_kept_in_half_the_space() -> None:
+def test_the_first_moment_can_be_bfloat16() -> None:
     grads: optax.Params = {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3)}
     for recipe in ("adamw", "bert2018", "lamb"):
-        whole, half = (
+        full, half = (
             optimizer(OptimizerConfig(recipe=recipe, first_moment=dtype), (Phase(steps=3),))
             for dtype in ("float32", "bfloat16")
         )
-        states = [rule.init(grads) for rule in (whole, half)]
+        states = [rule.init(grads) for rule in (full, half)]
         for _ in range(3):
-            wanted, states[0] = whole.update(grads, states[0], grads, step=jnp.int32(0))
-            found, states[1] = half.update(grads, states[1], grads, step=jnp.int32(0))
-        assert np.allclose(wanted["kernel"], found["kernel"], rtol=0.02, atol=1e-3)
+            expected, states[0] = full.update(grads, states[0], grads, step=jnp.int32(0))
+            updates, states[1] = half.update(grads, states[1], grads, step=jnp.int32(0))
+        assert np.allclose(expected["kernel"], updates["kernel"], rtol=0.02, atol=1e-3)
         assert (
             next(part.mu for part in states[1] if hasattr(part, "mu"))["kernel"].dtype == "bfloat16"
         )

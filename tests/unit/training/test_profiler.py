@@ -16,14 +16,14 @@ from support.commands import invoke, refused, write_config
 from support.report_page import read, table, text_of
 
 
-def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> None:
+def test_requested_updates_are_traced(config: RunConfig, tmp_path: Path) -> None:
     run = tmp_path / "what's traced"
     short = ["pretrain", "--config", write_config(config, tmp_path), "--run_dir", run]
     short += ["--phases", "[{length: 16, steps: 4}]"]
     refused(invoke(*short, "--profile", "3"), 78, "profile", "START:STOP")
-    found = invoke(*short, "--profile", "1:3")
-    assert found.returncode == 0, found.stderr
-    assert "xprof" in found.stderr
+    result = invoke(*short, "--profile", "1:3")
+    assert result.returncode == 0, result.stderr
+    assert "xprof" in result.stderr
     (trace,) = (run / "profile").rglob("*.xplane.pb")
     assert trace.parent.name == "updates-2-3"
     write([run], tmp_path / "out.html")
@@ -33,11 +33,11 @@ def test_updates_are_traced_when_asked(config: RunConfig, tmp_path: Path) -> Non
     assert table(root, "trace")[1:] == [["updates-2-3", "2 to 3"]]
     (opens,) = (text_of(code) for code in root.iter("code") if text_of(code).startswith("xprof "))
     assert shlex.split(opens) == ["xprof", "--logdir", str(run / "profile")]
-    assert opens in found.stderr
+    assert opens in result.stderr
 
 
 @pytest.mark.parametrize(("text", "steps"), [("", []), ("0:1", [0]), ("100:103", [100, 101, 102])])
-def test_which_updates(text: str, steps: list[int]) -> None:
+def test_a_range_selects_updates(text: str, steps: list[int]) -> None:
     assert list(steps_of(text)) == steps
 
 

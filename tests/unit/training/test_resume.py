@@ -1,4 +1,4 @@
-"""What may change between two sittings."""
+"""Changes of the config between sessions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pipelines.pretraining import pretrain
 from pipelines.tasks.config import FinetuneConfig
 
 
-def test_a_run_of_an_older_version_goes_on(config: RunConfig) -> None:
-    """Keys that came later count as their defaults."""
+def test_a_run_of_an_older_version_resumes(config: RunConfig) -> None:
+    """Keys that were added later have their defaults."""
     old = json.loads(json.dumps(as_dict(config)))
     del old["init"], old["model"]["encoder"], old["data"]["whole_words"]
     assert resume.changes(old, config, {}, {}, 5) == []
     words = replace(config, data=replace(config.data, whole_words=True))
     with pytest.raises(BadInputError, match=r"data\.whole_words: False -> True"):
         resume.changes(old, words, {}, {}, 5)
-    begun = replace(config, init="elsewhere", model=config.model)
-    with pytest.raises(BadInputError, match="began without --init"):
-        resume.changes(old, begun, {}, {}, 5)
+    initialized = replace(config, init="elsewhere", model=config.model)
+    with pytest.raises(BadInputError, match="started without --init"):
+        resume.changes(old, initialized, {}, {}, 5)
 
 
 def held_out(run: Path) -> list[tuple[int, Any]]:
@@ -38,18 +38,18 @@ def held_out(run: Path) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize("step", [10, 20], ids=["on the way", "at the last step"])
-def test_an_evaluation_that_a_request_to_stop_left_out_is_made_up_for(
+def test_an_evaluation_skipped_by_a_stop_request_is_done_on_resume(
     config: RunConfig, trained: Path, step: int
 ) -> None:
-    """There may be no time for it before the machine is gone."""
+    """There may be no time for it before the machine stops."""
 
-    def told(done: int) -> None:
+    def on_step(done: int) -> None:
         if done == step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     partitioner = Partitioner(devices()[:1])
     with pytest.raises(PreemptedError, match=f"step {step} of 20 is saved"):
-        pretrain(config, partitioner, told)
+        pretrain(config, partitioner, on_step)
     run = Path(config.run_dir)
     assert held_out(run) == held_out(trained)[: step // 10 - 1]
     pretrain(config, partitioner)

@@ -1,4 +1,4 @@
-"""A run as its commands see it: what may change, what is refused, and what others read of it."""
+"""A run and its commands: allowed changes, refusals, and commands that read the run."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ STEPS = 40
 
 @pytest.fixture
 def arguments(two_phases: RunConfig, tmp_path: Path) -> tuple[str, ...]:
-    """Of the same run in a folder of its own."""
+    """Return the command of `two_phase_run` in another folder."""
     config = write_config(replace(two_phases, run_dir=str(tmp_path / "run")), tmp_path)
     return ("pretrain", "--config", str(config))
 
 
 @pytest.fixture
 def copied(two_phase_run: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run where `arguments` expects it."""
+    """Return a copy of the finished run in the folder of `arguments`."""
     return Path(shutil.copytree(two_phase_run, tmp_path / "run"))
 
 
-def test_a_finished_run_says_so(copied: Path, arguments: tuple[str, ...]) -> None:
+def test_a_finished_run_is_complete(copied: Path, arguments: tuple[str, ...]) -> None:
     before = inspected(copied)
     result = invoke(*arguments)
     assert result.returncode == 0
@@ -57,10 +57,10 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
     assert inspected(copied)["digest"] == inspected(two_phase_run)["digest"]
 
 
-def test_another_mesh_goes_on_with_a_run(
+def test_a_run_resumes_on_another_mesh(
     copied: Path, arguments: tuple[str, ...], two_phase_run: Path
 ) -> None:
-    """From one device to two that are mapped by pmap; the losses agree."""
+    """Resume on two devices with pmap."""
     shutil.rmtree(copied / "checkpoints" / "40")
     result = invoke(*arguments, "--parallel.mapping", "pmap", devices=2)
     assert result.returncode == 0, result.stderr
@@ -101,11 +101,11 @@ def test_another_store_is_refused(
     copied: Path, arguments: tuple[str, ...], corpus: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    made = invoke(
+    result = invoke(
         "prepare", "--corpus", f"text:{corpus}", "--tokenizer", tokenizer_dir, "--out", other,
         "--held-out", "0.3",
     )  # fmt: skip
-    assert made.returncode == 0
+    assert result.returncode == 0
     refused(invoke(*arguments, "--data.store", str(other)), 78, "store:", "->")
 
 
@@ -149,47 +149,47 @@ def test_two_processes_do_not_write_to_one_run(arguments: tuple[str, ...], tmp_p
 def test_evaluate_fill_mask_and_inspect_use_the_run(two_phase_run: Path, store_dir: Path) -> None:
     evaluated = invoke("evaluate", two_phase_run, "--json", devices=2)
     assert evaluated.returncode == 0, evaluated.stderr
-    found = json.loads(evaluated.stdout)
+    metrics = json.loads(evaluated.stdout)
     assert {
         "mlm_loss", "mlm_accuracy", "perplexity", "nsp_loss", "nsp_accuracy",
         "constant_guess_accuracy", "unigram_entropy", "tokens",
-    } <= set(found)  # fmt: skip
-    assert 0 < found["constant_guess_accuracy"] < 1
-    assert 1 < found["unigram_entropy"] < 4.3
+    } <= set(metrics)  # fmt: skip
+    assert 0 < metrics["constant_guess_accuracy"] < 1
+    assert 1 < metrics["unigram_entropy"] < 4.3
     config = run_config(["--config", str(two_phase_run / "config.yaml")])
     batches = PretrainingData(Store(store_dir), config).held_out(config.phases[-1].length, 8)
     labels = [b.arrays["nsp_labels"][b.arrays["nsp_weights"] > 0] for b in batches]
-    share = float(np.mean(np.concatenate(labels)))
-    assert found["nsp_constant_guess_accuracy"] == pytest.approx(max(share, 1 - share))
+    fraction = float(np.mean(np.concatenate(labels)))
+    assert metrics["nsp_constant_guess_accuracy"] == pytest.approx(max(fraction, 1 - fraction))
     by_step = invoke(
         "evaluate", two_phase_run / "checkpoints" / "40", "--store", store_dir, "--json"
     )
-    assert json.loads(by_step.stdout)["mlm_loss"] == pytest.approx(found["mlm_loss"], rel=1e-5)
+    assert json.loads(by_step.stdout)["mlm_loss"] == pytest.approx(metrics["mlm_loss"], rel=1e-5)
 
     text = "The captain [MASK] a wooden [MASK]."
     filled = invoke("fill-mask", two_phase_run, text, "--top-k", "3", "--json")
     assert filled.returncode == 0, filled.stderr
     answers = json.loads(filled.stdout)
-    assert [len(one) for one in answers] == [3, 3]
+    assert [len(candidates) for candidates in answers] == [3, 3]
     assert answers[0][0]["probability"] >= answers[0][1]["probability"] > 0
     assert "%" in invoke("fill-mask", two_phase_run, text).stdout
     refused(invoke("fill-mask", two_phase_run, "No mask here."), 64, "[MASK]")
     refused(invoke("fill-mask", two_phase_run, "word " * 200 + "[MASK]"), 64, "tokens")
 
-    shown = inspected(two_phase_run)
-    assert shown["step"] == STEPS
-    assert shown["config"]["model"]["vocab_size"] == 5000
+    inspection = inspected(two_phase_run)
+    assert inspection["step"] == STEPS
+    assert inspection["config"]["model"]["vocab_size"] == 5000
     assert "bert/pooler/kernel" in invoke("inspect", two_phase_run).stdout
 
 
-def test_inspect_knows_the_presets() -> None:
+def test_inspect_shows_presets() -> None:
     result = invoke("inspect", "--preset", "bert-base", "--json")
     assert json.loads(result.stdout)["parameters"] == 110_106_428
     refused(invoke("inspect", "--preset", "bert-bse"), 64, "bert-base")
     refused(invoke("inspect"), 64, "--preset")
 
 
-def test_a_model_that_is_none_is_refused(tmp_path: Path, two_phase_run: Path) -> None:
+def test_a_path_without_a_model_is_refused(tmp_path: Path, two_phase_run: Path) -> None:
     refused(invoke("inspect", tmp_path), 78, "is not a MODEL", "checkpoints/", "config.json")
     refused(invoke("inspect", two_phase_run / "checkpoints" / "7"), 78, "no checkpoint")
     mistyped = f"{str(two_phase_run)[:-1]}m"
@@ -214,7 +214,7 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path, two_phase_run: Path) ->
         (("--model.max_positions", "8"), 78, ["16", "model.max_positions 8"]),
     ],
 )
-def test_a_run_that_cannot_start_says_why(
+def test_a_run_that_cannot_start_names_the_reason(
     arguments: tuple[str, ...], change: tuple[str, ...], code: int, words: list[str]
 ) -> None:
     only = ("--phases", "[{length: 16, steps: 5}]")

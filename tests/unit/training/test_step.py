@@ -1,4 +1,4 @@
-"""The step on 1, 2, 4 and 8 devices, mapped by jit and by pmap, is one and the same."""
+"""The step gives the same results on 1, 2, 4 and 8 devices, with jit and with pmap."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from support.xla_flags import DEVICES
 def trained(
     config: RunConfig, store: Store, partitioner: Partitioner, count: int
 ) -> tuple[list[dict[str, float]], list[TrainState]]:
-    """Metrics and states of the first `count` updates."""
+    """Return metrics and states of the first `count` updates."""
     steps, data = Steps.of(config), PretrainingData(store, config)
     state = partitioner.build(partial(init_state, config.model, steps.optimizer, config.seed))
     step = partitioner.train_step(steps)
     metrics, states = [], []
     for number in range(count):
         batch = partitioner.shard_batch(data.batch_at(number).arrays)
-        state, found = step(state, batch)
-        metrics.append({name: float(value) for name, value in found.items()})
+        state, values = step(state, batch)
+        metrics.append({name: float(value) for name, value in values.items()})
         states.append(jax.tree.map(np.array, state))
     return metrics, states
 
 
 def difference(first: Any, second: Any) -> float:
-    """Largest difference of two trees, relative to the largest value in them.
+    """Return the largest difference of two trees, relative to the largest value in them.
 
-    Not per array: the gradient of the key bias is exactly zero, so that all of it is rounding.
+    Not per array: the gradient of the key bias is zero apart from rounding.
     """
     leaves = [jax.tree.leaves(jax.tree.map(np.float64, tree)) for tree in (first, second)]
     largest = max(np.abs(leaf).max() for leaf in leaves[0])
@@ -53,24 +53,24 @@ def difference(first: Any, second: Any) -> float:
 
 
 def first_moment(state: TrainState) -> Any:
-    """Of Adam; after one update it is the clipped gradient times 1 - beta1."""
+    """Return the first moment of Adam: after one update, the clipped gradient times 1 - beta1."""
     return next(part.mu for part in state.opt_state if hasattr(part, "mu"))
 
 
 def test_losses_and_gradient_norms_do_not_depend_on_the_devices(
     config: RunConfig, store: Store
 ) -> None:
-    """With dropout, and with another number of predictions in every row."""
+    """With dropout, and with different numbers of predictions per row."""
     config = replace(config, phases=(Phase(length=64, steps=20),))
     data = PretrainingData(store, config)
     ragged = [len(set(data.batch_at(n).arrays["mlm_weights"].sum(axis=1))) > 1 for n in range(20)]
     assert all(ragged)
-    alone, _ = trained(config, store, Partitioner(devices()[:1]), 20)
+    single, _ = trained(config, store, Partitioner(devices()[:1]), 20)
     for count in (2, 4, 8):
         spread, _ = trained(config, store, Partitioner(devices()[:count]), 20)
-        for one, many in zip(alone, spread, strict=True):
+        for expected, values in zip(single, spread, strict=True):
             for name in ("loss", "mlm_loss", "nsp_loss", "grad_norm"):
-                assert many[name] == pytest.approx(one[name], rel=1e-5), (count, name)
+                assert values[name] == pytest.approx(expected[name], rel=1e-5), (count, name)
 
 
 def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
@@ -78,9 +78,9 @@ def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
 ) -> None:
     by_jit, jit_states = trained(still, store, Partitioner(devices(), "jit"), 10)
     by_pmap, pmap_states = trained(still, store, Partitioner(devices(), "pmap"), 10)
-    for one, other in zip(by_jit, by_pmap, strict=True):
-        for name, value in one.items():
-            assert other[name] == pytest.approx(value, rel=1e-5), name
+    for expected, values in zip(by_jit, by_pmap, strict=True):
+        for name, value in expected.items():
+            assert values[name] == pytest.approx(value, rel=1e-5), name
     assert difference(first_moment(jit_states[0]), first_moment(pmap_states[0])) < 1e-5
     assert difference(jit_states[9].params, pmap_states[9].params) < 1e-5
 
@@ -103,11 +103,11 @@ def test_what_saves_time_or_memory_changes_no_result(
     for section, values in changed.items():
         other = replace(other, **{section: replace(getattr(other, section), **values)})
     few = devices()[:4]
-    wanted, states = trained(still, store, Partitioner(few), 6)
-    found, other_states = trained(other, store, Partitioner.of(other.parallel, few), 6)
-    for one, two in zip(wanted, found, strict=True):
-        for name, value in one.items():
-            assert two[name] == pytest.approx(value, rel=1e-5), name
+    expected, states = trained(still, store, Partitioner(few), 6)
+    metrics, other_states = trained(other, store, Partitioner.of(other.parallel, few), 6)
+    for expected_values, values in zip(expected, metrics, strict=True):
+        for name, value in expected_values.items():
+            assert values[name] == pytest.approx(value, rel=1e-5), name
     assert difference(first_moment(states[0]), first_moment(other_states[0])) < 1e-5
     assert difference(states[5].params, other_states[5].params) < 1e-5
 
@@ -115,14 +115,14 @@ def test_what_saves_time_or_memory_changes_no_result(
 def test_groups_of_devices_with_a_copy_each_give_the_same(
     still: RunConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted, states = trained(still, store, Partitioner(devices()[:1]), 3)
+    expected, states = trained(still, store, Partitioner(devices()[:1]), 3)
     monkeypatch.setattr("bert_jax.training.partitioner._MAX_SHARDS", 2)
     partitioner = Partitioner(devices(), shard_state=True)
     assert dict(partitioner.mesh.shape) == {"data": 4, "fsdp": 2}
-    found, split_states = trained(still, store, partitioner, 3)
-    for one, two in zip(wanted, found, strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
+    metrics, split_states = trained(still, store, partitioner, 3)
+    for expected_values, values in zip(expected, metrics, strict=True):
+        for name in ("loss", "grad_norm"):
+            assert values[name] == pytest.approx(expected_values[name], rel=1e-5)
     assert difference(first_moment(states[0]), first_moment(split_states[0])) < 1e-5
     assert difference(states[2].params, split_states[2].params) < 1e-5
 
@@ -131,15 +131,15 @@ def test_parts_of_a_batch_drop_the_same_whatever_the_devices(
     config: RunConfig, store: Store
 ) -> None:
     config = replace(config, train=replace(config.train, accumulate=2))
-    alone, _ = trained(config, store, Partitioner(devices()[:1]), 4)
+    single, _ = trained(config, store, Partitioner(devices()[:1]), 4)
     spread, _ = trained(config, store, Partitioner(devices()[:4]), 4)
-    for one, many in zip(alone, spread, strict=True):
+    for expected, values in zip(single, spread, strict=True):
         for name in ("loss", "grad_norm"):
-            assert many[name] == pytest.approx(one[name], rel=1e-5), name
+            assert values[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
 def test_recomputation_keeps_what_it_says(still: RunConfig, store: Store) -> None:
-    """The products of attention are computed again, or all of a layer."""
+    """Recompute elementwise operations, or whole layers including matmuls."""
     counts = {}
     batch = PretrainingData(store, still).batch_at(0).arrays
     for remat in ("elementwise", "layers"):
@@ -155,16 +155,16 @@ def test_recomputation_keeps_what_it_says(still: RunConfig, store: Store) -> Non
 def test_kernels_that_are_sent_as_bfloat16_lose_nothing(
     still: RunConfig, store: Store, encoder: Literal["transformer", "lstm"]
 ) -> None:
-    """Anything rounded that is used in float32 would differ by more than a thousandth."""
+    """A rounded value that is used in float32 would differ by more than a thousandth."""
     model = replace(still.model, dtype="bfloat16", encoder=encoder)
     config, few = replace(still, model=model), devices()[:4]
-    wanted, states = trained(config, store, Partitioner(few), 1)
-    found, split_states = trained(config, store, Partitioner(few, shard_state=True), 1)
-    assert found[0]["loss"] == pytest.approx(wanted[0]["loss"], rel=1e-6)
+    expected, states = trained(config, store, Partitioner(few), 1)
+    metrics, split_states = trained(config, store, Partitioner(few, shard_state=True), 1)
+    assert metrics[0]["loss"] == pytest.approx(expected[0]["loss"], rel=1e-6)
     assert difference(first_moment(states[0]), first_moment(split_states[0])) < 1e-5
 
 
-def test_parameters_and_optimiser_state_are_split_where_sizes_allow(still: RunConfig) -> None:
+def test_parameters_and_optimizer_state_are_split_where_sizes_allow(still: RunConfig) -> None:
     partitioner = Partitioner(devices(), shard_state=True)
     rule = Steps.of(still).optimizer
     state = partitioner.build(partial(init_state, still.model, rule, 0))
@@ -215,7 +215,7 @@ def test_the_step_is_pure_and_counts(still: RunConfig, store: Store) -> None:
 def test_a_stock_optax_transformation_is_an_optimizer_with_its_learning_rate(
     still: RunConfig, store: Store
 ) -> None:
-    """It counts its own updates, and is mapped over the devices as ours are."""
+    """It counts its own updates and is mapped over devices like the built-in ones."""
     rate = optax.linear_schedule(0.1, 0.2, 1)
     steps = replace(Steps.of(still), optimizer=optax.sgd(rate), learning_rate=rate)
     batch = PretrainingData(store, still).batch_at(0).arrays
@@ -244,7 +244,7 @@ def test_what_is_dropped_does_not_depend_on_the_mapping(config: RunConfig, store
 
 
 def test_every_step_drops_something_else(config: RunConfig, store: Store) -> None:
-    """The same parameters and batch at another step; without dropout the step has no effect."""
+    """Use the same parameters and batch at other steps; without dropout the losses are equal."""
     batch = {
         name: jnp.array(array)
         for name, array in PretrainingData(store, config).batch_at(0).arrays.items()
@@ -277,18 +277,18 @@ def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
     still: RunConfig, store: Store, mapping: Any
 ) -> None:
     steps, data = Steps.of(still), PretrainingData(store, still)
-    found = []
+    results = []
     for count, size in ((1, 1), (2, 6), (DEVICES, 16)):
         partitioner = Partitioner(devices()[:count], mapping)
         state = partitioner.build(partial(init_state, still.model, steps.optimizer, 0))
         batches = data.held_out(32, size)
-        found.append(evaluate(partitioner.eval_step(steps), partitioner, state.params, batches))
-    for other in found[1:]:
-        assert other["predictions"] == found[0]["predictions"]
-        assert other["sequences"] == found[0]["sequences"]
+        results.append(evaluate(partitioner.eval_step(steps), partitioner, state.params, batches))
+    for result in results[1:]:
+        assert result["predictions"] == results[0]["predictions"]
+        assert result["sequences"] == results[0]["sequences"]
         for name in ("mlm_loss", "nsp_loss", "perplexity"):
-            assert other[name] == pytest.approx(found[0][name], rel=1e-6)
-        assert other["mlm_accuracy"] == found[0]["mlm_accuracy"]
+            assert result[name] == pytest.approx(results[0][name], rel=1e-6)
+        assert result["mlm_accuracy"] == results[0]["mlm_accuracy"]
 
 
 def test_a_batch_that_cannot_be_split_is_refused(all_devices: Partitioner) -> None:
@@ -300,10 +300,10 @@ def test_a_batch_that_cannot_be_split_is_refused(all_devices: Partitioner) -> No
 
 def test_cross_entropy_sums_and_leaves_out() -> None:
     logits = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [5.0, 1.0, 1.0]])
-    tally = cross_entropy(logits, jnp.array([0, 2, 1]), jnp.array([1.0, 1.0, 0.0]))
+    sums = cross_entropy(logits, jnp.array([0, 2, 1]), jnp.array([1.0, 1.0, 0.0]))
     expected = np.log(np.exp([2.0, 0.0, -1.0]).sum()) - 2.0 + np.log(3.0)
-    assert float(tally.loss) == pytest.approx(expected, rel=1e-6)
-    assert (float(tally.count), float(tally.correct)) == (2.0, 1.0)
+    assert float(sums.loss) == pytest.approx(expected, rel=1e-6)
+    assert (float(sums.count), float(sums.correct)) == (2.0, 1.0)
 
 
 def test_the_gradient_of_the_cross_entropy_is_softmax_minus_target() -> None:

@@ -1,4 +1,4 @@
-"""A process that does not get on ends itself."""
+"""A process that makes no progress ends itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sleeper(limit: float, steps: int, silence: float) -> subprocess.Popen[str]:
     )
 
 
-def test_steps_keep_it_alive_and_silence_ends_it_with_the_place_where_it_hangs() -> None:
+def test_steps_keep_it_alive_and_silence_ends_it_with_a_traceback() -> None:
     process = sleeper(limit=1, steps=20, silence=60)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (HungError.exit_code, "waiting\n")
@@ -55,7 +55,7 @@ def test_the_first_step_may_take_three_times_as_long() -> None:
     assert process.returncode == HungError.exit_code
 
 
-def test_a_process_that_was_stopped_is_not_stuck() -> None:
+def test_a_process_that_was_stopped_is_not_hung() -> None:
     process = sleeper(limit=2, steps=1, silence=1)
     assert process.stdout is not None
     process.stdout.readline()
