@@ -8,8 +8,8 @@ from typing import Literal
 from bert_jax.config.run import free
 from bert_jax.runtime.errors import BadInputError, at_least, fraction
 
-# Name -> which of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how several
-# become one (paper, section 5.3).
+# Name -> indices of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how they
+# are combined (paper, section 5.3).
 FEATURES: dict[str, tuple[tuple[int, ...] | None, str]] = {
     "last": ((-1,), "sum"),
     "second-to-last": ((-2,), "sum"),
@@ -23,16 +23,16 @@ FEATURES: dict[str, tuple[tuple[int, ...] | None, str]] = {
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What stands on the encoder, and what of it all is trained.
+    """The task head, and the layers that are trained.
 
     Args:
-        kind: linear, or bilstm: a bidirectional LSTM before the linear map (tokens only).
-        features: Hidden states that the head sees: last, second-to-last, embeddings, sum-last-4,
-            concat-last-4, weighted-last-4 or weighted-all (learned weights).
-        lstm_layers: Of a bilstm head.
-        dropout: Before the linear map.
-        trainable: all, head, or last-N: the head and the N last layers.
-        layer_decay: Learning rate of a layer relative to that of the layer above it.
+        kind: linear, or bilstm (a bidirectional LSTM before the linear layer; tagging and qa only).
+        features: Hidden states that the head receives: last, second-to-last, embeddings,
+            sum-last-4, concat-last-4, weighted-last-4 or weighted-all (learned weights).
+        lstm_layers: Number of LSTM layers of a bilstm head.
+        dropout: Dropout rate before the linear layer.
+        trainable: Trained parameters: all, head, or last-N (the head and the last N layers).
+        layer_decay: Learning rate of a layer relative to the layer above it.
     """
 
     kind: Literal["linear", "bilstm"] = "linear"
@@ -43,9 +43,11 @@ class HeadConfig:
     layer_decay: float = free(1.0)
 
     def __post_init__(self) -> None:
-        """Checks the values."""
+        """Check the values."""
         if self.features not in FEATURES:
-            raise BadInputError(f"head.features {self.features!r}: choose {', '.join(FEATURES)}")
+            raise BadInputError(
+                f"head.features {self.features!r} is unknown; choose {', '.join(FEATURES)}"
+            )
         if not 0 < self.layer_decay <= 1:
             raise BadInputError(f"head.layer_decay must be in (0, 1], not {self.layer_decay}")
         fraction("head", self, "dropout")
@@ -53,10 +55,10 @@ class HeadConfig:
         self.frozen_layers(1)
 
     def frozen_layers(self, layers: int) -> int:
-        """How many of the first `layers` are not trained; below them neither are the embeddings.
+        """Return how many of the first `layers` are frozen.
 
         Raises:
-            BadInputError: ``trainable`` is not one of its values.
+            BadInputError: ``trainable`` has an invalid value.
         """
         if self.trainable == "all":
             return 0
@@ -65,6 +67,6 @@ class HeadConfig:
         number = self.trainable.removeprefix("last-")
         if number == self.trainable or not number.isdecimal() or int(number) < 1:
             raise BadInputError(
-                f"head.trainable {self.trainable!r}: choose all, head, or last-N such as last-2"
+                f"head.trainable {self.trainable!r} is invalid; use all, head or last-N"
             )
         return max(0, layers - int(number))

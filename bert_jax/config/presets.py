@@ -19,7 +19,7 @@ _OTHER_VOCABULARIES = {
     "base-multilingual-uncased": 105_879,
     "base-multilingual-cased": 119_547,
     "base-chinese": 21_128,
-    # The same networks; what differs is the masking (data.whole_words).
+    # The same networks; only the masking differs (data.whole_words).
     "large-uncased-whole-word-masking": 30_522,
     "large-cased-whole-word-masking": 28_996,
 }

@@ -1,6 +1,6 @@
-"""What a run is, as frozen dataclasses: the keys of ``configs/*.yaml``.
+"""The config of a run, as frozen dataclasses: the keys of ``configs/*.yaml``.
 
-Nothing here imports JAX, so that ``--help`` and a wrong key answer at once.
+Nothing here imports JAX, so that ``--help`` and errors in a config appear immediately.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """The config (a dataclass with phases) as it is saved: nested dicts and a list of phases."""
+    """Convert a config with phases to nested dicts and a list of phases, as it is saved."""
     return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested dict as {"a.b": value}; lists are values."""
+    """Convert a nested dict to {"a.b": value}; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -31,9 +31,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-_PRINT = {"resume": "print"}
 
 
 def free(default: Any, resume: Literal["print", "silent"] = "print") -> Any:
@@ -59,30 +56,30 @@ def resume_policies(kind: type, prefix: str = "", above: str = "") -> dict[str, 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network. Sizes left at 0 come from the preset, or from the model given as ``init``.
+    """The network. Sizes of 0 come from the preset, or from the model given as ``init``.
 
     Args:
-        preset: bert-tiny, -mini, -small, -medium, -base or -large, each also -cased/-uncased, or
-            another published one; bert-base unless given.
-        vocab_size: Rows of the token embedding; 0 = the vocabulary of the data.
+        preset: bert-tiny, -mini, -small, -medium, -base or -large, optionally with -cased or
+            -uncased, or another published model; empty = bert-base.
+        vocab_size: Rows of the token embedding; 0 = size of the tokenizer's vocabulary.
         hidden_size: Width of the residual stream.
-        layers: Encoder layers.
-        heads: Attention heads; must divide hidden_size.
+        layers: Number of encoder layers.
+        heads: Number of attention heads; must divide hidden_size.
         feed_forward_size: Width inside the feed-forward block.
-        max_positions: Longest sequence the position embedding can take.
-        type_vocab_size: Number of token types (BERT: 2, the segments A and B).
-        hidden_dropout: Dropout after the embeddings and after each sub-block.
-        attention_dropout: Dropout on the attention probabilities.
-        gelu: tanh approximation (google-research/bert) or erf (Hugging Face's "gelu").
-        layer_norm_epsilon: Added to the variance.
-        initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of them).
-        encoder: transformer (BERT), or what BERT is compared with: left-to-right (a transformer
-            whose tokens see only those before them) or lstm (in both directions).
-        dtype: Type of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
-        attention: auto, xla, or pallas (a kernel for TPUs). This and what follows changes speed and
-            memory, not results.
-        remat: What the backward pass computes again instead of keeping it: none, elementwise (all
-            but matrix products) or layers (all but the inputs of layers).
+        max_positions: Maximum sequence length.
+        type_vocab_size: Number of token types (BERT: 2, for the segments A and B).
+        hidden_dropout: Dropout rate after the embeddings and after each sub-block.
+        attention_dropout: Dropout rate on the attention probabilities.
+        gelu: tanh (approximation, as in google-research/bert) or erf (Hugging Face's "gelu").
+        layer_norm_epsilon: Added to the variance in LayerNorm.
+        initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of these).
+        encoder: transformer (BERT), or a baseline to compare it with: left-to-right (causal
+            attention) or lstm (bidirectional).
+        dtype: Dtype of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
+        attention: Implementation of attention: xla, pallas (a TPU kernel) or auto (pallas on TPUs
+            from v4 on). Changes speed and memory, not results.
+        remat: Activation checkpointing: none, elementwise (recompute all but matmuls) or layers
+            (recompute whole layers). Changes speed and memory, not results.
     """
 
     preset: str = free("", "silent")
@@ -105,14 +102,14 @@ class ModelConfig:
 
     @property
     def is_stated(self) -> bool:
-        """Whether every size is stated, none left to a preset or to the model given as init."""
+        """True if every size is set, none left to a preset or to the model given as init."""
         return all(getattr(self, size) for size in _SIZE_NAMES)
 
     def resolved(self) -> ModelConfig:
-        """This config with every size stated.
+        """Return this config with every size set.
 
         Raises:
-            BadInputError: The preset is unknown or the sizes do not fit each other.
+            BadInputError: The preset is unknown, or sizes contradict each other.
         """
         preset = self.preset or "bert-base"
         if preset not in PRESETS:
@@ -134,38 +131,38 @@ class ModelConfig:
         fraction("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
             raise BadInputError(
-                f"model.hidden_size {full.hidden_size} cannot be split into the two directions of"
-                " encoder: lstm; use an even number"
+                f"model.hidden_size {full.hidden_size} is odd; model.encoder lstm needs an even"
+                " number, half of it for each direction"
             )
         if full.hidden_size % full.heads:
             raise BadInputError(
                 f"model.hidden_size {full.hidden_size} is not a multiple of"
-                f" model.heads {full.heads}"
+                f" model.heads {full.heads}; change one of them"
             )
         return full
 
     def started_from(self, other: ModelConfig) -> ModelConfig:
-        """The network `other`, trained as this config says (dropout, precision).
+        """Return the network `other` with the training options of this config (dropout, dtype).
 
         Raises:
-            BadInputError: Something else of the network is stated here, and differs.
+            BadInputError: This config sets another option of the network, to another value.
         """
-        asked = self.resolved() if self.preset else self
+        requested = self.resolved() if self.preset else self
         training = (
             *("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype"),
             *("attention", "remat"),
         )
         for key in fields(self):
-            here, there = getattr(asked, key.name), getattr(other, key.name)
-            if key.name not in training and here not in (key.default, there):
+            value, initial = getattr(requested, key.name), getattr(other, key.name)
+            if key.name not in training and value not in (key.default, initial):
                 raise BadInputError(
-                    f"model.{key.name} {here} is not that of the model given as init, {there};"
-                    " leave the network out of the config"
+                    f"model.{key.name} {value} differs from {initial} in the model given as init;"
+                    f" remove model.{key.name} or init from the config"
                 )
         return replace(other, **{name: getattr(self, name) for name in training})
 
     def with_vocabulary(self, size: int) -> ModelConfig:
-        """This network for a vocabulary of `size` tokens; a larger ``vocab_size`` is kept.
+        """Return this network with room for `size` tokens; a larger ``vocab_size`` is kept.
 
         Raises:
             BadInputError: ``vocab_size`` is set and smaller than `size`.
@@ -174,27 +171,27 @@ class ModelConfig:
             return replace(self, vocab_size=size)
         if self.vocab_size < size:
             raise BadInputError(
-                f"model.vocab_size {self.vocab_size} is smaller than the {size} tokens of the"
-                " tokenizer; raise it, or leave it out to take the tokenizer's"
+                f"model.vocab_size {self.vocab_size} is smaller than the tokenizer's vocabulary of"
+                f" {size}; increase it, or remove it to use the tokenizer's"
             )
         return self
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which tokens are read and how they become masked pairs.
+    """The training text, and the masked examples made from it.
 
     Args:
         store: Folder written by ``bert-jax prepare``; gs://… is copied to BERT_JAX_STORES first.
-        mlm_probability: Share of the tokens of a sequence that is predicted.
-        max_predictions: Most predictions in a sequence; 0 = ceil(mlm_probability x length).
-        short_seq_prob: Share of the passes over a document that aim at a shorter sequence.
-        objective: nsp (does B follow A?), sop (are A and B swapped?), or mlm (one segment of whole
-            sentences, nothing but masked tokens).
+        mlm_probability: Fraction of the tokens of a sequence that is predicted.
+        max_predictions: Maximum predictions per sequence; 0 = ceil(mlm_probability x length).
+        short_seq_prob: Fraction of the document passes that use a shorter target length.
+        objective: Second objective besides masked tokens: nsp (does B follow A?), sop (are A and B
+            swapped?) or mlm (none; one segment of whole sentences).
         whole_words: Mask all tokens of a word or none.
-        packing: Several sequences in one row, which do not see each other.
-        shuffle_tokens: Examples are shuffled within stretches of the store of about so many tokens,
-            2 or 4 bytes each, which should fit in memory; most stores are one stretch.
+        packing: Put several sequences into one row, without attention between them.
+        shuffle_tokens: Shuffle examples within spans of the store of about this many tokens. A span
+            takes 2 or 4 bytes per token and should fit in memory; most stores are one span.
     """
 
     store: str = free("", "silent")
@@ -207,33 +204,33 @@ class DataConfig:
     shuffle_tokens: int = 4_000_000_000
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Check the ranges."""
         fraction("data", self, "mlm_probability short_seq_prob")
         if self.mlm_probability == 0:
-            raise BadInputError("data.mlm_probability must be above 0: nothing would be learned")
+            raise BadInputError("data.mlm_probability must be above 0; the usual value is 0.15")
         at_least("data", self, 0, "max_predictions")
         at_least("data", self, 1, "shuffle_tokens")
 
     def predictions(self, length: int) -> int:
-        """Prediction slots (P) of a sequence of `length` tokens."""
+        """Return the prediction slots (P) of a sequence of `length` tokens."""
         return min(self.max_predictions or math.ceil(self.mlm_probability * length), length)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The update rule.
+    """The optimizer.
 
     Args:
-        recipe: adamw; bert2018 for the published code's rules (no bias correction, learning rate
-            that jumps at the end of the warm-up); or lamb, for very large batches.
+        recipe: adamw, bert2018 (as in google-research/bert: no bias correction, and a jump of the
+            learning rate at the end of the warm-up) or lamb (for very large batches).
         learning_rate: Peak learning rate.
         warmup_steps: Updates over which the learning rate rises linearly from 0.
-        weight_decay: Decoupled decay; not applied to biases and LayerNorm.
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        epsilon: Added to the root of the second moment.
-        clip_norm: Largest global gradient norm.
-        first_moment: Type in which it is kept; bfloat16 saves 2 bytes per parameter.
+        weight_decay: Decoupled weight decay; not applied to biases and LayerNorm.
+        beta1: Decay rate of the first moment.
+        beta2: Decay rate of the second moment.
+        epsilon: Added to the square root of the second moment.
+        clip_norm: Maximum global norm of the gradient.
+        first_moment: Dtype of the first moment; bfloat16 saves 2 bytes per parameter.
     """
 
     recipe: Literal["adamw", "bert2018", "lamb"] = "adamw"
@@ -247,7 +244,7 @@ class OptimizerConfig:
     first_moment: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Check the ranges."""
         at_least("optimizer", self, 0, "learning_rate warmup_steps weight_decay epsilon")
         fraction("optimizer", self, "beta1 beta2")
         if not self.clip_norm > 0:
@@ -256,15 +253,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Batches and reports of a training loop, of pre-training or fine-tuning.
+    """Batches, logging and evaluation of a training loop.
 
     Args:
         batch_size: Rows per update, over all devices and processes.
-        accumulate: Parts of a batch that run one after the other, to save memory.
+        accumulate: Gradient accumulation: split a batch into this many parts to save memory.
         log_every: Updates between lines of metrics.jsonl.
-        eval_every: Updates between evaluations; 0 = none, in fine-tuning after each epoch.
-        on_nonfinite: Reaction to a loss, gradient or state that is infinite or NaN: stop with code
-            78, or rollback to the newest checkpoint and skip the offending batches.
+        eval_every: Updates between evaluations; 0 = never, in fine-tuning after each epoch.
+        on_nonfinite: Reaction to an infinite or NaN loss, gradient or state: stop (exit code 78) or
+            rollback (continue from the newest checkpoint and skip the offending batches).
     """
 
     batch_size: int = free(256, "silent")
@@ -281,13 +278,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig):
-    """Length of a pre-training run, its batches and reports.
+    """Length of pre-training, batches, logging and evaluation.
 
     Args:
-        steps: Updates in all, at which phases are cut off or the last one ends; 0 = their sum.
-        eval_batches: Batches of a held-out evaluation; 0 = all there are.
-        hang_timeout: Seconds without a step (the first may take three times as long) after which
-            the process ends with code 70; 0 = never.
+        steps: Total number of updates; truncates or extends the phases; 0 = their sum.
+        eval_batches: Batches per held-out evaluation; 0 = all.
+        hang_timeout: Seconds without a step (three times as many for the first) after which the
+            process exits with code 70; 0 = never.
     """
 
     steps: int = free(0, "silent")
@@ -302,12 +299,12 @@ class TrainConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is saved.
+    """Checkpoints.
 
     Args:
         every: Updates between checkpoints.
-        keep: How many of the newest are kept.
-        keep_best: Also keep the one with the lowest held-out loss.
+        keep: Number of newest checkpoints to keep.
+        keep_best: Also keep the checkpoint with the lowest held-out loss.
     """
 
     every: int = 1000
@@ -315,18 +312,17 @@ class CheckpointConfig:
     keep_best: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Check the ranges."""
         at_least("checkpoint", self, 1, "every keep")
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the step is spread over the devices.
+    """Data parallelism over devices.
 
     Args:
-        mapping: jit (one program over a mesh, any number of hosts) or pmap (one host).
-        shard_state: Whether each device keeps and updates only its part of the parameters and the
-            optimiser state: less memory, and less time where there are many devices.
+        mapping: jit (over a shard_map, any number of hosts) or pmap (one host).
+        shard_state: Shard parameters and optimizer state: less memory, faster on many devices.
     """
 
     mapping: Literal["jit", "pmap"] = "jit"
@@ -338,12 +334,12 @@ class TrainableConfig:
     """A run of the training loop: the keys that pre-training and fine-tuning share.
 
     Args:
-        run_dir: Folder of the run, on a disk or gs://…; the same folder again resumes it.
-        init: Model to take the network and its weights from, at step 0; empty = new weights.
-        seed: Decides initial weights, order, masks and dropout.
+        run_dir: Folder of the run, local or gs://…; an existing run resumes.
+        init: Model whose network and weights the run starts from; empty = random weights.
+        seed: Seed of initial weights, data order, masks and dropout.
         profile: START:STOP traces the updates between these steps into run_dir/profile.
-        wandb: Project of Weights & Biases that follows the run too; empty = none.
-        phases: Spans of the run, in order, as a list of {length, steps, batch_size}.
+        wandb: Weights & Biases project that also receives the metrics; empty = none.
+        phases: Phases of the run, in order, as a list of {length, steps, batch_size}.
     """
 
     run_dir: str = free("", "silent")
@@ -361,15 +357,15 @@ class TrainableConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata={"resume": "print"})
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the model."""
+        """Check the keys that need no model."""
         if not 0 <= self.seed < 1 << 32:
             raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
         if not self.run_dir:
-            raise BadInputError("run_dir is not set; give the folder of the run, as --run-dir DIR")
+            raise BadInputError("run_dir is not set; add --run-dir DIR")
 
     @property
     def steps(self) -> int:
-        """Updates in all."""
+        """Total number of updates."""
         return sum(phase.steps for phase in self.phases)
 
 
@@ -382,21 +378,21 @@ class RunConfig(TrainableConfig):
     phases: tuple[Phase, ...] = free((Phase(),), "silent")
 
     def __post_init__(self) -> None:
-        """State every size, and every phase's steps and batch size."""
+        """Resolve sizes, and steps and batch size of every phase."""
         super().__post_init__()
         phases = planned(self.phases, self.train.steps, self.train.batch_size)
         object.__setattr__(self, "phases", phases)
         if not self.init or self.model.is_stated:
             object.__setattr__(self, "model", self.model.resolved())
-        every, evaluated = self.checkpoint.every, self.train.eval_every
-        if self.checkpoint.keep_best and (not evaluated or every % evaluated):
+        every, eval_every = self.checkpoint.every, self.train.eval_every
+        if self.checkpoint.keep_best and (not eval_every or every % eval_every):
             raise BadInputError(
-                f"checkpoint.keep_best needs every checkpoint to be evaluated: checkpoint.every"
-                f" {every} must be a multiple of train.eval_every {evaluated}"
+                f"checkpoint.keep_best needs an evaluation at every checkpoint; set"
+                f" train.eval_every, now {eval_every}, to a divisor of checkpoint.every {every}"
             )
         for phase in self.phases:
             if self.model.is_stated and phase.length > self.model.max_positions:
                 raise BadInputError(
-                    f"phases: length {phase.length} is longer than"
-                    f" model.max_positions {self.model.max_positions}"
+                    f"phases: length {phase.length} exceeds"
+                    f" model.max_positions {self.model.max_positions}; change one of them"
                 )
