@@ -1,4 +1,4 @@
-"""The end of a program: failures become one line and the documented exit code."""
+"""The entry point of all programs: errors become one line and the documented exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bert_jax.runtime.errors import BadInputError, UserError, is_lost_process, o
 from bert_jax.runtime.paths import failures_explained
 from bert_jax.runtime.signals import disregard, end_at_once, take_over
 
-# Failures of the file system that starting again does not mend -> exit code.
+# Errors of the file system that a restart does not fix -> exit code.
 _PERMANENT = {
     errno.EACCES: BadInputError.exit_code,
     errno.EPERM: BadInputError.exit_code,
@@ -26,13 +26,13 @@ _PERMANENT = {
     errno.ENAMETOOLONG: BadInputError.exit_code,
 }
 
-_FAREWELL = 10.0  # seconds in which all processes of a job that fails together have ended
+_EXIT_TIMEOUT = 10.0  # seconds; a failed process waits at most this long for its peers
 
 Main = Callable[[Sequence[str]], None]
 
 
 def run(main: Main, argv: Sequence[str] | None = None) -> None:
-    """Calls a command with its arguments and exits with the documented code."""
+    """Call a command with its arguments and exit with the documented code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     _open_streams()
@@ -44,77 +44,76 @@ def run(main: Main, argv: Sequence[str] | None = None) -> None:
         with failures_explained():
             main([argument for argument in argv if argument != "--debug"])
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`); Python would complain again at exit.
+        # The reader of the output has ended (`… | head`); Python would print an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave_soon(1)
+        _limit_exit_time(1)
         sys.exit(1)
     except Exception as error:
-        line, code = _last_words(error)
-        _leave_soon(code)
+        line, code = _message_and_code(error)
+        _limit_exit_time(code)
         if not line:
             raise
         if debug:
             traceback.print_exc()
-        _tell(f"bert-jax: {line}\n")
+        _write_stderr(f"bert-jax: {line}\n")
         sys.exit(code)
     finally:
         disregard()
-        _tell("")
+        _write_stderr("")
 
 
 def _open_streams() -> None:
-    """Opens those that were closed: the next file would get their number, and what is said."""
+    """Open closed standard streams; otherwise the next file would receive their output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
-def _tell(text: str) -> None:
-    """Writes to standard error; where that cannot be, the exit code says it alone."""
+def _write_stderr(text: str) -> None:
     try:
         if sys.stderr is not None:
             sys.stderr.write(text)
             sys.stderr.flush()
     except OSError:
-        # Python would try again at exit, and change the exit code.
+        # Python would retry at exit, and change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _last_words(error: Exception) -> tuple[str, int]:
-    """What is said of a failure, and the exit code; nothing of a bug."""
+def _message_and_code(error: Exception) -> tuple[str, int]:
+    """Return message and exit code; the message is empty for a bug."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "; make room and run the same command again" if full else ""
-        return line_of(error) + remedy, _PERMANENT.get(error.errno or 0, UserError.exit_code)
-    words = str(error)
-    if isinstance(error, MemoryError) or "can't start new thread" in words:
-        why = one_line(words or "no memory")
-        remedy = "give it more, or ask for less, and run the same command again"
-        return f"{why}; {remedy}", UserError.exit_code
+        return os_error_line(error) + remedy, _PERMANENT.get(error.errno or 0, UserError.exit_code)
+    text = str(error)
+    if isinstance(error, MemoryError) or "can't start new thread" in text:
+        cause = one_line(text or "no memory")
+        remedy = "free memory, or use a machine with more, and run the same command again"
+        return f"{cause}; {remedy}", UserError.exit_code
     if is_lost_process(error):
-        why = "another process of this job has ended or cannot be reached; its log says why"
-        remedy = "start all of them again, they go on from the newest checkpoint"
-        return f"{why}; {remedy} ({one_line(words)})", UserError.exit_code
+        cause = "another process of this job has ended or cannot be reached; see its log"
+        remedy = "restart all processes to resume from the newest checkpoint"
+        return f"{cause}, and {remedy} ({one_line(text)})", UserError.exit_code
     return "", UserError.exit_code
 
 
-def _leave_soon(code: int) -> None:
-    """Ends a process that failed with `code`, also if the others of its job do not come to an end.
+def _limit_exit_time(code: int) -> None:
+    """End a process of a failed job soon with `code`, even if its peers do not end.
 
-    JAX would wait for them for five minutes, and they may be no more, or wait for this one.
+    JAX would wait for them for five minutes; they may be dead, or waiting for this process.
     """
-    jax = sys.modules.get("jax")  # which takes a second to import
+    jax = sys.modules.get("jax")  # importing it would take a second
     if jax is not None and jax.distributed.is_initialized():
-        end = threading.Timer(_FAREWELL, os._exit, (code,))
-        end.daemon = True
-        end.start()
+        timer = threading.Timer(_EXIT_TIMEOUT, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
 
 
-def line_of(error: OSError) -> str:
-    """What is said of a failure of the file system."""
-    where = f"{error.filename}: " if error.filename else ""
-    return one_line(f"{where}{error.strerror or error}")
+def os_error_line(error: OSError) -> str:
+    """Return the message of an error of the file system."""
+    file = f"{error.filename}: " if error.filename else ""
+    return one_line(f"{file}{error.strerror or error}")

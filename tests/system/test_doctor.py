@@ -111,7 +111,7 @@ def test_no_device_is_code_69_and_a_broken_jax_code_78(monkeypatch: pytest.Monke
     monkeypatch.setattr(jax, "devices", fails(RuntimeError("Unable to initialize backend")))
     line, failure = examined("devices", checks.devices)
     assert isinstance(failure, DeviceUnavailableError)
-    assert "end the process that holds it" in line.found
+    assert "end the process that uses it" in line.found
     monkeypatch.setattr(jax, "devices", fails(ImportError("libfoo.so.1: cannot open")))
     line, failure = examined("devices", checks.devices)
     assert isinstance(failure, BadInputError)

@@ -229,7 +229,7 @@ def test_an_address_in_use_is_reported(config_base: RunConfig, tmp_path: Path) -
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
         result = run_process("pretrain", "--config", config, **job)
-    refused(result, 1, address, "already in use; end the process that has the port")
+    refused(result, 1, address, "already in use; end the process that uses the port")
 
 
 @pytest.mark.full
@@ -243,7 +243,7 @@ def test_a_process_that_waits_for_peers_handles_signals(
     processes[1 - number].kill()
     waiting = processes[number]
     assert waiting.stderr is not None
-    assert "meeting the others" in waiting.stderr.readline()
+    assert "waiting for the other processes" in waiting.stderr.readline()
     time.sleep(1)
     start_time = time.monotonic()
     waiting.send_signal(signal.SIGINT)
@@ -266,11 +266,11 @@ def test_missing_peers_are_reported(config_base: RunConfig, tmp_path: Path) -> N
     config = write_config(replace(config_base, run_dir=str(tmp_path / "run")), tmp_path)
     script = (
         "from bert_jax.runtime import distributed; from pipelines.commands import cli;"
-        " distributed.MEETING = 3; cli.main()"
+        " distributed.JOIN_TIMEOUT = 3; cli.main()"
     )
     processes = start_two([sys.executable, "-c", script, "pretrain", "--config", str(config)])
     processes[1].kill()
-    assert_first_ends(processes, "the other processes of this job did not come within 3")
+    assert_first_ends(processes, "the other processes of this job did not join within 3")
 
 
 @pytest.mark.full

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bert_jax.runtime.entry_point import line_of
+from bert_jax.runtime.entry_point import os_error_line
 from bert_jax.runtime.errors import UserError
 from tools.drill.mutations import Change, copy_files
 from tools.drill.report import is_readable
@@ -171,7 +171,7 @@ def attempt(reader: Reader, folder: Path) -> tuple[str, list[str]]:
     except UserError as error:
         line = str(error)
     except OSError as error:
-        line = line_of(error)
+        line = os_error_line(error)
         if not error.filename:
             return "", [f"an error without a file: {_summary(error)}"]
     except BaseException as error:

@@ -297,7 +297,9 @@ def interrupt_while_waiting(name: str, signum: int, fixture: Fixture, rng: rando
         run = TwoProcessRun(fixture)
         processes = run.start()
         processes.pop(rng.randrange(2)).send_signal(signal.SIGKILL)
-        processes[0].wait_until(lambda process=processes[0]: "meeting the others" in process.stderr)
+        processes[0].wait_until(
+            lambda process=processes[0]: "waiting for the other processes" in process.stderr
+        )
         time.sleep(delay := rng.uniform(0, 1))
         processes[0].send_signal(signum)
         problem = exit_problem(processes[0], _CODES[signal.Signals(signum)])

@@ -32,7 +32,7 @@ def test_no_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[s
     for number, handler in handlers.items():
         signal.signal(number, handler)
     errors = capsys.readouterr().err
-    assert errors.startswith(f"bert-jax: {error}; give it more")
+    assert errors.startswith(f"bert-jax: {error}; free memory")
     assert errors.count("\n") == 1
 
 
