@@ -68,7 +68,7 @@ class _Help(DefaultHelpFormatter):
 
 
 class _ParserRequest(Exception):  # noqa: N818
-    """Returns the parser of a command to `parser_of`."""
+    """Carries the parser of a command to `parser_of`."""
 
     def __init__(self, parser: ArgumentParser) -> None:
         self.parser = parser

@@ -108,14 +108,14 @@ class Bert:
             where T is at least the length of the longest.
         """
         L, longest = self.model.network.layers, self.model.network.max_positions
-        which = tuple(layer % (L + 1) for layer in layers)
+        indices = tuple(layer % (L + 1) for layer in layers)
         by_length = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
         B = min(batch_size, len(token_ids))
         for first in range(0, len(token_ids), batch_size):
             rows = by_length[first : first + batch_size]
             ids = padded([token_ids[row] for row in rows], B, self.tokenizer.pad_id, longest)
             segments = padded([token_type_ids[row] for row in rows], B, 0, longest)
-            states = self._states(self._params, ids, segments, which, pooling)
+            states = self._states(self._params, ids, segments, indices, pooling)
             yield rows, np.asarray(states)[:, : len(rows)]
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:

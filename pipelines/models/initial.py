@@ -82,23 +82,23 @@ def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[in
     Raises:
         BadInputError: The vocabularies differ in another way.
     """
-    own = model.tokenizer()
-    if own.digest == tokenizer.digest:
+    trained = model.tokenizer()
+    if trained.digest == tokenizer.digest:
         return {}
     mismatch = BadInputError(
         f"the store was made with another tokenizer ({tokenizer.digest[:12]}) than {model.path}"
-        f" ({own.digest[:12]}); prepare the text with --tokenizer {model.path}, or with a tokenizer"
+        f" ({trained.digest[:12]}); prepare the text with --tokenizer {model.path}, or with one"
         " that bert-jax extend-tokenizer made from it"
     )
-    if not isinstance(own, WordPieceTokenizer) or not isinstance(tokenizer, WordPieceTokenizer):
+    if not isinstance(trained, WordPieceTokenizer) or not isinstance(tokenizer, WordPieceTokenizer):
         raise mismatch
-    if own.config() != tokenizer.config() or own.vocab_size != tokenizer.vocab_size:
+    if trained.config() != tokenizer.config() or trained.vocab_size != tokenizer.vocab_size:
         raise mismatch
-    pairs = enumerate(zip(own.pieces, tokenizer.pieces, strict=True))
+    pairs = enumerate(zip(trained.pieces, tokenizer.pieces, strict=True))
     changed = {number: new for number, (old, new) in pairs if old != new}
-    if not all(re.fullmatch(r"\[unused\d+\]", own.pieces[number]) for number in changed):
+    if not all(re.fullmatch(r"\[unused\d+\]", trained.pieces[number]) for number in changed):
         raise mismatch
-    return dict(zip(changed, own.encode(list(changed.values())), strict=True))
+    return dict(zip(changed, trained.encode(list(changed.values())), strict=True))
 
 
 def _with_means(params: Params, added: dict[int, list[int]], partitioner: Partitioner) -> Params:

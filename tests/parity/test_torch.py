@@ -21,10 +21,10 @@ from bert_jax.config.run import DataConfig, Phase, RunConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.optimizers import learning_rate
 from bert_jax.training.partitioner import Partitioner
-from pipelines.models.convert import convert
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.sources.python_docs import documents
 from pipelines.data.store.token_store import Store
+from pipelines.models.convert import convert
 from pipelines.models.formats import hugging_face
 from pipelines.models.open import open_model
 from support.commands import ROOT

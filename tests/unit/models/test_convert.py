@@ -25,12 +25,12 @@ from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import FOLDER
 from bert_jax.training.partitioner import Partitioner
-from pipelines.models.convert import convert
-from pipelines.pretraining import pretrain
 from pipelines.folders import DATA_CARD
+from pipelines.models.convert import convert
 from pipelines.models.formats import hugging_face
 from pipelines.models.model_card import model_card
 from pipelines.models.open import open_model
+from pipelines.pretraining import pretrain
 from support.commands import ROOT, inspected, invoke, refused, small_disk
 
 GOLDEN = ROOT / "tests/golden"
@@ -38,7 +38,7 @@ THEIRS = GOLDEN / "hugging_face"
 
 
 @pytest.fixture(scope="module")
-def one() -> Partitioner:
+def partitioner() -> Partitioner:
     return Partitioner(devices()[:1])
 
 
@@ -59,11 +59,13 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("source", [THEIRS, GOLDEN / "tf1"])
-def test_there_and_back_changes_no_bit(tmp_path: Path, source: Path, one: Partitioner) -> None:
+def test_there_and_back_changes_no_bit(
+    tmp_path: Path, source: Path, partitioner: Partitioner
+) -> None:
     for number, (model, to) in enumerate(
         [(source, "hf"), (tmp_path / "0", "bert-jax"), (tmp_path / "1", "hf")]
     ):
-        convert(open_model(model, one), tmp_path / str(number), to)  # type: ignore[arg-type]
+        convert(open_model(model, partitioner), tmp_path / str(number), to)  # type: ignore[arg-type]
     assert same(tensors(tmp_path / "0"), tensors(tmp_path / "2"))
     if source == THEIRS:
         assert same(tensors(source), tensors(tmp_path / "2"))
@@ -75,7 +77,7 @@ def test_there_and_back_changes_no_bit(tmp_path: Path, source: Path, one: Partit
 
 
 def test_a_run_becomes_a_folder_with_a_card(
-    tmp_path: Path, trained: Path, one: Partitioner
+    tmp_path: Path, trained: Path, partitioner: Partitioner
 ) -> None:
     result = invoke("convert", trained, tmp_path / "hf", "--to", "hf")
     assert result.returncode == 0, result.stderr
@@ -85,26 +87,26 @@ def test_a_run_becomes_a_folder_with_a_card(
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: fill-mask\n")
     for words in ("20 updates", "learning_rate: 0.001", "| mlm_loss |", "documents", "SHA-256"):
         assert words in card
-    run, hf = open_model(trained, one), open_model(tmp_path / "hf", one)
+    run, hf = open_model(trained, partitioner), open_model(tmp_path / "hf", partitioner)
     assert run.tokenizer().digest == hf.tokenizer().digest
     assert inspected(trained)["digest"] == inspected(tmp_path / "hf")["digest"]
     # It can be evaluated like what it was made of, given the store.
     assert invoke("convert", trained, tmp_path / "ours", "--to", "bert-jax").returncode == 0
     store = run.run.data.store if run.run else ""
     options = ("--store", store, "--length", "32", "--json")
-    found = [invoke("evaluate", tmp_path / name, *options) for name in ("ours", "hf")]
-    losses = [json.loads(result.stdout)["loss"] for result in found]
+    results = [invoke("evaluate", tmp_path / name, *options) for name in ("ours", "hf")]
+    losses = [json.loads(result.stdout)["loss"] for result in results]
     assert losses[0] == losses[1]
     refused(invoke("evaluate", tmp_path / "hf"), 64, "--store")
 
 
 def test_what_pre_training_did_not_train_is_left_out(
-    tmp_path: Path, config: RunConfig, one: Partitioner
+    tmp_path: Path, config: RunConfig, partitioner: Partitioner
 ) -> None:
     quick = replace(config, data=replace(config.data, objective="mlm"))
     quick = replace(quick, phases=(replace(quick.phases[0], steps=2),))
-    pretrain(quick, one)
-    convert(open_model(Path(quick.run_dir), one), tmp_path / "hf", "hf")
+    pretrain(quick, partitioner)
+    convert(open_model(Path(quick.run_dir), partitioner), tmp_path / "hf", "hf")
     config_json = json.loads((tmp_path / "hf/config.json").read_text("utf-8"))
     assert config_json["architectures"] == ["BertForMaskedLM"]
     assert not any(
@@ -131,7 +133,9 @@ def test_older_names_and_copies_of_tied_tensors_are_understood(theirs: Path) -> 
         hugging_face.read(theirs)
 
 
-def test_a_bare_encoder_has_no_heads(tmp_path: Path, theirs: Path, one: Partitioner) -> None:
+def test_a_bare_encoder_has_no_heads(
+    tmp_path: Path, theirs: Path, partitioner: Partitioner
+) -> None:
     arrays = {
         name.removeprefix("bert."): array
         for name, array in tensors(theirs).items()
@@ -140,9 +144,11 @@ def test_a_bare_encoder_has_no_heads(tmp_path: Path, theirs: Path, one: Partitio
     save_file(arrays, theirs / "model.safetensors", {"format": "pt"})
     edit(theirs, architectures=["BertModel"])
     assert parts(hugging_face.read(theirs).params) == {"encoder", "pooler"}
-    refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "masked language modeling head", "--init")
-    convert(open_model(theirs, one), tmp_path / "ours", "bert-jax")
-    convert(open_model(tmp_path / "ours", one), tmp_path / "back", "hf")
+    refused(
+        invoke("fill-mask", theirs, "the [MASK]"), 78, "masked language modeling head", "--init"
+    )
+    convert(open_model(theirs, partitioner), tmp_path / "ours", "bert-jax")
+    convert(open_model(tmp_path / "ours", partitioner), tmp_path / "back", "hf")
     assert same(tensors(tmp_path / "back"), arrays)
     with_heads = package.load(THEIRS).encode(["the man", "a store"])
     assert np.array_equal(
@@ -230,7 +236,9 @@ def test_a_vocabulary_that_is_too_large_for_the_embedding(theirs: Path) -> None:
     refused(invoke("fill-mask", theirs, "the [MASK]"), 78, "71 tokens", "70 token embeddings")
 
 
-def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Partitioner) -> None:
+def test_a_vocabulary_that_is_too_small_for_the_embedding(
+    theirs: Path, partitioner: Partitioner
+) -> None:
     arrays = tensors(theirs)
     for name, most in (("bert.embeddings.word_embeddings.weight", 1), ("cls.predictions.bias", 0)):
         rows = np.zeros((1024, *arrays[name].shape[1:]), np.float32)
@@ -244,7 +252,7 @@ def test_a_vocabulary_that_is_too_small_for_the_embedding(theirs: Path, one: Par
         arrays[name] = arrays[name][:128]
     save_file(arrays, theirs / "model.safetensors")
     edit(theirs, vocab_size=128)
-    assert open_model(theirs, one).tokenizer().vocab_size == 70
+    assert open_model(theirs, partitioner).tokenizer().vocab_size == 70
 
 
 def test_a_type_that_numpy_does_not_know(theirs: Path) -> None:
@@ -263,18 +271,18 @@ def test_a_type_that_numpy_does_not_know(theirs: Path) -> None:
 
 
 def test_a_folder_of_both_kinds_is_read_from_what_has_weights(
-    tmp_path: Path, one: Partitioner
+    tmp_path: Path, partitioner: Partitioner
 ) -> None:
     both = Path(shutil.copytree(GOLDEN / "tf1", tmp_path / "both"))
     shutil.copy(THEIRS / "config.json", both)
-    assert open_model(both, one).network.gelu == "tanh"
+    assert open_model(both, partitioner).network.gelu == "tanh"
     shutil.copy(THEIRS / "model.safetensors", both)
-    assert open_model(both, one).network.gelu == "erf"
+    assert open_model(both, partitioner).network.gelu == "erf"
 
 
 @pytest.mark.parametrize("labels", [("LABEL_0",), ("no", "yes", "maybe")])
 def test_a_task_head_keeps_its_classes(
-    tmp_path: Path, theirs: Path, labels: tuple[str, ...], one: Partitioner
+    tmp_path: Path, theirs: Path, labels: tuple[str, ...], partitioner: Partitioner
 ) -> None:
     arrays = {name: a for name, a in tensors(theirs).items() if not name.startswith("cls.")}
     arrays["classifier.weight"] = np.ones((len(labels), 32), np.float32)
@@ -283,8 +291,8 @@ def test_a_task_head_keeps_its_classes(
     by_id = {str(number): label for number, label in enumerate(labels)}
     kind = {"problem_type": "multi_label_classification"} if len(labels) > 1 else {}
     edit(theirs, architectures=["BertForSequenceClassification"], id2label=by_id, **kind)
-    convert(open_model(theirs, one), tmp_path / "ours", "bert-jax")
-    convert(open_model(tmp_path / "ours", one), tmp_path / "back", "hf")
+    convert(open_model(theirs, partitioner), tmp_path / "ours", "bert-jax")
+    convert(open_model(tmp_path / "ours", partitioner), tmp_path / "back", "hf")
     assert same(tensors(tmp_path / "back"), arrays)
     config = json.loads((tmp_path / "back/config.json").read_text("utf-8"))
     assert config["id2label"] == by_id
@@ -322,9 +330,9 @@ def test_converted_weights_are_no_run(tmp_path: Path, store_dir: Path, trained: 
 
 
 def test_a_card_shows_what_strangers_wrote_as_text(
-    tmp_path: Path, trained: Path, one: Partitioner
+    tmp_path: Path, trained: Path, partitioner: Partitioner
 ) -> None:
-    model = open_model(trained, one)
+    model = open_model(trained, partitioner)
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / DATA_CARD).write_text("# a \\[b\\]\n\n<script>x</script> ![y](http://z) \\<", "utf-8")

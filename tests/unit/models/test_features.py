@@ -58,14 +58,14 @@ def text_file(folder: Path, texts: list[str], name: str = "texts.txt") -> Path:
 
 
 def extracted(
-    bert: Bert, folder: Path, texts: list[str], which: Extraction, name: str = "out.npz"
+    bert: Bert, folder: Path, texts: list[str], extraction: Extraction, name: str = "out.npz"
 ) -> dict[str, np.ndarray]:
     out = folder / name
-    assert extract(bert, text_file(folder, texts), out, which) == len(texts)
+    assert extract(bert, text_file(folder, texts), out, extraction) == len(texts)
     assert sorted(path.name for path in folder.iterdir()) == sorted([name, "texts.txt"])
-    found = dict(np.load(out))
+    arrays = dict(np.load(out))
     out.unlink()
-    return found
+    return arrays
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
@@ -74,11 +74,11 @@ def test_the_file_holds_what_encode_gives(
 ) -> None:
     monkeypatch.setattr(features, "_CHUNK_TOKENS", 200)  # several are needed
     texts = [*lines(50), ""]
-    which = Extraction((-1, 0, 1), pooling, batch_size=8)  # type: ignore[arg-type]
-    found = extracted(bert, tmp_path, texts, which)
-    assert list(found) == ["layer_-1", "layer_0", "layer_1"]
-    for layer in which.layers:
-        array = found[f"layer_{layer}"]
+    extraction = Extraction((-1, 0, 1), pooling, batch_size=8)  # type: ignore[arg-type]
+    arrays = extracted(bert, tmp_path, texts, extraction)
+    assert list(arrays) == ["layer_-1", "layer_0", "layer_1"]
+    for layer in extraction.layers:
+        array = arrays[f"layer_{layer}"]
         assert array.dtype == np.float32
         expected = bert.encode(texts, layer, pooling)  # type: ignore[arg-type]
         np.testing.assert_allclose(array, np.stack(list(expected)), atol=1e-6, rtol=0)
@@ -86,12 +86,12 @@ def test_the_file_holds_what_encode_gives(
 
 def test_without_pooling_there_is_a_vector_of_every_token(bert: Bert, tmp_path: Path) -> None:
     texts = lines(30)
-    found = extracted(bert, tmp_path, texts, Extraction((-2,), None, batch_size=8))
+    arrays = extracted(bert, tmp_path, texts, Extraction((-2,), None, batch_size=8))
     expected = bert.encode(texts, -2, None)
-    offsets = found["offsets"]
-    assert np.diff(offsets).tolist() == [len(one) for one in expected]
-    np.testing.assert_allclose(found["layer_-2"], np.concatenate(expected), atol=1e-6, rtol=0)
-    first = found["token_ids"][: offsets[1]].tolist()
+    offsets = arrays["offsets"]
+    assert np.diff(offsets).tolist() == [len(vectors) for vectors in expected]
+    np.testing.assert_allclose(arrays["layer_-2"], np.concatenate(expected), atol=1e-6, rtol=0)
+    first = arrays["token_ids"][: offsets[1]].tolist()
     ids = bert.tokenizer.encode(texts[:1])[0]
     assert first == [bert.tokenizer.cls_id, *ids, bert.tokenizer.sep_id]
 
@@ -101,21 +101,21 @@ def test_a_word_is_the_mean_of_its_pieces(
 ) -> None:
     # [CLS] the | man | s ##ing ##ing , | \u200b has no piece | milk [SEP]
     texts = ["the man  singing, \u200b milk", "  ", "man " * 50]
-    found = extracted(bert, tmp_path, texts, Extraction((-1, 1), words=True))
-    assert list(found) == ["layer_-1", "layer_1", "offsets"]
+    arrays = extracted(bert, tmp_path, texts, Extraction((-1, 1), words=True))
+    assert list(arrays) == ["layer_-1", "layer_1", "offsets"]
     for layer in (-1, 1):
         tokens = bert.encode(texts, layer, None)
         pieces = [bert.tokenizer.pieces[i] for i in bert.tokenizer.encode(texts[:1])[0]]
         assert pieces == ["the", "man", "s", "##ing", "##ing", ",", "milk"]
-        wanted = [tokens[0][1:2], tokens[0][2:3], tokens[0][3:7], 0 * tokens[0][:1]]
-        wanted += [tokens[0][7:8], *tokens[2][1 : LONGEST - 1, None]]
-        expected = np.stack([one.mean(axis=0) for one in wanted])
-        np.testing.assert_allclose(found[f"layer_{layer}"], expected, atol=1e-6, rtol=0)
+        word_states = [tokens[0][1:2], tokens[0][2:3], tokens[0][3:7], 0 * tokens[0][:1]]
+        word_states += [tokens[0][7:8], *tokens[2][1 : LONGEST - 1, None]]
+        expected = np.stack([states_of_word.mean(axis=0) for states_of_word in word_states])
+        np.testing.assert_allclose(arrays[f"layer_{layer}"], expected, atol=1e-6, rtol=0)
     # Nothing of the second, of the third what the model takes.
-    assert found["offsets"].tolist() == [0, 5, 5, 5 + LONGEST - 2]
-    said = capsys.readouterr().err
-    assert f"1 texts truncated to the {LONGEST} positions" in said
-    assert "1 texts without a word" in said
+    assert arrays["offsets"].tolist() == [0, 5, 5, 5 + LONGEST - 2]
+    stderr = capsys.readouterr().err
+    assert f"1 texts truncated to the {LONGEST} positions" in stderr
+    assert "1 texts without a word" in stderr
 
 
 def test_words_and_texts_have_the_same_tokens(tokenizer: Tokenizer) -> None:
@@ -142,7 +142,7 @@ def test_a_pair_has_two_segments_and_the_longer_one_is_truncated(
     (row,) = rows_of(tokenizer, [("the " * 50, "a " * 50)], 10, words=False)
     assert row.token_type_ids == [0] * 6 + [1] * 4
 
-    found = extracted(
+    arrays = extracted(
         bert, tmp_path, ["the man ||| a ||| in a store", "milk"], Extraction((-1,), "cls")
     )
     ids = bert.tokenizer
@@ -151,9 +151,9 @@ def test_a_pair_has_two_segments_and_the_longer_one_is_truncated(
     segments = np.array([[0] * (len(first) + 2) + [1] * (len(second) + 1)])
     network = nnx.merge(define(bert.model.network), bert.model.weights.params).bert
     states = jax.jit(lambda *ids: network(*ids))(token_ids, segments, np.ones_like(token_ids))
-    np.testing.assert_allclose(found["layer_-1"][0], states[0, 0], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(arrays["layer_-1"][0], states[0, 0], atol=1e-6, rtol=0)
     np.testing.assert_allclose(
-        found["layer_-1"][1:], np.stack(list(bert.encode(["milk"], pooling="cls"))), atol=1e-6
+        arrays["layer_-1"][1:], np.stack(list(bert.encode(["milk"], pooling="cls"))), atol=1e-6
     )
 
 
@@ -169,18 +169,18 @@ def test_json_lines_are_read_and_never_pairs(bert: Bert, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "which",
+    "extraction",
     [Extraction((-1, 0)), Extraction((-1,), None), Extraction((-1, 1), words=True)],
     ids=["pooled", "tokens", "words"],
 )
 def test_arrow_files_hold_the_same(
-    bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: Extraction
+    bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extraction: Extraction
 ) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
     monkeypatch.setattr(features, "_CHUNK_TOKENS", 200)
     texts = [*lines(40), ""]
-    expected = extracted(bert, tmp_path, texts, which)
-    extract(bert, tmp_path / "texts.txt", tmp_path / "out.arrow", which)
+    expected = extracted(bert, tmp_path, texts, extraction)
+    extract(bert, tmp_path / "texts.txt", tmp_path / "out.arrow", extraction)
     with ipc.open_file(str(tmp_path / "out.arrow")) as file:
         assert file.num_record_batches > 1
         table = file.read_all()
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_file(
     bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "_CHUNK_TOKENS", 500)
-    which = Extraction((-1, 0, 1), None)
+    extraction = Extraction((-1, 0, 1), None)
 
     def peak(texts: list[str]) -> tuple[int, int]:
         folder = tmp_path / str(len(texts))
@@ -206,7 +206,7 @@ def test_memory_does_not_grow_with_the_file(
         source = text_file(folder, texts)
         tracemalloc.start()
         try:
-            extract(bert, source, folder / "out.npz", which)
+            extract(bert, source, folder / "out.npz", extraction)
             return tracemalloc.get_traced_memory()[1], (folder / "out.npz").stat().st_size
         finally:
             tracemalloc.stop()
@@ -224,10 +224,10 @@ def test_the_command_writes_the_file_and_says_so(bert: Bert, tmp_path: Path) -> 
     result = invoke("extract-features", MODEL, *options)
     assert result.returncode == 0, result.stderr
     assert f"{out}: 20 texts, vectors of 32 numbers" in result.stderr
-    found = np.load(out)
-    assert list(found) == ["layer_-1", "layer_-2"]
+    arrays = np.load(out)
+    assert list(arrays) == ["layer_-1", "layer_-2"]
     expected = np.stack(list(bert.encode(lines(20), -2, "max")))
-    np.testing.assert_allclose(found["layer_-2"], expected, atol=1e-6)
+    np.testing.assert_allclose(arrays["layer_-2"], expected, atol=1e-6)
     again = out.read_bytes()
     refused(invoke("extract-features", MODEL, *options), 78, "already exists")
     out.unlink()
@@ -246,11 +246,11 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 75, said
-    assert "Traceback" not in said
+    assert process.returncode == 75, stderr
+    assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
 
@@ -326,6 +326,6 @@ def test_without_pyarrow_the_extra_is_named(
 
 
 def test_a_text_of_a_hundred_thousand_words_is_truncated(bert: Bert, tmp_path: Path) -> None:
-    found = extracted(bert, tmp_path, ["man " * 100_000, "man"], Extraction(words=True))
-    assert found["offsets"].tolist() == [0, LONGEST - 2, LONGEST - 1]
-    assert json.dumps(found["layer_-1"].shape) == "[39, 32]"
+    arrays = extracted(bert, tmp_path, ["man " * 100_000, "man"], Extraction(words=True))
+    assert arrays["offsets"].tolist() == [0, LONGEST - 2, LONGEST - 1]
+    assert json.dumps(arrays["layer_-1"].shape) == "[39, 32]"

@@ -36,19 +36,19 @@ def command(folder: Path, *arguments: str) -> str:
 
 
 def inspected(folder: Path, model: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(command(folder, "inspect", model, "--json"))
-    return found
+    facts: dict[str, Any] = json.loads(command(folder, "inspect", model, "--json"))
+    return facts
 
 
 def assert_inspected(folder: Path, model: str, expected: dict[str, Any]) -> None:
-    found = inspected(folder, model)
+    facts = inspected(folder, model)
     names = ("architecture", "parameters", "step", "digest")
-    assert {name: found[name] for name in names} == {name: expected[name] for name in names}
+    assert {name: facts[name] for name in names} == {name: expected[name] for name in names}
 
 
 def evaluated(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(command(folder, "evaluate", "pretrained", "--json"))
-    return found
+    facts: dict[str, Any] = json.loads(command(folder, "evaluate", "pretrained", "--json"))
+    return facts
 
 
 def by_step(run: Path, name: str) -> dict[str, float]:
@@ -81,9 +81,9 @@ def test_an_interrupted_run_resumes_to_its_end(runs: Path) -> None:
     expected, run = EXPECTED["resumed"], runs / "pretrained"
     before = metrics.read(run)
     command(runs, "pretrain", "--config", "pretrained/config.yaml")
-    found = inspected(runs, "pretrained")
-    assert found["step"] == expected["step"] == 20
-    assert found["parameters"] == expected["parameters"]
+    facts = inspected(runs, "pretrained")
+    assert facts["step"] == expected["step"] == 20
+    assert facts["parameters"] == expected["parameters"]
     assert metrics.read(run)[: len(before)] == before
     assert by_step(run, "loss") == pytest.approx(expected["losses"], **RESUMED)
     # Step 10 has one as well: the request to stop left it out.
@@ -92,13 +92,13 @@ def test_an_interrupted_run_resumes_to_its_end(runs: Path) -> None:
 
 
 def test_a_fine_tuned_model_predicts_the_same(runs: Path) -> None:
-    given = ("--input", "texts.csv", "--output", "predictions.jsonl")
-    command(runs, "predict", "finetuned", *given)
+    options = ("--input", "texts.csv", "--output", "predictions.jsonl")
+    command(runs, "predict", "finetuned", *options)
     lines = (runs / "predictions.jsonl").read_text("utf-8").splitlines()
     for line, expected in zip(lines, EXPECTED["finetuned"]["predictions"], strict=True):
-        found = json.loads(line)
-        assert found["probabilities"] == pytest.approx(expected["probabilities"], **CLOSE)
-        assert (found["id"], found["label"]) == (expected["id"], expected["label"])
+        facts = json.loads(line)
+        assert facts["probabilities"] == pytest.approx(expected["probabilities"], **CLOSE)
+        assert (facts["id"], facts["label"]) == (expected["id"], expected["label"])
 
 
 def test_a_finished_fine_tuning_is_complete_and_goes_on_for_longer(runs: Path) -> None:

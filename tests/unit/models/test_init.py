@@ -53,7 +53,7 @@ def their_store(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(store: Path, run: Path, steps: int = 6, **more: Any) -> list[str]:
-    given = {
+    values = {
         "data.store": store,
         "run_dir": run,
         "model.dtype": "float32",
@@ -66,7 +66,7 @@ def options(store: Path, run: Path, steps: int = 6, **more: Any) -> list[str]:
         "checkpoint.every": 2,
         "phases": f"[{{length: 24, steps: {steps}, batch_size: 4}}]",
     } | {key.replace("__", "."): value for key, value in more.items()}
-    return [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    return [str(word) for key, value in values.items() for word in (f"--{key}", value)]
 
 
 def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
@@ -106,8 +106,8 @@ def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
 def test_a_run_that_began_without_a_model_is_not_given_one(
     their_store: Path, store: Store, trained: Path
 ) -> None:
-    given = options(Path(store.folder), trained)
-    refused(invoke("pretrain", *given, "--init", THEIRS), 78, "started without --init")
+    values = options(Path(store.folder), trained)
+    refused(invoke("pretrain", *values, "--init", THEIRS), 78, "started without --init")
 
 
 def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, their_store: Path, store_
     def asked(store: Path = their_store, **more: Any) -> Any:
         return invoke("pretrain", *options(store, run, **more), *init)
 
-    refused(asked(model__hidden_size=64), 78, "model.hidden_size 64", "32")
+    refused(asked(model__hidden_size=64), 78, "model.hidden_size is 64", "32")
     refused(asked(model__preset="bert-tiny"), 78, "model.hidden_size 128")
     refused(asked(model__vocab_size=99), 78, "model.vocab_size 99", "70")
     refused(asked(model__max_positions=30), 78, "model.max_positions 30", "40")

@@ -20,10 +20,10 @@ def test_a_batch_is_shown_as_text(
     store: Store, store_dir: Path, config: RunConfig, tmp_path: Path
 ) -> None:
     file = write_config(config, tmp_path)
-    shown = invoke("show-batch", store_dir, "--config", file, "--step", "3", "--rows", "8")
-    assert shown.returncode == 0, shown.stderr
+    result = invoke("show-batch", store_dir, "--config", file, "--step", "3", "--rows", "8")
+    assert result.returncode == 0, result.stderr
     arrays = PretrainingData(store, config).batch_at(3).arrays
-    rows = re.findall(r"^row (\d), (.+?), (\d+) tokens: (.*)$", shown.stdout, re.MULTILINE)
+    rows = re.findall(r"^row (\d), (.+?), (\d+) tokens: (.*)$", result.stdout, re.MULTILINE)
     assert [int(row) for row, *_ in rows] == list(range(8))
     for row, (_, label, tokens, text) in enumerate(rows):
         assert label == ("B does not follow A" if arrays["nsp_labels"][row, 0] else "B follows A")
@@ -60,9 +60,9 @@ def test_any_objective_can_be_shown(store_dir: Path) -> None:
 def test_the_loader_is_measured(store_dir: Path) -> None:
     base = ("bench-loader", store_dir, "--batch", "8", "--length", "32", "--seconds", "0.2")
     for options in ((), ("--cold",), ("--packing",)):
-        found = invoke(*base, *options, "--json")
-        assert found.returncode == 0, found.stderr
-        values = json.loads(found.stdout)
+        result = invoke(*base, *options, "--json")
+        assert result.returncode == 0, result.stderr
+        values = json.loads(result.stdout)
         assert values["tokens_per_second"] > 1000
         assert 0.3 < values["fill"] <= 1
         assert values["tokens_per_second"] <= values["slots_per_second"]

@@ -121,9 +121,9 @@ def test_a_changed_bit_of_the_data(prefix: Path) -> None:
     whole = path.read_bytes()
     entries = Bundle(prefix).entries
     for name in ("bert/embeddings/LayerNorm/beta", "bert/pooler/dense/kernel", "global_step"):
-        for place in (entries[name].offset, entries[name].offset + entries[name].size - 1):
+        for position in (entries[name].offset, entries[name].offset + entries[name].size - 1):
             changed = bytearray(whole)
-            changed[place] ^= 16
+            changed[position] ^= 16
             path.write_bytes(changed)
             damaged(path, prefix, repr(name), "checksum")
 
@@ -132,9 +132,9 @@ def test_a_changed_bit_of_the_index(prefix: Path) -> None:
     path = prefix.with_name(INDEX)
     whole = path.read_bytes()
     # Block, its checksum, and magic number; not what is never read: see the next test.
-    for place in (0, 1, 100, len(whole) // 2, len(whole) - 48 - 3, len(whole) - 1):
+    for position in (0, 1, 100, len(whole) // 2, len(whole) - 48 - 3, len(whole) - 1):
         changed = bytearray(whole)
-        changed[place] ^= 1
+        changed[position] ^= 1
         path.write_bytes(changed)
         damaged(path, prefix, "download it again")
     path.write_bytes(whole[:-8] + b"\x57\xfb\x80\x8b\x24\x75\x47\xda")
@@ -152,19 +152,19 @@ def test_any_other_damage_of_the_index_is_noticed_or_without_effect(prefix: Path
     for _ in range(400):
         changed = bytearray(whole)
         for _ in range(rng.randint(1, 3)):
-            begin = rng.choice([rng.randrange(len(whole)), len(whole) - rng.randint(1, 60)])
+            start = rng.choice([rng.randrange(len(whole)), len(whole) - rng.randint(1, 60)])
             if rng.random() < 0.2:
-                del changed[begin : begin + rng.randint(1, 20)]
+                del changed[start : start + rng.randint(1, 20)]
             else:
-                changed[begin : begin + rng.randint(1, 4)] = rng.randbytes(rng.randint(1, 8))
+                changed[start : start + rng.randint(1, 4)] = rng.randbytes(rng.randint(1, 8))
         path.write_bytes(changed)
-        found = outcome(prefix)
-        if isinstance(found, str):
+        tensors = outcome(prefix)
+        if isinstance(tensors, str):
             refused += 1
-            assert INDEX in found
+            assert INDEX in tensors
         else:
-            assert found.keys() == right.keys()
-            assert all(np.array_equal(found[name], right[name]) for name in right)
+            assert tensors.keys() == right.keys()
+            assert all(np.array_equal(tensors[name], right[name]) for name in right)
     assert refused > 350
 
 
@@ -176,8 +176,8 @@ def test_any_table_with_the_right_checksums_is_refused_or_read(prefix: Path) -> 
         for _ in range(rng.randint(1, 3)):
             changed[rng.randrange(len(changed))] = rng.choice([0, 1, 7, 0x7F, 0x80, 0xFF])
         prefix.with_name(INDEX).write_bytes(table(bytes(changed)))
-        found = outcome(prefix)
-        assert prefix.name in found if isinstance(found, str) else found.keys() <= {"a", "ab"}
+        tensors = outcome(prefix)
+        assert prefix.name in tensors if isinstance(tensors, str) else tensors.keys() <= {"a", "ab"}
 
 
 def varint(number: int) -> bytes:
@@ -202,8 +202,8 @@ def entry(
     dims: tuple[int, ...] = (2,), shard: int = 0, offset: int = 0, size: int = 8, dtype: int = 1
 ) -> bytes:
     shape = b"".join(field(2, field(1, dim)) for dim in dims)
-    place = field(3, shard) + field(4, offset) + field(5, size)
-    return field(1, dtype) + field(2, shape) + place
+    position = field(3, shard) + field(4, offset) + field(5, size)
+    return field(1, dtype) + field(2, shape) + position
 
 
 def entries(*items: tuple[bytes, bytes]) -> bytes:
@@ -222,9 +222,9 @@ def table(block: bytes, handle: bytes | None = None, compression: int = 0) -> by
     """An index of one block, or with another handle of it."""
     block += trailer(block, compression)
     handle = varint(0) + varint(len(block) - 5) if handle is None else handle
-    places = entries((b"~", handle))
-    footer = varint(0) * 2 + varint(len(block)) + varint(len(places))
-    return block + places + trailer(places) + footer.ljust(40, b"\0") + MAGIC
+    index_block = entries((b"~", handle))
+    footer = varint(0) * 2 + varint(len(block)) + varint(len(index_block))
+    return block + index_block + trailer(index_block) + footer.ljust(40, b"\0") + MAGIC
 
 
 def tensor(**changes: int | tuple[int, ...]) -> bytes:
@@ -285,12 +285,12 @@ def test_several_blocks(prefix: Path) -> None:
     blocks = [entries((b"", header()), (b"a", entry())), entries((b"b", entry(dims=(1, 2))))]
     first, second = (block + trailer(block) for block in blocks)
     handles = [varint(0) + varint(len(blocks[0])), varint(len(first)) + varint(len(blocks[1]))]
-    places = entries((b"aa", handles[0]), (b"c", handles[1]))
-    footer = varint(0) * 2 + varint(len(first + second)) + varint(len(places))
-    content = first + second + places + trailer(places) + footer.ljust(40, b"\0") + MAGIC
+    index_block = entries((b"aa", handles[0]), (b"c", handles[1]))
+    footer = varint(0) * 2 + varint(len(first + second)) + varint(len(index_block))
+    content = first + second + index_block + trailer(index_block) + footer.ljust(40, b"\0") + MAGIC
     prefix.with_name(INDEX).write_bytes(content)
-    found = Bundle(prefix).entries
-    assert {name: entry.shape for name, entry in found.items()} == {"a": (2,), "b": (1, 2)}
+    tensors = Bundle(prefix).entries
+    assert {name: entry.shape for name, entry in tensors.items()} == {"a": (2,), "b": (1, 2)}
 
 
 def test_names_that_would_fill_the_memory(prefix: Path) -> None:
@@ -303,8 +303,8 @@ def test_names_that_would_fill_the_memory(prefix: Path) -> None:
 
 def test_a_block_that_is_named_many_times(prefix: Path) -> None:
     block = LAWFUL + trailer(LAWFUL)
-    places = entries(*[(b"~", varint(0) + varint(len(LAWFUL)))] * 100_000)
-    footer = varint(0) * 2 + varint(len(block)) + varint(len(places))
-    content = block + places + trailer(places) + footer.ljust(40, b"\0") + MAGIC
+    index_block = entries(*[(b"~", varint(0) + varint(len(LAWFUL)))] * 100_000)
+    footer = varint(0) * 2 + varint(len(block)) + varint(len(index_block))
+    content = block + index_block + trailer(index_block) + footer.ljust(40, b"\0") + MAGIC
     prefix.with_name(INDEX).write_bytes(content)
     damaged(prefix.with_name(INDEX), prefix, "overlap")
