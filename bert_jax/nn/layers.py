@@ -7,22 +7,22 @@ K sequences of a row, G token types.
 Parameters are float32. Matrix multiplications run in the config's dtype, softmax and LayerNorm in
 float32. Dropout takes an explicit key; without one (None) a module is deterministic.
 
-Why this file does not use the library's version ("ms": one step of BERT-Base, 256 x 512 on v2-32,
-and changes of a step in %, all estimates of the TPU compiler):
+Why this file does not use the modules of its libraries (ms: one step of BERT-Base, 256 x 512, on
+v2-32; all figures are estimates of the TPU compiler):
 
-=========================  ======================================================================
-nnx.Einsum                 Rounds gradients of bfloat16 kernels and biases to bfloat16: 299.5
-                           becomes 300 (test_matmul). `linear` keeps the float32 sums.
-nnx.Embed                  Looks up token types with a gather, whose gradient serializes on TPUs
-                           when the table has few rows. Here that lookup is a one-hot matmul.
-nnx.Dropout                Draws a mask per device with threefry and stores it for the backward
-                           pass. In a prototype: 161 ms, 157 ms without dropout. `dropout` hashes
-                           the global index and costs 0.4% (256 x 128), 0.8% (256 x 512, v5p-16).
-jax.nn.                    Has no dropout on the probabilities. `attend` stores these once, in
-dot_product_attention      bfloat16, and redraws the masks (33.6 to 32.0 ms with two layers), and
-                           its scores are bfloat16 (30.5 ms). On TPUs from v4 on, `attend_on_tpu`
-                           stores none (XLA instead: +20%, 256 x 512 on v5p-16).
-=========================  ======================================================================
+============================  =====================================================================
+nnx.Einsum                    Rounds gradients of bfloat16 kernels and biases to bfloat16: 299.5
+                              becomes 300 (test_matmul). `linear` keeps the float32 sums.
+nnx.Embed                     Looks up token types with a gather, whose gradient serializes on TPUs
+                              when the table has few rows. Here the lookup is a one-hot matmul.
+nnx.Dropout                   Draws threefry bits per device and stores the mask for the backward
+                              pass. A prototype took 161 ms, without dropout 157 ms. `dropout`
+                              hashes the global index: 0.4% of a step (256 x 128), or 0.8% (v5p-16).
+jax.nn.dot_product_attention  Has no dropout on the probabilities. `attend` stores these once, in
+                              bfloat16, and redraws the masks: 33.6 to 32.0 ms with two layers; to
+                              30.5 with bfloat16 scores. `attend_on_tpu` (TPUs from v4 on) stores
+                              none: on v5p-16, a step with `attend` takes 20% longer.
+============================  =====================================================================
 """
 
 from __future__ import annotations
