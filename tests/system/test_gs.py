@@ -345,7 +345,7 @@ def test_no_token_is_printed() -> None:
     explanation = explained(
         aiohttp.ClientError("GET https://x.y/z?access_token=secret&a=b (no answer)")
     )
-    assert str(explanation).startswith("Google Cloud Storage: GET https://x.y/z (no answer); when")
+    assert str(explanation).startswith("Google Cloud Storage: GET https://x.y/z (no answer); run")
 
 
 def test_local_paths_are_those_of_pathlib(tmp_path: Path) -> None:

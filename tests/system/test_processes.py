@@ -199,7 +199,7 @@ def test_a_second_sigint_ends_one_process_at_once(config_base: RunConfig, tmp_pa
     results = wait_for_all(processes)
     assert results[0].returncode == 75
     messages = results[0].stderr.splitlines()[-2:]
-    assert "once more ends this one without saving" in messages[0]
+    assert "send again to quit this process without saving" in messages[0]
     assert messages[1] == "bert-jax: SIGINT received; run the same command again to restart"
 
 

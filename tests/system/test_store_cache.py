@@ -235,4 +235,4 @@ def test_a_damaged_store_in_a_bucket_ends_with_78(
     refused(
         run_process(*words, f"{bucket}/none"), 78, f"{bucket}/none", "not a finished token store"
     )
-    refused(run_process(*words, "gs://no-such-bucket/x"), 78, "no bucket gs://no-such-bucket")
+    refused(run_process(*words, "gs://no-such-bucket/x"), 78, "gs://no-such-bucket does not exist")
