@@ -80,11 +80,7 @@ def prepare(
     own(out, "--out", (LEDGER, WORK))
     corpus = open_corpus(*specs)
     tokenizer = tokenizers.load(tokenizer_dir)
-    whole_lines = tuple(
-        sentences == "lines"
-        or (sentences == "auto" and corpus.has_sentence_lines(number, language))
-        for number in range(len(corpus.sources))
-    )
+    whole_lines = _whole_lines(corpus, sentences, language)
     job = Job(out, Recipe(held_out, language, whole_lines, min_characters, deduplicate))
     spec = job_spec(corpus, job.recipe, tokenizer.digest)
     if (out / LEDGER).is_file():
@@ -100,6 +96,15 @@ def prepare(
     title = f"{out}: {_summary(ledger)}"
     summary(title, started, _next_command(ledger, out), described_in=out / CARD)
     return ledger
+
+
+def _whole_lines(corpus: Corpus, sentences: SentenceMode, language: str) -> tuple[bool, ...]:
+    """Return for every source whether its lines are sentences."""
+    return tuple(
+        sentences == "lines"
+        or (sentences == "auto" and corpus.has_sentence_lines(number, language))
+        for number in range(len(corpus.sources))
+    )
 
 
 def _next_command(ledger: Ledger, out: Path) -> list[str]:

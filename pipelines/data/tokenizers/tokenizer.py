@@ -149,10 +149,8 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """See `Tokenizer.encode_with_offsets`; a token for a word boundary has an empty span."""
         with self._damage_reported():
-            results = self._processor.encode(
-                list(texts), num_threads=1, return_type="offset_mapping"
-            )
-        return [(result["ids"], result["offsets"]) for result in results]
+            items = self._processor.encode(list(texts), num_threads=1, return_type="offset_mapping")
+        return [(item["ids"], item["offsets"]) for item in items]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
