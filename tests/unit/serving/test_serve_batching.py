@@ -21,11 +21,11 @@ from support.model_server import answers_of, assert_close
 def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> None:
     answers = answers_of(trained)
     calls: list[tuple[str, int]] = []
-    programs = answers.batcher._run
+    run = answers.batcher._run
 
     def counted(name: str, rows: Any) -> Any:
         calls.append((name, len(rows)))
-        return programs(name, rows)
+        return run(name, rows)
 
     answers.batcher._run = counted
     texts = [f"The captain {'finds ' * (n % 7)}[MASK] boat." for n in range(24)]
@@ -45,16 +45,16 @@ def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> No
 def test_few_shapes_are_compiled(trained: Path) -> None:
     partitioner = Partitioner(devices()[:1])
     model = open_model(trained, partitioner)
-    programs = CompiledFunctions(model, model.tokenizer(), partitioner, None)
+    compiled = CompiledFunctions(model, model.tokenizer(), partitioner, None)
     rows = [
         {"token_ids": np.ones(n, np.int32), "token_type_ids": np.zeros(n, np.int32)}
         for n in range(1, model.network.max_positions + 1)
     ]
     # Lengths 16, 32 and 64; 1, 2, 4 … rows of them.
-    assert len({programs.kind(row) for row in rows}) == 3
+    assert len({compiled.kind(row) for row in rows}) == 3
     for count in (1, 2, 3, 4):
-        programs.run("vector", rows[:count])
-    assert programs._programs["vector"].func._cache_size() == 3
+        compiled.run("vector", rows[:count])
+    assert compiled._functions["vector"].func._cache_size() == 3
 
 
 def test_a_failed_or_full_batch_leaves_nobody_waiting() -> None:

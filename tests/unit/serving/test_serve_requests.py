@@ -41,7 +41,7 @@ def test_what_cannot_be_answered_is_said_in_a_line(pretrained: Client) -> None:
 
 
 def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
-    ask = pretrained.ask
+    ask = pretrained.request
     kind = {"Content_Type": "application/json"}
     asking = kind | {"Expect": "100-continue"}  # and nothing is sent before the answer
     path = "/api/tokenize"

@@ -70,14 +70,14 @@ def test_a_body_that_does_not_come_is_answered_with_408(monkeypatch: pytest.Monk
     with served(GOLDEN) as client, connected(client) as sock:
         sock.sendall(HEAD + b"Content-Length: 20\r\n\r\n" + b'{"text": ')
         code, why = error_of(everything(sock))
-        assert (code, why) == (408, "the request was not there in 0.5 seconds")
+        assert (code, why) == (408, "the request was not complete after 0.5 seconds")
         assert client.result("tokenize", text="the man")["unknown"] == 0
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "_LONGEST", 0.5)
+    monkeypatch.setattr(server, "_MAX_SECONDS", 0.5)
     answers, over = answers_of(GOLDEN), threading.Event()
 
     def hang(name: str, rows: Any) -> Any:
@@ -94,7 +94,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_CONNECTIONS", 3)
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 3)
     with served(GOLDEN) as client:
         with ExitStack() as idle:
             for _ in range(3):

@@ -50,7 +50,7 @@ def test_conll_columns_become_sentences_and_documents(tmp_path: Path) -> None:
         ]
         assert [s.id for s in found] == ["0", "1", "2"]
         assert [s.document for s in found] == [1, 1, 2]
-        assert found[1].place(1).endswith("data.conll, line 9, 'Rome'")
+        assert found[1].location(1).endswith("data.conll, line 9, 'Rome'")
 
 
 def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_other_ways_to_write_entities_become_bio(
     (found,) = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
     assert found.tags == bio_tags.split()
     said = capsys.readouterr().err
-    assert (f"rewritten as BIO: {changed}," in said) if changed else not said
+    assert (f"{changed} tags converted to BIO" in said) if changed else not said
 
 
 def test_json_lines_hold_tokens_and_tags(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
     assert unlabeled == [[tokens, None]]
     assert "tfds:tagged:test, line 0" in without
     assert "empty tag" in without
-    assert "no split 'dev' but train, test" in split
+    assert "its splits are train, test" in split
     assert "tfds:tagged:train" in none
     assert "no field 'tag'" in field
     assert "'pos'" in field
@@ -196,14 +196,14 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("Ann B-PER\nran\n", ["line 2", "1 columns", "before it 2", "'ran'"]),
+        ("Ann B-PER\nran\n", ["line 2", "1 columns", "lines before have 2", "'ran'"]),
         ("Ann\tB-PER\nNew York\tB-LOC\tx\n", ["line 2", "3 columns"]),
         ("Ann\nran\n", ["line 1", "no tag", "'Ann'"]),
         ("Ann\tO\nran\t\n", ["line 2", "no tag"]),
         ("Ann\tO\n\tO\n", ["line 2", "no token"]),
-        ("\nAnn B-PER\nran PER\n", ["line 3, 'ran'", "neither O", "PER"]),
-        ("", ["holds no word"]),
-        ("\n\n-DOCSTART- O\n\n", ["holds no word"]),
+        ("\nAnn B-PER\nran PER\n", ["line 3, 'ran'", "is not O", "PER"]),
+        ("", ["has no words"]),
+        ("\n\n-DOCSTART- O\n\n", ["has no words"]),
         (b"Ann O\ncaf\xe9 O\n", ["line 2", "not UTF-8", "0xe9", "iconv"]),
         (b"A\0n\0 O\n", ["line 1", "NUL"]),
     ],
@@ -233,7 +233,7 @@ def test_what_is_wrong_with_a_conll_file_is_said_in_one_line(
         ('{"tokens": ["a"], "tags": [""]}', ["'tags'", "empty"]),
         ('{"tokens": ["\\ud83d"], "tags": ["O"]}', ["'tokens'", "half of a character"]),
         ('{"tokens": ["a"], "tags": ["O"], "id": "x"}', ["'x'", "line 1"]),
-        ('{"tokens": ["a"], "tags": ["O"], "id": [1]}', ["'id'", "whole number"]),
+        ('{"tokens": ["a"], "tags": ["O"], "id": [1]}', ["'id'", "integer"]),
     ],
 )
 def test_what_is_wrong_with_json_lines_is_said_in_one_line(
@@ -260,5 +260,5 @@ def test_columns_that_cannot_be_are_refused(tmp_path: Path) -> None:
         Tagging().read(file, Columns(pair="2"), labeled=True)
     with pytest.raises(BadInputError, match="No such file"):
         Tagging().read(str(tmp_path / "none"), DEFAULT, labeled=True)
-    with pytest.raises(BadInputError, match=r"rename it to \.conll"):
+    with pytest.raises(BadInputError, match=r"rename the file to \.conll"):
         Tagging().read(write_file(tmp_path, CONLL, "train.txt"), DEFAULT, labeled=False)

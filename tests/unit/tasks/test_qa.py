@@ -274,7 +274,7 @@ def test_sentencepiece_answers_keep_their_place(tokenizer_dir: Path) -> None:
 @pytest.mark.parametrize("option", ["stride", "question_length", "n_best", "answer_length"])
 def test_an_impossible_option_is_named(option: str) -> None:
     with pytest.raises(BadInputError, match=f"{option} must be at least 1, not 0"):
-        QaOptions(**{option: 0})
+        QuestionAnswering(QaOptions(**{option: 0}))
 
 
 def test_the_task_scores_its_own_predictions(tiny: Tokenizer) -> None:

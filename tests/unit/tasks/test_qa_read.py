@@ -53,8 +53,11 @@ def test_answers_that_stand_elsewhere_are_found_or_counted(
         "negative": (6, 7),
     }
     said = capsys.readouterr().err
-    assert "answers that stand elsewhere than answer_start says: 2 ('moved', …)" in said
-    assert "from which nothing is learned: 2 ('lost', …)" in said
+    assert (
+        "2 answers are not at their answer_start; the nearest match is used (first: 'moved')"
+        in said
+    )
+    assert "2 questions have an answer that is not in the context" in said
     assert said.count("\n") == 2
 
 
@@ -73,18 +76,18 @@ def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("qas", "words"),
     [
-        ([{"id": "a", "answers": []}], r"qas\[0\] has no 'question' but 'id', 'answers'"),
-        ([asked("a", "b", 2), asked("a", "c", 4)], r"qas\[1\] has the id 'a' of .*qas\[0\]"),
+        ([{"id": "a", "answers": []}], r"qas\[0\] has no 'question'; it has 'id', 'answers'"),
+        ([asked("a", "b", 2), asked("a", "c", 4)], r"qas\[1\] has the same id 'a' as .*qas\[0\]"),
         ([{"id": "a", "question": "k"}], r"data\[0\]\.paragraphs\[0\]\.qas\[0\] has no 'answers'"),
-        ([{"id": "a", "question": "k", "answers": []}], r"qas\[0\] has no answers; give one"),
+        ([{"id": "a", "question": "k", "answers": []}], r"qas\[0\] has no answers; add one"),
         (
             [asked("a", "b", 2) | {"answers": [{"text": "b"}]}],
             r"answers\[0\] has no 'answer_start'",
         ),
         ([asked("a", "b", 2) | {"id": 7}], "'id' must be a str, not 7"),
-        ([asked("a", "b", 2) | {"question": "\ud800"}], "'question' holds half of a character"),
+        ([asked("a", "b", 2) | {"question": "\ud800"}], "'question' contains half of a character"),
         (["x"], r"qas\[0\] must be an object"),
-        ([], "holds no questions"),
+        ([], "has no questions"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_by_its_place(
@@ -99,7 +102,7 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     for source, columns, words in [
         (f"{tmp_path}/missing.json", Columns(), "No such file"),
         (f"{tmp_path}/broken.json", Columns(), "broken.json is not JSON: .*line 1 column 11"),
-        (write(tmp_path, []), Columns(text="body"), "leave out the column names"),
+        (write(tmp_path, []), Columns(text="body"), "remove the column names"),
         ("tfds:squad", Columns(), "names no split"),
     ]:
         with pytest.raises(BadInputError, match=words):

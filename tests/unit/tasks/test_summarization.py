@@ -83,7 +83,10 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
         ('{"document": ["a", 3], "summary": "a"}', r"line 2: field 'document' is 3"),
         ('{"document": ["a", " "], "summary": "a"}', r"line 2: sentence 1 \(from 0\) .* is blank"),
         ('{"document": "\\ud800", "summary": "a"}', r"line 2: field 'document' .*surrogate"),
-        ('{"document": "a", "summary": "b", "id": "0"}', r"line 2 has the id '0' of .*line 1;"),
+        (
+            '{"document": "a", "summary": "b", "id": "0"}',
+            r"line 2 has the same id '0' as .*line 1;",
+        ),
         ('{"document": "a", "summary": "b", "id": [1]}', r"line 2: field 'id' is \[1\]"),
     ],
 )
@@ -104,7 +107,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     refused(str(tmp_path / "none.jsonl"), "No such file")
     refused(str(tmp_path), "Is a directory")
     refused("tfds:cnn_dailymail:train", "JSON Lines")
-    refused(write(tmp_path / "empty.jsonl"), "no document")
+    refused(write(tmp_path / "empty.jsonl"), "no sentences")
     refused(write(tmp_path / "a.jsonl", GOOD), "'other'", Columns(pair="other"))
     refused(write(tmp_path / "a.jsonl", GOOD), r"no field 'guid'", Columns(id="guid"))
     (tmp_path / "latin").write_bytes(b'{"document": "caf\xe9"}\n')
@@ -124,8 +127,8 @@ def test_empty_and_short_documents_are_counted_and_come_through(
     )
     examples = Summarization().read(source, Columns(), labeled=True)
     said = capsys.readouterr().err
-    assert "empty documents, whose summaries are empty: 2 (void, …)" in said
-    assert "documents of 3 sentences or fewer, all of which are chosen: 1" in said
+    assert "2 documents are empty and get empty summaries (first: void)" in said
+    assert "1 documents have at most 3 sentences; all are chosen" in said
     features = Summarization().features(examples, tokenizer, 16, ["selected"])
     assert features.examples.tolist() == [1]
     found = Summarization().predict(
@@ -189,7 +192,9 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
     wanted = tokenizer.encode([sentence for one in examples for sentence in one.sentences])
     assert found == [ids[: length - 2] for ids in wanted]
     cut = sum(len(ids) > length - 2 for ids in wanted)
-    assert (f"cut to {length - 2} tokens: {cut}" in capsys.readouterr().err) == (cut > 0)
+    assert (f"{cut} sentences are truncated to {length - 2} tokens" in capsys.readouterr().err) == (
+        cut > 0
+    )
     # No row could have taken the first sentence of the next one of its document.
     sizes = [len(ids) + 2 for ids in found]
     total, at = arrays["segment_ids"].sum(axis=1), 0

@@ -74,19 +74,27 @@ def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "text,label\na,x\nb,y,z\n", "line 3 has 3 columns, the header 2 .text, label.;"),
-        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, the header 2 .*tab"),
+        (
+            "a.csv",
+            "text,label\na,x\nb,y,z\n",
+            "line 3 has 3 columns, but the header has 2 .text, label.;",
+        ),
+        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, but the header has 2 .*tab"),
         ("a.csv", 'text,label\na,x\n"b" c,y\n', "line 3: .*quotes"),
         ("a.csv", 'text,label\na,x\n"b,y\n', "line 3: unexpected end of data"),
-        ("a.csv", "text,text\na,b\n", "line 1: column 'text' is there twice"),
+        ("a.csv", "text,text\na,b\n", "line 1: two columns are called 'text'"),
         ("a.csv", "", "a.csv is empty"),
         ("a.csv", "text,label\n", "a.csv has no rows"),
         ("a.jsonl", '{"text":"a","label":"x"}\n["b"]\n', "line 2 is not a JSON object"),
         ("a.jsonl", '{"text":"a","label":"x"}\n{"label":"x"}\n', "line 2: 'text' is missing"),
         ("a.jsonl", '{"text":["a"],"label":"x"}', r"line 1: 'text' is not text but \[\"a\"\]"),
         ("a.jsonl", '{"text":"a","label":{}}', r"line 1: 'label' is not text but \{\}"),
-        ("a.jsonl", '{"text":"\\ud800","label":"x"}', "line 1: 'text' holds half of a character"),
-        ("a.json", "[]", "told by its ending, .csv, .tsv or .jsonl"),
+        (
+            "a.jsonl",
+            '{"text":"\\ud800","label":"x"}',
+            "line 1: 'text' contains half of a character",
+        ),
+        ("a.json", "[]", "unknown file type; use .csv, .tsv or .jsonl"),
     ],
 )
 def test_a_bad_table_is_refused_in_one_line_that_says_where(
@@ -111,7 +119,7 @@ def test_another_encoding_is_named_with_its_remedy(tmp_path: Path) -> None:
 
 def test_ids_occur_once(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "text,label,key\na,x,1\nb,y,2\nc,x,1\n")
-    with pytest.raises(BadInputError, match=r"line 4: id '1' is already that of .*line 2"):
+    with pytest.raises(BadInputError, match=r"line 4: .*line 2 has the same id '1'"):
         found(file, Columns(id="key"))
     assert [e.id for e in found(file)] == ["0", "1", "2"]
 
@@ -124,7 +132,7 @@ def test_empty_texts_are_counted_and_long_ones_are_read(
     assert found(file)[0].text == long
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "2 of 3 rows have an empty text, the first is line 3" in said
+    assert "2 of 3 rows have an empty text (first: line 3)" in said
 
 
 BUILDER = """
