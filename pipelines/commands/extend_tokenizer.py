@@ -19,7 +19,9 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a run, model or tokenizer")
     parser.add_argument("--corpus", action="append", metavar="SPEC", help=corpus_help())
-    parser.add_argument("--words", type=int | None, help="number of words to take from the corpus")
+    parser.add_argument(
+        "--words", type=int | None, metavar="N", help="number of words to take from the corpus"
+    )
     parser.add_argument("--list", metavar="FILE", help="file with the words instead, one per line")
     parser.add_argument("--language", default="en", help="of the text, for splitting sentences")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")

@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--model",
         type=Literal["unigram", "bpe"] | None,
+        metavar="{unigram,bpe}",
         help="SentencePiece model; unigram, the default, encodes four times as fast",
     )
     parser.add_argument("--language", default="en", help="of the text, for splitting sentences")
