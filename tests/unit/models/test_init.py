@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, their_store: Path, store_
     def asked(store: Path = their_store, **more: Any) -> Any:
         return invoke("pretrain", *options(store, run, **more), *init)
 
-    refused(asked(model__hidden_size=64), 78, "model.hidden_size is 64", "32")
+    refused(asked(model__hidden_size=64), 78, "model.hidden_size", "64", "32")
     refused(asked(model__preset="bert-tiny"), 78, "model.hidden_size 128")
     refused(asked(model__vocab_size=99), 78, "model.vocab_size 99", "70")
     refused(asked(model__max_positions=30), 78, "model.max_positions 30", "40")

@@ -209,7 +209,7 @@ def test_a_path_without_a_model_is_refused(tmp_path: Path, two_phase_run: Path) 
     [
         (("--train.batch_size", "3"), 78, ["3 sequences", "2 devices"]),
         (("--data.store", "/nowhere"), 78, ["/nowhere", "bert-jax prepare"]),
-        (("--model.vocab_size", "10"), 78, ["model.vocab_size 10", "70 tokens"]),
+        (("--model.vocab_size", "10"), 78, ["model.vocab_size 10", "70"]),
         (("--run_dir", "/dev/null/run"), 78, ["/dev/null/run"]),
         (("--model.max_positions", "8"), 78, ["16", "model.max_positions 8"]),
     ],
