@@ -24,3 +24,18 @@ def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> 
     gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
     say(f"memory per device: {gib[0]:.2f} GiB arguments + {gib[1]:.2f} GiB temporary")
     return step
+
+
+class CompiledSteps:
+    """The compiled step of the newest phase; a rollback into the same phase reuses it."""
+
+    def __init__(self, experiment: Experiment, partitioner: Partitioner) -> None:
+        self._experiment, self._partitioner = experiment, partitioner
+        self._phase: Phase | None = None
+        self._step: Any = None
+
+    def of(self, phase: Phase) -> Any:
+        """Return the step of a phase; compile it unless it is that of the call before."""
+        if phase != self._phase:
+            self._phase, self._step = phase, compiled(self._experiment, self._partitioner, phase)
+        return self._step

@@ -13,7 +13,7 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import Checkpoints, Meta
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import TrainState
+from bert_jax.training.state import TrainState, parameter_count
 
 # The keys that decide the number of steps, of pre-training and of fine-tuning.
 _LENGTH = ("train.steps or the steps of its phases", "train.epochs")
@@ -40,6 +40,13 @@ def restore_or_init(
         warm_start_fn(),
         Meta(),
     )
+
+
+def report(state: TrainState, step: int, config: TrainableConfig) -> None:
+    """Print where a run starts and the size of its network."""
+    say(f"{f'resuming at step {step:,}' if step else 'new run'} in {config.run_dir}")
+    millions = parameter_count(state.params) / 1e6
+    say(f"{millions:.1f}M parameters, {config.model.dtype} compute")
 
 
 def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta:

@@ -8,20 +8,19 @@ from typing import Any
 import jax
 
 from bert_jax.config.phases import Phase, number_of, remaining
-from bert_jax.runtime.console import progress, say
+from bert_jax.runtime.console import progress
 from bert_jax.runtime.errors import NotFiniteError
 from bert_jax.runtime.paths import at
 from bert_jax.training import resume
 from bert_jax.training.batch import Batch
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.compilation import compiled
+from bert_jax.training.compilation import CompiledSteps
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.metrics import MetricsLog, evaluated
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.preemption import StopRequests, stop_error
 from bert_jax.training.profiler import Profile, steps_of
 from bert_jax.training.rollback import RollbackGuard
-from bert_jax.training.state import parameter_count
 from bert_jax.training.step import DeviceBatch, means
 
 
@@ -36,30 +35,21 @@ class Trainer:
         Raises:
             BadInputError: The run started with other settings, or a batch cannot be split.
         """
-        self.experiment, self.config, self.partitioner, self.on_step = (
-            experiment,
-            experiment.config,
-            partitioner,
-            on_step,
-        )
+        self.experiment, self.partitioner, self.on_step = experiment, partitioner, on_step
+        self.config, self.eval_step = experiment.config, partitioner.eval_step(experiment.steps)
         for phase in self.config.phases:
             partitioner.rows(phase.batch_size, experiment.steps.accumulate)
         traced = steps_of(self.config.profile)
         run_dir, saving = at(self.config.run_dir), self.config.checkpoint
-        self.checkpoints, self.guard = (
-            Checkpoints(run_dir, saving.keep, saving.keep_best),
-            RollbackGuard(),
-        )
+        self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
+        self.guard = RollbackGuard()
         self.state, meta = resume.restore_or_init(self.checkpoints, experiment, partitioner)
         self.step = meta.step
         self.last_batch: DeviceBatch | None = None  # of the newest update since the restore
-        self.compiled_step: tuple[Phase | None, Any] = (None, None)
-        self.eval_step = partitioner.eval_step(experiment.steps)
+        self.compiled = CompiledSteps(experiment, partitioner)
         self.log = MetricsLog(run_dir, experiment, meta.step, meta.tokens, meta.seconds)
         self.profile = Profile(traced, run_dir, self.log.settle)
-        say(f"{f'resuming at step {self.step:,}' if self.step else 'new run'} in {run_dir}")
-        count, dtype = parameter_count(self.state.params), self.config.model.dtype
-        say(f"{count / 1e6:.1f}M parameters, {dtype} compute")
+        resume.report(self.state, self.step, self.config)
 
     def run(self) -> None:
         """Train to the last step.
@@ -83,9 +73,8 @@ class Trainer:
     def _train(self, stop: StopRequests, show: Callable[[int, str], None]) -> None:
         for phase, first, last in remaining(self.config.phases, self.step):
             train_step = self._compile(phase)
-            for batch in self.experiment.data.batches(
-                first, last, self.partitioner.rows(phase.batch_size)
-            ):
+            rows = self.partitioner.rows(phase.batch_size)
+            for batch in self.experiment.data.batches(first, last, rows):
                 # This order is fixed: step n logs, evaluates and saves the state after n updates,
                 # and a resumed run continues with batch n.
                 self.profile.before(self.step)
@@ -123,21 +112,18 @@ class Trainer:
         # Memory may not fit two states, and the frames of the error refer to this one.
         del self.state
         error.__traceback__ = None
-        self.state, meta = resume.restore_or_init(
-            self.checkpoints, self.experiment, self.partitioner
-        )
+        parts = self.checkpoints, self.experiment, self.partitioner
+        self.state, meta = resume.restore_or_init(*parts)
         self.step, self.last_batch = meta.step, None
         self.guard.roll_back(meta.step, error)
         self.log.rewind(meta.step, meta.tokens)
         self.on_step(self.step)
 
     def _compile(self, phase: Phase) -> Any:
-        """Return the compiled step of a phase; a rollback into the same phase reuses it."""
         self.log.settle()
-        if self.compiled_step[0] != phase:
-            self.compiled_step = phase, compiled(self.experiment, self.partitioner, phase)
+        train_step = self.compiled.of(phase)
         self.log.restart_clock()
-        return self.compiled_step[1]
+        return train_step
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)

@@ -15,7 +15,7 @@ import pytest
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, NotFiniteError
-from bert_jax.training import metrics, trainer
+from bert_jax.training import compilation, metrics
 from bert_jax.training.checkpoint import Checkpoints, Meta, newest_meta, save_params
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.rollback import RollbackGuard
@@ -194,7 +194,7 @@ class StateFault:
     corrupt: Callable[[TrainState], TrainState]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        compiled = trainer.compiled
+        compiled = compilation.compiled
 
         def corrupted(*arguments: Any) -> Any:
             compiled_step = compiled(*arguments)
@@ -213,7 +213,7 @@ class StateFault:
 
             return run
 
-        monkeypatch.setattr(trainer, "compiled", corrupted)
+        monkeypatch.setattr(compilation, "compiled", corrupted)
 
 
 def with_parts(state: TrainState, **parts: dict[str, Any]) -> TrainState:
