@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.data.batches.benchmark import measure
+from pipelines.data.batches.benchmark import benchmark
 from pipelines.settings import command_parser, parse
 
 
@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> None:
         model=ModelConfig(max_positions=options.length),
         phases=(Phase(options.length, 1 << 30, options.batch),),
     )
-    rates = measure(config, options.seconds, options.cold)
+    results = benchmark(config, options.seconds, options.cold)
     if options.json:
-        print(json.dumps(rates))  # noqa: T201
+        print(json.dumps(results))  # noqa: T201
         return
-    for name, value in rates.items():
+    for name, value in results.items():
         print(f"{name:20} {value:,.3f}" if isinstance(value, float) else f"{name:20} {value:,}")  # noqa: T201

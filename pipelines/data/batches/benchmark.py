@@ -13,7 +13,7 @@ from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store
 
 
-def measure(config: RunConfig, seconds: float, cold: bool) -> dict[str, Any]:
+def benchmark(config: RunConfig, seconds: float, cold: bool) -> dict[str, Any]:
     """Make batches from step 0 on, as in training.
 
     Args:

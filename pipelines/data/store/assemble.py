@@ -132,8 +132,8 @@ def _duplicates(
         # A stable sort keeps equal documents in the order of the corpus.
         key = np.concatenate(keys)
         order = np.lexsort((key[:, 1], key[:, 0]))
-        copies = np.flatnonzero((key[order[1:]] == key[order[:-1]]).all(axis=1)) + 1
-        shards, rows = (np.concatenate(x)[order[copies]] for x in (shard, row))
+        repeats = np.flatnonzero((key[order[1:]] == key[order[:-1]]).all(axis=1)) + 1
+        shards, rows = (np.concatenate(x)[order[repeats]] for x in (shard, row))
         for number in np.unique(shards):
             repeated.setdefault(sources[number], []).append(rows[shards == number])
     return {source: np.sort(np.concatenate(rows)) for source, rows in repeated.items()}
@@ -183,8 +183,8 @@ def _shard(
 
 
 def _check_enough(shards: dict[SplitName, list[Shard]], spec: str) -> None:
-    train, heldout = (sum(shard.documents for shard in shards[split]) for split in SPLITS)
-    if train + heldout == 0:
+    train, held_out = (sum(shard.documents for shard in shards[split]) for split in SPLITS)
+    if train + held_out == 0:
         raise BadInputError(f"corpus {spec!r} is empty: no document has a token; check the text")
     if train < 2:
         raise BadInputError(
