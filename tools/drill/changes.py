@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax.training.metadata import _signed
 from pipelines.data.store.token_store import LEDGER, PARTS, sha256
-from pipelines.models.formats.protobuf import varints
+from pipelines.protobuf import varints
 from tools.drill.mutations import changed_value
 
 if sys.version_info >= (3, 14):

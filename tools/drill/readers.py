@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,15 @@ from pipelines.data.store.token_store import LEDGER, Store
 from pipelines.data.tokenizers import export, extend, tokenizer
 from pipelines.data.tokenizers import record as records
 from pipelines.data.tokenizers.vocabulary import Kind, train_vocabulary
+from pipelines.json_files import read_json
 from pipelines.models import features, model_card
 from pipelines.models.formats import google_research, hugging_face
-from pipelines.models.formats.config_json import read_json
 from pipelines.models.open import network_of, open_model
 from pipelines.settings import command_parser, config_from_dict, read_config, run_config, to_yaml
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.qa import score
-from pipelines.tasks.ranking import PassageRanking
-from pipelines.tasks.registry import open_task
-from pipelines.tasks.task import Columns
+from pipelines.tasks.registry import OTHER_USES, TASKS
+from pipelines.tasks.task import Columns, Task
 from support.corpora import VOCABULARY, write_corpus
 from tools.drill import changes
 from tools.drill.observed import Reader
@@ -170,76 +170,29 @@ def prepare_again(folder: Path) -> None:
         prepare(["text:corpus.txt"], Path("words"), Path("store"), 0.2)
 
 
-def make_squad(folder: Path) -> None:
-    answers = [{"text": "two lines", "answer_start": 9}]
-    answerable = {"id": "a", "question": "What has it?", "answers": answers, "is_impossible": False}
-    unanswerable = {"id": "b", "question": "Why?", "answers": [], "is_impossible": True}
-    paragraph = {"context": "It has a two lines rule.", "qas": [answerable, unanswerable]}
-    squad = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [paragraph]}]}
-    _write(folder, squad__json=_json(squad))
+def make_examples(task: str, folder: Path) -> None:
+    module = import_module(f"support.task_files.{task.replace('-', '_')}")
+    for name, content in module.SAMPLES.items():
+        (folder / name).write_text(content, "utf-8")
+
+
+def read_examples(task: type[Task], folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        examples = task().read(str(path), Columns(), labeled=False)
+        assert examples
+        if path.stem != "unlabeled":
+            task().classes(task().read(str(path), Columns(), labeled=True))
 
 
 def read_squad(folder: Path) -> None:
-    path = folder / "squad.json"
-    for labeled in (True, False):
-        open_task("qa").read(str(path), Columns(), labeled)
-    score.score(read_json(path), {"a": "two lines", "b": ""})
-
-
-def make_tagged(folder: Path) -> None:
-    lines = "-DOCSTART- -X- O\n\nAnn NNP B-PER\nLee NNP I-PER\nmet VBD O\n\nRome NNP B-LOC\n"
-    record = {"tokens": ["Ann", "met"], "tags": ["B-PER", "O"]}
-    _write(folder, train__conll=lines, train__jsonl=_json(record, record), plain__txt=_TEXT)
-
-
-def read_tagged(folder: Path) -> None:
-    task = open_task("tagging")
-    for name in ("train.conll", "train.jsonl"):
-        task.classes(task.read(str(folder / name), Columns(), labeled=True))
-    task.read(str(folder / "plain.txt"), Columns(), labeled=False)
-
-
-def make_tables(folder: Path) -> None:
-    pairs = [{"query": "q", "passage": f"p{n}", "label": n % 2, "query_id": "1"} for n in range(4)]
-    choice = {"context": "c", "ending0": "a", "ending1": "b", "label": 1}
-    _write(
-        folder,
-        a__csv='text,label\n"one, two",x\nthree,y\n',
-        b__tsv="sentence1\tsentence2\tlabel\na\tb\t1.5\nc\td\t2\n",
-        c__jsonl=_json(*pairs),
-        d__jsonl=_json(choice, choice),
-        e__jsonl=_json(choice | {"choices": ["a", "b"]}),
-    )
-
-
-def read_tables(folder: Path) -> None:
-    tasks: list[tuple[str, Any]] = [
-        ("a.csv", open_task("classification")),
-        ("b.tsv", open_task("regression")),
-        ("c.jsonl", PassageRanking()),
-        ("d.jsonl", open_task("multiple-choice")),
-        ("e.jsonl", open_task("multiple-choice")),
-    ]
-    for name, task in tasks:
-        for labeled in (True, False):
-            examples = task.read(str(folder / name), Columns(), labeled=labeled)
-        task.classes(task.read(str(folder / name), Columns(), labeled=True))
-        assert examples
+    score.score(read_json(folder / "a.json"), {"a": "two lines", "b": ""})
 
 
 def make_texts(folder: Path) -> None:
-    document = {"document": _TEXT, "summary": "Two lines.", "id": "x"}
-    _write(
-        folder,
-        a__jsonl=_json(document, {"document": ["One.", "Two."], "summary": "One."}),
-        b__jsonl=_json({"text": _TEXT}),
-        c__txt="a text\na ||| b\n",
-    )
+    _write(folder, b__jsonl=_json({"text": _TEXT}), c__txt="a text\na ||| b\n")
 
 
 def read_texts(folder: Path) -> None:
-    for labeled in (True, False):
-        open_task("summarization").read(str(folder / "a.jsonl"), Columns(), labeled)
     for name in ("b.jsonl", "c.txt"):
         list(features.read(folder / name))
 
@@ -341,9 +294,16 @@ READERS: Sequence[Reader] = (
     ),
     Reader("tokenizer's record", make_record, read_record, ("tokenizer/*.json",)),
     Reader("list of words", make_list, read_words, ("*.list",)),
-    Reader("SQuAD file", make_squad, read_squad, ("*",)),
-    Reader("tagged sentences", make_tagged, read_tagged, ("*",)),
-    Reader("tables", make_tables, read_tables, ("*",)),
+    *(
+        Reader(
+            f"examples of {task.name}",
+            partial(make_examples, task.name),
+            partial(read_examples, task),
+            ("*",),
+        )
+        for task in (*TASKS.values(), *OTHER_USES)
+    ),
+    Reader("SQuAD scores", partial(make_examples, "qa"), read_squad, ("*",)),
     Reader("JSON Lines of texts", make_texts, read_texts, ("*",)),
     Reader("corpora", make_corpora, read_corpora, ("*/*",), (changes.bomb,)),
     Reader("metrics.jsonl", make_metrics, read_metrics, ("*",)),

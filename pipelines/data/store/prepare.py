@@ -27,7 +27,7 @@ from pipelines.data.store.token_store import (
 )
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.folders import check_same, exclusive, own
-from pipelines.models.formats.config_json import read_json
+from pipelines.json_files import read_json
 
 SentenceMode = Literal["auto", "lines", "split"]
 

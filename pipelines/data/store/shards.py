@@ -37,7 +37,7 @@ from pipelines.data.store.token_store import (
     token_dtype,
 )
 from pipelines.data.tokenizers import tokenizer as tokenizers
-from pipelines.models.formats.config_json import read_json
+from pipelines.json_files import read_json
 
 RECORD = "record.json"
 HASHES = "hashes"

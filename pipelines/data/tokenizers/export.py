@@ -35,7 +35,7 @@ from pipelines.data.tokenizers.tokenizer import (
     WordPieceTokenizer,
     rust_wordpiece,
 )
-from pipelines.models.formats.protobuf import fields
+from pipelines.protobuf import fields
 
 # Numbers of the types of models and pieces in sentencepiece_model.proto.
 _UNIGRAM, _BPE = 1, 2

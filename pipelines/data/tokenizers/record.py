@@ -12,7 +12,7 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import remove
 from pipelines.data.tokenizers.tokenizer import DIGEST, RECORD, Tokenizer, load
 from pipelines.folders import check_same, exclusive, own
-from pipelines.models.formats.config_json import read_json
+from pipelines.json_files import read_json
 
 
 def exists(out: Path, record: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers import tokenizer_json
 from pipelines.folders import absent
-from pipelines.models.formats.config_json import read_json
+from pipelines.json_files import read_json
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

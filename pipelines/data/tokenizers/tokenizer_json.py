@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.models.formats.config_json import read_json
+from pipelines.json_files import read_json
 
 # Keys of tokenizer_config.json that determine the ids -> type.
 CONFIG_KEYS: dict[str, type] = {

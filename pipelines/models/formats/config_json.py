@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from bert_jax.config.run import ModelConfig
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.runtime.paths import check_kind
 
 # Their key -> our key and the largest value that is accepted.
 _SIZES = {
@@ -28,24 +26,6 @@ _RATES = {
     "layer_norm_eps": "layer_norm_epsilon",
 }
 Gelu = Literal["tanh", "erf"]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
-
-    Raises:
-        BadInputError: The file cannot be read, or is not a JSON object.
-    """
-    check_kind(path)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInputError(f"{path}: expected keys and values, found a {type(content).__name__}")
-    return content
 
 
 def network(content: Mapping[str, Any], path: Path, activations: Mapping[str, Gelu]) -> ModelConfig:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bert_jax.nn.tensor_names import ModelWeights, from_tensors
 from bert_jax.runtime.errors import BadInputError
-from pipelines.models.formats.config_json import Gelu, network, read_json
+from pipelines.json_files import read_json
+from pipelines.models.formats.config_json import Gelu, network
 from pipelines.models.formats.tensor_bundle import Bundle
 
 CONFIG = "bert_config.json"

@@ -27,7 +27,8 @@ from bert_jax.nn.tensor_names import (
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import check_kind
-from pipelines.models.formats.config_json import Gelu, described, network, read_json
+from pipelines.json_files import read_json
+from pipelines.models.formats.config_json import Gelu, described, network
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

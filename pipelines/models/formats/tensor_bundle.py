@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.models.formats.protobuf import fields, varints
+from pipelines.protobuf import fields, varints
 
 # Numbers of tensorflow/core/framework/types.proto.
 _DTYPES: dict[int, Any] = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 14: jnp.bfloat16, 19: "<f2"}

@@ -12,7 +12,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import open_builder, read_split
 from pipelines.data.sources.files import HALF_CHARACTER
-from pipelines.models.formats.config_json import read_json
+from pipelines.json_files import read_json
 
 TFDS = "tfds:"
 

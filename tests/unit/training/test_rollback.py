@@ -110,7 +110,7 @@ def test_a_rollback_equals_the_run_without_the_batch(
     inject_nan(8)
     pretrain(rollback_config, partitioner_for(rollback_config, count))
     stderr = capsys.readouterr().err
-    assert "loss and grad_norm became nan at step 8; rolling back to step 5 and skipping batch 8" in stderr
+    assert "nan at step 8; rolling back to step 5 and skipping batch 8" in stderr
     assert f"{STEPS} of {STEPS} steps" in stderr
     assert stderr.count("phase:") == 1  # no recompilation
     assert final_digest(rollback_config) == reference_digest(rollback_config, store, {8}, count)
