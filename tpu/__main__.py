@@ -25,7 +25,11 @@ COMMANDS = {
     "local": "rehearse a submission on this computer with emulated hosts",
     "selftest": "test the real cloud with the smallest slice; costs a few cents",
 }
-_MODULES = {"preflight": "preflight.preflight", "local": "rehearsal.local", "selftest": "rehearsal.selftest"}
+_MODULES = {
+    "preflight": "preflight.preflight",
+    "local": "rehearsal.local",
+    "selftest": "rehearsal.selftest",
+}
 
 
 def main(argv: Sequence[str]) -> None:
