@@ -182,7 +182,7 @@ def train_here(config: FinetuneConfig, case: Case) -> np.ndarray:
     run = logits_step(task_network(config, len(classes)), partitioner)
     nothing = Validation(None, task, classes, run, partitioner)
     work = finetuning(
-        config, task, classes, case.train, nothing, tokenizer, partitioner, case.model
+        config, task, classes, case.train, nothing, tokenizer, partitioner, case.model.weights
     )
     with open_run_folder(config.run_dir) as folder:
         params = folder.train(work, partitioner, tokenizer)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from bert_jax.nn.tensor_names import ModelWeights
 from bert_jax.runtime import trackers
 from bert_jax.runtime.console import say, summary
 from bert_jax.runtime.errors import BadInputError
@@ -20,7 +21,7 @@ from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import RUN_RESULTS
-from pipelines.models.open import LoadedModel, network_of, open_model
+from pipelines.models.open import network_of, open_model
 from pipelines.run_folder import RunFolder, open_run_folder
 from pipelines.tasks import reporting
 from pipelines.tasks.config import FinetuneConfig
@@ -61,7 +62,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     source = config.data.validation
     held_out = task.read(source, config.data.columns, labeled=True) if source else []
     with open_run_folder(config.run_dir) as run:
-        config, classes, tokenizer, model = _start(config, task, examples, partitioner, run)
+        config, classes, tokenizer, weights = _start(config, task, examples, partitioner, run)
         length = _row_length(config)
         sets = [
             Examples(part, task.features(part, tokenizer, length, classes))
@@ -75,7 +76,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
         validation_set = sets[1] if held_out else None
         validation = Validation(validation_set, task, classes, step, partitioner)
         experiment = finetuning(
-            config, task, classes, sets[0], validation, tokenizer, partitioner, model
+            config, task, classes, sets[0], validation, tokenizer, partitioner, weights
         )
         files = {reporting.DATA: _data_facts(task, sets, length)}
         params = run.train(experiment, partitioner, tokenizer, files)
@@ -116,9 +117,9 @@ def _start(
     examples: Sequence[Any],
     partitioner: Partitioner,
     run: RunFolder,
-) -> tuple[FinetuneConfig, list[str], Tokenizer, LoadedModel | None]:
+) -> tuple[FinetuneConfig, list[str], Tokenizer, ModelWeights | None]:
     """Take network, classes and tokenizer from the run if it has started, else from ``init``."""
-    model = None
+    weights = None
     if (meta := run.newest) is not None:
         if meta.config.get("task") != config.task:
             raise BadInputError(f"{run.path} is not a run of {config.task}; choose another run_dir")
@@ -130,12 +131,13 @@ def _start(
     else:
         model = open_model(at(config.init), partitioner)
         network, tokenizer = model.network, model.tokenizer()
-        classes = task.classes(examples)
+        classes, weights = task.classes(examples), model.weights
+        say(f"weights from {model.described}")
     return (
         replace(config, model=config.model.started_from(network)),
         list(classes),
         tokenizer,
-        model,
+        weights,
     )
 
 

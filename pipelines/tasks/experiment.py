@@ -17,7 +17,7 @@ from flax import nnx
 from bert_jax.config.run import Phase
 from bert_jax.nn.encoder import Params
 from bert_jax.nn.task_heads import TaskNetwork
-from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.nn.tensor_names import HEAD, ModelWeights, parts
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.experiment import Experiment
@@ -27,7 +27,6 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
 from bert_jax.training.step import Steps, task_objective
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.open import LoadedModel
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.network import task_network
@@ -81,7 +80,7 @@ def finetuning(
     validation: Validation,
     tokenizer: Tokenizer,
     partitioner: Partitioner,
-    model: LoadedModel | None,
+    weights: ModelWeights | None,
 ) -> Experiment:
     """Return the experiment of a config.
 
@@ -93,7 +92,7 @@ def finetuning(
         validation: Evaluates the network.
         tokenizer: The tokenizer of the rows.
         partitioner: The devices.
-        model: The model to start from; None if the run resumes.
+        weights: Weights to start from; None if the run resumes.
     """
     network = task_network(config, len(classes))
     best = task.best_metric
@@ -121,8 +120,8 @@ def finetuning(
         evaluate=validation,
         flops=lambda tokens, sequences: training_flops(config.model, tokens, sequences, 0),
         warm_start_fn=None
-        if model is None
-        else partial(_warm_start, config, network, model, partitioner),
+        if weights is None
+        else partial(_warm_start, config, network, weights.params, partitioner),
         architecture=task.architecture if _is_plain(config) else "",
         labels=classes,
         criterion=lambda metrics: -metrics[best] if best in metrics else None,
@@ -134,15 +133,15 @@ def _is_plain(config: FinetuneConfig) -> bool:
 
 
 def _warm_start(
-    config: FinetuneConfig, network: TaskNetwork, model: LoadedModel, partitioner: Partitioner
+    config: FinetuneConfig, network: TaskNetwork, weights: Params, partitioner: Partitioner
 ) -> TrainState:
-    new = "head" if "pooler" in model.weights.params["bert"] else "head and pooler"
-    say(f"weights from {model.described}; randomly initialized: {new}")
-    if HEAD in parts(model.weights.params):
+    new = "head" if "pooler" in weights["bert"] else "head and pooler"
+    say(f"randomly initialized: {new}")
+    if HEAD in parts(weights):
         say("the task head of the model is not used")
     params = partitioner.build(partial(network.init_params, config.seed))
     # A pooler that the model lacks stays randomly initialized.
-    params |= {"bert": params["bert"] | model.weights.params["bert"]}
+    params |= {"bert": params["bert"] | weights["bert"]}
     return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 
