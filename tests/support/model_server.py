@@ -25,18 +25,10 @@ from pipelines.serving.serve import listening, url
 from pipelines.serving.server import config
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from support.commands import ROOT
+from support.finetuned import FILES
 
 GOLDEN = ROOT / "tests/golden/hugging_face"
 NEAR = 1e-5
-# Task -> classes of its head.
-HEADS = {
-    "classification": ("dry", "wet"),
-    "regression": ("score",),
-    "multiple-choice": ("score",),
-    "tagging": ("O", "B-THING", "I-THING", "B-PLACE", "I-PLACE"),
-    "qa": ("start", "end"),
-    "summarization": ("score",),
-}
 
 
 class Client:
@@ -97,7 +89,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 def with_head(task: str) -> LoadedModel:
     """Return a small BERT with an untrained head for a task."""
-    classes = HEADS[task]
+    classes = FILES[task].classes
     model = open_model(GOLDEN, Partitioner(devices()[:1]))
     data = TaskDataConfig(train="none", length=32)
     config = FinetuneConfig(task=task, run_dir="none", model=model.network, data=data)

@@ -33,8 +33,9 @@ from support.commands import (
     start,
     write_config,
 )
-from support.finetuned import MODEL, texts
+from support.finetuned import MODEL
 from support.jobs import assert_same_curve, start_two, wait_for_all
+from support.task_files import classification
 from support.waiting import wait_until
 
 STEPS = 20
@@ -270,7 +271,7 @@ def test_a_foreign_model_in_a_bucket_must_be_copied(bucket_server: str, bucket: 
 
 @pytest.mark.full
 def test_fine_tuning_in_a_bucket(bucket_server: str, bucket: str, tmp_path: Path) -> None:
-    train = texts(tmp_path / "train.csv", 24, 0)
+    train = classification.write(tmp_path / "train.csv", 24, 0)
     words = ["finetune", "classification", "--init", MODEL, "--data.train", train]
     words += ["--data.validation", train, "--data.length", "16", "--train.epochs", "1"]
     result = run_process(*words, "--run_dir", f"{bucket}/run")

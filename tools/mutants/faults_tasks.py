@@ -7,16 +7,16 @@ from tools.mutants.fault import Fault
 FAULTS = [
     Fault(
         name="f1-on-word-pieces",
-        file="pipelines/tasks/tagging/task.py",
-        old="heads[offsets[:-1]] = True",
-        new="heads[:] = True",
+        file="pipelines/tasks/tagging/rows.py",
+        old="is_first[offsets[:-1]] = True",
+        new="is_first[:] = True",
         description="tags are learned and scored for pieces of words, not for words",
     ),
     Fault(
         name="adjacent-entities-merged",
         file="pipelines/tasks/tagging/bio_tags.py",
-        old='written[first] = f"B-{label}"',
-        new='written[first] = f"I-{label}"',
+        old='bio[first] = f"B-{label}"',
+        new='bio[first] = f"I-{label}"',
         description="two entities of one type side by side become one",
     ),
     Fault(
@@ -29,7 +29,7 @@ FAULTS = [
     Fault(
         name="best-answer-overwritten",
         file="pipelines/tasks/qa/decode.py",
-        old="if text and text not in found:",
+        old="if text and text not in answers:",
         new="if text:",
         description="the n best answers have the scores of their worst places",
     ),
@@ -87,8 +87,8 @@ FAULTS = [
     Fault(
         name="waiting-rows-not-limited",
         file="pipelines/serving/batching.py",
-        old="if len(self._waiting) + len(rows) > self._most_waiting:",
-        new="if len(rows) > self._most_waiting:",
+        old="if len(self._waiting) + len(rows) > self._max_waiting:",
+        new="if len(rows) > self._max_waiting:",
         description="requests wait without end when there are too many",
     ),
 ]

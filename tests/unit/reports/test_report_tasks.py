@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-import numpy as np
 import pytest
 
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
 from pipelines.reports.write import write
-from pipelines.tasks.registry import open_task
+from pipelines.tasks.registry import TASKS, open_task
 from pipelines.tasks.reporting import around, facts
 from pipelines.tasks.tagging import bio_tags
 from pipelines.tasks.task import Columns
 from support.commands import invoke, refused
-from support.finetuned import FILES, MODEL, json_lines, options, run
+from support.finetuned import FILES, MODEL, options, run
 from support.report_page import EVIL, read, table, tables, text_of
+from support.task_files.task_files import write_json_lines
 
 
 def page(folder: Path) -> Element:
@@ -44,95 +44,35 @@ def tokenizer() -> Tokenizer:
     return load(MODEL)
 
 
-# Task -> of an example of its file: what was given, what is right, and its label.
-def _of_row(line: str) -> tuple[str, str, str]:
-    text, label = line.split(",")
-    return text, label, label
-
-
-def _of_tags(block: str) -> tuple[str, str, str]:
-    pairs = [line.split() for line in block.splitlines()]
-    found = ["THING milk" for _, tag in pairs if tag == "B-THING"]
-    return " ".join(word for word, _ in pairs), ", ".join(found) or "(no entity)", "THING"
-
-
-def _of_choice(line: str) -> tuple[str, str, str]:
-    one = json.loads(line)
-    right = one["label"]
-    choices = " · ".join(f"{n}: {text}" for n, text in enumerate(one["choices"]))
-    return choices, f"{right}: {one['choices'][right]}", str(right)
-
-
-def _of_summary(line: str) -> tuple[str, str, str]:
-    one = json.loads(line)
-    return " ".join(one["document"]), one["summary"], ""
-
-
-def _of_question(paragraph: dict[str, Any]) -> tuple[str, str, str]:
-    return paragraph["context"], "milk", "an answer"
-
-
-def wanted(task: str, path: Path) -> list[tuple[str, str, str]]:
-    content = path.read_text("utf-8")
-    if task == "qa":
-        return [_of_question(one) for one in json.loads(content)["data"][0]["paragraphs"]]
-    if task == "tagging":
-        return [_of_tags(block) for block in content.strip().split("\n\n")]
-    if task in ("multiple-choice", "summarization"):
-        of = _of_choice if task == "multiple-choice" else _of_summary
-        return [of(line) for line in content.splitlines()]
-    return [_of_row(line) for line in content.splitlines()[1:]]
-
-
-# Where the report shows what was given and what the record of the prediction says.
-GIVEN = {
-    "classification": ("text", lambda record: record["label"]),
-    "regression": ("text", lambda record: f"{record['value']:.4g}"),
-    "multiple-choice": ("choices", lambda record: f"{record['label']}: {record['choice']}"),
-    "tagging": ("words", lambda record: f"{len(record['entities'])}"),
-    "qa": ("passage", lambda record: record["answer"]),
-    "summarization": ("document", lambda record: record["summary"]),
-}
-CHANCES = {
-    "classification": lambda record: record["probabilities"][record["label"]],
-    "multiple-choice": lambda record: record["probabilities"][record["label"]],
-    "qa": lambda record: record["probability"],
-    "summarization": lambda record: float(np.mean(record["scores"])),
-}
-
-
 @pytest.mark.parametrize("task", FILES)
 def test_what_a_run_learned_from_and_says(
     task: str, finetuned: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    made, ending = finetuned(task), FILES[task][1]
+    made, files = finetuned(task), FILES[task]
     folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
     root = page(folder)
-    truths = wanted(task, made / f"validation.{ending}")
+    examples = files.expected(made / f"validation.{files.suffix}")
     records = lines(folder / "validation_predictions.jsonl")
     rows = looked_at(root)
     assert len(rows) == 12
-    column, said = GIVEN[task]
-    marked = [row.get("class") == "marked" for row in _body(root, "id")]
-    for row, record, (given, true, _), mark in zip(rows, records, truths, marked, strict=False):
+    marks = [row.get("class") == "marked" for row in _body(root, "id")]
+    for row, record, example, mark in zip(rows, records, examples, marks, strict=False):
         assert row["id"] == record["id"]
-        assert row[column] == given
-        assert row["true"] == true
-        if task == "tagging":
-            assert row["predicted"].count("THING") == len(record["entities"])
-        else:
-            assert row["predicted"] == said(record)
-        if task in CHANCES:
-            assert row["probability"] == f"{CHANCES[task](record):.1%}"
-        if task in ("regression", "summarization"):
+        assert row[files.column] == example.input
+        assert row["true"] == example.true
+        assert row["predicted"] == files.predicted(record)
+        if files.probability is not None:
+            assert row["probability"] == f"{files.probability(record):.1%}"
+        if example.answer is None:
             assert "right?" not in row
-        elif task != "tagging":
-            assert row["right?"] == ("✓ right" if row["predicted"] == true else "✗ wrong")
-            assert mark == (row["right?"] == "✗ wrong")
-    _check_data(task, root, made, truths)
+        else:
+            right = files.answer(record) == example.answer
+            assert row["right?"] == ("✓ right" if right else "✗ wrong")
+            assert mark == (not right)
+    _check_data(task, root, made, [label for example in examples for label in example.labels])
 
 
-def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, str, str]]) -> None:
+def _check_data(task: str, root: Element, folder: Path, labels: list[str]) -> None:
     numbers = {row[0]: row[1:] for row in table(root, "of the examples")[1:]}
     assert table(root, "of the examples")[0] == ["of the examples", "training", "validation"]
     assert numbers["examples"] == ["64", "33"]
@@ -142,28 +82,28 @@ def _check_data(task: str, root: Element, folder: Path, truths: list[tuple[str, 
     ]
     assert len(histograms) == 2
     assert str(folder) in text_of(root), "the names of the files"
-    name = {"multiple-choice": "right choice", "tagging": "type", "qa": "the passage contains"}
-    first = name.get(task, "label")
-    if task in ("regression", "summarization"):
-        assert not any(rows[0][0] == first for rows in tables(root))
+    heading = [TASKS[task].label_title, "training", "validation"]
+    if not labels:
+        assert heading not in [rows[0] for rows in tables(root)]
         return
-    counted = next(rows for rows in tables(root) if rows[0] == [first, "training", "validation"])
-    if task == "tagging":
-        count = sum(true.count("THING") for _, true, _ in truths)
-        assert counted[1][0] == "THING"
-        assert counted[1][2] == f"{count} (100.0%)"
-        results = json.loads((folder / "run/eval_results.json").read_text("utf-8"))
-        one = results["types"]["THING"]
-        # With a single type these are those of all entities.
-        assert {key: one[key] for key in ("precision", "recall", "f1")} == {
-            key: pytest.approx(results[key]) for key in ("precision", "recall", "f1")
-        }
-        assert [table(root, "type")[0][-1], table(root, "type")[1][-1]] == ["examples", str(count)]
-        return
-    held = Counter(label for *_, label in truths)
+    counted = next(rows for rows in tables(root) if rows[0] == heading)
     assert {row[0]: row[2] for row in counted[1:]} == {
-        label: f"{count} ({count / 33:.1%})" for label, count in held.items()
+        label: f"{count} ({count / len(labels):.1%})" for label, count in Counter(labels).items()
     }
+
+
+def test_the_scores_of_a_single_type_are_those_of_all_entities(
+    finetuned: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finetuned("tagging") / "run", tmp_path / "run"))
+    results = json.loads((folder / "eval_results.json").read_text("utf-8"))
+    scores = results["types"]["THING"]
+    names = ("precision", "recall", "f1")
+    assert {name: scores[name] for name in names} == {
+        name: pytest.approx(results[name]) for name in names
+    }
+    head, row = table(page(folder), "type")
+    assert [head[-1], row[-1]] == ["examples", str(scores["examples"])]
 
 
 def _body(root: Element, first: str) -> list[Element]:
@@ -202,7 +142,7 @@ def test_lengths_are_those_before_anything_is_cut(tmp_path: Path, tokenizer: Tok
 def test_every_task_knows_its_lengths(
     task: str, content: Any, whole: list[int], rows: int, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    path = tmp_path / f"a.{FILES[task][1]}"
+    path = tmp_path / f"a.{FILES[task].suffix}"
     if task == "qa":
         asked = [
             {
@@ -219,7 +159,7 @@ def test_every_task_knows_its_lengths(
         ]
         path.write_text(json.dumps({"version": "1.1", "data": [{"paragraphs": asked}]}), "utf-8")
     elif isinstance(content, dict):
-        json_lines(path, [content])
+        write_json_lines(path, [content])
     else:
         path.write_text(content, "utf-8")
     reader = open_task(task)
@@ -266,7 +206,7 @@ def test_hostile_and_endless_texts(tmp_path: Path) -> None:
             | {"label": label if label == "dry" else f"{EVIL}{'d' * 5000}"}
             for n, (text, label) in enumerate(parts)
         ]
-        json_lines(tmp_path / f"{name}.jsonl", given)
+        write_json_lines(tmp_path / f"{name}.jsonl", given)
     words = [word.replace(".csv", ".jsonl") for word in words]
     run(words)
     assert (folder / "validation_samples.jsonl").stat().st_size < 40_000
@@ -280,7 +220,7 @@ def test_hostile_and_endless_texts(tmp_path: Path) -> None:
     assert (folder / "report.html").stat().st_size < 500_000
     # Another file of examples is refused; what is known of the first one stays.
     known = (folder / "data.json").read_bytes()
-    json_lines(tmp_path / "train.jsonl", [{"text": "the", "label": c} for c in "ab" * 40])
+    write_json_lines(tmp_path / "train.jsonl", [{"text": "the", "label": c} for c in "ab" * 40])
     refused(invoke(*words), 78)
     assert (folder / "data.json").read_bytes() == known
     _check_damaged(folder)

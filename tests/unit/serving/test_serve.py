@@ -17,7 +17,7 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import forward
 from pipelines.models.open import open_model
 from pipelines.models.predict import predict, task_of
-from pipelines.tasks.registry import open_task
+from pipelines.tasks.registry import TASKS, open_task
 from pipelines.tasks.task import Columns
 from support.finetuned import FILES
 from support.model_server import Client, assert_close, served, with_head
@@ -101,33 +101,16 @@ def test_attention_is_a_share_of_every_token(pretrained: Client) -> None:
     assert "tokens" in pretrained.refused(422, "attention", text="lamp " * 100)
 
 
-def asked_of(task: str, source: Path) -> Iterator[dict[str, Any]]:
-    """The inputs of a file of examples, as requests."""
-    text = source.read_text("utf-8")
-    if task in ("classification", "regression"):
-        yield from ({"text": line.rpartition(",")[0]} for line in text.splitlines()[1:])
-    elif task == "tagging":
-        for block in text.strip().split("\n\n"):
-            yield {"text": " ".join(line.split()[0] for line in block.splitlines())}
-    elif task == "qa":
-        for paragraph in json.loads(text)["data"][0]["paragraphs"]:
-            question = paragraph["qas"][0]["question"]
-            yield {"question": question, "context": paragraph["context"]}
-    else:
-        for record in map(json.loads, text.splitlines()):
-            if task == "multiple-choice":
-                yield {"text": record["text"], "choices": record["choices"]}
-            else:
-                # Sentences of a text are found by its lines.
-                yield {"text": "\n".join(record["document"])}
+# Tasks whose trained model is served; those of others have a random head.
+TRAINED = {"classification", "tagging", "qa"}
 
 
-@pytest.mark.parametrize("task", ["classification", "tagging", "qa"])
+@pytest.mark.parametrize("task", sorted(TRAINED))
 def test_a_fine_tuned_model_answers_as_predict_does(
     task: str, finetuned: Callable[[str], Path]
 ) -> None:
     folder = finetuned(task)
-    source = folder / f"validation.{FILES[task][1]}"
+    source = folder / f"validation.{FILES[task].suffix}"
     expected = bert_jax_package.load(folder / "run").predict(source)
     with served(folder / "run") as client:
         described = json.loads(client.request("GET", "/api/model")[2])
@@ -142,11 +125,11 @@ def test_a_fine_tuned_model_answers_as_predict_does(
             assert "rows" in client.refused(422, "qa", question="a", context="b " * 4999)
 
 
-@pytest.mark.parametrize("task", ["regression", "multiple-choice", "summarization"])
+@pytest.mark.parametrize("task", sorted({*TASKS} - TRAINED))
 def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
     model = with_head(task)
-    make, ending, *_ = FILES[task]
-    source = make(tmp_path / f"examples.{ending}", 8, 0)
+    files = FILES[task]
+    source = files.write(tmp_path / f"examples.{files.suffix}", 8, 0)
     name, head, given = task_of(model)
     opened = open_task(name, given)
     examples = opened.read(str(source), Columns(), labeled=False)
@@ -156,7 +139,7 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
 
 
 def same_answers(client: Client, task: str, source: Path, expected: list[Any]) -> None:
-    asked = list(zip(expected, asked_of(task, source), strict=True))[:8]
+    asked = list(zip(expected, FILES[task].requests(source), strict=True))[:8]
     for record, request in asked:
         assert_close(client.result(task, **request), {k: v for k, v in record.items() if k != "id"})
     # Not the same of all.

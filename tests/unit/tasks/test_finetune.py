@@ -12,7 +12,8 @@ import pytest
 import bert_jax as bert_jax_package
 from bert_jax.training.checksums import digest
 from support.commands import invoke, refused
-from support.finetuned import FILES, MODEL, options, run, texts
+from support.finetuned import FILES, MODEL, options, run
+from support.task_files import classification
 
 
 @pytest.mark.parametrize("task", FILES)
@@ -21,9 +22,9 @@ def test_train_stop_resume_predict(
 ) -> None:
     folder, cut = finetuned(task), tmp_path / "cut"
     whole = folder / "run"
-    _, ending, metric, least = FILES[task]
+    files = FILES[task]
     last = json.loads((whole / "eval_results.json").read_text("utf-8"))
-    assert last[metric] >= least
+    assert last[files.metric] >= files.reaches
     # As if killed after the last but one checkpoint: it goes on to the same bits.
     shutil.copytree(whole, cut)
     steps = sorted(int(path.name) for path in (cut / "checkpoints").iterdir())
@@ -33,7 +34,7 @@ def test_train_stop_resume_predict(
     assert len({digest(model.model.weights.params) for model in models}) == 1
     if task == "classification":
         assert sum(map(sum, last["confusion"]["true_by_predicted"])) == 33
-    found = models[0].predict(folder / f"validation.{ending}")
+    found = models[0].predict(folder / f"validation.{files.suffix}")
     lines = (whole / "validation_predictions.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [record["id"] for record in found]
     assert len(found) == 33
@@ -99,7 +100,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_measured_on_other_data_and_remembers_its_columns(tmp_path: Path) -> None:
-    train = texts(tmp_path / "train.csv", 24, 0).read_text("utf-8")
+    train = classification.write(tmp_path / "train.csv", 24, 0).read_text("utf-8")
     # The column that it learns from has a name of its own; another has the usual one.
     rows = [line.split(",") for line in train.splitlines()[1:]]
     lines = ["text,review,label", *(f"the,{text},{label}" for text, label in rows)]

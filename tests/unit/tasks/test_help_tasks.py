@@ -31,8 +31,7 @@ def test_the_example_of_a_task_names_a_file_that_it_reads(
     program, command, named, *words = shlex.split(line)
     assert (program, command, named) == ("bert-jax", "finetune", task)
     config, _ = read_config(command_parser(f"finetune {task}", ""), words, FinetuneConfig)
-    make, *_ = FILES[task]
-    make(Path(config.data.train), 7, 0)
+    FILES[task].write(Path(config.data.train), 7, 0)
     if config.data.train.endswith(".tsv"):
         _as_tabs(Path(config.data.train))
     reader = open_task(task)

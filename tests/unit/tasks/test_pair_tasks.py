@@ -124,7 +124,7 @@ def test_classes_are_counted_aloud_and_must_be_two(capsys: pytest.CaptureFixture
     assert "40 classes: c07 2 (4.9%), " in said
     assert said.count("\n") == 1
     assert said.count("%") == 10
-    with pytest.raises(BadInputError, match="all rows have the label 'a'; .* at least two"):
+    with pytest.raises(BadInputError, match=r"all rows have the label 'a'; .* at least two"):
         task.classes(labeled("a", "a"))
     # MRPC has "not_equivalent" first: F1 is that of "equivalent", as published.
     ordered = [Example("0", "", label="same", rank=1), Example("1", "", label="unlike", rank=0)]
