@@ -131,7 +131,7 @@ def test_a_rollback_skips_a_damaged_checkpoint(
     stderr = capsys.readouterr().err
     assert "checkpoint 10 is damaged" in stderr
     assert "resuming from checkpoint 5; repeating 5 steps" in stderr
-    assert "at step 12: back to step 5, batch 12 is skipped" in stderr
+    assert "at step 12; rolling back to step 5 and skipping batch 12" in stderr
     assert final_digest(rollback_config) == reference_digest(rollback_config, store, {3, 12})
 
 
@@ -202,9 +202,9 @@ def test_two_processes_roll_back_together(
     results = run_on_two(rollback_config, "2,12,14", tmp_path)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     for line in (
-        "at step 2: back to step 0, batch 2 is skipped",
-        "at step 12: back to step 10, batch 12 is skipped",
-        "at step 14: back to step 10, batches 11 to 14 are skipped",
+        "at step 2; rolling back to step 0 and skipping batch 2",
+        "at step 12; rolling back to step 10 and skipping batch 12",
+        "at step 14; rolling back to step 10 and skipping batches 11 to 14",
     ):
         assert line in results[0].stderr
     assert skipped_steps(rollback_config) == [2, 11, 12, 13, 14]
