@@ -70,8 +70,6 @@ def task_of_architecture(architecture: str, classes: Sequence[str]) -> str | Non
 
 def uses(name: str, classes: Sequence[str]) -> list[type[Task]]:
     """Return the tasks that a model can be used for, the task that it was trained on first."""
-    return [
-        task
-        for task in (*TASKS.values(), *OTHER_USES)
-        if issubclass(task, TASKS[name]) and task.fits(classes)
-    ]
+    task = TASKS[name]
+    others = [use for use in OTHER_USES if issubclass(use, task) and use.fits(classes)]
+    return [task, *others]
