@@ -12,8 +12,8 @@ import numpy as np
 import pipelines.reports.page  # noqa: F401
 from bert_jax.config.run import Phase, RunConfig
 from bert_jax.runtime.sessions import SessionLog
-from pipelines.commands import report
 from pipelines.folders import RUN_RESULTS
+from pipelines.reports.write import write
 from pipelines.settings import to_yaml
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.experiment import write_records
@@ -70,7 +70,7 @@ def _write_metrics(folder: Path, held_out: dict[str, float]) -> None:
 
 
 def read_run(folder: Path) -> None:
-    report.write([folder], folder / "report.html")
+    write([folder], folder / "report.html")
 
 
 REPORT_READERS: Sequence[Reader] = (
