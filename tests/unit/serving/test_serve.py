@@ -43,8 +43,8 @@ def test_a_pre_trained_model_answers_as_its_object_does(pretrained: Client, trai
     texts = ["A sailor.", "The old cook sells some bread.", "in the harbour " * 40]
     vectors = model.encode(texts)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = pretrained.result("similarity", texts=texts)
-    assert_close(found, {"cosines": (units @ units.T).tolist(), "truncated": [False, False, True]})
+    answer = pretrained.result("similarity", texts=texts)
+    assert_close(answer, {"cosines": (units @ units.T).tolist(), "truncated": [False, False, True]})
     description = pretrained.request("GET", "/api/model")[2]
     assert json.loads(description)["abilities"] == [
         *("fill-mask", "next-sentence", "similarity", "attention", "tokenize")
@@ -67,37 +67,37 @@ def test_the_next_sentence_is_judged_as_in_training(pretrained: Client, trained:
     logits = np.asarray(forward(define(model.network), model.weights.params, batch, None).nsp)[0, 0]
     # Class 1 is "B is from elsewhere".
     follows = 1 / (1 + np.exp(logits[1] - logits[0]))
-    asked = {"text": "The captain finds the lamp.", "pair": "A child paints it."}
+    pairs = {"text": "The captain finds the lamp.", "pair": "A child paints it."}
     assert_close(
-        pretrained.result("next-sentence", **asked), {"follows": float(follows), "truncated": False}
+        pretrained.result("next-sentence", **pairs), {"follows": float(follows), "truncated": False}
     )
 
 
 def test_tokens_are_those_of_the_row(pretrained: Client, trained: Path) -> None:
     tokenizer = bert_jax_package.load(trained).tokenizer
-    found = pretrained.result("tokenize", text="A [MASK] ☂", pair="the lamp")
-    ids = [token["id"] for token in found["tokens"]]
+    answer = pretrained.result("tokenize", text="A [MASK] ☂", pair="the lamp")
+    ids = [token["id"] for token in answer["tokens"]]
     a, (b,) = tokenizer.encode_masked("A [MASK] ☂"), tokenizer.encode(["the lamp"])
     assert ids == [tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]
-    assert [token["position"] for token in found["tokens"]] == list(range(len(ids)))
-    assert [token["segment"] for token in found["tokens"]] == [0] * (len(a) + 2) + [1] * (
+    assert [token["position"] for token in answer["tokens"]] == list(range(len(ids)))
+    assert [token["segment"] for token in answer["tokens"]] == [0] * (len(a) + 2) + [1] * (
         len(b) + 1
     )
-    assert [token["piece"] for token in found["tokens"]] == [tokenizer.pieces[i] for i in ids]
-    assert found["unknown"] == ids.count(tokenizer.unk_id) > 0
+    assert [token["piece"] for token in answer["tokens"]] == [tokenizer.pieces[i] for i in ids]
+    assert answer["unknown"] == ids.count(tokenizer.unk_id) > 0
 
 
 def test_attention_is_a_share_of_every_token(pretrained: Client) -> None:
-    asked = {"text": "The captain finds the lamp.", "pair": "A child."}
-    tokens = pretrained.result("tokenize", **asked)["tokens"]
-    layers = [pretrained.result("attention", **asked, layer=layer) for layer in (1, 2)]
-    for found in layers:
-        heads = np.array(found["heads"])
-        assert found["tokens"] == tokens
+    pairs = {"text": "The captain finds the lamp.", "pair": "A child."}
+    tokens = pretrained.result("tokenize", **pairs)["tokens"]
+    layers = [pretrained.result("attention", **pairs, layer=layer) for layer in (1, 2)]
+    for answer in layers:
+        heads = np.array(answer["heads"])
+        assert answer["tokens"] == tokens
         assert heads.shape[1:] == (len(tokens), len(tokens))
         np.testing.assert_allclose(heads.sum(axis=-1), 1.0, atol=1e-3)
     assert layers[0]["heads"] != layers[1]["heads"]
-    assert "layers 1 to 2" in pretrained.refused(422, "attention", **asked, layer=3)
+    assert "layers 1 to 2" in pretrained.refused(422, "attention", **pairs, layer=3)
     assert "tokens" in pretrained.refused(422, "attention", text="lamp " * 100)
 
 
@@ -120,8 +120,8 @@ def test_a_fine_tuned_model_answers_as_predict_does(
         if task == "classification":
             _ranks(client)
         if task == "qa":
-            found = client.result("qa", question="the man in?", context="the man " * 200 + "milk")
-            assert found["answer"] in "the man " * 200 + "milk"
+            answer = client.result("qa", question="the man in?", context="the man " * 200 + "milk")
+            assert answer["answer"] in "the man " * 200 + "milk"
             assert "rows" in client.refused(422, "qa", question="a", context="b " * 4999)
 
 
@@ -130,8 +130,8 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
     model = with_head(task)
     files = FILES[task]
     source = files.write(tmp_path / f"examples.{files.suffix}", 8, 0)
-    name, head, given = task_of(model)
-    opened = open_task(name, given)
+    name, head, task_options = task_of(model)
+    opened = open_task(name, task_options)
     examples = opened.read(str(source), Columns(), labeled=False)
     expected = predict(model, opened, head, examples, Partitioner(devices()[:1]))
     with served(model) as client:
@@ -139,22 +139,22 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
 
 
 def same_answers(client: Client, task: str, source: Path, expected: list[Any]) -> None:
-    asked = list(zip(expected, FILES[task].requests(source), strict=True))[:8]
-    for record, request in asked:
+    pairs = list(zip(expected, FILES[task].requests(source), strict=True))[:8]
+    for record, request in pairs:
         assert_close(client.result(task, **request), {k: v for k, v in record.items() if k != "id"})
     # Not the same of all.
-    assert len({json.dumps(record | {"id": ""}) for record, _ in asked}) > 1
+    assert len({json.dumps(record | {"id": ""}) for record, _ in pairs}) > 1
 
 
 def _ranks(client: Client) -> None:
     passages = ["the man in a store", "the milk in a store", "the store"]
-    found = client.result("ranking", query="the man", passages=passages)["ranking"]
+    answer = client.result("ranking", query="the man", passages=passages)["ranking"]
     # The last class, "dry", stands for relevant.
     single = [
         client.result("classification", text="the man", pair=passage)["probabilities"]["dry"]
         for passage in passages
     ]
-    assert_close([one["score"] for one in found], sorted(single, reverse=True))
-    assert [one["rank"] for one in found] == [1, 2, 3]
-    assert sorted(one["index"] for one in found) == [0, 1, 2]
+    assert_close([passage["score"] for passage in answer], sorted(single, reverse=True))
+    assert [passage["rank"] for passage in answer] == [1, 2, 3]
+    assert sorted(passage["index"] for passage in answer) == [0, 1, 2]
     assert client.result("classification", text="the man " * 50)["truncated"]

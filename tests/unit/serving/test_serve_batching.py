@@ -36,10 +36,10 @@ def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> No
     async def alone() -> list[Any]:
         return [await answers.fill_mask(text, 5) for text in texts]
 
-    found = asyncio.run(together())
+    batched = asyncio.run(together())
     assert sum(rows for _, rows in calls) == len(texts)
     assert len(calls) <= 4  # two lengths, at most 16 rows of each at a time
-    assert_close(found, asyncio.run(alone()))
+    assert_close(batched, asyncio.run(alone()))
 
 
 def test_few_shapes_are_compiled(trained: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_failed_or_full_batch_leaves_nobody_waiting() -> None:
         both = await asyncio.gather(
             batcher.results("a", [row]), batcher.results("a", [row]), return_exceptions=True
         )
-        assert [type(one) for one in both] == [BadInputError] * 2
+        assert [type(row) for row in both] == [BadInputError] * 2
         with pytest.raises(OverloadedError):
             await batcher.results("a", [row] * 4)
         gone = asyncio.ensure_future(batcher.results("b", [row]))

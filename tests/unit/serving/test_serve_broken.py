@@ -29,16 +29,16 @@ def answers() -> Answers:
 
 
 def health(client: Client) -> tuple[int, str]:
-    code, _, said = client.request("GET", "/health")
-    (what,) = json.loads(said).values()
-    assert "\n" not in what
-    return code, what
+    code, _, content = client.request("GET", "/health")
+    (message,) = json.loads(content).values()
+    assert "\n" not in message
+    return code, message
 
 
 def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
     answers: Answers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = answers.batcher._run
+    run = answers.batcher._run
 
     def failing(name: str, rows: Any) -> Any:
         raise RuntimeError(NOT_FOR_ALL)
@@ -53,7 +53,7 @@ def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
         assert code == 503
         assert why.startswith("RuntimeError: ")
         # It is not remembered: the next one is answered if it can be.
-        answers.batcher._run = whole
+        answers.batcher._run = run
         client.result("next-sentence", text="the man", pair="milk")
         assert health(client) == (200, "ok")
 
@@ -81,26 +81,26 @@ def test_a_full_queue_and_a_device_that_hangs(
     answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers_module, "_HEALTH_TIMEOUT", 0.3)
-    whole, over = answers.batcher._run, threading.Event()
+    run, over = answers.batcher._run, threading.Event()
 
     def hanging(name: str, rows: Any) -> Any:
         over.wait(30)
-        return whole(name, rows)
+        return run(name, rows)
 
     answers.batcher._run, answers.batcher._max_waiting = hanging, 2
     with served(answers) as client:
-        told: list[str] = []
+        answered: list[str] = []
 
         def ask() -> None:
-            found = client.result("next-sentence", text="the man", pair="milk")
-            told.append("yes" if found["follows"] > 0 else "no")
+            result = client.result("next-sentence", text="the man", pair="milk")
+            answered.append("yes" if result["follows"] > 0 else "no")
 
-        asked = [threading.Thread(target=ask) for _ in range(3)]
+        threads = [threading.Thread(target=ask) for _ in range(3)]
         try:
-            asked[0].start()  # is being computed
+            threads[0].start()  # is being computed
             until(lambda: answers.batcher._worker is not None and not answers.batcher._waiting)
             assert health(client) == (503, "the device did not answer for 0.3 seconds")
-            for thread in asked[1:]:  # wait
+            for thread in threads[1:]:  # wait
                 thread.start()
             until(
                 lambda: sum(not waiting.output.done() for waiting in answers.batcher._waiting) == 2
@@ -110,9 +110,9 @@ def test_a_full_queue_and_a_device_that_hangs(
             assert health(client) == (503, why)
         finally:
             over.set()
-        for thread in asked:
+        for thread in threads:
             thread.join()
-        assert told == ["yes"] * 3
+        assert answered == ["yes"] * 3
         until(lambda: health(client) == (200, "ok"))
 
 

@@ -68,10 +68,10 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
         (405, "GET", path, None, {}),
         (405, "DELETE", "/health", None, {}),
     ):
-        status, _, said = ask(method, where, body, **headers)
-        assert status == code, (method, where, headers, said)
-        assert list(json.loads(said)) == ["error"], said
-        assert b"Traceback" not in said
+        status, _, content = ask(method, where, body, **headers)
+        assert status == code, (method, where, headers, content)
+        assert list(json.loads(content)) == ["error"], content
+        assert b"Traceback" not in content
     same = kind | {"Origin": pretrained.url.rstrip("/")}
     assert ask("POST", path, b'{"text": "a"}', **same)[0] == 200
     assert ask("GET", "/health", Host="localhost:1")[0] == 200
@@ -83,7 +83,7 @@ def test_requests_are_bounded_and_of_this_site(pretrained: Client) -> None:
 
 
 def test_a_request_without_end_is_not_read_for_long() -> None:
-    parts, said = 0, []
+    parts, sent = 0, []
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("it is too large for that")
@@ -94,12 +94,12 @@ def test_a_request_without_end_is_not_read_for_long() -> None:
         return {"type": "http.request", "body": b" " * 1000, "more_body": True}
 
     async def send(message: Message) -> None:
-        said.append(message)
+        sent.append(message)
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "headers": headers}
     asyncio.run(RequestFilter(application, Hosts("127.0.0.1"), 1000)(scope, receive, send))
-    assert said[0]["status"] == 413
+    assert sent[0]["status"] == 413
     assert parts < 20
 
 
@@ -108,9 +108,9 @@ def test_the_document_names_what_can_go_wrong(pretrained: Client) -> None:
     assert {path for path in paths if "/api/" not in path} == {"/health"}
     for path, operations in paths.items():
         for method, operation in operations.items():
-            found = sorted(map(int, operation["responses"]))
-            asked = {400, 415, 422, 500} if method == "post" else set()
-            assert found == sorted({200, 403, 408, 413, 503} | asked), path
+            codes = sorted(map(int, operation["responses"]))
+            post_codes = {400, 415, 422, 500} if method == "post" else set()
+            assert codes == sorted({200, 403, 408, 413, 503} | post_codes), path
 
 
 def test_the_page_comes_whole_and_may_load_nothing_else(pretrained: Client) -> None:

@@ -27,14 +27,14 @@ def connected(client: Client) -> Iterator[socket.socket]:
 
 def everything(sock: socket.socket) -> bytes:
     """What the server says until it closes the connection, which it must."""
-    said = b""
+    received = b""
     while more := sock.recv(4096):
-        said += more
-    return said
+        received += more
+    return received
 
 
-def error_of(said: bytes) -> tuple[int, str]:
-    head, _, body = said.partition(b"\r\n\r\n")
+def error_of(received: bytes) -> tuple[int, str]:
+    head, _, body = received.partition(b"\r\n\r\n")
     assert b"connection: close" in head.lower()
     return int(head.split()[1]), json.loads(body)["error"]
 

@@ -37,20 +37,20 @@ ran VBD B-VP O
 
 def test_conll_columns_become_sentences_and_documents(tmp_path: Path) -> None:
     for text in (CONLL, CONLL.replace(" ", "\t"), CONLL.replace("\n", "\r\n"), "\ufeff" + CONLL):
-        found = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
-        assert [s.tokens for s in found] == [
+        result = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
+        assert [s.tokens for s in result] == [
             ["Ann", "Lee", "met", "Bob"],
             ["in", "Rome"],
             ["Bob", "ran"],
         ]
-        assert [s.tags for s in found] == [
+        assert [s.tags for s in result] == [
             ["B-PER", "I-PER", "O", "B-PER"],
             ["O", "B-LOC"],
             ["B-PER", "O"],
         ]
-        assert [s.id for s in found] == ["0", "1", "2"]
-        assert [s.document for s in found] == [1, 1, 2]
-        assert found[1].location(1).endswith("data.conll, line 9, 'Rome'")
+        assert [s.id for s in result] == ["0", "1", "2"]
+        assert [s.document for s in result] == [1, 1, 2]
+        assert result[1].location(1).endswith("data.conll, line 9, 'Rome'")
 
 
 def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
 
 
 def test_without_labels_a_column_of_tokens_is_enough(tmp_path: Path) -> None:
-    (found,) = Tagging().read(write_file(tmp_path, "Ann\nran\n"), DEFAULT, labeled=False)
-    assert (found.tokens, found.tags) == (["Ann", "ran"], None)
+    (result,) = Tagging().read(write_file(tmp_path, "Ann\nran\n"), DEFAULT, labeled=False)
+    assert (result.tokens, result.tags) == (["Ann", "ran"], None)
 
 
 @pytest.mark.parametrize(
-    ("given", "bio_tags", "changed"),
+    ("tags", "bio_tags", "changed"),
     [
         ("I-PER I-PER O I-LOC I-ORG", "B-PER I-PER O B-LOC B-ORG", 3),  # IOB1
         ("I-PER B-PER I-PER O O", "B-PER B-PER I-PER O O", 1),  # IOB1, neighbours of one type
@@ -82,26 +82,26 @@ def test_without_labels_a_column_of_tokens_is_enough(tmp_path: Path) -> None:
 def test_other_ways_to_write_entities_become_bio(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    given: str,
+    tags: str,
     bio_tags: str,
     changed: int,
 ) -> None:
-    text = "".join(f"w {tag}\n" for tag in given.split())
-    (found,) = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
-    assert found.tags == bio_tags.split()
-    said = capsys.readouterr().err
-    assert (f"{changed} tags converted to BIO" in said) if changed else not said
+    text = "".join(f"w {tag}\n" for tag in tags.split())
+    (result,) = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
+    assert result.tags == bio_tags.split()
+    stderr = capsys.readouterr().err
+    assert (f"{changed} tags converted to BIO" in stderr) if changed else not stderr
 
 
 def test_json_lines_hold_tokens_and_tags(tmp_path: Path) -> None:
     line = {"tokens": ["Ann", "ran"], "tags": ["B-PER", "O"], "key": 7, "words": ["x"], "y": ["O"]}
     file = write_file(tmp_path, json.dumps(line) + "\n\n", "data.jsonl")
-    (found,) = Tagging().read(file, Columns(id="key"), labeled=True)
-    assert (found.id, found.tokens, found.tags) == ("7", ["Ann", "ran"], ["B-PER", "O"])
-    (found,) = Tagging().read(file, Columns(text="words", label="y"), labeled=True)
-    assert (found.id, found.tokens, found.tags) == ("0", ["x"], ["O"])
-    (found,) = Tagging().read(file, DEFAULT, labeled=False)
-    assert (found.tokens, found.tags) == (["Ann", "ran"], None)
+    (result,) = Tagging().read(file, Columns(id="key"), labeled=True)
+    assert (result.id, result.tokens, result.tags) == ("7", ["Ann", "ran"], ["B-PER", "O"])
+    (result,) = Tagging().read(file, Columns(text="words", label="y"), labeled=True)
+    assert (result.id, result.tokens, result.tags) == ("0", ["x"], ["O"])
+    (result,) = Tagging().read(file, DEFAULT, labeled=False)
+    assert (result.tokens, result.tags) == (["Ann", "ran"], None)
 
 
 def test_text_is_cut_into_words_whose_places_are_known(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ if __name__ == "__main__":
 
 def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Path) -> None:
     (tmp_path / "tagged.py").write_text(BUILDER)
-    wanted = [
+    cases = [
         ("tfds:tagged:train", {}, True),
         ("tfds:tagged:train", {"label": "pos"}, True),
         ("tfds:tagged:test", {}, False),
@@ -166,8 +166,8 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
         ("tfds:tagged", {}, True),
         ("tfds:tagged:train", {"label": "tag"}, True),
     ]
-    found = subprocess.run(
-        [sys.executable, "tagged.py", tmp_path / "data", json.dumps(wanted)],
+    result = subprocess.run(
+        [sys.executable, "tagged.py", tmp_path / "data", json.dumps(cases)],
         cwd=tmp_path,
         env={
             **os.environ,
@@ -178,8 +178,8 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    answers = found.stdout.splitlines()[-len(wanted) :]
+    assert result.returncode == 0, result.stderr
+    answers = result.stdout.splitlines()[-len(cases) :]
     ner, pos, unlabeled, without, split, none, field = map(json.loads, answers)
     tokens = ["Ann", "Lée", "ran"]
     assert ner == [[tokens, ["B-PER", "I-PER", "O"]]]

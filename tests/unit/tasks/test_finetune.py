@@ -34,11 +34,11 @@ def test_train_stop_resume_predict(
     assert len({digest(model.model.weights.params) for model in models}) == 1
     if task == "classification":
         assert sum(map(sum, last["confusion"]["true_by_predicted"])) == 33
-    found = models[0].predict(folder / f"validation.{files.suffix}")
+    predictions = models[0].predict(folder / f"validation.{files.suffix}")
     lines = (whole / "validation_predictions.jsonl").read_text("utf-8").splitlines()
-    assert [json.loads(line)["id"] for line in lines] == [record["id"] for record in found]
-    assert len(found) == 33
-    assert len({record["id"] for record in found}) == 33
+    assert [json.loads(line)["id"] for line in lines] == [record["id"] for record in predictions]
+    assert len(predictions) == 33
+    assert len({record["id"] for record in predictions}) == 33
 
 
 def test_a_fine_tuned_model_goes_to_hugging_face_and_predicts_the_same(
@@ -55,16 +55,23 @@ def test_a_fine_tuned_model_goes_to_hugging_face_and_predicts_the_same(
     assert "| accuracy |" in card
     assert str(folder) not in card
     refused(invoke("evaluate", run), 64, "fine-tuned", "--score")
-    found = []
+    predictions = []
     ranked = invoke("predict", run, "--input", "x", "--output", "y", "--rank", "--length", "8")
     refused(ranked, 78, "x")
     for model in (run, tmp_path / "hf"):
         out = tmp_path / "out.jsonl"
-        given = ("--input", folder / "validation.csv", "--length", "16", "--output", out)
-        result = invoke("predict", model, *given)
+        arguments = (
+            "--input",
+            folder / "validation.csv",
+            "--length",
+            "16",
+            "--output",
+            out,
+        )
+        result = invoke("predict", model, *arguments)
         assert result.returncode == 0, result.stderr
-        found.append(out.read_text("utf-8"))
-    assert found[0] == found[1]
+        predictions.append(out.read_text("utf-8"))
+    assert predictions[0] == predictions[1]
 
 
 def test_seeds_give_mean_and_deviation(tmp_path: Path) -> None:
@@ -111,14 +118,14 @@ def test_a_finished_run_is_measured_on_other_data_and_remembers_its_columns(tmp_
     words += ["--data.train", str(tmp_path / "train.csv"), "--data.columns.text", "review"]
     words += ["--train.epochs", "1", "--data.length", "16"]
     assert run(words) == {}
-    found = run([*words, "--data.validation", str(tmp_path / "other.csv")])
-    assert 0 <= found["accuracy"] <= 1
+    predictions = run([*words, "--data.validation", str(tmp_path / "other.csv")])
+    assert 0 <= predictions["accuracy"] <= 1
     results = json.loads((folder / "eval_results.json").read_text("utf-8"))
     assert sum(map(sum, results["confusion"]["true_by_predicted"])) == 9
     model = bert_jax_package.load(folder)
     assert model.model.finetune is not None
     assert model.model.finetune.data.columns.text == "review"
-    shown = {
+    distinct = {
         tuple(record["probabilities"].values()) for record in model.predict(tmp_path / "other.csv")
     }
-    assert len(shown) > 1, "all rows are alike: the wrong column was read"
+    assert len(distinct) > 1, "all rows are alike: the wrong column was read"

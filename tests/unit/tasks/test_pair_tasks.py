@@ -90,9 +90,9 @@ def test_pairs_are_read_encoded_and_classified(tmp_path: Path, word_piece: Token
 
     logits = np.array([[[0.0, math.log(3)]], [[0.0, 0.0]]], np.float32)
     batch = {name: jnp.asarray(array) for name, array in features.arrays.items()}
-    tally = task.objective(jnp.asarray(logits), batch)
-    assert float(tally.loss) == pytest.approx(math.log(4 / 3) + math.log(2))
-    assert (float(tally.correct), float(tally.count)) == (2, 2)
+    sums = task.objective(jnp.asarray(logits), batch)
+    assert float(sums.loss) == pytest.approx(math.log(4 / 3) + math.log(2))
+    assert (float(sums.correct), float(sums.count)) == (2, 2)
     first, second = task.predict(examples, features, logits, classes)
     assert (first["id"], first["label"]) == ("0", "yes")
     assert first["probabilities"] == pytest.approx({"no": 0.25, "yes": 0.75})
@@ -109,9 +109,9 @@ def test_rows_that_fill_up_a_batch_and_rows_without_label_count_for_nothing(
         name: jnp.concatenate([jnp.asarray(array), jnp.zeros_like(array[:1])])
         for name, array in features.arrays.items()
     }
-    tally = task.objective(jnp.zeros((3, 1, 2)), batch)
-    assert float(tally.count) == 1
-    assert float(tally.loss) == pytest.approx(math.log(2))
+    sums = task.objective(jnp.zeros((3, 1, 2)), batch)
+    assert float(sums.count) == 1
+    assert float(sums.loss) == pytest.approx(math.log(2))
 
 
 def test_classes_are_counted_aloud_and_must_be_two(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,10 +120,10 @@ def test_classes_are_counted_aloud_and_must_be_two(capsys: pytest.CaptureFixture
     assert "2 classes: b 3 (75.0%), a 1 (25.0%)" in capsys.readouterr().err
     many = task.classes(labeled(*(f"c{n:02}" for n in range(40)), "c07"))
     assert len(many) == 40
-    said = capsys.readouterr().err
-    assert "40 classes: c07 2 (4.9%), " in said
-    assert said.count("\n") == 1
-    assert said.count("%") == 10
+    stderr = capsys.readouterr().err
+    assert "40 classes: c07 2 (4.9%), " in stderr
+    assert stderr.count("\n") == 1
+    assert stderr.count("%") == 10
     with pytest.raises(BadInputError, match=r"all rows have the label 'a'; .* at least two"):
         task.classes(labeled("a", "a"))
     # MRPC has "not_equivalent" first: F1 is that of "equivalent", as published.
@@ -146,17 +146,17 @@ def answered(*labels: str) -> list[Record]:
 def test_metrics_of_classes_are_those_of_the_text_books() -> None:
     task = Classification()
     # Of yes: 2 found of 3, 1 wrongly: precision 2/3, recall 2/3; MCC (2·2 - 1·1)/√(3·3·3·3).
-    truth, found = labeled(*"yyynnn"), answered(*"yynynn")
-    assert task.score(truth, found, ["n", "y"]) == pytest.approx(
+    truth, result = labeled(*"yyynnn"), answered(*"yynynn")
+    assert task.score(truth, result, ["n", "y"]) == pytest.approx(
         {"accuracy": 4 / 6, "f1": 2 / 3, "mcc": 3 / 9}
     )
-    assert confusion(truth, found, ["n", "y"]) == [[2, 1], [1, 2]]
+    assert confusion(truth, result, ["n", "y"]) == [[2, 1], [1, 2]]
     # F1 of a: 2/3, b: 2/3, c: 0.
-    truth, found = labeled(*"aabc"), answered(*"abbb")
-    scores = task.score(truth, found, ["a", "b", "c", "d"])
+    truth, result = labeled(*"aabc"), answered(*"abbb")
+    scores = task.score(truth, result, ["a", "b", "c", "d"])
     assert scores["accuracy"] == 0.5
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
-    assert confusion(truth, found, ["a", "b", "c", "d"]) == [
+    assert confusion(truth, result, ["a", "b", "c", "d"]) == [
         [1, 1, 0, 0],
         [0, 1, 0, 0],
         [0, 1, 0, 0],
@@ -165,10 +165,10 @@ def test_metrics_of_classes_are_those_of_the_text_books() -> None:
 
 
 def test_metrics_are_defined_where_only_one_class_occurs() -> None:
-    truth, found = labeled("n", "n"), answered("n", "n")
-    scores = Classification().score(truth, found, ["n", "y"])
+    truth, result = labeled("n", "n"), answered("n", "n")
+    scores = Classification().score(truth, result, ["n", "y"])
     assert scores == {"accuracy": 1.0, "f1": 0.0, "mcc": 0.0}
-    assert confusion(truth, found, ["n", "y"]) == [[2, 0], [0, 0]]
+    assert confusion(truth, result, ["n", "y"]) == [[2, 0], [0, 0]]
 
 
 def test_empty_and_very_long_texts_become_rows(tokenizer: Tokenizer) -> None:
@@ -192,9 +192,9 @@ def test_values_are_learned_by_squared_error_and_judged_by_correlation(
     features = task.features(examples, tokenizer, 32, ["value"])
     logits = np.array([4, 1.5, 2, 3], np.float32).reshape(4, 1, 1)
     batch = {name: jnp.asarray(array) for name, array in features.arrays.items()}
-    tally = task.objective(jnp.asarray(logits), batch)
-    assert tally.correct is None
-    assert (float(tally.loss), float(tally.count)) == (1 + 0 + 1 + 1, 4)
+    sums = task.objective(jnp.asarray(logits), batch)
+    assert sums.correct is None
+    assert (float(sums.loss), float(sums.count)) == (1 + 0 + 1 + 1, 4)
     predictions = task.predict(examples, features, logits, ["value"])
     assert predictions[1] == {"id": "1", "value": 1.5}
     # Deviations from the means: labels 2.625, -0.875, -1.375, -0.375,
@@ -241,9 +241,9 @@ def test_choices_are_pairs_with_their_text(tmp_path: Path, word_piece: Tokenizer
     assert features.arrays["token_type_ids"][1].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0]] * 3
     logits = np.log(np.array([[1, 1, 2], [1, 2, 1]], np.float32))[..., None]
     batch = {name: jnp.asarray(array) for name, array in features.arrays.items()}
-    tally = task.objective(jnp.asarray(logits), batch)
-    assert float(tally.loss) == pytest.approx(math.log(2) + math.log(4))
-    assert (float(tally.correct), float(tally.count)) == (1, 2)
+    sums = task.objective(jnp.asarray(logits), batch)
+    assert float(sums.loss) == pytest.approx(math.log(2) + math.log(4))
+    assert (float(sums.correct), float(sums.count)) == (1, 2)
     predictions = task.predict(examples, features, logits, ["score"])
     assert predictions[1] == {
         "id": "1",
@@ -335,10 +335,10 @@ def test_passages_are_ranked_and_counted_by_query(
         ["16", "15"],
     ]
     assert ranked[0][0]["rank"] == 1
-    found = task.score(candidates, predictions, classes)
+    result = task.score(candidates, predictions, classes)
     # x: rank 2; y: passages 0 and 11 at ranks 11 and 12; z: none.
-    assert found["mrr"] == pytest.approx((1 / 2 + 1 / 11 + 0) / 3)
-    assert found["mrr@10"] == pytest.approx((1 / 2 + 0 + 0) / 3)
+    assert result["mrr"] == pytest.approx((1 / 2 + 1 / 11 + 0) / 3)
+    assert result["mrr@10"] == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert "1 of 3 queries have no relevant passage" in capsys.readouterr().err
     unlabeled = task.read(str(file), Columns(), labeled=False)
     assert "relevant" not in ranking.scored(unlabeled, predictions, classes)[0]
@@ -351,8 +351,8 @@ def test_equal_scores_are_not_ordered_by_the_file() -> None:
         for n in range(10)
     ]
     expected = sum(1 / n for n in range(1, 11)) / 10  # of a random order
-    for given in (records, records[::-1]):
-        assert ranking.reciprocal_rank(ranking.rank(given)) == pytest.approx(expected, abs=0.04)
+    for order in (records, records[::-1]):
+        assert ranking.reciprocal_rank(ranking.rank(order)) == pytest.approx(expected, abs=0.04)
     assert sorted(map(str, ranking.rank(records))) == sorted(map(str, ranking.rank(records[::-1])))
 
 

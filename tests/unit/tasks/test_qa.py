@@ -44,16 +44,16 @@ def about(context: str, answer: str, question: str = "k") -> Question:
 
 def test_a_row_is_the_question_and_its_context(tiny: Tokenizer) -> None:
     question = about("The man in\nthe store, milking.", "store", "man on ?")
-    found = QuestionAnswering().features([question], tiny, 64, ANSWERS)
-    pieces = [tiny.pieces[token] for token in found.arrays["token_ids"][0]]
+    result = QuestionAnswering().features([question], tiny, 64, ANSWERS)
+    pieces = [tiny.pieces[token] for token in result.arrays["token_ids"][0]]
     assert " ".join(pieces) == (
         "[CLS] man on ? [SEP] the man in the store , milk ##ing . [SEP] [PAD]"
     )
-    assert found.arrays["token_type_ids"].tolist() == [[0] * 5 + [1] * 10 + [0]]
-    assert found.arrays["segment_ids"].tolist() == [[1] * 15 + [0]]
-    assert (found.arrays["start"], found.arrays["end"]) == ([9], [9])
-    assert found.arrays["weights"].tolist() == [1]
-    assert {name: array.dtype for name, array in found.arrays.items()} == {
+    assert result.arrays["token_type_ids"].tolist() == [[0] * 5 + [1] * 10 + [0]]
+    assert result.arrays["segment_ids"].tolist() == [[1] * 15 + [0]]
+    assert (result.arrays["start"], result.arrays["end"]) == ([9], [9])
+    assert result.arrays["weights"].tolist() == [1]
+    assert {name: array.dtype for name, array in result.arrays.items()} == {
         **dict.fromkeys(["token_ids", "token_type_ids", "segment_ids", "start", "end"], np.int32),
         "weights": np.float32,
     }
@@ -61,12 +61,12 @@ def test_a_row_is_the_question_and_its_context(tiny: Tokenizer) -> None:
 
 def test_a_long_context_is_seen_through_windows(tiny: Tokenizer) -> None:
     task = QuestionAnswering(QaOptions(stride=2))
-    shown = task.features([about(LETTERS, "e f")], tiny, 10, ANSWERS)
-    pieces = [[tiny.pieces[token] for token in row] for row in shown.arrays["token_ids"]]
+    windows = task.features([about(LETTERS, "e f")], tiny, 10, ANSWERS)
+    pieces = [[tiny.pieces[token] for token in row] for row in windows.arrays["token_ids"]]
     assert ["".join(row[3:9]) for row in pieces] == ["abcdef", "cdefgh", "efghij"]
-    assert shown.examples.tolist() == [0, 0, 0]
-    assert shown.arrays["start"].tolist() == [7, 5, 3]
-    assert shown.arrays["end"].tolist() == [8, 6, 4]
+    assert windows.examples.tolist() == [0, 0, 0]
+    assert windows.arrays["start"].tolist() == [7, 5, 3]
+    assert windows.arrays["end"].tolist() == [8, 6, 4]
     # A window that cuts the answer learns that there is none: [CLS].
     cut = task.features([about(LETTERS, "h i")], tiny, 10, ANSWERS)
     assert cut.arrays["start"].tolist() == [0, 0, 6]
@@ -126,11 +126,11 @@ def test_the_loss_is_the_mean_of_both_ends_and_right_is_both(tiny: Tokenizer) ->
     }
     batch["weights"] = batch["weights"].at[2].set(0)
     logits = np.concatenate([logits, np.full_like(logits[:1], 7)])  # and a row that fills up
-    tally = QuestionAnswering().objective(jnp.asarray(logits), batch)
+    sums = QuestionAnswering().objective(jnp.asarray(logits), batch)
     rest = np.log(np.exp(10) + 7)  # T is 8
-    assert float(tally.loss) == pytest.approx(2 * (rest - 10) + 10 / 2, rel=1e-5)
-    assert float(tally.correct) == 1
-    assert float(tally.count) == 2
+    assert float(sums.loss) == pytest.approx(2 * (rest - 10) + 10 / 2, rel=1e-5)
+    assert float(sums.correct) == 1
+    assert float(sums.count) == 2
 
 
 def answer(
@@ -144,8 +144,8 @@ def answer(
     """What is predicted from logits that are 0 but for `changes` of (row, position, side)."""
     features = task.features([question], tokenizer, length, classes)
     logits = np.zeros((*features.arrays["token_ids"].shape, 2), np.float32)
-    for place, value in changes.items():
-        logits[place] = value
+    for position, value in changes.items():
+        logits[position] = value
     (record,) = task.predict([question], features, logits, classes)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     return record
@@ -155,13 +155,15 @@ def test_an_answer_starts_in_the_window_that_owns_its_first_token(tiny: Tokenize
     task = QuestionAnswering(QaOptions(stride=2))
     # Row 0 shows e (position 7) near its edge; row 1, whose it is, at 5.
     changes = {(0, 7, 0): 9.0, (1, 5, 0): 3.0, (1, 6, 1): 4.0}
-    found = answer(task, tiny, about(LETTERS, "e"), changes)
-    assert (found["answer"], found["start"], found["end"]) == ("e f", 8, 11)
-    assert found["score"] == 7
-    assert found["null_odds"] == -7
-    assert found["n_best"][0]["answer"] == "e f"
-    assert sum(one["probability"] for one in found["n_best"]) == pytest.approx(1)
-    assert len({one["answer"] for one in found["n_best"]}) == len(found["n_best"]) == 20
+    result = answer(task, tiny, about(LETTERS, "e"), changes)
+    assert (result["answer"], result["start"], result["end"]) == ("e f", 8, 11)
+    assert result["score"] == 7
+    assert result["null_odds"] == -7
+    assert result["n_best"][0]["answer"] == "e f"
+    assert sum(candidate["probability"] for candidate in result["n_best"]) == pytest.approx(1)
+    assert (
+        len({candidate["answer"] for candidate in result["n_best"]}) == len(result["n_best"]) == 20
+    )
 
 
 def test_an_answer_is_in_the_context_and_neither_backward_nor_too_long(tiny: Tokenizer) -> None:
@@ -178,19 +180,19 @@ def test_an_answer_is_in_the_context_and_neither_backward_nor_too_long(tiny: Tok
 
 def test_a_text_that_stands_twice_is_answered_once_from_its_best_place(tiny: Tokenizer) -> None:
     # Positions: 3 and 5 are both a; the second is the likelier.
-    places = {(0, 3, 0): 5.0, (0, 3, 1): 5.0, (0, 5, 0): 9.0, (0, 5, 1): 9.0}
-    found = answer(QuestionAnswering(), tiny, about("a b a c", "a"), places, length=16)
-    (best,) = (one for one in found["n_best"] if one["answer"] == "a")
-    assert (found["answer"], found["start"], found["score"]) == ("a", 4, 18)
-    assert best["probability"] == max(one["probability"] for one in found["n_best"])
+    changes = {(0, 3, 0): 5.0, (0, 3, 1): 5.0, (0, 5, 0): 9.0, (0, 5, 1): 9.0}
+    result = answer(QuestionAnswering(), tiny, about("a b a c", "a"), changes, length=16)
+    (best,) = (candidate for candidate in result["n_best"] if candidate["answer"] == "a")
+    assert (result["answer"], result["start"], result["score"]) == ("a", 4, 18)
+    assert best["probability"] == max(candidate["probability"] for candidate in result["n_best"])
 
 
 def test_there_is_an_answer_even_if_the_likeliest_places_are_none(tiny: Tokenizer) -> None:
     task = QuestionAnswering(QaOptions(n_best=1))
     outside = {(0, 0, 0): 9.0, (0, 0, 1): 9.0, (0, 6, 0): 2.0}
-    found = answer(task, tiny, about(LETTERS, "e"), outside, length=16)
-    assert found["answer"] == "d"
-    assert found["null_odds"] == 16
+    result = answer(task, tiny, about(LETTERS, "e"), outside, length=16)
+    assert result["answer"] == "d"
+    assert result["null_odds"] == 16
 
 
 @pytest.mark.parametrize("classes", [ANSWERS, ANSWERS_OR_NULL])
@@ -198,10 +200,10 @@ def test_there_is_an_answer_even_if_the_likeliest_places_are_none(tiny: Tokenize
 def test_a_context_without_text_has_no_answer(
     tiny: Tokenizer, context: str, classes: list[str]
 ) -> None:
-    found = answer(QuestionAnswering(), tiny, Question("q", "", context), {}, classes)
-    assert (found["answer"], found["start"], found["end"]) == ("", None, None)
-    assert found["null_odds"] == CERTAIN
-    assert [one["answer"] for one in found["n_best"]] == [""]
+    result = answer(QuestionAnswering(), tiny, Question("q", "", context), {}, classes)
+    assert (result["answer"], result["start"], result["end"]) == ("", None, None)
+    assert result["null_odds"] == CERTAIN
+    assert [candidate["answer"] for candidate in result["n_best"]] == [""]
 
 
 def test_no_answer_is_chosen_above_the_threshold_and_only_if_learned(tiny: Tokenizer) -> None:
@@ -211,14 +213,14 @@ def test_no_answer_is_chosen_above_the_threshold_and_only_if_learned(tiny: Token
     by_threshold = {}
     for threshold in (0.0, 1.0):
         task = QuestionAnswering(QaOptions(null_threshold=threshold))
-        found = answer(task, tiny, question, logits, ANSWERS_OR_NULL, 16)
-        assert found["null_odds"] == 1
-        assert [one["answer"] for one in found["n_best"]][:2] == ["", "c"]
-        by_threshold[threshold] = found["answer"], found["score"], found["start"]
+        result = answer(task, tiny, question, logits, ANSWERS_OR_NULL, 16)
+        assert result["null_odds"] == 1
+        assert [candidate["answer"] for candidate in result["n_best"]][:2] == ["", "c"]
+        by_threshold[threshold] = result["answer"], result["score"], result["start"]
     assert by_threshold == {0.0: ("", 6, None), 1.0: ("c", 5, 4)}
-    found = answer(QuestionAnswering(), tiny, question, logits, ANSWERS, 16)
-    assert found["answer"] == "c"
-    assert found["n_best"][0]["answer"] == "c"
+    result = answer(QuestionAnswering(), tiny, question, logits, ANSWERS, 16)
+    assert result["answer"] == "c"
+    assert result["n_best"][0]["answer"] == "c"
 
 
 def test_the_null_score_is_the_least_of_all_windows(tiny: Tokenizer) -> None:
@@ -228,7 +230,7 @@ def test_the_null_score_is_the_least_of_all_windows(tiny: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "said"),
+    ("context", "expected_answer"),
     [
         ('He said: "Milk (in May) store".', "Milk"),
         ("Milk,\u00a0store", "store"),
@@ -241,32 +243,34 @@ def test_the_null_score_is_the_least_of_all_windows(tiny: Tokenizer) -> None:
         ("milking\r\nthe\tstore", "milking\r\nthe\tstore"),
     ],
 )
-def test_an_answer_is_cut_out_of_the_words_as_they_were_written(context: str, said: str) -> None:
+def test_an_answer_is_cut_out_of_the_words_as_they_were_written(
+    context: str, expected_answer: str
+) -> None:
     pieces = [*SPECIALS, *".,!?()':\"。", *map(chr, range(97, 123)), *"北京在中国"]
     pieces += [f"##{chr(letter)}" for letter in range(97, 123)]
     pieces += ["\u1112", *(f"##{chr(letter)}" for letter in range(0x1100, 0x1200))]
     tokenizer = WordPieceTokenizer(pieces, uncased=True)
     document = Document.of(context, tokenizer)
-    start = context.index(said)
-    tokens = document.tokens(start, start + len(said))
+    start = context.index(expected_answer)
+    tokens = document.tokens(start, start + len(expected_answer))
     assert tokens is not None
-    assert context[slice(*document.characters(*tokens))] == said
+    assert context[slice(*document.characters(*tokens))] == expected_answer
 
 
 def test_sentencepiece_answers_keep_their_place(tokenizer_dir: Path) -> None:
     tokenizer = tokenizers.load(tokenizer_dir)
     context = "The captain finds “a wooden boat” (near the river).  Our teacher paints."
-    for said in ("captain", "a wooden boat", "near the river", "river", "Our teacher"):
-        question = about(context, said, "the cook?")
+    for expected_answer in ("captain", "a wooden boat", "near the river", "river", "Our teacher"):
+        question = about(context, expected_answer, "the cook?")
         features = QuestionAnswering().features([question], tokenizer, 128, ANSWERS)
         (row,) = features.arrays["token_ids"][features.arrays["weights"] > 0]
         first, last = features.arrays["start"][0], features.arrays["end"][0]
-        assert tokenizer.decode(row[first : last + 1]).strip(" “(") == said.lower()
-        (found,) = QuestionAnswering().predict(
+        assert tokenizer.decode(row[first : last + 1]).strip(" “(") == expected_answer.lower()
+        (result,) = QuestionAnswering().predict(
             [question], features, certain(features, first, last), ANSWERS
         )
-        assert found["answer"] == said
-        assert context[found["start"] : found["end"]] == said
+        assert result["answer"] == expected_answer
+        assert context[result["start"] : result["end"]] == expected_answer
     word = tokenizer.encode(["(the"])[0]
     assert word == tokenizer.encode_with_offsets(["(the"])[0][0]
 
@@ -287,8 +291,8 @@ def test_the_task_scores_its_own_predictions(tiny: Tokenizer) -> None:
         examples, features, certain(features, [5, 7], [5, 7]), ANSWERS
     )
     assert [record["id"] for record in records] == ["one", "two"]
-    found = QuestionAnswering().score(examples, records, ANSWERS)
-    assert found == {"exact": 50.0, "f1": pytest.approx(250 / 3), "total": 2}
+    result = QuestionAnswering().score(examples, records, ANSWERS)
+    assert result == {"exact": 50.0, "f1": pytest.approx(250 / 3), "total": 2}
 
     examples.append(Question("none", "k", LETTERS, impossible=True))
     features = QuestionAnswering().features(examples, tiny, 64, ANSWERS_OR_NULL)
@@ -296,10 +300,10 @@ def test_the_task_scores_its_own_predictions(tiny: Tokenizer) -> None:
     logits[:, 0] = [[8, 8], [11, 11], [11.5, 11.5]]  # odds -4, 2 and 3: two answers are held back
     records = QuestionAnswering().predict(examples, features, logits, ANSWERS_OR_NULL)
     assert [record["answer"] for record in records] == ["c d", "", ""]
-    found = QuestionAnswering().score(examples, records, ANSWERS_OR_NULL)
-    assert found["f1"] == pytest.approx(200 / 3)
-    assert (found["HasAns_f1"], found["NoAns_f1"]) == (50, 100)
-    assert (found["best_f1"], found["best_f1_thresh"]) == (100, 2)
+    result = QuestionAnswering().score(examples, records, ANSWERS_OR_NULL)
+    assert result["f1"] == pytest.approx(200 / 3)
+    assert (result["HasAns_f1"], result["NoAns_f1"]) == (50, 100)
+    assert (result["best_f1"], result["best_f1_thresh"]) == (100, 2)
 
 
 def test_a_context_of_100_000_words_is_taken(tiny: Tokenizer) -> None:
@@ -310,5 +314,5 @@ def test_a_context_of_100_000_words_is_taken(tiny: Tokenizer) -> None:
     assert features.arrays["token_ids"].shape == (780, 384)
     assert features.arrays["start"].nonzero()[0].tolist() == [779]
     logits = certain(features, features.arrays["start"], features.arrays["end"])
-    (found,) = QuestionAnswering().predict([question], features, logits, ANSWERS)
-    assert (found["start"], found["end"]) == question.span
+    (result,) = QuestionAnswering().predict([question], features, logits, ANSWERS)
+    assert (result["start"], result["end"]) == question.span

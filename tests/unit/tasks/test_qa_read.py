@@ -27,7 +27,7 @@ def write(path: Path, qas: list[dict[str, Any]], context: str = LETTERS, **more:
     return str(file)
 
 
-def asked(name: str, text: str, start: int, **more: Any) -> dict[str, Any]:
+def qa_entry(name: str, text: str, start: int, **more: Any) -> dict[str, Any]:
     return {"id": name, "question": "k", "answers": [{"text": text, "answer_start": start}]} | more
 
 
@@ -35,12 +35,12 @@ def test_answers_that_stand_elsewhere_are_found_or_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     qas = [
-        asked("right", "b", 2),
-        asked("moved", "b", 11),
-        asked("white", " c\n", 3),
-        asked("lost", "z", 4),
-        asked("empty", "", 4),
-        asked("negative", "d", -4),
+        qa_entry("right", "b", 2),
+        qa_entry("moved", "b", 11),
+        qa_entry("white", " c\n", 3),
+        qa_entry("lost", "z", 4),
+        qa_entry("empty", "", 4),
+        qa_entry("negative", "d", -4),
     ]
     examples = QuestionAnswering().read(write(tmp_path, qas, "a b c d b"), Columns(), True)
     spans = {example.id: example.span for example in examples}
@@ -52,20 +52,20 @@ def test_answers_that_stand_elsewhere_are_found_or_counted(
         "empty": None,
         "negative": (6, 7),
     }
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
         "2 answers are not at their answer_start; the nearest match is used (first: 'moved')"
-        in said
+        in stderr
     )
-    assert "2 questions have an answer that is not in the context" in said
-    assert said.count("\n") == 2
+    assert "2 questions have an answer that is not in the context" in stderr
+    assert stderr.count("\n") == 2
 
 
 def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
     none = {"id": "n", "question": "k", "answers": [], "is_impossible": True}
-    plausible = asked("p", "b", 2, is_impossible=True)
+    plausible = qa_entry("p", "b", 2, is_impossible=True)
     examples = QuestionAnswering().read(
-        write(tmp_path, [none, plausible, asked("y", "b", 2)]), Columns(), True
+        write(tmp_path, [none, plausible, qa_entry("y", "b", 2)]), Columns(), True
     )
     assert [example.impossible for example in examples] == [True, True, False]
     assert [example.span for example in examples] == [None, None, (2, 3)]
@@ -77,15 +77,21 @@ def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
     ("qas", "words"),
     [
         ([{"id": "a", "answers": []}], r"qas\[0\] has no 'question'; it has 'id', 'answers'"),
-        ([asked("a", "b", 2), asked("a", "c", 4)], r"qas\[1\] has the same id 'a' as .*qas\[0\]"),
+        (
+            [qa_entry("a", "b", 2), qa_entry("a", "c", 4)],
+            r"qas\[1\] has the same id 'a' as .*qas\[0\]",
+        ),
         ([{"id": "a", "question": "k"}], r"data\[0\]\.paragraphs\[0\]\.qas\[0\] has no 'answers'"),
         ([{"id": "a", "question": "k", "answers": []}], r"qas\[0\] has no answers; add one"),
         (
-            [asked("a", "b", 2) | {"answers": [{"text": "b"}]}],
+            [qa_entry("a", "b", 2) | {"answers": [{"text": "b"}]}],
             r"answers\[0\] has no 'answer_start'",
         ),
-        ([asked("a", "b", 2) | {"id": 7}], "'id' must be a str, not 7"),
-        ([asked("a", "b", 2) | {"question": "\ud800"}], "'question' contains half of a character"),
+        ([qa_entry("a", "b", 2) | {"id": 7}], "'id' must be a str, not 7"),
+        (
+            [qa_entry("a", "b", 2) | {"question": "\ud800"}],
+            "'question' contains half of a character",
+        ),
         (["x"], r"qas\[0\] must be an object"),
         ([], "has no questions"),
     ],

@@ -20,7 +20,7 @@ pytestmark = real
 
 def published(question: Question, tokenizer: Tokenizer, length: int) -> list[list[int]]:
     """Rows of (first token, tokens, start, end), in plain Python after run_squad.py's rules."""
-    words, place = [], []
+    words, word_of = [], []
     fresh = True
     for letter in question.context:
         if letter in " \t\r\n\u202f":
@@ -29,14 +29,14 @@ def published(question: Question, tokenizer: Tokenizer, length: int) -> list[lis
             words += [""] if fresh else []
             words[-1] += letter
             fresh = False
-        place.append(len(words) - 1)
+        word_of.append(len(words) - 1)
     tokens, begins = [], []
     for word in words:
         begins.append(len(tokens))
         tokens += tokenizer.encode([word])[0]
     assert question.span is not None
-    start = begins[place[question.span[0]]]
-    end = [*begins, len(tokens)][place[question.span[1] - 1] + 1] - 1
+    start = begins[word_of[question.span[0]]]
+    end = [*begins, len(tokens)][word_of[question.span[1] - 1] + 1] - 1
     own = tokenizer.encode([question.context[slice(*question.span)]])[0]
     for first in range(start, end + 1):
         if tokens[first : first + len(own)] == own and first + len(own) - 1 <= end:
@@ -83,18 +83,18 @@ def test_rows_and_targets_are_those_of_the_published_rules(
     examples, tokenizer = squad
     features = QuestionAnswering().features(examples, tokenizer, length, ANSWERS)
     targets = zip(features.arrays["start"], features.arrays["end"], strict=True)
-    found = [
+    result = [
         [window.first, window.count, int(start), int(end)]
         for window, (start, end) in zip(features.notes, targets, strict=True)
     ]
     expected = [published(example, tokenizer, length) for example in examples]
-    assert [row[:2] for row in found] == [row[:2] for rows in expected for row in rows]
+    assert [row[:2] for row in result] == [row[:2] for rows in expected for row in rows]
     # Six answers end inside a token, and so have other tokens by themselves: there the published
     # code keeps all of the word, such as "Indirectly," for "Indirect".
     differ = {
         examples[number].answers[0]
         for number, row, other in zip(
-            features.examples, found, [row for rows in expected for row in rows], strict=True
+            features.examples, result, [row for rows in expected for row in rows], strict=True
         )
         if row != other
     }
@@ -141,7 +141,7 @@ def best_span(windows: list[Window], logits: np.ndarray) -> tuple[float, float]:
     best, null = -np.inf, np.inf
     for number, (window, row) in enumerate(zip(windows, logits.astype(float), strict=True)):
         starts, ends = (
-            sorted(range(len(row)), key=lambda place: row[place, side], reverse=True)[:20]
+            sorted(range(len(row)), key=lambda position: row[position, side], reverse=True)[:20]
             for side in (0, 1)
         )
         null = min(null, row[0].sum())

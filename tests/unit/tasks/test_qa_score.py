@@ -39,14 +39,14 @@ def test_case_punctuation_articles_and_white_space_do_not_count(text: str, expec
 
 def test_the_right_answer_that_is_nearest_counts() -> None:
     answers = gold("1.1", one=["cat sat down", "dog"], two=["x y"])
-    found = score(answers, {"one": "the cat sat", "two": "X, y!", "unknown": "z"})
+    result = score(answers, {"one": "the cat sat", "two": "X, y!", "unknown": "z"})
     # Both words are right, two of three were found: 2 · 1 · 2/3 / (1 + 2/3) = 0.8.
-    assert found == {"exact": 50.0, "f1": pytest.approx(90.0), "total": 2}
+    assert result == {"exact": 50.0, "f1": pytest.approx(90.0), "total": 2}
 
 
 def test_repeated_words_count_as_often_as_both_have_them() -> None:
-    found = score(gold("1.1", one=["b b c"]), {"one": "b b b d"})
-    assert found["f1"] == pytest.approx(100 * 2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
+    result = score(gold("1.1", one=["b b c"]), {"one": "b b b d"})
+    assert result["f1"] == pytest.approx(100 * 2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
 
 
 def test_two_answers_of_articles_only_are_the_same_words_in_version_2_only() -> None:
@@ -58,17 +58,17 @@ def test_two_answers_of_articles_only_are_the_same_words_in_version_2_only() -> 
 def test_a_missing_prediction_is_wrong_and_said_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = score(gold("1.1", one=["x"], two=["y"], three=["z"]), {"two": "y"})
-    assert found["exact"] == pytest.approx(100 / 3)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "2 of 3 questions have no prediction" in said
+    result = score(gold("1.1", one=["x"], two=["y"], three=["z"]), {"two": "y"})
+    assert result["exact"] == pytest.approx(100 / 3)
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "2 of 3 questions have no prediction" in stderr
 
 
 def test_questions_with_and_without_an_answer_are_told_apart() -> None:
     answers = gold("v2.0", a=["x y"], b=["z"], c=[], d=[])
-    found = score(answers, {"a": "x", "b": "", "c": "", "d": "w"})
-    assert found == {
+    result = score(answers, {"a": "x", "b": "", "c": "", "d": "w"})
+    assert result == {
         "exact": 25.0,
         "f1": pytest.approx((2 / 3 + 1) / 4 * 100),
         "total": 4,
@@ -93,11 +93,11 @@ def test_the_threshold_is_where_the_score_is_best() -> None:
         "best_f1_thresh": -4.0,
     }
     assert tune_threshold(answers, predictions, odds) == expected
-    found = score(answers, predictions, odds)
-    assert {name: found[name] for name in expected} == expected
+    result = score(answers, predictions, odds)
+    assert {name: result[name] for name in expected} == expected
     # As officially, an answer with odds above 1 is taken back before it is scored …
-    assert found["exact"] == 50.0
-    assert found["NoAns_exact"] == 50.0
+    assert result["exact"] == 50.0
+    assert result["NoAns_exact"] == 50.0
     # … unless asked otherwise.
     assert score(answers, predictions, odds, math.inf)["NoAns_exact"] == 0.0
     assert score(answers, predictions, odds, -3.5)["f1"] == expected["best_f1"]
@@ -132,8 +132,8 @@ def load(name: str) -> dict[str, Any]:
 
 @real
 def test_the_published_figures_come_out_to_the_last_digit() -> None:
-    found = score(load("dev-v1.1.rebuilt.json"), load("predictions-v1.1-bert-ensemble.json"))
-    assert found == {"exact": 86.20624408703878, "f1": 92.19557978351129, "total": 10570}
+    result = score(load("dev-v1.1.rebuilt.json"), load("predictions-v1.1-bert-ensemble.json"))
+    assert result == {"exact": 86.20624408703878, "f1": 92.19557978351129, "total": 10570}
 
 
 @real
@@ -141,8 +141,8 @@ def test_the_published_figures_come_out_where_predictions_are_missing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     predictions = load("predictions-v1.1-logistic-regression.json")
-    found = score(load("dev-v1.1.rebuilt.json"), predictions)
-    assert (round(found["exact"], 4), round(found["f1"], 4)) == (40.1419, 50.9815)
+    result = score(load("dev-v1.1.rebuilt.json"), predictions)
+    assert (round(result["exact"], 4), round(result["f1"], 4)) == (40.1419, 50.9815)
     assert "13 of 10,570 questions have no prediction" in capsys.readouterr().err
 
 

@@ -70,7 +70,7 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"document": "a"', r"a\.jsonl, line 2, column \d+: not JSON"),
         ("[1, 2]", r"line 2 is \[1, 2\], not a JSON object"),
@@ -90,10 +90,10 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
         ('{"document": "a", "summary": "b", "id": [1]}', r"line 2: field 'id' is \[1\]"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, said: str) -> None:
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, message: str) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps(GOOD) + "\n" + line + "\n", "utf-8")
-    with pytest.raises(BadInputError, match=said) as error:
+    with pytest.raises(BadInputError, match=message) as error:
         Summarization().read(str(source), Columns(), labeled=True)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
@@ -126,17 +126,17 @@ def test_empty_and_short_documents_are_counted_and_come_through(
         {"document": [], "summary": "a man", "id": "list"},
     )
     examples = Summarization().read(source, Columns(), labeled=True)
-    said = capsys.readouterr().err
-    assert "2 documents are empty and get empty summaries (first: void)" in said
-    assert "1 documents have at most 3 sentences; all are chosen" in said
+    stderr = capsys.readouterr().err
+    assert "2 documents are empty and get empty summaries (first: void)" in stderr
+    assert "1 documents have at most 3 sentences; all are chosen" in stderr
     features = Summarization().features(examples, tokenizer, 16, ["selected"])
     assert features.examples.tolist() == [1]
-    found = Summarization().predict(
+    result = Summarization().predict(
         examples, features, np.zeros((1, 1, 1), np.float32), ["selected"]
     )
-    assert [one["summary"] for one in found] == ["", "The man.", ""]
-    assert found[1] == {"id": "one", "summary": "The man.", "sentences": [0], "scores": [0.5]}
-    scores = Summarization().score(examples, found, ["selected"])
+    assert [record["summary"] for record in result] == ["", "The man.", ""]
+    assert result[1] == {"id": "one", "summary": "The man.", "sentences": [0], "scores": [0.5]}
+    scores = Summarization().score(examples, result, ["selected"])
     # "The man" and "a man" share one of two words.
     assert scores["rouge1"] == pytest.approx(0.5 / 3)
     assert scores["lead3_rouge1"] == scores["rouge1"]
@@ -179,7 +179,7 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
     features = Summarization().features(examples, tokenizer, length, ["selected"])
     arrays = features.arrays
     assert arrays["token_ids"].shape[1] <= length
-    found: list[list[int]] = []
+    result: list[list[int]] = []
     for row, (first, stop) in enumerate(features.notes):
         ids = arrays["token_ids"][row]
         starts = arrays["cls_positions"][row, : stop - first]
@@ -188,20 +188,20 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
         ends = [*starts[1:], arrays["segment_ids"][row].sum()]
         for start, end in zip(starts, ends, strict=True):
             assert ids[end - 1] == tokenizer.sep_id
-            found.append(ids[start + 1 : end - 1].tolist())
-    wanted = tokenizer.encode([sentence for one in examples for sentence in one.sentences])
-    assert found == [ids[: length - 2] for ids in wanted]
-    cut = sum(len(ids) > length - 2 for ids in wanted)
+            result.append(ids[start + 1 : end - 1].tolist())
+    encoded = tokenizer.encode([sentence for example in examples for sentence in example.sentences])
+    assert result == [ids[: length - 2] for ids in encoded]
+    cut = sum(len(ids) > length - 2 for ids in encoded)
     assert (f"{cut} sentences are truncated to {length - 2} tokens" in capsys.readouterr().err) == (
         cut > 0
     )
     # No row could have taken the first sentence of the next one of its document.
-    sizes = [len(ids) + 2 for ids in found]
-    total, at = arrays["segment_ids"].sum(axis=1), 0
+    sizes = [len(ids) + 2 for ids in result]
+    total, sentence_index = arrays["segment_ids"].sum(axis=1), 0
     for row, (first, stop) in enumerate(features.notes[:-1]):
-        at += stop - first
+        sentence_index += stop - first
         if features.examples[row] == features.examples[row + 1]:
-            assert total[row] + sizes[at] > length
+            assert total[row] + sizes[sentence_index] > length
 
 
 def test_the_oracle_takes_what_raises_rouge_most_and_then_stops() -> None:
@@ -236,11 +236,11 @@ def test_the_loss_is_the_cross_entropy_of_each_sentence() -> None:
         "labels": jnp.array([[1, 0, 0], [1, 0, 0]]),
         "weights": jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
     }
-    tally = Summarization().objective(logits, batch)
-    assert float(tally.loss) == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
-    assert tally.correct is not None
+    sums = Summarization().objective(logits, batch)
+    assert float(sums.loss) == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
+    assert sums.correct is not None
     # Undecided is not chosen.
-    assert (float(tally.correct), float(tally.count)) == (2.0, 4.0)
+    assert (float(sums.correct), float(sums.count)) == (2.0, 4.0)
 
 
 def test_a_summary_has_the_best_sentences_in_their_order_and_says_nothing_twice() -> None:
@@ -256,20 +256,20 @@ def test_a_summary_has_the_best_sentences_in_their_order_and_says_nothing_twice(
     features = Summarization().features(examples, tiny, 16, ["selected"])
     assert len(features.notes) > 3
     scores = [[-500.0, 2.0, 500.0, math.log(3), 0.0], [0.0, 1.0, 1.0]]
-    found = Summarization(SummarizationOptions(sentences=2)).predict(
+    result = Summarization(SummarizationOptions(sentences=2)).predict(
         examples, features, logits_of(features, scores), ["selected"]
     )
     # "man and the" is in the best one already.
-    assert found[0]["sentences"] == [2, 3]
-    assert found[0]["summary"] == "the man and the store. in the store."
-    assert found[0]["scores"] == pytest.approx([1.0, 0.75])
-    assert found[1]["sentences"] == [1, 2]
+    assert result[0]["sentences"] == [2, 3]
+    assert result[0]["summary"] == "the man and the store. in the store."
+    assert result[0]["scores"] == pytest.approx([1.0, 0.75])
+    assert result[1]["sentences"] == [1, 2]
     everything = Summarization(SummarizationOptions(sentences=9))
     (all_but_one, _) = everything.predict(
         examples, features, logits_of(features, scores), ["selected"]
     )
     assert all_but_one["sentences"] == [0, 2, 3, 4]
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(result)) == result
 
 
 def test_scores_are_f1_and_the_lead_is_beside_them() -> None:
@@ -278,17 +278,17 @@ def test_scores_are_f1_and_the_lead_is_beside_them() -> None:
         Example("y", ("no", "one"), "a b c d"),
     ]
     predictions = [{"id": "x", "summary": "the cat"}, {"id": "y", "summary": "d a b"}]
-    found = Summarization().score(examples, predictions, ["selected"])
+    result = Summarization().score(examples, predictions, ["selected"])
     # x: 2 of 2 and 2 of 3 words, 1 of 1 and 1 of 2 bigrams, 2 words in order.
     # y: 3 of 3 and 3 of 4 words, 1 of 2 and 1 of 3 bigrams, "a b" in order.
-    assert found["rouge1"] == pytest.approx((0.8 + 6 / 7) / 2)
-    assert found["rouge2"] == pytest.approx((2 / 3 + 2 / 5) / 2)
-    assert found["rougeL"] == pytest.approx((0.8 + 4 / 7) / 2)
+    assert result["rouge1"] == pytest.approx((0.8 + 6 / 7) / 2)
+    assert result["rouge2"] == pytest.approx((2 / 3 + 2 / 5) / 2)
+    assert result["rougeL"] == pytest.approx((0.8 + 4 / 7) / 2)
     # "the cat a dog it sat": 3 of 6 and 3 of 3 words, 1 of 5 and 1 of 2 bigrams; y has none.
-    assert found["lead3_rouge1"] == pytest.approx((2 / 3) / 2)
-    assert found["lead3_rouge2"] == pytest.approx((2 / 7) / 2)
-    assert found["lead3_rougeL"] == pytest.approx((2 / 3) / 2)
-    assert Summarization().best_metric in found
+    assert result["lead3_rouge1"] == pytest.approx((2 / 3) / 2)
+    assert result["lead3_rouge2"] == pytest.approx((2 / 7) / 2)
+    assert result["lead3_rougeL"] == pytest.approx((2 / 3) / 2)
+    assert Summarization().best_metric in result
     assert "lead1_rouge1" in Summarization(SummarizationOptions(sentences=1)).score(
         examples, predictions, ["selected"]
     )
@@ -308,10 +308,10 @@ def test_a_document_of_a_hundred_thousand_words_is_read_to_its_end(tmp_path: Pat
     assert features.notes[-2][1] == 10_000
     assert features.notes[-1] == (0, 1)
     assert features.arrays["weights"].sum() == ORACLE_SENTENCES + 1
-    found = Summarization().predict(
+    result = Summarization().predict(
         examples, features, logits_of(features, [[0.0] * 9_999 + [5.0], [0.0]]), ["selected"]
     )
-    assert found[0]["sentences"][-1] == 9_999
+    assert result[0]["sentences"][-1] == 9_999
 
 
 @pytest.mark.skipif(
@@ -332,9 +332,9 @@ def test_on_wikipedia_the_labels_are_worth_more_than_the_first_sentences(tmp_pat
     features = Summarization().features(examples, tokenizers.load(tmp_path), 512, ["selected"])
     labels = features.arrays["labels"]
     assert 1 <= labels.sum() / len(examples) <= 3
-    found = Summarization().predict(
+    result = Summarization().predict(
         examples, features, (labels * 2.0 - 1.0)[..., None], ["selected"]
     )
-    scores = Summarization().score(examples, found, ["selected"])
+    scores = Summarization().score(examples, result, ["selected"])
     assert scores["rouge2"] > scores["lead3_rouge2"] + 0.03
     assert scores["rouge1"] > scores["lead3_rouge1"] + 0.03

@@ -19,7 +19,9 @@ from pipelines.tasks.table_reader import Example, examples, read
 from pipelines.tasks.task import Columns
 
 
-def found(file: Path, columns: Columns | None = None, labeled: bool = True) -> list[Example]:
+def read_examples(
+    file: Path, columns: Columns | None = None, labeled: bool = True
+) -> list[Example]:
     return examples(read(str(file)), columns or Columns(), labeled)
 
 
@@ -36,39 +38,42 @@ def test_csv_json_and_tsv_hold_the_same_examples(tmp_path: Path) -> None:
     lines = [json.dumps({"label": label, "text": text}) for text, label in rows]
     json_file = write(tmp_path, "a.JSONL", "\n\n".join(lines))
     for file in (csv_file, json_file):
-        assert [(e.id, e.text, e.pair, e.label) for e in found(file)] == [
+        assert [(e.id, e.text, e.pair, e.label) for e in read_examples(file)] == [
             (str(number), text, "", label) for number, (text, label) in enumerate(rows)
         ]
-    assert found(csv_file)[1].where == f"{csv_file}, line 5"
-    assert found(json_file)[1].where == f"{json_file}, line 3"
+    assert read_examples(csv_file)[1].where == f"{csv_file}, line 5"
+    assert read_examples(json_file)[1].where == f"{json_file}, line 3"
     tsv_file = write(tmp_path, "a.tsv", 'label\tsentence\nno\t"milk\nyes\ta, "man"\n')
-    assert [(e.text, e.label) for e in found(tsv_file)] == [('"milk', "no"), ('a, "man"', "yes")]
+    assert [(e.text, e.label) for e in read_examples(tsv_file)] == [
+        ('"milk', "no"),
+        ('a, "man"', "yes"),
+    ]
 
 
 def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "id,sentence,question,label,other\n7,s,q,x,o\n")
-    assert found(file) == [Example("7", "q", "s", "x", f"{file}, line 2")]
-    single = found(file, Columns(text="sentence", label="other", id="other"))
+    assert read_examples(file) == [Example("7", "q", "s", "x", f"{file}, line 2")]
+    single = read_examples(file, Columns(text="sentence", label="other", id="other"))
     assert single == [Example("o", "s", "", "o", f"{file}, line 2")]
-    assert found(file, Columns(pair="other"))[0].text == "s"
+    assert read_examples(file, Columns(pair="other"))[0].text == "s"
     with pytest.raises(BadInputError, match="no column 'txt'; its columns are id, sentence, quest"):
-        found(file, Columns(text="txt"))
+        read_examples(file, Columns(text="txt"))
     bare = write(tmp_path, "b.csv", "comment,stars\nfine,3\n")
     with pytest.raises(
         BadInputError, match=r"text, sentence, .*columns are comment, stars; .*text"
     ):
-        found(bare)
+        read_examples(bare)
     with pytest.raises(BadInputError, match="called label, class"):
-        found(bare, Columns(text="comment"))
+        read_examples(bare, Columns(text="comment"))
 
 
 def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "text,label\nfine,\n")
-    assert found(file, labeled=False)[0].label == ""
+    assert read_examples(file, labeled=False)[0].label == ""
     with pytest.raises(BadInputError, match="line 2: 'label' is empty"):
-        found(file)
+        read_examples(file)
     numbers = write(tmp_path, "a.jsonl", '{"text":"a","label":1}\n{"text":"b","label":true}')
-    assert [e.label for e in found(numbers)] == ["1", "true"]
+    assert [e.label for e in read_examples(numbers)] == ["1", "true"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,7 @@ def test_a_bad_table_is_refused_in_one_line_that_says_where(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     with pytest.raises(BadInputError, match=message) as caught:
-        found(write(tmp_path, name, text))
+        read_examples(write(tmp_path, name, text))
     assert "\n" not in str(caught.value)
 
 
@@ -109,10 +114,10 @@ def test_another_encoding_is_named_with_its_remedy(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes("text,label\na,x\ncafé,y\n".encode("latin-1"))
     with pytest.raises(BadInputError, match=r"line 3 is not UTF-8: byte 0xe9; .*iconv -f latin1"):
-        found(file)
+        read_examples(file)
     file.write_bytes("text,label\na,x\n".encode("utf-16"))
     with pytest.raises(BadInputError, match="iconv -f utf-16"):
-        found(file)
+        read_examples(file)
     with pytest.raises(BadInputError, match="No such file"):
         read(str(tmp_path / "none.csv"))
 
@@ -120,8 +125,8 @@ def test_another_encoding_is_named_with_its_remedy(tmp_path: Path) -> None:
 def test_ids_occur_once(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "text,label,key\na,x,1\nb,y,2\nc,x,1\n")
     with pytest.raises(BadInputError, match=r"line 4: .*line 2 has the same id '1'"):
-        found(file, Columns(id="key"))
-    assert [e.id for e in found(file)] == ["0", "1", "2"]
+        read_examples(file, Columns(id="key"))
+    assert [e.id for e in read_examples(file)] == ["0", "1", "2"]
 
 
 def test_empty_texts_are_counted_and_long_ones_are_read(
@@ -129,10 +134,10 @@ def test_empty_texts_are_counted_and_long_ones_are_read(
 ) -> None:
     long = "word " * 100_000
     file = write(tmp_path, "a.csv", f"text,label\n{long},x\n ,x\n,y\n")
-    assert found(file)[0].text == long
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "2 of 3 rows have an empty text (first: line 3)" in said
+    assert read_examples(file)[0].text == long
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "2 of 3 rows have an empty text (first: line 3)" in stderr
 
 
 BUILDER = """

@@ -215,10 +215,10 @@ def test_the_objective_counts_only_labelled_words(letters: Tokenizer) -> None:
     logits = np.zeros((2, 8, 2), np.float32)
     logits[0, 1] = [0.0, np.log(3.0)]  # the first word: right, with probability 3/4
     logits[0, 4] = [0.0, np.log(3.0)]  # the second: wrong, 1/4
-    tally = Tagging().objective(jnp.asarray(logits), batch)
-    assert float(tally.count) == 2
-    assert float(tally.correct) == 1
-    assert float(tally.loss) == pytest.approx(-np.log(3 / 4) - np.log(1 / 4), rel=1e-6)
+    sums = Tagging().objective(jnp.asarray(logits), batch)
+    assert float(sums.count) == 2
+    assert float(sums.correct) == 1
+    assert float(sums.loss) == pytest.approx(-np.log(3 / 4) - np.log(1 / 4), rel=1e-6)
 
 
 def test_predictions_are_entities_with_their_places(tmp_path: Path, letters: Tokenizer) -> None:
@@ -234,13 +234,13 @@ def test_predictions_are_entities_with_their_places(tmp_path: Path, letters: Tok
     logits[0, words, chosen] = sure
     (record,) = Tagging().predict(examples, features, logits, classes)
     assert " ".join(record["tags"]) == "O O O B-PER I-PER I-PER I-PER O B-LOC O"
-    person, place = record["entities"]
+    person, city = record["entities"]
     assert {**person, "score": 0} == {
         "text": "A. B.", "label": "PER", "start": 9, "end": 14, "score": 0
     }  # fmt: skip
     assert person["score"] == pytest.approx((3 * 1 / 2 + 2 / 3) / 4)
-    assert (place["text"], line[place["start"] : place["end"]]) == ("Rome", "Rome")
-    assert place["score"] == pytest.approx(12 / 15)
+    assert (city["text"], line[city["start"] : city["end"]]) == ("Rome", "Rome")
+    assert city["score"] == pytest.approx(12 / 15)
     json.dumps(record)
 
 
