@@ -62,9 +62,7 @@ def _options(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines to write")
     parser.add_argument("--batch-size", type=int, default=32, help="rows per batch")
-    parser.add_argument(
-        "--length", type=int, default=0, help="tokens per row (0: as trained)"
-    )
+    parser.add_argument("--length", type=int, default=0, help="tokens per row (0: as trained)")
     for name in ("text", "pair", "label", "id"):
         parser.add_argument(f"--columns.{name}", default="", help=f"column of the {name}")
     parser.add_argument(

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from bert_jax.runtime.errors import BadInputError
 
 # Examples that are decoded together, which is three times as fast as one by one.
@@ -78,13 +76,14 @@ def _plain(feature: Any, value: Any) -> Any:
     )  # of a sequence; a sequence of dicts is a dict of lists
     if isinstance(value, dict):
         return {key: _plain(inner[key], part) for key, part in value.items()}
-    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+    if isinstance(value, list) or getattr(value, "ndim", 0):
         return [_plain(inner, part) for part in value]
     if _has_classes(feature):
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")  # not UTF-8: for example an image beside the text
-    return value.item() if isinstance(value, np.generic | np.ndarray) else value
+    # Scalars of NumPy, without importing it: the help of every command imports this module.
+    return value.item() if hasattr(value, "item") else value
 
 
 @lru_cache(maxsize=4)

@@ -9,10 +9,10 @@ import pytest
 from bert_jax.runtime.errors import DeviceUnavailableError, UserError
 from support.commands import invoke
 from tpu.launch.provider import ENDPOINT, connect
-from tpu.launch.selftest import selftest, unknown_transitions
 from tpu.launch.ssh import arguments
 from tpu.rehearsal import fake_rest
 from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.selftest import selftest, unknown_transitions
 
 PROJECT, ZONE = "my-project", "us-west4-a"
 
