@@ -71,12 +71,11 @@ def _has_classes(feature: Any) -> bool:
 
 def _plain(feature: Any, value: Any) -> Any:
     """Convert a value to what JSON can express, and classes to their names."""
-    inner = getattr(
-        feature, "feature", feature
-    )  # of a sequence; a sequence of dicts is a dict of lists
+    # The feature of a sequence; a sequence of dicts is a dict of lists.
+    inner = getattr(feature, "feature", feature)
     if isinstance(value, dict):
         return {key: _plain(inner[key], part) for key, part in value.items()}
-    if isinstance(value, list) or getattr(value, "ndim", 0):
+    if isinstance(value, list) or getattr(value, "ndim", False):
         return [_plain(inner, part) for part in value]
     if _has_classes(feature):
         return feature.int2str(int(value)) if value >= 0 else None

@@ -164,7 +164,7 @@ def test_a_resumed_run_is_one_run(tracked: RunConfig, tmp_path: Path) -> None:
     file, run = write_config(tracked, tmp_path), Path(tracked.run_dir)
     first = pretrained(file, tmp_path, "--train.steps", "10")
     assert first.returncode == 0, first.stderr
-    assert "Weights & Biases: offline; wandb sync" in first.stderr
+    assert "Weights & Biases: offline; upload with: wandb sync" in first.stderr
     resumed = pretrained(file, tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step 10" in resumed.stderr
