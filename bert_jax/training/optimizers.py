@@ -23,14 +23,23 @@ from bert_jax.config.run import OptimizerConfig, Phase
 Schedule = Callable[[Array], Array]
 
 
-def optimizer(config: OptimizerConfig, phases: Sequence[Phase]) -> optax.GradientTransformation:
-    """Return the optimizer of a run with these phases."""
-    return OPTIMIZERS[config.recipe](config, schedule(config, phases))
+def optimizer(
+    config: OptimizerConfig, phases: Sequence[Phase], lr_scales: optax.Params | None = None
+) -> optax.GradientTransformation:
+    """Return the optimizer of a run with these phases.
+
+    Args:
+        config: The optimizer of the run.
+        phases: The phases of the run.
+        lr_scales: Factors of the learning rate, broadcast against the parameters; None is 1.
+    """
+    return OPTIMIZERS[config.recipe](config, schedule(config, phases), lr_scales)
 
 
 def _adam_with_decay(
     config: OptimizerConfig,
     rate: Schedule,
+    lr_scales: optax.Params | None,
     adam: Callable[..., optax.GradientTransformation],
     *last: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
@@ -46,11 +55,11 @@ def _adam_with_decay(
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
         *last,
     )
-    return at_learning_rate(direction, rate)
+    return at_learning_rate(direction, rate, lr_scales)
 
 
 def at_learning_rate(
-    direction: optax.GradientTransformation, rate: Schedule
+    direction: optax.GradientTransformation, rate: Schedule, lr_scales: optax.Params | None
 ) -> optax.GradientTransformationExtraArgs:
     """Scale the updates of `direction` by minus the learning rate of ``step``; adds no state."""
 
@@ -64,9 +73,31 @@ def at_learning_rate(
     ) -> tuple[optax.Updates, optax.OptState]:
         directions, state = direction.update(gradients, state, params)
         factor = -rate(step.astype(jnp.float32))
-        return jax.tree.map(lambda d: factor * d, directions), state
+        return jax.tree.map(lambda d: factor * d, _times(directions, lr_scales)), state
 
     return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+def scaled(
+    stock: optax.GradientTransformation, lr_scales: optax.Params | None
+) -> optax.GradientTransformationExtraArgs:
+    """Apply `lr_scales` to the updates of a transformation that has its own learning rate."""
+    stock = optax.with_extra_args_support(stock)
+
+    def update(
+        gradients: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = stock.update(gradients, state, params, **extra)
+        return _times(updates, lr_scales), state
+
+    return optax.GradientTransformationExtraArgs(stock.init, update)
+
+
+def _times(updates: optax.Updates, scales: optax.Params | None) -> optax.Updates:
+    return updates if scales is None else jax.tree.map(jnp.multiply, updates, scales)
 
 
 def schedule(config: OptimizerConfig, phases: Sequence[Phase]) -> Schedule:
@@ -185,8 +216,10 @@ def scale_by_uncorrected_adam(
     return optax.GradientTransformation(init, update)
 
 
-# Name of optimizer.recipe -> (config, learning rate of an update) -> transformation.
-OPTIMIZERS: Mapping[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
+Build = Callable[[OptimizerConfig, Schedule, optax.Params | None], optax.GradientTransformation]
+# Name of optimizer.recipe -> (config, learning rate of an update, its factors) -> transformation.
+# A stock one is entered as: lambda config, rate, lr_scales: scaled(optax.lion(rate), lr_scales).
+OPTIMIZERS: Mapping[str, Build] = {
     # Bias-corrected moments (Loshchilov and Hutter 2019).
     "adamw": partial(_adam_with_decay, adam=optax.scale_by_adam),
     # No bias correction, as in google-research/bert's optimization.py. That code also clips on
@@ -194,7 +227,7 @@ OPTIMIZERS: Mapping[str, Callable[[OptimizerConfig, Schedule], optax.GradientTra
     # here the norm is global.
     "bert2018": partial(_adam_with_decay, adam=scale_by_uncorrected_adam),
     # adamw with layer-wise trust ratios (You et al. 2020).
-    "lamb": lambda config, rate: _adam_with_decay(
-        config, rate, optax.scale_by_adam, scale_by_trust()
+    "lamb": lambda config, rate, lr_scales: _adam_with_decay(
+        config, rate, lr_scales, optax.scale_by_adam, scale_by_trust()
     ),
 }

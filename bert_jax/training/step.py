@@ -114,12 +114,12 @@ class Steps:
 
     Attributes:
         objective: The loss.
-        optimizer: Any optax transformation, its learning rate included. It receives the number of
-            the update as the extra argument ``step``.
+        optimizer: Any optax transformation, with its learning rate and `lr_scales`. It receives
+            the number of the update as the extra argument ``step``.
         learning_rate: Update number -> learning rate, for the log.
         seed: Seed of dropout.
-        lr_scales: Factors of the updates, broadcast against the parameters; 0 freezes a parameter
-            and leaves its gradient out of the norm. None is 1 everywhere.
+        lr_scales: Factors of the learning rate, broadcast against the parameters; 0 freezes a
+            parameter and leaves its gradient out of the norm. None is 1 everywhere.
         accumulate: A, the number of parts of a batch that run one after the other.
         compute_dtype: Dtype of matrix multiplications.
     """
@@ -213,8 +213,6 @@ class Steps:
         updates, opt_state = optax.with_extra_args_support(self.optimizer).update(
             gradients, state.opt_state, state.params, step=state.step
         )
-        if self.lr_scales is not None:
-            updates = jax.tree.map(jnp.multiply, updates, self.lr_scales)
         metrics = means(sums) | {
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": self.learning_rate(state.step.astype(jnp.float32)),

@@ -96,8 +96,8 @@ def finetuning(
     """
     network = task_network(config, len(classes))
     best = task.best_metric
-    rule = optimizer(config.optimizer, config.phases)
-    shapes = jax.eval_shape(partial(network.init_params, config.seed))
+    lr_scales = network.lr_scales(jax.eval_shape(partial(network.init_params, config.seed)))
+    rule = optimizer(config.optimizer, config.phases, lr_scales)
     more = {"tokenizer": tokenizer.digest}
     data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
 
@@ -111,7 +111,7 @@ def finetuning(
             rule,
             schedule(config.optimizer, config.phases),
             config.seed,
-            network.lr_scales(shapes),
+            lr_scales,
             config.train.accumulate,
             config.model.dtype,
         ),

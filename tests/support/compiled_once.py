@@ -13,10 +13,12 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import optax
 import pytest
 
 import pipelines.models.initial
 import pipelines.tasks.experiment
+from bert_jax.config.run import OptimizerConfig, Phase
 from bert_jax.training import optimizers, step
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
@@ -36,21 +38,34 @@ def _once(
     return _cache[key]
 
 
+def _hashable(tree: Any) -> Hashable:
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = tuple((leaf.shape, leaf.tobytes()) for leaf in map(jax.device_get, leaves))
+    return structure, arrays
+
+
 def _parts(of: Steps) -> tuple[Hashable, ...]:
-    leaves, tree = jax.tree.flatten(of.lr_scales)
-    factors = tuple((leaf.shape, leaf.tobytes()) for leaf in map(jax.device_get, leaves))
-    return (of.objective, *of.optimizer, of.learning_rate, of.seed, tree, factors,
+    return (of.objective, *of.optimizer, of.learning_rate, of.seed, _hashable(of.lr_scales),
             of.accumulate, of.compute_dtype)  # fmt: skip
+
+
+def _optimizer(
+    config: OptimizerConfig, phases: tuple[Phase, ...], lr_scales: Any = None
+) -> optax.GradientTransformation:
+    key = ("optimizer", config, phases, _hashable(lr_scales))
+    if key not in _cache:
+        _cache[key] = optimizers.optimizer(config, phases, lr_scales)
+    return _cache[key]
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Let runs in this process share steps."""
-    optimizer, schedule = cache(optimizers.optimizer), cache(optimizers.schedule)
-    patch.setattr(step, "optimizer", optimizer)
+    schedule = cache(optimizers.schedule)
+    patch.setattr(step, "optimizer", _optimizer)
     patch.setattr(step, "schedule", schedule)
     patch.setattr(step, "pretraining", cache(step.pretraining))
-    patch.setattr(pipelines.models.initial, "optimizer", optimizer)
-    patch.setattr(pipelines.tasks.experiment, "optimizer", optimizer)
+    patch.setattr(pipelines.models.initial, "optimizer", _optimizer)
+    patch.setattr(pipelines.tasks.experiment, "optimizer", _optimizer)
     patch.setattr(pipelines.tasks.experiment, "schedule", schedule)
     patch.setattr(pipelines.tasks.experiment, "task_objective", cache(step.task_objective))
 

@@ -91,11 +91,12 @@ def updated(head: HeadConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     """Return the parameters before and after an update with clipping and decay."""
     network = TaskNetwork(CONFIG, head, C, tokens=False)
     params = network.init_params(0)
-    rule = optimizer(OptimizerConfig(learning_rate=0.01, warmup_steps=0), (Phase(steps=1),))
+    lr_scales = network.lr_scales(params)
+    config = OptimizerConfig(learning_rate=0.01, warmup_steps=0)
+    rule = optimizer(config, (Phase(steps=1),), lr_scales)
     objective = task_objective(
         network, lambda scores, b: cross_entropy(scores[:, 0], b["labels"], b["weights"])
     )
-    lr_scales = network.lr_scales(params)
     steps = Steps(objective, rule, lambda _: jnp.float32(0.01), seed=0, lr_scales=lr_scales)
     before = {name: np.array(leaf) for name, leaf in named_leaves(params)}
     state, metrics = jax.jit(steps.train)(new_state(rule, params), batch())
