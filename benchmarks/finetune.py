@@ -26,7 +26,7 @@ import finetune_torch
 import numpy as np
 import transformers
 
-from bert_jax.config.head import HeadConfig
+from bert_jax.config.task_head import HeadConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.counter_rng import key, shuffled

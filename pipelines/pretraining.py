@@ -21,7 +21,7 @@ from pipelines.data.store.card import CARD
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store, token_dtype
 from pipelines.folders import DATA_CARD
-from pipelines.models.initial import start_from
+from pipelines.models.warm_start import start_from
 from pipelines.run_folder import open_run_folder
 
 # Metrics in the summary of a complete run.

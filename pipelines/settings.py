@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
-from bert_jax.config.renamed import OPTIONS, old_keys, renamed_keys, renamed_model_keys
+from bert_jax.config.renamed_keys import OPTIONS, old_keys, renamed_keys, renamed_model_keys
 from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError

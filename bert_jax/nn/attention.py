@@ -14,9 +14,9 @@ from jax import Array
 
 from bert_jax.config.accelerators import has_attention_kernel
 from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
+from bert_jax.nn.device_context import device_kind
 from bert_jax.nn.dropout import seeded_dropout
 from bert_jax.nn.matmul import einsum
-from bert_jax.nn.trace_context import device_kind
 
 
 def uses_kernel(kernel: str, length: int, width: int, head_size: int) -> bool:

@@ -18,8 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bert_jax.nn.attention_mask import MASKED_SCORE, AttentionMask
+from bert_jax.nn.device_context import device_kind, first_row
 from bert_jax.nn.dropout import keep_mask
-from bert_jax.nn.trace_context import device_kind, first_row
 
 LANES = 128  # columns that the chip processes in parallel
 MAX_LENGTH = 512  # of T; the squares of longer blocks would not fit into fast memory

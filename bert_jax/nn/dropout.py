@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bert_jax.nn.trace_context import first_row
+from bert_jax.nn.device_context import first_row
 
 _MULTIPLIERS = tuple(np.array([0x85EBCA6B, 0xC2B2AE35], np.uint32).view(np.int32))
 

@@ -13,10 +13,10 @@ from jax import Array
 
 from bert_jax.config.run import ModelConfig
 from bert_jax.nn.attention_mask import AttentionMask
+from bert_jax.nn.device_context import device_kind
 from bert_jax.nn.heads import MaskedLanguageHead, NextSentenceHead
 from bert_jax.nn.layers import Einsum, Embeddings, EncoderLayer, split
 from bert_jax.nn.lstm import LstmLayer, sequence_starts
-from bert_jax.nn.trace_context import device_kind
 
 Params = dict[str, Any]  # nested, of float32 arrays
 M = TypeVar("M", bound=nnx.Module)

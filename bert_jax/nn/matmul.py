@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bert_jax.nn.trace_context import device_kind
+from bert_jax.nn.device_context import device_kind
 
 
 def einsum(equation: str, a: Array, b: Array) -> Array:

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.head import FEATURES, HeadConfig
 from bert_jax.config.run import ModelConfig
+from bert_jax.config.task_head import FEATURES, HeadConfig
 from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertModel, Params
 from bert_jax.nn.layers import initializer, split

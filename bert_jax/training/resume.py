@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from bert_jax.config.phases import contradict, written
-from bert_jax.config.renamed import renamed_keys
+from bert_jax.config.renamed_keys import renamed_keys
 from bert_jax.config.run import Phase, RunConfig, TrainableConfig, as_dict, flatten, resume_policies
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError

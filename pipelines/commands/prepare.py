@@ -10,7 +10,7 @@ from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
 from pipelines.data.sources.registry import corpus_help
 from pipelines.data.store.prepare import SentenceMode, prepare
-from pipelines.data.store.runners import Runner
+from pipelines.data.store.shard_runners import Runner
 from pipelines.settings import ArgumentParser, command_parser, parse
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config.head import HeadConfig
+from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.errors import BadInputError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bert_jax.config.head import HeadConfig
 from bert_jax.config.run import (
     LoopConfig,
     OptimizerConfig,
     TrainableConfig,
     free,
 )
+from bert_jax.config.task_head import HeadConfig
 from bert_jax.runtime.errors import BadInputError, fraction
 from pipelines.tasks.registry import TaskOptions
 from pipelines.tasks.task import Columns

@@ -188,7 +188,7 @@ class Task(ABC):
         """Return further results for eval_results.json.
 
         The report shows ``confusion`` (see `classification.confusion`) and ``types`` (see
-        `bio_tags.by_type`).
+        `entity_f1.by_type`).
         """
         del examples, predictions, classes
         return {}

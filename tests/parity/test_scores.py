@@ -25,7 +25,7 @@ from pipelines.tasks.ranking import Candidate, PassageRanking
 from pipelines.tasks.regression import Regression
 from pipelines.tasks.summarization.rouge import rouge
 from pipelines.tasks.table_reader import Example
-from pipelines.tasks.tagging import bio_tags
+from pipelines.tasks.tagging import bio_tags, entity_f1
 from support.commands import ROOT
 
 DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data")) / "squad"
@@ -109,7 +109,7 @@ def test_entities() -> None:
     for truth, tags in zip(gold, found, strict=True):
         lines += [f"word {a} {b}" for a, b in zip(truth, tags, strict=True)] + [""]
     theirs = conlleval.evaluate(lines)["overall"]["chunks"]["evals"]
-    ours = bio_tags.scores(gold, found)
+    ours = entity_f1.scores(gold, found)
     assert 0.2 < ours["f1"] < 0.8
     assert [ours[n] for n in ("f1", "precision", "recall")] == pytest.approx(
         [theirs[n] for n in ("f1", "prec", "rec")], abs=1e-9

@@ -16,7 +16,7 @@ import jax
 import optax
 import pytest
 
-import pipelines.models.initial
+import pipelines.models.warm_start
 import pipelines.tasks.experiment
 from bert_jax.config.run import OptimizerConfig, Phase
 from bert_jax.training import optimizers, step
@@ -64,7 +64,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(step, "optimizer", _optimizer)
     patch.setattr(step, "schedule", schedule)
     patch.setattr(step, "pretraining", cache(step.pretraining))
-    patch.setattr(pipelines.models.initial, "optimizer", _optimizer)
+    patch.setattr(pipelines.models.warm_start, "optimizer", _optimizer)
     patch.setattr(pipelines.tasks.experiment, "optimizer", _optimizer)
     patch.setattr(pipelines.tasks.experiment, "schedule", schedule)
     patch.setattr(pipelines.tasks.experiment, "task_objective", cache(step.task_objective))

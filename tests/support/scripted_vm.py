@@ -51,14 +51,14 @@ for act in processes[0].split(", ") if processes else ["exit 0"]:
     else:
         time.sleep(60)
 """
-# `python -m tpu.host.trainer` runs the script above instead.
+# `python -m tpu.host.training_process` runs the script above instead.
 INSTEAD = """
 import sys
 from importlib.util import spec_from_file_location
 from pathlib import Path
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "tpu.host.trainer":
+        if name == "tpu.host.training_process":
             return spec_from_file_location(name, Path(__file__).parent / "scripted.py")
 sys.meta_path.insert(0, Finder())
 """

@@ -113,10 +113,10 @@ def test_a_lost_block_or_document_is_detected(
     def loses_one(job: shards.Job, block: corpora.Block) -> object:
         return real(job, block) if block.name != "00-00001" else {}
 
-    monkeypatch.setattr("pipelines.data.store.runners.make_shard", loses_one)
+    monkeypatch.setattr("pipelines.data.store.shard_runners.make_shard", loses_one)
     with pytest.raises(UserError, match=r"blocks were lost by the runner \(00-00001"):
         prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "store", 0.2)
-    monkeypatch.setattr("pipelines.data.store.runners.make_shard", real)
+    monkeypatch.setattr("pipelines.data.store.shard_runners.make_shard", real)
     record = next((tmp_path / "store" / WORK).glob(f"*/{shards.RECORD}"))
     fields = json.loads(record.read_text())
     record.write_text(json.dumps(fields | {"read": fields["read"] + 1}))

@@ -1,6 +1,6 @@
 """A TPU VM with the real startup script, supervisord and host process, but scripted training.
 
-A script of the test replaces `tpu.host.trainer`, so that the test chooses how a process ends.
+A script of the test replaces `tpu.host.training_process`, so that the test chooses how it ends.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Supervisor:
             return self._finish(PreemptedError.exit_code)
         signal.signal(signal.SIGTERM, self._forward_signal)
         self._process = process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "tpu.host.trainer", str(self._home), str(self._launch)],
+            [sys.executable, "-m", "tpu.host.training_process", str(self._home), str(self._launch)],
             env=os.environ
             | {
                 # In the run folder, so that the next slice does not compile again.

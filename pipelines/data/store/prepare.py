@@ -15,7 +15,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.corpora import Block, Corpus, open_corpus
 from pipelines.data.store.assemble import assemble
 from pipelines.data.store.card import CARD
-from pipelines.data.store.runners import run_beam, run_local
+from pipelines.data.store.shard_runners import run_beam, run_local
 from pipelines.data.store.shards import RECORD, Job, Recipe, job_spec, read_record, write_json
 from pipelines.data.store.token_store import (
     LEDGER,

@@ -24,7 +24,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.endpoint import Endpoint, Field, Single
-from pipelines.tasks.tagging import bio_tags
+from pipelines.tasks.tagging import bio_tags, entity_f1
 from pipelines.tasks.tagging.conll import Sentence, read_sentences, split_words
 from pipelines.tasks.tagging.rows import SPECIALS, encode_words, tag_rows
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
@@ -189,14 +189,14 @@ class Tagging(Task):
     def score(
         self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
-        """See `bio_tags.scores`."""
-        return bio_tags.scores(*_gold_and_predicted(examples, predictions))
+        """See `entity_f1.scores`."""
+        return entity_f1.scores(*_gold_and_predicted(examples, predictions))
 
     def details(
         self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
     ) -> Record:
         """Return the scores of each type."""
-        return {"types": bio_tags.by_type(*_gold_and_predicted(examples, predictions))}
+        return {"types": entity_f1.by_type(*_gold_and_predicted(examples, predictions))}
 
     def counts(self, examples: Sequence[Sentence]) -> Counter[str]:
         """See `Task.counts`; counts entities by type, or tags that mark no entities."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bert_jax.config.head import HeadConfig
 from bert_jax.config.run import OptimizerConfig, Phase
+from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.encoder import Params
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import named_leaves

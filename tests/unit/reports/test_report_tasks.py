@@ -16,7 +16,7 @@ from pipelines.data.tokenizers.tokenizer import Tokenizer, load
 from pipelines.reports.write import write
 from pipelines.tasks.registry import TASKS, open_task
 from pipelines.tasks.reporting import around, facts
-from pipelines.tasks.tagging import bio_tags
+from pipelines.tasks.tagging import entity_f1
 from pipelines.tasks.task import Columns
 from support.commands import invoke, refused
 from support.finetuned import FILES, MODEL, options, run
@@ -172,13 +172,13 @@ def test_every_task_knows_its_lengths(
 def test_types_of_entities_are_scored_one_by_one() -> None:
     gold = [["B-A", "I-A", "O", "B-B"], ["B-A", "O", "O", "B-C"]]
     found = [["B-A", "I-A", "O", "B-A"], ["B-A", "O", "B-B", "O"]]
-    scored = bio_tags.by_type(gold, found)
+    scored = entity_f1.by_type(gold, found)
     assert scored["A"] == {"precision": 2 / 3, "recall": 1.0, "f1": pytest.approx(0.8)} | {
         "examples": 2
     }
     assert scored["B"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "examples": 1}
     assert scored["C"]["examples"] == 1
-    plain = bio_tags.by_type([["N", "V", "N"]], [["N", "N", "N"]])
+    plain = entity_f1.by_type([["N", "V", "N"]], [["N", "N", "N"]])
     assert plain["N"]["precision"] == pytest.approx(2 / 3)
     assert plain["V"]["recall"] == 0
 

@@ -13,7 +13,7 @@ import pytest
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
-from pipelines.tasks.tagging import bio_tags
+from pipelines.tasks.tagging import bio_tags, entity_f1
 from pipelines.tasks.tagging.conll import Sentence
 from pipelines.tasks.tagging.task import Tagging, TaggingOptions
 from pipelines.tasks.task import Features
@@ -245,7 +245,7 @@ def test_predictions_are_entities_with_their_places(tmp_path: Path, letters: Tok
 
 
 def scored(gold: list[str], predicted: list[str]) -> dict[str, float]:
-    return bio_tags.scores([tags.split() for tags in gold], [tags.split() for tags in predicted])
+    return entity_f1.scores([tags.split() for tags in gold], [tags.split() for tags in predicted])
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_the_bundle_is_the_same_whenever_it_is_made_and_holds_what_runs(
         "bert_jax/training/trainer.py",
         "pipelines/commands/pretrain.py",
         "tpu/host/supervise.py",
-        "tpu/host/trainer.py",
+        "tpu/host/training_process.py",
     ):
         assert part in names
     for line in files[SUMS].decode().splitlines():

@@ -12,7 +12,7 @@ import pytest
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime import distributed
 from pipelines.settings import to_yaml
-from tpu.host import trainer
+from tpu.host import training_process
 from tpu.host.host_info import CONFIG, STEP_FILE, Settings
 
 
@@ -30,5 +30,5 @@ def test_a_host_reports_the_step_of_a_run_that_was_complete_already(
     (tmp_path / "host.json").write_text(Settings(1, 0).text(), "utf-8")
     first: list[Any] = distributed.devices()[:1]
     monkeypatch.setattr(distributed, "join", lambda silence: first)
-    trainer.train(tmp_path, tmp_path)
+    training_process.train(tmp_path, tmp_path)
     assert int((tmp_path / STEP_FILE).read_text("utf-8")) == config_base.steps
