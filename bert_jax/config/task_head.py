@@ -46,7 +46,7 @@ class HeadConfig:
         """Check the values."""
         if self.features not in FEATURES:
             raise BadInputError(
-                f"head.features {self.features!r} is unknown; choose {', '.join(FEATURES)}"
+                f"head.features {self.features!r} is unknown; choose one of {', '.join(FEATURES)}"
             )
         if not 0 < self.layer_decay <= 1:
             raise BadInputError(f"head.layer_decay must be in (0, 1], not {self.layer_decay}")

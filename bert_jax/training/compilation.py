@@ -16,7 +16,7 @@ def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> 
     Prints the size of a step and the memory that it needs.
     """
     B, T = phase.batch_size, phase.length
-    say(f"phase: {phase.steps:,} steps of {B} sequences x {T} tokens = {B * T:,} tokens a step")
+    say(f"phase: {phase.steps:,} steps of {B} x {T} tokens ({B * T:,} tokens per step)")
     state = partitioner.abstract_state(experiment.init_fn)
     batch = partitioner.abstract_batch(experiment.data.shape(T, B))
     step = partitioner.train_step(experiment.steps).lower(state, batch).compile()

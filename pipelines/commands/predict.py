@@ -60,7 +60,7 @@ def _options(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--input", required=True, metavar="FILE", help="as for training; tagging also reads .txt"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines to write")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines file to write")
     parser.add_argument("--batch-size", type=int, default=32, help="rows per batch")
     parser.add_argument("--length", type=int, default=0, help="tokens per row (0: as trained)")
     for name in ("text", "pair", "label", "id"):

@@ -46,7 +46,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("store", nargs="?", metavar="STORE", help="folder of bert-jax prepare")
-    parser.add_argument("--step", type=int, default=0, help="step of the run (default: 0)")
+    parser.add_argument(
+        "--step", type=int, default=0, help="training step whose batch to show (default: 0)"
+    )
     parser.add_argument("--rows", type=int, default=4, help="number of rows (default: 4)")
     try:
         options, config_options = parser.parse_known_args(list(argv))

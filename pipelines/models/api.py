@@ -186,14 +186,12 @@ class Bert:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str):
-            raise BadArgumentsError("texts must be a list of texts, not one text")
+            raise BadArgumentsError("texts must be a list of strings, not one string; pass [text]")
         for text in texts:
             if not isinstance(text, str):
                 raise BadArgumentsError(f"texts must be strings, not {text!r:.60}")
             if HALF_CHARACTER.search(text):
-                raise BadArgumentsError(
-                    f"{text[:60]!r} is not Unicode text: it contains half a surrogate pair"
-                )
+                raise BadArgumentsError(f"{text[:60]!r} contains an unpaired surrogate; remove it")
         limit = self.model.network.max_positions - 2
         tokenizer = self.tokenizer
         return [

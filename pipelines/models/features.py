@@ -131,9 +131,9 @@ def extract(bert: Bert, source: Path, out: Path, options: Extraction) -> int:
         writer.finish().replace(out)
     if truncated_count:
         longest = bert.model.network.max_positions
-        say(f"{truncated_count:,} texts truncated to the {longest} positions of the model")
+        say(f"texts truncated to the {longest} tokens of the model: {truncated_count:,}")
     if blank:
-        say(f"{blank:,} texts without a word")
+        say(f"texts without a word: {blank:,}")
     return total
 
 

@@ -74,7 +74,7 @@ def open_store(run: Run, config: RunConfig, path: str | None) -> Store:
     digest = run.meta.data.get("store") if run.meta else None
     if digest not in (None, store.ledger.digest):
         raise BadInputError(
-            f"{name} is not the store that the run was trained on; give its path with --store DIR"
+            f"{name} is not the store of the run; give the path of that store with --store DIR"
         )
     return store
 

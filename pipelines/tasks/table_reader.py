@@ -248,7 +248,7 @@ def checked(value: Any, column: str, location: str) -> str:
     if value is None:
         problem = "is missing"
     elif isinstance(value, str):
-        problem = "contains half of a character (one of \\ud800 to \\udfff); remove it"
+        problem = "contains an unpaired surrogate (one of \\ud800 to \\udfff); remove it"
     raise BadInputError(f"{location}: {column!r} {problem}")
 
 

@@ -109,7 +109,7 @@ class Watcher:
         if resource.metadata.get(SPEC, self.launch.spec) != self.launch.spec:
             raise BadInputError(
                 f"the slice {resource.name} in {resource.zone} was submitted with other settings"
-                f" or code; first run: bert-jax tpu stop {self.launch.run}"
+                f" or code; run: bert-jax tpu stop {self.launch.run}, then repeat this command"
             )
         return resource
 

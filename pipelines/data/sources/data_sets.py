@@ -104,7 +104,7 @@ def open_builder(name: str) -> Any:
     except tfds.core.DatasetNotFoundError:
         names = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(name.partition("/")[0], names, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else "; check its name"
         raise BadInputError(f"there is no data set {name!r} in tensorflow_datasets{hint}") from None
     except ImportError as error:
         raise BadInputError(

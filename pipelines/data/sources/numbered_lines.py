@@ -76,7 +76,7 @@ def text(value: Any, name: str, position: str) -> str:
         BadInputError: It is not a text, or contains half a surrogate pair, which JSON can express.
     """
     if not isinstance(value, str):
-        raise BadInputError(f"{position}: field {name!r} is {value!r:.40}, not a text")
+        raise BadInputError(f"{position}: field {name!r} is {value!r:.40}; write a string")
     if HALF_CHARACTER.search(value):
-        raise BadInputError(f"{position}: field {name!r} contains half a surrogate pair; remove it")
+        raise BadInputError(f"{position}: field {name!r} contains an unpaired surrogate; remove it")
     return value

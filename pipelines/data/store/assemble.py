@@ -199,5 +199,5 @@ def _check_counts(counts: dict[str, int], shards: dict[SplitName, list[Shard]]) 
     if counts["read"] != kept + skipped:
         raise UserError(
             f"{counts['read']:,} documents were read, but {kept:,} are stored and {skipped:,} were"
-            " skipped: the runner lost some; remove the folder and run the same command again"
+            " skipped: shards were lost; remove the folder and run the same command again"
         )

@@ -137,7 +137,7 @@ class SentencePieceTokenizer(Tokenizer):
             pieces = [self._processor.id_to_piece(i) for i in range(len(self._processor))]
         except (RuntimeError, UnicodeDecodeError):
             raise BadInputError(
-                f"{source} is not a SentencePiece model; restore the file"
+                f"{source} is not a SentencePiece model; restore it, or give another tokenizer"
             ) from None
         super().__init__(pieces, hashlib.sha256(model).hexdigest(), source)
         self.model, self._source = model, source

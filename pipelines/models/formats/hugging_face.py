@@ -147,7 +147,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for name in sorted(set(map(str, files.values()))):
         if Path(name).name != name:
-            raise BadInputError(f"{folder / INDEX} names {name!r}; only files beside it are read")
+            raise BadInputError(f"{folder / INDEX} names {name!r}; move that file beside it")
         tensors |= _read_file(folder / name)
     return tensors
 

@@ -215,6 +215,6 @@ def _text(record: Any, key: str, location: str) -> str:
     text = _get(record, key, str, location)
     if broken := HALF_CHARACTER.search(text):
         raise BadInputError(
-            f"{location}: {key!r} contains half of a character at {broken.start()}; remove it"
+            f"{location}: {key!r} contains an unpaired surrogate at {broken.start()}; remove it"
         )
     return text

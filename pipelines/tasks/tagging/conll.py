@@ -308,10 +308,10 @@ def _texts(value: Any, name: str, location: str) -> list[str]:
 
 def _text(value: Any, name: str, location: str) -> str:
     if not isinstance(value, str):
-        raise BadInputError(f"{location}: {name!r} contains {value!r:.40}, which is not a text")
+        raise BadInputError(f"{location}: {name!r} contains {value!r:.40}; write a string")
     if HALF_CHARACTER.search(value):
         raise BadInputError(
-            f"{location}: {name!r} contains half of a character ({value!a:.40}); remove it"
+            f"{location}: {name!r} contains an unpaired surrogate ({value!a:.40}); remove it"
         )
     return value
 

@@ -114,8 +114,8 @@ def test_a_word_is_the_mean_of_its_pieces(
     # Nothing of the second, of the third what the model takes.
     assert arrays["offsets"].tolist() == [0, 5, 5, 5 + LONGEST - 2]
     stderr = capsys.readouterr().err
-    assert f"1 texts truncated to the {LONGEST} positions" in stderr
-    assert "1 texts without a word" in stderr
+    assert f"truncated to the {LONGEST} tokens of the model: 1" in stderr
+    assert "texts without a word: 1" in stderr
 
 
 def test_words_and_texts_have_the_same_tokens(tokenizer: Tokenizer) -> None:

@@ -231,7 +231,7 @@ def test_what_is_wrong_with_a_conll_file_is_said_in_one_line(
         ('{"tokens": "a b", "tags": ["O"]}', ["'tokens'", "not a list"]),
         ('{"tokens": ["a"], "tags": [3]}', ["'tags'", "3"]),
         ('{"tokens": ["a"], "tags": [""]}', ["'tags'", "empty"]),
-        ('{"tokens": ["\\ud83d"], "tags": ["O"]}', ["'tokens'", "half of a character"]),
+        ('{"tokens": ["\\ud83d"], "tags": ["O"]}', ["'tokens'", "unpaired surrogate"]),
         ('{"tokens": ["a"], "tags": ["O"], "id": "x"}', ["'x'", "line 1"]),
         ('{"tokens": ["a"], "tags": ["O"], "id": [1]}', ["'id'", "integer"]),
     ],

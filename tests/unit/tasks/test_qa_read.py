@@ -90,7 +90,7 @@ def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
         ([qa_entry("a", "b", 2) | {"id": 7}], "'id' must be a str, not 7"),
         (
             [qa_entry("a", "b", 2) | {"question": "\ud800"}],
-            "'question' contains half of a character",
+            "'question' contains an unpaired surrogate",
         ),
         (["x"], r"qas\[0\] must be an object"),
         ([], "has no questions"),

@@ -79,7 +79,7 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
         ('{"document": "a"}', r"line 2 has no field 'summary'; its fields are 'document'"),
         ('{"document": "a", "summary": null}', r"line 2 has no field 'summary'"),
         ('{"document": "a", "summary": " . "}', r"line 2: field 'summary' is ' \. '.* no words"),
-        ('{"document": 3, "summary": "a"}', r"line 2: field 'document' is 3, not a text"),
+        ('{"document": 3, "summary": "a"}', r"line 2: field 'document' is 3; write a string"),
         ('{"document": ["a", 3], "summary": "a"}', r"line 2: field 'document' is 3"),
         ('{"document": ["a", " "], "summary": "a"}', r"line 2: sentence 1 \(from 0\) .* is blank"),
         ('{"document": "\\ud800", "summary": "a"}', r"line 2: field 'document' .*surrogate"),

@@ -97,7 +97,7 @@ def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"text":"\\ud800","label":"x"}',
-            "line 1: 'text' contains half of a character",
+            "line 1: 'text' contains an unpaired surrogate",
         ),
         ("a.json", "[]", "unknown file type; use .csv, .tsv or .jsonl"),
     ],
