@@ -185,7 +185,7 @@ class DataConfig:
         store: Folder written by ``bert-jax prepare``; gs://… is copied to BERT_JAX_STORES first.
         mlm_probability: Fraction of the tokens of a sequence that is predicted.
         max_predictions: Maximum predictions per sequence; 0 = ceil(mlm_probability x length).
-        short_seq_prob: Fraction of the document passes that use a shorter target length.
+        short_seq_prob: Probability that a document has a shorter target length in an epoch.
         objective: Second objective besides masked tokens: nsp (does B follow A?), sop (are A and B
             swapped?) or mlm (none; one segment of whole sentences).
         whole_words: Mask all tokens of a word or none.

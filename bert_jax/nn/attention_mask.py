@@ -1,4 +1,4 @@
-"""Which tokens attend to which; dimensions as in `layers`."""
+"""Masks of attention; dimensions as in `layers`."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Shape(Protocol):
 
     @property
     def rows(self) -> int:
-        """B."""
+        """Number of rows, B."""
 
     def fields(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
         """Shape and dtype of every field."""

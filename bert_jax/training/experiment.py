@@ -1,4 +1,4 @@
-"""What the training loop needs of a run, of pre-training or of a task."""
+"""A run as the training loop sees it, of pre-training or of a task."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Experiment:
     criterion: Callable[[dict[str, Any]], float | None] = lambda metrics: metrics.get("loss")
 
 
-class PretrainingData(TrainingData, Protocol):
+class HeldOutData(TrainingData, Protocol):
     """Data with a held-out part."""
 
     def held_out(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
@@ -60,7 +60,7 @@ class PretrainingData(TrainingData, Protocol):
 def pretraining(
     config: RunConfig,
     partitioner: Partitioner,
-    data: PretrainingData,
+    data: HeldOutData,
     warm_start_fn: WarmStart | None = None,
 ) -> Experiment:
     """Return the pre-training run of a config (MLM and NSP)."""

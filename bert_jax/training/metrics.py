@@ -236,7 +236,7 @@ class MetricsLog:
         return round(per_second / (peak * jax.device_count()), 4)
 
     def check_finite(self, step: int, values: dict[str, Any]) -> None:
-        """Check the values that are not finite as soon as anything is not.
+        """Check the loss and the gradient norm of a step.
 
         Raises:
             NotFiniteError: A loss or gradient is not finite.

@@ -1,8 +1,8 @@
 """Optimizers by name, and the learning rate of every update.
 
-An entry of `OPTIMIZERS` is a complete optax transformation, its learning rate included: stock ones
-can be entered as they are. The step of the run is the only counter: transformations receive it as
-the extra argument ``step``, so that a schedule does not keep a second one.
+An entry of `OPTIMIZERS` builds a complete optax transformation, its learning rate included; a stock
+one is entered with `scaled`. Ours count no updates themselves: they receive the step of the run as
+the extra argument ``step``.
 """
 
 from __future__ import annotations

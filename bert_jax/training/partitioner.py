@@ -1,4 +1,4 @@
-"""Map the pure steps over devices and hosts; the only file that names jit, pmap or a mesh.
+"""Map the pure steps over devices and hosts; only this file decides on pmap, meshes and shardings.
 
 All parallelism is over the data: every device computes with all parameters on its rows of a batch.
 Devices are ordered by process, so a process's rows of the global batch are contiguous.

@@ -105,7 +105,7 @@ def changes(
     lines: dict[str, list[str]] = {"fixed": [], "print": [], "silent": []}
     for key, value in now.items():
         if before.get(key) != value:
-            lines[policies[key]].append(f"{key}: {before.get(key)} -> {value}")
+            lines[policies.get(key, "fixed")].append(f"{key}: {before.get(key)} -> {value}")
     refused = lines["fixed"] + [
         f"{name}: {saved_data.get(name, 'none')[:12]} -> {digest[:12]}"
         for name, digest in data.items()

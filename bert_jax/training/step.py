@@ -54,7 +54,7 @@ class Objective:
 def forward(
     model: nnx.GraphDef, params: Params, batch: DeviceBatch, key: Array | None
 ) -> PretrainingLogits:
-    """Run a network (see `state.define`) on a batch."""
+    """Run a network (see `encoder.define`) on a batch."""
     return nnx.merge(model, params)(
         batch["token_ids"],  # [B, T]
         batch["token_type_ids"],  # [B, T]
