@@ -23,7 +23,7 @@ from tools.drill.report import Row
 
 STEPS, EVERY = 40, 5
 _DOCUMENTS = 80
-_REPEATED = re.compile(r"([\d,]+) steps? ha\w+ to be done again|repeating ([\d,]+) step")
+_REPEATED = re.compile(r"repeating ([\d,]+) step")
 
 _CONFIG: dict[str, Any] = {
     "model": {
@@ -232,5 +232,5 @@ def repeated_steps(text: str) -> tuple[str, int]:
     """Return the line that reports repeated steps, and their number; ("", 0) if there is none."""
     for line in text.splitlines():
         if match := _REPEATED.search(line):
-            return line, int((match[1] or match[2]).replace(",", ""))
+            return line, int(match[1].replace(",", ""))
     return "", 0

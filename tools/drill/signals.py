@@ -213,7 +213,7 @@ class TwoProcessRun:
         self.fixture, self.folder = fixture, fixture.new_folder()
         self.run_dir = self.folder / "run"
 
-    def live(self) -> list[Process]:
+    def start(self) -> list[Process]:
         """Start or resume both processes."""
         job = {"JAX_COORDINATOR_ADDRESS": free_address(), "JAX_NUM_PROCESSES": "2"}
         environments = [Environment(job | {"JAX_PROCESS_ID": str(rank)}) for rank in (0, 1)]
