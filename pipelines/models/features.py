@@ -1,7 +1,7 @@
 """Write the vectors of all texts of a file while they are computed.
 
-A limited number of texts is in memory. They are sorted by length, options reduces padding, and put
-back in order before they are written.
+Memory contains a limited number of texts. They are sorted by length, which reduces padding, and
+restored to the order of the file before they are written.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Row(NamedTuple):
         token_type_ids: Of each token.
         word_ids: Index of each token's word; -1 for [CLS] and [SEP].
         words: Number of words.
-        is_truncated: Whether the end of the text is missing.
+        is_truncated: True if the end of the text is missing.
     """
 
     token_ids: list[int]
@@ -142,7 +142,7 @@ def rows_of(tokenizer: Tokenizer, texts: Sequence[Text], length: int, words: boo
 
     Args:
         tokenizer: Of the model.
-        texts: Single ones or pairs.
+        texts: Single texts or pairs.
         length: At least 5.
         words: Encode each word, separated by white space, on its own; else the text is one word.
     """

@@ -96,7 +96,7 @@ class QuestionAnswering(Task):
         return read(source, labeled)
 
     def classes(self, examples: Sequence[Question]) -> list[str]:
-        """Return two outputs, whose names tell whether some questions have no answer."""
+        """Return two outputs, whose names state whether some questions have no answer."""
         return ANSWERS_OR_NULL if any(example.impossible for example in examples) else ANSWERS
 
     def features(
