@@ -1,4 +1,4 @@
-"""BERT pre-training in JAX: the model and how it learns."""
+"""BERT in JAX: the network and its training."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __version__ = "0.1.0"
 
 
 def load(model: str | Path) -> Bert:
-    """Opens a trained model to use it here.
+    """Open a trained model for use in Python.
 
     Args:
         model: A run folder or RUN/checkpoints/STEP, a Hugging Face folder, or a folder of
             google-research/bert.
 
     Returns:
-        An object with ``encode(texts)``, ``fill_mask(text)`` and, for a fine-tuned model,
-        ``predict(file)``. It computes on the first device of this process, in the dtype of the
-        model's config (``model.dtype``; float32 for models of others' making).
+        A model with the methods ``encode(texts)``, ``fill_mask(text)`` and, if it is fine-tuned,
+        ``predict(file)``. It computes on the first device of this process, in the dtype of its
+        config (``model.dtype``; float32 for models that other programs trained).
 
     Raises:
-        BadInputError: There is no model, or it is damaged.
+        BadInputError: The folder contains no model, or a damaged one.
 
-    Source: the formats are those of transformers (``config.json``, ``model.safetensors``) and of
+    Source: the file formats of transformers (``config.json``, ``model.safetensors``) and of
     google-research/bert (``bert_config.json``, ``bert_model.ckpt``).
     """
-    # The package knows arrays only; what knows files and text stands on it, so it is named late.
+    # Imported late: pipelines depends on bert_jax, not the other way around.
     from pipelines.models.api import Bert
 
     return Bert(model)

@@ -1,1 +1,1 @@
-"""What every program needs: paths, errors, console, signals, trackers and status files."""
+"""Services for every program: paths, errors, console, signals, trackers, status files."""

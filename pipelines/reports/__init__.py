@@ -1,1 +1,1 @@
-"""What a report of a run shows, and how it is drawn."""
+"""The HTML report of a run: its content, tables and figures."""

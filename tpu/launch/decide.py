@@ -1,4 +1,4 @@
-"""What a watcher does next: a pure function of what it observes, so watchers keep no state.
+"""Decide the next action of a watcher: a pure function of its observation, without state.
 
 States of a queued resource: cloud.google.com/tpu/docs/queued-resources. A preempted spot request
 stays SUSPENDED, and counts against the quota, until it is deleted. A watcher deletes it and
