@@ -14,8 +14,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu delete",
-        "Deletes the slice of a run without saving: steps since the last checkpoint are lost (stop"
-        " saves first). The run folder is kept.",
+        "Delete the slice of a run at once. Steps since the last checkpoint are lost (stop saves"
+        " first). The run folder is kept.",
     )
     parser.add_argument("run", help="folder of the run")
     options = parse(parser, argv)

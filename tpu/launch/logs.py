@@ -53,7 +53,7 @@ class Tail:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
-        "tpu logs", "Prints the logs of the hosts, which are copied every 15 seconds."
+        "tpu logs", "Print the logs of the hosts, which are copied every 15 seconds."
     )
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")

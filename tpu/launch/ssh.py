@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> None:
     own_arguments, command = _split(argv)
     parser = command_parser(
         "tpu ssh",
-        "Opens a shell on a host of the slice with gcloud: ssh RUN. Or runs a command: ssh RUN --"
-        " uptime. The command may run twice: gcloud repeats it when the connection breaks.",
+        "Open a shell on a host of the slice with gcloud (ssh RUN), or run a command (ssh RUN --"
+        " uptime). The command may run twice: gcloud repeats it when the connection breaks.",
     )
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--worker", type=int, default=0, help="number of the host")

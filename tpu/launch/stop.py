@@ -15,8 +15,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu stop",
-        "Requests that the hosts of a run save and stop, then deletes the slice. Submit the run"
-        " again to resume it.",
+        "Save and stop the run on all hosts, then delete the slice. Submit the run again to resume"
+        " it.",
     )
     parser.add_argument("run", help="folder of the run")
     options = parse(parser, argv)

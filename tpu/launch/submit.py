@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu submit",
-        "Requests a slice that trains the run of a config. This computer may then be switched off,"
+        "Request a slice that trains the run of a config. This computer may then be switched off,"
         " but only a watcher requests a new slice after a preemption. The config may be the first"
         " argument: submit CONFIG.",
     )

@@ -14,7 +14,9 @@ _TITLES = ("type", "topology", "chips", "hosts", "devices", "GiB/device", "TFLOP
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    parser = command_parser("tpu types", "Lists Cloud TPU slices: chips, hosts, memory, prices.")
+    parser = command_parser(
+        "tpu types", "List Cloud TPU slices with chips, hosts, memory and prices."
+    )
     parser.add_argument("name", nargs="?", default="", help="only this type, such as v5litepod-16")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, argv)

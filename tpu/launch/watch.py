@@ -285,8 +285,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu watch",
-        "Requests a new slice after a preemption, until the run is complete. May be stopped and"
-        " started again at any time, on any computer.",
+        "Request a new slice after each preemption, until the run is complete. You may stop the"
+        " watcher and start it again at any time, on any computer.",
     )
     parser.add_argument("run", help="folder of the run, such as gs://bucket/runs/base")
     parser.add_argument(

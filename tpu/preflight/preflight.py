@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu preflight",
-        "Compiles the training step of every phase for a slice, on a computer without a TPU, and"
-        " estimates memory, time and cost. The config may be the first argument: preflight CONFIG.",
+        "Compile the training step of every phase for a slice, on a computer without a TPU, and"
+        " estimate memory, time and cost. The config may be the first argument: preflight CONFIG.",
     )
     parser.add_argument("--accelerator", default="", help="such as v3-32; default: tpu.accelerator")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -151,8 +151,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu local",
-        "Rehearses a submission on this computer: an emulated cloud, and emulated TPU VMs that run"
-        " the real startup script and training processes. The config may be the first argument.",
+        "Rehearse a submission on this computer with an emulated cloud, whose TPU VMs run the real"
+        " startup script and training processes. The config may be the first argument.",
     )
     parser.add_argument("--workers", type=int, default=2, help="number of TPU VMs: 1, 2, 4, 8 …")
     parser.add_argument(

@@ -134,8 +134,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = command_parser(
         "tpu selftest",
-        "Requests a spot slice with one chip from the real cloud, prints its states and deletes it."
-        " It is billed by the second while it exists.",
+        "Request a spot slice with one chip from the real cloud, print its states and delete it. It"
+        " is billed by the second while it exists.",
     )
     parser.add_argument("--project", default="", help="default: GOOGLE_CLOUD_PROJECT")
     parser.add_argument("--zone", default="us-west4-a", help="zone with v5e chips")
