@@ -12,7 +12,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("bench-loader", "Measure how fast batches are made, on one core.")
     parser.add_argument("store", metavar="STORE", help="folder of bert-jax prepare")
     parser.add_argument("--batch", type=int, default=256, help="sequences per batch")

@@ -18,7 +18,6 @@ _PATHS = frozenset({"DIR", "FILE", "INIT", "MODEL", "OUT", "RUN", "RUN_DIR", "ST
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "completion", "Print a shell script with which Tab completes commands and options."
     )

@@ -17,7 +17,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("convert", "Write a model in another format, with identical weights.")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("out", metavar="OUT", help="new or empty folder to write")

@@ -20,7 +20,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("evaluate", "Evaluate a model on all held-out text of a store.")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--store", help="store to evaluate on (default: the store of the run)")

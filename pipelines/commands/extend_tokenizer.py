@@ -13,7 +13,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "extend-tokenizer", "Add domain words to the [unusedN] slots of a WordPiece vocabulary."
     )

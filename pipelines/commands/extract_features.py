@@ -17,7 +17,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("extract-features", "Write hidden states of every text in a file.")
     # argparse treats -1,-2 as an option, and has no public way to change that.
     parser._negative_number_matcher = re.compile(r"-\d")

@@ -17,7 +17,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("fill-mask", "Rank the tokens that could replace [MASK].")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("text", metavar="TEXT", help='such as "Paris is the [MASK] of France."')

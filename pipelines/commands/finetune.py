@@ -26,7 +26,6 @@ _USAGE = (
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)  # noqa: T201
         if argv:

@@ -14,7 +14,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("inspect", "Show the tensors and facts of a model or preset.")
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--preset", metavar="NAME", help="such as bert-base, instead of MODEL")

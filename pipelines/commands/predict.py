@@ -24,7 +24,6 @@ from pipelines.tasks.task import Columns
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     options = _options(argv)
     started = time.monotonic()
     distributed.enable_compilation_cache()

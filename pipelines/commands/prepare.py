@@ -15,7 +15,6 @@ from pipelines.settings import ArgumentParser, command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     argv = list(argv)
     end = argv.index("--") if "--" in argv else len(argv)
     options, beam_options = parse(_parser(), argv[:end]), argv[end + 1 :]

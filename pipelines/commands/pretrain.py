@@ -14,7 +14,6 @@ from pipelines.settings import run_config
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     config = run_config(argv)
     distributed.enable_compilation_cache()
     partitioner = Partitioner.of(config.parallel, distributed.join())

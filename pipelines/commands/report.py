@@ -18,7 +18,6 @@ _NAME = "report.html"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "report", "Write one HTML page of a run, or of several: curves, data, samples, config."
     )

@@ -19,7 +19,6 @@ _USAGE = "bert-jax show-batch STORE [--config FILE] [--step N] [--rows N] [--a.b
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     options, config_options = _parse(argv)
     if not {"--config", "--phases"} & {word.partition("=")[0] for word in config_options}:
         config_options = ["--train.steps", str(options.step + 1), *config_options]

@@ -15,7 +15,6 @@ from pipelines.settings import command_parser, parse
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("train-tokenizer", "Train a tokenizer on a corpus.")
     parser.add_argument(
         "--corpus", action="append", required=True, metavar="SPEC", help=corpus_help()

@@ -11,7 +11,6 @@ from tpu.launch.watch import slice_of, watcher_of
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu delete",
         "Delete the slice of a run at once. Steps since the last checkpoint are lost (stop saves"

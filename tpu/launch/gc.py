@@ -42,7 +42,6 @@ def _record_end(resource: Resource) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu gc",
         "Delete queued resources of this tool that are FAILED or SUSPENDED. They never run again and"

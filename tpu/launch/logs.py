@@ -51,7 +51,6 @@ class Tail:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu logs", "Print the logs of the hosts, which are copied every 15 seconds."
     )

@@ -29,7 +29,6 @@ def arguments(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     own_arguments, command = _split(argv)
     parser = command_parser(
         "tpu ssh",

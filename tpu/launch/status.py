@@ -63,7 +63,6 @@ def table(launch: Launch, observation: Observation, decision: Decision) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser("tpu status", "Show the state of the slice of a run and of its hosts.")
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--json", action="store_true", help="print JSON")

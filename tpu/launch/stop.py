@@ -12,7 +12,6 @@ _PAUSE = 3.0  # seconds between observations; the user waits
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu stop",
         "Save and stop the run on all hosts, then delete the slice. Submit the run again to resume"

@@ -151,7 +151,6 @@ def request_json(launch: Launch, zone: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu submit",
         "Request a slice that trains the run of a config. This computer may then be switched off,"

@@ -13,7 +13,6 @@ _TITLES = ("type", "topology", "chips", "hosts", "devices", "GiB/device", "TFLOP
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu types", "List Cloud TPU slices with chips, hosts, memory and prices."
     )

@@ -282,7 +282,6 @@ def _newest_step(status: RunStatus) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu watch",
         "Request a new slice after each preemption, until the run is complete. You may stop the"

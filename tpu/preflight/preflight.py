@@ -74,7 +74,6 @@ class Plan:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu preflight",
         "Compile the training step of every phase for a slice, on a computer without a TPU, and"

@@ -148,7 +148,6 @@ class Preemption:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu local",
         "Rehearse a submission on this computer with an emulated cloud, whose TPU VMs run the real"

@@ -40,7 +40,6 @@ def kill(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the command."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end of the parent process is what counts
     sys.stdin.buffer.read()

@@ -131,7 +131,6 @@ def _resource(project: str, zone: str, name: str) -> tpu_v2.QueuedResource:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command."""
     parser = command_parser(
         "tpu selftest",
         "Request a spot slice with one chip from the real cloud, print its states and delete it. It"
