@@ -57,12 +57,19 @@ OWNERS = {
 }
 
 
-# Package -> the packages and modules that it may import besides itself.
+_BASE = ("bert_jax", *(f"pipelines.{n}" for n in ("folders", "help", "json_files", "protobuf")))
+_BASE += ("pipelines.settings",)
+# Package -> the packages and modules that it may import besides itself; the first that fits counts.
 ALLOWED = {
     "bert_jax.runtime": (),
     "bert_jax.config": ("bert_jax.runtime",),
     "bert_jax.nn": ("bert_jax.config", "bert_jax.runtime"),
     "bert_jax.training": ("bert_jax.nn", "bert_jax.config", "bert_jax.runtime"),
+    "pipelines.data": _BASE,
+    "pipelines.tasks": (*_BASE, "pipelines.data"),
+    "pipelines.models": (*_BASE, "pipelines.data", "pipelines.tasks"),
+    "pipelines.reports": (*_BASE, "pipelines.data", "pipelines.tasks", "pipelines.models"),
+    "pipelines.serving": (*_BASE, "pipelines.data", "pipelines.tasks", "pipelines.models"),
     "pipelines": ("bert_jax",),
     "tpu": (
         "bert_jax",
