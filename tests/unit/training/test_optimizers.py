@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,25 @@ def gradient(step: int) -> dict[str, np.ndarray]:
     return {"kernel": rng.normal(0, scale, (2, 3)), "bias": rng.normal(0, scale, 3)}
 
 
+def test_every_optimizer_can_be_chosen_in_a_config() -> None:
+    assert get_args(get_type_hints(OptimizerConfig)["recipe"]) == tuple(OPTIMIZERS)
+
+
 @pytest.mark.parametrize("recipe", OPTIMIZERS)
+def test_every_optimizer_moves_against_the_gradient_unless_frozen(recipe: Recipe) -> None:
+    config = OptimizerConfig(recipe=recipe, learning_rate=0.01, warmup_steps=1, weight_decay=0)
+    params: optax.Params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    scales = {"kernel": np.ones((1, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    rule = optimizer(config, (Phase(steps=50),), scales)
+    state, updated = rule.init(params), params
+    for step in range(2):
+        updates, state = rule.update(params, state, updated, step=jnp.int32(step))
+        updated = optax.apply_updates(updated, updates)
+    assert bool((updated["kernel"] < params["kernel"]).all())
+    assert bool((updated["bias"] == params["bias"]).all())
+
+
+@pytest.mark.parametrize("recipe", get_args(Recipe))
 def test_fifty_updates_are_the_published_rule(recipe: Recipe) -> None:
     config = OptimizerConfig(recipe=recipe, learning_rate=0.01, warmup_steps=10)
     rule = optimizer(config, (Phase(steps=50),))
