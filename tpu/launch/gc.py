@@ -44,8 +44,8 @@ def _record_end(resource: Resource) -> None:
 def main(argv: Sequence[str]) -> None:
     parser = command_parser(
         "tpu gc",
-        "Delete queued resources of this tool that are FAILED or SUSPENDED. They never run again and"
-        " count against the quota. A watcher does this for its own run.",
+        "Delete queued resources of this tool that are FAILED or SUSPENDED. They never run again"
+        " and count against the quota. A watcher does this for its own run.",
     )
     parser.add_argument("--project", default="", help="default: GOOGLE_CLOUD_PROJECT")
     parser.add_argument("--zones", nargs="+", default=[], help="such as us-west4-a europe-west4-b")
