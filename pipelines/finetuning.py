@@ -60,20 +60,20 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     task = open_task(config.task, config.options)
     examples = task.read(config.data.train, config.data.columns, labeled=True)
     source = config.data.validation
-    held_out = task.read(source, config.data.columns, labeled=True) if source else []
+    validation_examples = task.read(source, config.data.columns, labeled=True) if source else []
     with open_run_folder(config.run_dir) as run:
         config, classes, tokenizer, weights = _start(config, task, examples, partitioner, run)
         length = _row_length(config)
         sets = [
             Examples(part, task.features(part, tokenizer, length, classes))
-            for part in (examples, held_out)
+            for part in (examples, validation_examples)
             if part
         ]
         has_labels = examples and sets[0].features.arrays["weights"].any()
         config = planned(config, len(sets[0].features.examples) if has_labels else 0)
-        say(f"{len(examples):,} training and {len(held_out):,} validation examples")
+        say(f"{len(examples):,} training and {len(validation_examples):,} validation examples")
         step = logits_step(task_network(config, len(classes)), partitioner)
-        validation_set = sets[1] if held_out else None
+        validation_set = sets[1] if validation_examples else None
         validation = Validation(validation_set, task, classes, step, partitioner)
         experiment = finetuning(
             config, task, classes, sets[0], validation, tokenizer, partitioner, weights
@@ -82,7 +82,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
         params = run.train(experiment, partitioner, tokenizer, files)
         if validation.latest is None:  # the run was already complete
             validation(None, params, config.phases[-1])
-        metrics = _write_results(run.path, config, held_out, validation)
+        metrics = _write_results(run.path, config, validation_examples, validation)
         summary(
             f"{run.path} is complete: {config.steps:,} of {config.steps:,} steps",
             started,

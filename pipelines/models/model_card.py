@@ -1,4 +1,4 @@
-"""The README.md of an exported model: network, recipe, data and held-out results."""
+"""The README.md of an exported model: network, recipe, data and evaluation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def model_card(model: LoadedModel) -> str:
                 "The next sentence head was trained to detect whether the two segments are swapped."
             )
         sections += [
-            *results(model.folder, model.step or 0),
+            *results(model),
             "## Recipe",
             _fenced(_recipe(config)),
         ]
@@ -70,9 +70,10 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def results(run_dir: Path, step: int) -> list[str]:
-    """Return the last evaluation of a run up to `step`, as Markdown."""
-    lines = [line for line in metrics.read(run_dir) if metrics.is_evaluation(line)]
+def results(model: LoadedModel) -> list[str]:
+    """Return the last evaluation of the run up to the step of the model, as Markdown."""
+    step = model.step or 0
+    lines = [line for line in metrics.read(model.folder) if metrics.is_evaluation(line)]
     newest: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
@@ -82,8 +83,9 @@ def results(run_dir: Path, step: int) -> list[str]:
     ]
     if not rows:
         return []
+    data = "Held-out" if model.finetune is None else "Validation"
     return [
-        f"## Held-out results at step {newest['step']:,}",
+        f"## {data} results at step {newest['step']:,}",
         "\n".join(["| | |\n|---|---:|", *rows]),
     ]
 

@@ -184,11 +184,11 @@ class Validation:
     """Evaluates a network on the validation examples, and keeps its predictions.
 
     Attributes:
-        held_out: The examples; None = no evaluation.
+        validation_set: The examples; None = no evaluation.
         latest: Metrics and records of the newest evaluation.
     """
 
-    held_out: Examples | None
+    validation_set: Examples | None
     task: Task
     classes: list[str]
     run: Run
@@ -198,9 +198,9 @@ class Validation:
     def __call__(self, eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
         """Return the metrics of these parameters."""
         del eval_step
-        if self.held_out is None:
+        if self.validation_set is None:
             return {}
-        examples, features = self.held_out.examples, self.held_out.features
+        examples, features = self.validation_set.examples, self.validation_set.features
         logits = all_logits(self.run, params, features, phase.batch_size, self.partitioner)
         records = self.task.predict(examples, features, logits, self.classes)
         metrics = dict(self.task.score(examples, records, self.classes))
