@@ -76,9 +76,9 @@ class Bert:
         if batch_size < 1:
             raise BadArgumentsError(f"batch_size must be at least 1, not {batch_size}")
         ids = self._ids(texts)
-        segments = [[0] * len(tokens) for tokens in ids]
+        token_types = [[0] * len(tokens) for tokens in ids]
         encoded: list[Any] = [None] * len(ids)
-        for rows, states in self.states(ids, segments, (layer,), pooling, batch_size):
+        for rows, states in self.states(ids, token_types, (layer,), pooling, batch_size):
             for row, vectors in zip(rows, states[0], strict=True):
                 encoded[row] = vectors if pooling else vectors[: len(ids[row])]
         if pooling is None:
@@ -114,8 +114,8 @@ class Bert:
         for first in range(0, len(token_ids), batch_size):
             rows = by_length[first : first + batch_size]
             ids = padded([token_ids[row] for row in rows], B, self.tokenizer.pad_id, longest)
-            segments = padded([token_type_ids[row] for row in rows], B, 0, longest)
-            states = self._states(self._params, ids, segments, indices, pooling)
+            token_types = padded([token_type_ids[row] for row in rows], B, 0, longest)
+            states = self._states(self._params, ids, token_types, indices, pooling)
             yield rows, np.asarray(states)[:, : len(rows)]
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:

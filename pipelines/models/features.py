@@ -158,15 +158,15 @@ def _row(tokenizer: Tokenizer, parts: Sequence[list[list[int]]], length: int) ->
     kept = _kept(sizes, length - 1 - len(parts))
     row = Row([tokenizer.cls_id], [0], [-1], 0, kept != sizes)
     words = 0
-    for segment, part in enumerate(parts):
-        ids = list(chain.from_iterable(part))[: kept[segment]]
+    for token_type, part in enumerate(parts):
+        ids = list(chain.from_iterable(part))[: kept[token_type]]
         lengths = np.fromiter(map(len, part), np.int64, len(part))
-        owners = np.repeat(np.arange(len(part)), lengths)[: kept[segment]]
+        owners = np.repeat(np.arange(len(part)), lengths)[: kept[token_type]]
         row.token_ids.extend([*ids, tokenizer.sep_id])
-        row.token_type_ids.extend([segment] * (len(ids) + 1))
+        row.token_type_ids.extend([token_type] * (len(ids) + 1))
         row.word_ids.extend([*(words + owners).tolist(), -1])
         # Words after the truncation do not count.
-        words += len(part) if kept[segment] == sizes[segment] else int(owners[-1]) + 1
+        words += len(part) if kept[token_type] == sizes[token_type] else int(owners[-1]) + 1
     return row._replace(words=words)
 
 
@@ -197,8 +197,9 @@ def _columns(
     """Return the columns of texts, in their order, and the number of rows per text."""
     states_of: list[Any] = [None] * len(rows)
     pooling = None if options.words else options.pooling
-    ids, segments = [row.token_ids for row in rows], [row.token_type_ids for row in rows]
-    for numbers, states in bert.states(ids, segments, options.layers, pooling, options.batch_size):
+    ids, token_types = [row.token_ids for row in rows], [row.token_type_ids for row in rows]
+    batches = bert.states(ids, token_types, options.layers, pooling, options.batch_size)
+    for numbers, states in batches:
         for index, number in enumerate(numbers):
             vectors = states[:, index]
             if options.words:

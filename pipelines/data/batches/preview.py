@@ -15,7 +15,7 @@ from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 
 # Styles of segment A, of segment B, and of predicted tokens by their replacement.
-_SEGMENTS = ("", "cyan")
+_TOKEN_TYPES = ("", "cyan")
 _MASKED, _RANDOM, _KEPT = "bold yellow", "bold red", "bold green"
 _LEGEND = ("segment A", "segment B", "{hidden}", "{replaced → by a random token}", "{kept}")
 
@@ -24,7 +24,7 @@ def preview(store: Store, config: RunConfig, step: int, rows: int) -> Iterator[T
     """Yield a legend, a summary and the first `rows` rows of the batch of `step`."""
     batch = PretrainingData(store, config).batch_at(step)
     legend = Text("legend  ")
-    for style, meaning in zip((*_SEGMENTS, _MASKED, _RANDOM, _KEPT), _LEGEND, strict=True):
+    for style, meaning in zip((*_TOKEN_TYPES, _MASKED, _RANDOM, _KEPT), _LEGEND, strict=True):
         legend.append(meaning, style).append("  ")
     yield legend
     size = batch.arrays["token_ids"].size
@@ -55,7 +55,7 @@ def _label(arrays: Arrays, row: int, slot: int) -> str:
 
 def _append(text: Text, arrays: Arrays, row: int, position: int, tokenizer: Tokenizer) -> None:
     token = int(arrays["token_ids"][row, position])
-    style = _SEGMENTS[int(arrays["token_type_ids"][row, position])]
+    style = _TOKEN_TYPES[int(arrays["token_type_ids"][row, position])]
     used = arrays["mlm_weights"][row] > 0
     (slot,) = np.nonzero(used & (arrays["mlm_positions"][row] == position))
     if not len(slot):
