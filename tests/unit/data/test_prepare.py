@@ -51,6 +51,19 @@ def arguments(large: Path, tokenizer_dir: Path, out: Path) -> tuple[str | Path, 
     )  # fmt: skip
 
 
+def test_options_of_older_versions_are_read_with_a_notice(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    words = list(arguments(corpus, tokenizer_dir, tmp_path / "new"))
+    assert invoke(*words).returncode == 0
+    words[words.index(tmp_path / "new")] = tmp_path / "old"
+    words[words.index("--held-out")] = "--heldout"
+    result = invoke(*words, "--min_characters", "0")
+    assert result.returncode == 0, result.stderr
+    assert "--heldout is now called --held-out" in result.stderr
+    assert Store(tmp_path / "old").ledger.digest == Store(tmp_path / "new").ledger.digest
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_any_number_of_workers_gives_the_same_bytes(
     large: Path, whole: Path, tokenizer_dir: Path, tmp_path: Path, workers: int
