@@ -11,7 +11,7 @@ FAULTS = [
         old="abstract.step.sharding), **arrays)",
         new="abstract.step.sharding),"
         ' **(arrays | {"opt_state": jax.tree.map(lambda x: x * 0, arrays["opt_state"])}))',
-        description="the moments of the optimizer begin anew after every interruption",
+        description="the moments of the optimizer restart at zero after every interruption",
         core=True,
     ),
     Fault(
@@ -19,7 +19,7 @@ FAULTS = [
         file="bert_jax/training/checkpoint.py",
         old="if sums != expected.get(name):",
         new="if name not in expected:",
-        description="a run goes on from a checkpoint with changed bits",
+        description="a run resumes from a checkpoint with changed bits",
         core=True,
     ),
     Fault(
@@ -39,7 +39,7 @@ FAULTS = [
         core=True,
     ),
     Fault(
-        name="not-saved-when-told-to-stop",
+        name="not-saved-on-request-to-stop",
         file="bert_jax/training/trainer.py",
         old="if not (stopping or self._due(self.config.checkpoint.every)):",
         new="if not self._due(self.config.checkpoint.every):",
@@ -63,7 +63,7 @@ FAULTS = [
         file="bert_jax/training/metrics.py",
         old="if not math.isfinite(x)",
         new="if math.isinf(x)",
-        description="a run goes on for days with a loss of NaN",
+        description="a run continues for days with a loss of NaN",
         core=True,
     ),
     Fault(
@@ -71,7 +71,7 @@ FAULTS = [
         file="bert_jax/training/checksums.py",
         old="jnp.isfinite(array).all()",
         new="jnp.isfinite(array).any()",
-        description="a checkpoint with NaN in one row replaces a sound one",
+        description="a checkpoint with NaN in one row replaces an intact one",
         core=True,
     ),
     Fault(
@@ -79,7 +79,7 @@ FAULTS = [
         file="bert_jax/training/rollback.py",
         old="steps = range(error.step if self._times == 1 else base + 1, error.step + 1)",
         new="steps = range((error.step if self._times == 1 else base) + 1, error.step + 2)",
-        description="a rollback meets the batch that broke the run again",
+        description="a rollback repeats the batch that broke the run",
         core=True,
     ),
     Fault(
@@ -96,7 +96,7 @@ FAULTS = [
         file="bert_jax/training/resume.py",
         old="if saved_data.get(name) != digest",
         new="if name not in saved_data",
-        description="a run that is resumed with another store or tokenizer goes on unnoticed",
+        description="a run that is resumed with another store or tokenizer continues unnoticed",
         core=True,
         hint=("test_checkpoint", "test_resume", "test_run_commands", "test_run"),
     ),
@@ -105,7 +105,7 @@ FAULTS = [
         file="bert_jax/runtime/errors.py",
         old="exit_code = 75",
         new="exit_code = 1",
-        description="a scheduler takes a preemption for a failure and gives up",
+        description="a scheduler treats a preemption as a failure and gives up",
         core=True,
         hint=("test_run_commands", "test_run", "test_rollback_interrupted"),
     ),
@@ -122,7 +122,7 @@ FAULTS = [
         file="bert_jax/training/watchdog.py",
         old="self._silent = 0.0",
         new="self._silent = self._silent",
-        description="a sound run is ended with code 70 after the limit",
+        description="a healthy run is ended with code 70 after the limit",
         hint=("test_watchdog",),
     ),
     Fault(

@@ -10,7 +10,7 @@ FAULTS = [
         file="tpu/launch/decide.py",
         old="fresh = [heartbeat for heartbeat in heartbeats if heartbeat.age < FRESH]",
         new="fresh = list(heartbeats)",
-        description="a slice whose hosts are silent is paid for without end",
+        description="a slice without live hosts is kept, and costs money",
     ),
     Fault(
         name="preempted-slice-not-replaced",
@@ -31,10 +31,10 @@ FAULTS = [
         file="tpu/host/supervise.py",
         old="(DeviceUnavailableError.exit_code, PreemptedError.exit_code)",
         new="(DeviceUnavailableError.exit_code,)",
-        description="a host gives up a run that was only told to stop some times",
+        description="a host gives up a run that was only asked to stop several times",
     ),
     Fault(
-        name="reserved-slice-asked-for-as-spot",
+        name="reserved-slice-requested-as-spot",
         file="tpu/launch/request.py",
         old='if tpu.capacity == "spot":',
         new='if tpu.capacity != "on-demand":',
@@ -52,7 +52,7 @@ FAULTS = [
         file="tpu/host/startup.sh",
         old='if ! sha256sum --check --status <<<"$manifest  SHA256SUMS"; then',
         new="if [[ ! -s SHA256SUMS ]]; then",
-        description="machines install whatever somebody put into the run folder",
+        description="machines install any files from the run folder",
         hint=("test_tpu_host", "test_tpu_install", "test_tpu_submit"),
     ),
     Fault(
@@ -60,14 +60,14 @@ FAULTS = [
         file="tpu/launch/gc.py",
         old="if r.labels.get(key) == value and r.state in DEAD",
         new="if key and value and r.state in DEAD",
-        description="gc deletes slices that this tool did not make",
+        description="gc deletes slices that this tool did not create",
     ),
     Fault(
         name="preflight-memory-without-arguments",
         file="tpu/preflight/hlo_analysis.py",
         old="return self.argument_gib + self.temp_gib",
         new="return self.temp_gib",
-        description="preflight tells too little memory",
+        description="preflight reports too little memory",
         core=True,
     ),
     Fault(
@@ -75,7 +75,7 @@ FAULTS = [
         file="tpu/preflight/hlo_analysis.py",
         old='received[match["kind"]] += _SIZES',
         new='received[match["kind"]] = _SIZES',
-        description="preflight tells too little of what devices exchange",
+        description="preflight reports too little communication between devices",
         core=True,
     ),
 ]
