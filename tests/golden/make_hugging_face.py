@@ -1,4 +1,4 @@
-"""Makes the goldens of PyTorch: a tiny BERT of transformers, its stages, gradients and training.
+"""Make the goldens of PyTorch: a tiny BERT of transformers, its stages, gradients and training.
 
     pip install -e '.[test,parity]'
     PYTHONPATH=tests python tests/golden/make_hugging_face.py
@@ -8,7 +8,8 @@ The committed files were made with transformers 5.23.0 and torch 2.13.0 (CPU), P
     hugging_face/config.json, model.safetensors, vocab.txt     as save_pretrained writes them
     hugging_face/padded.npz, packed.npz                        stages and gradients of two batches
     hugging_face/training.npz                                  both losses of 100 updates
-The batches are those of `stages.synthetic`.
+
+The batches are those of `support.network.synthetic`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ STEPS = 100
 
 
 def main() -> None:
-    """Writes all files."""
+    """Write all files."""
     model = random_model(
         0,
         vocab_size=V,
@@ -40,8 +41,8 @@ def main() -> None:
     model.save_pretrained(OUT)
     (OUT / "vocab.txt").write_text((OUT.parent / "tf1/vocab.txt").read_text("utf-8"), "utf-8")
     for name in ("padded", "packed"):
-        found = stages(model, tensors(synthetic(0, packed=name == "packed")))
-        np.savez_compressed(OUT / f"{name}.npz", **found)
+        arrays = stages(model, tensors(synthetic(0, packed=name == "packed")))
+        np.savez_compressed(OUT / f"{name}.npz", **arrays)
     rates = np.array(learning_rate(RULE, STEPS)(jnp.arange(STEPS, dtype=jnp.float32)))
     batches = [synthetic(step, packed=False) for step in range(STEPS)]
     np.savez_compressed(OUT / "training.npz", curve=training_curve(model, batches, rates))

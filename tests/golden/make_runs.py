@@ -1,11 +1,11 @@
-"""Makes the golden run folders: what one version writes, for later versions to read.
+"""Make the golden run folders: one version writes them, later versions read them.
 
     pip install -e '.[test]'
     PYTHONPATH=tests python tests/golden/make_runs.py
 
 Later versions must resume, evaluate and convert these folders as this version does. So do not make
-them again when the program changes; a new format gets a folder of its own, beside them. Made again
-by the same version, the folders differ only in times and in the names of Orbax's files.
+them again when the program changes; a new format gets its own folder, beside them. If the same
+version makes them again, they differ only in times and in the names of Orbax's files.
 
     runs/stories.txt                       the corpus, of `support.corpora`
     runs/tokenizer, runs/store             made of it by train-tokenizer and prepare
@@ -13,11 +13,11 @@ by the same version, the folders differ only in times and in the names of Orbax'
     runs/train.csv, validation.csv         sentences of the same grammar with a label
     runs/finetuned                         `pretrained`, trained on them to the end; its checkpoint
     runs/texts.csv                         three texts to predict
-    runs/expected.json                     what this version gets from the folders, and its versions
+    runs/expected.json                     results of this version, and versions of the packages
 
-Every command runs in `runs`, so all paths that the program writes are relative. Two things are
-changed afterwards: the event files of TensorBoard, which are named after the host, are renamed; and
-the folder in which Orbax says that a checkpoint is whole (`commit_success.txt`) is cut to `runs`.
+Every command runs in `runs`, so all paths that the program writes are relative. The script changes
+two things afterwards: it renames the event files of TensorBoard, which are named after the host,
+and it shortens the path in Orbax's `commit_success.txt` to `runs`.
 """
 
 from __future__ import annotations
@@ -97,33 +97,33 @@ LARGEST, MOST = 200_000, 400_000  # bytes: of a file, of all
 
 
 def words(options: dict[str, Any]) -> list[str]:
-    """The options as a command line."""
+    """Return the options as a command line."""
     return [str(word) for key, value in options.items() for word in (f"--{key}", value)]
 
 
 def command(folder: Path, *arguments: str) -> str:
-    """Runs `bert-jax ARGUMENTS` in `folder`; returns its standard output."""
+    """Run `bert-jax ARGUMENTS` in `folder`; return its standard output."""
     line = [sys.executable, "-m", "pipelines.commands.cli", *arguments]
     return subprocess.run(line, cwd=folder, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
 def interrupted(argv: list[str]) -> None:
-    """Runs `bert-jax pretrain` in this process, which gets SIGTERM before step STOP."""
+    """Run `bert-jax pretrain` in this process, which receives SIGTERM before step STOP."""
 
-    def told(step: int) -> None:
+    def stop(step: int) -> None:
         if step == STOP - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def main(given: Any) -> None:
-        config = run_config(given)
-        pretrain(config, Partitioner.of(config.parallel, join()), told)
+    def main(argv: Any) -> None:
+        config = run_config(argv)
+        pretrain(config, Partitioner.of(config.parallel, join()), stop)
 
     os.chdir(OUT)
     entry_point.run(main, argv)
 
 
 def examples(path: Path, count: int, seed: int) -> None:
-    """Sentences about large and small things, labeled."""
+    """Write labeled sentences about large and small things."""
     rng = random.Random(seed)  # noqa: S311
     lines = ["text,label"]
     for _ in range(count):
@@ -134,19 +134,19 @@ def examples(path: Path, count: int, seed: int) -> None:
 
 
 def make_data() -> None:
-    """Writes corpus, tokenizer, store and examples."""
+    """Write corpus, tokenizer, store and examples."""
     write_corpus(OUT / "stories.txt", DOCUMENTS)
-    learned = ("--kind", "wordpiece", "--vocab-size", str(VOCABULARY), "--out", "tokenizer")
-    command(OUT, "train-tokenizer", "--corpus", "text:stories.txt", *learned)
-    made = ("--tokenizer", "tokenizer", "--held-out", str(HELDOUT), "--out", "store")
-    command(OUT, "prepare", "--corpus", "text:stories.txt", *made)
+    options = ("--kind", "wordpiece", "--vocab-size", str(VOCABULARY), "--out", "tokenizer")
+    command(OUT, "train-tokenizer", "--corpus", "text:stories.txt", *options)
+    options = ("--tokenizer", "tokenizer", "--held-out", str(HELDOUT), "--out", "store")
+    command(OUT, "prepare", "--corpus", "text:stories.txt", *options)
     examples(OUT / "train.csv", 64, 0)
     examples(OUT / "validation.csv", 16, 1)
     (OUT / "texts.csv").write_text("\n".join(["text", *TEXTS]) + "\n", "utf-8")
 
 
 def make_runs() -> None:
-    """Writes both run folders."""
+    """Write both run folders."""
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=interrupted, args=(words(PRETRAINING),))
     process.start()
@@ -160,19 +160,19 @@ def make_runs() -> None:
 
 
 def inspected(folder: Path, model: str) -> dict[str, Any]:
-    """Step, digest and number of parameters of a model."""
-    found = json.loads(command(folder, "inspect", model, "--json"))
-    return {name: found[name] for name in ("architecture", "parameters", "step", "digest")}
+    """Return step, digest and number of parameters of a model."""
+    description = json.loads(command(folder, "inspect", model, "--json"))
+    return {name: description[name] for name in ("architecture", "parameters", "step", "digest")}
 
 
 def evaluated(folder: Path) -> dict[str, Any]:
-    """The held-out numbers of the pre-training run."""
-    found: dict[str, Any] = json.loads(command(folder, "evaluate", "pretrained", "--json"))
-    return found
+    """Return the held-out metrics of the pre-training run."""
+    metrics: dict[str, Any] = json.loads(command(folder, "evaluate", "pretrained", "--json"))
+    return metrics
 
 
 def exported(folder: Path, model: str) -> dict[str, str]:
-    """The shape of each tensor of a model in Hugging Face's format, and how its SHA-256 begins."""
+    """Convert a model to Hugging Face's format; return each tensor's shape and SHA-256 prefix."""
     command(folder, "convert", model, f"{model}-hf", "--to", "hf")
     tensors = load_file(folder / f"{model}-hf/model.safetensors")
     return {
@@ -182,19 +182,19 @@ def exported(folder: Path, model: str) -> dict[str, str]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON Lines."""
+    """Return the objects of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """What this version gets from a copy of the folders, which it changes."""
+    """Return the results of this version on a copy of the folders, which it changes."""
     pretrained = {
         **inspected(folder, "pretrained"),
         "evaluation": evaluated(folder),
         "exported": exported(folder, "pretrained"),
     }
-    predicted = ("--input", "texts.csv", "--output", "predictions.jsonl")
-    command(folder, "predict", "finetuned", *predicted)
+    options = ("--input", "texts.csv", "--output", "predictions.jsonl")
+    command(folder, "predict", "finetuned", *options)
     finetuned = {
         **inspected(folder, "finetuned"),
         "results": json.loads((folder / "finetuned/eval_results.json").read_text("utf-8")),
@@ -215,30 +215,30 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def check() -> None:
-    """Refuses files that are large, or that name a folder of this machine or its host."""
+    """Refuse files that are large, or that contain a path of this machine or its host name."""
     files = [path for path in OUT.rglob("*") if path.is_file()]
     sizes = {path: path.stat().st_size for path in files}
     assert max(sizes.values()) < LARGEST
     assert sum(sizes.values()) <= MOST
-    places = [str(ROOT), str(Path.home()), gettempdir(), sys.prefix]
+    local_paths = [str(ROOT), str(Path.home()), gettempdir(), sys.prefix]
     for path in files:
         assert platform.node() not in path.name.split("."), path
         content = path.read_bytes()
-        assert not any(place.encode() in content for place in places), path
+        assert not any(text.encode() in content for text in local_paths), path
 
 
 def main() -> None:
-    """Makes everything."""
+    """Make everything."""
     os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     make_data()
     make_runs()
     with TemporaryDirectory() as name:
-        found = measured(Path(shutil.copytree(OUT, Path(name) / "runs")))
+        results = measured(Path(shutil.copytree(OUT, Path(name) / "runs")))
     versions = {"python": platform.python_version(), "bert-jax": bert_jax.__version__}
     versions |= {name: version(name) for name in PACKAGES}
-    content = {"versions": versions, **found}
+    content = {"versions": versions, **results}
     (OUT / "expected.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     check()
 

@@ -1,4 +1,4 @@
-"""Makes the goldens of google-research/bert: a tiny checkpoint, its outputs, and its optimizer.
+"""Make the goldens of google-research/bert: a tiny checkpoint, its outputs, and its optimizer.
 
     git clone https://github.com/google-research/bert
     pip install tensorflow-cpu
@@ -6,14 +6,14 @@
 
 The committed files were made at commit eedf5716ce1268e56f0a50264a88cafad334ac61 of
 google-research/bert, with tensorflow-cpu 2.21.0 and Python 3.11. `modeling.py`, `optimization.py`
-and the output functions of `run_pretraining.py` are executed as they are. Replaced is only what
-TensorFlow 2 no longer has: `tf.contrib.layers.layer_norm` and `tf.layers.dense`, below. There is no
-dropout, and every variable has a random value, also biases. Made again, every byte is the same.
+and the output functions of `run_pretraining.py` run unchanged. This script replaces only functions
+that TensorFlow 2 lacks: `tf.contrib.layers.layer_norm` and `tf.layers.dense`. There is no dropout,
+and every variable has a random value, also biases. The script is reproducible to the byte.
 
     tf1/bert_model.ckpt.*, bert_config.json, vocab.txt   as a download of google-research/bert, but
                                                          with `global_step` and a few slots of Adam
     tf1/expected.npz                                     inputs, outputs, gradients
-    tf1/types.ckpt.*                                     two shards and what BERT never has
+    tf1/types.ckpt.*                                     two shards, and types that BERT never uses
     optimizer.npz                                        50 updates
 """
 
@@ -52,7 +52,7 @@ VOCABULARY = [
     *LETTERS,
     *(f"##{letter}" for letter in LETTERS),
 ]
-# Whose slots and values are stored; all of them would be too large for the repository.
+# Variables whose slots and values are stored; all would be too large for the repository.
 SLOTS = ("bert/embeddings/", "bert/pooler/", "cls/")
 VALUES = (
     "bert/embeddings/word_embeddings",
@@ -67,7 +67,7 @@ STEPS, WARMUP, LEARNING_RATE = 50, 10, 0.02
 
 
 def layer_norm(inputs: Any, begin_norm_axis: int, begin_params_axis: int, scope: str | None) -> Any:
-    """`tf.contrib.layers.layer_norm` of TensorFlow 1.15 over the last axis."""
+    """Compute `tf.contrib.layers.layer_norm` of TensorFlow 1.15 over the last axis."""
     assert begin_norm_axis == begin_params_axis == -1
     with tf.variable_scope(scope, default_name="LayerNorm"):
         shape = inputs.shape[-1:]
@@ -80,7 +80,7 @@ def layer_norm(inputs: Any, begin_norm_axis: int, begin_params_axis: int, scope:
 def dense(
     inputs: Any, units: int, activation: Any = None, name: str | None = None, **kwargs: Any
 ) -> Any:
-    """`tf.layers.dense` of TensorFlow 1.15 for matrices."""
+    """Compute `tf.layers.dense` of TensorFlow 1.15 for matrices."""
     initializer = kwargs.pop("kernel_initializer")
     assert not kwargs
     with tf.variable_scope(name, default_name="dense"):
@@ -91,7 +91,7 @@ def dense(
 
 
 class TensorFlow1(ModuleType):
-    """What the modules of google-research/bert get as ``import tensorflow``."""
+    """The ``tensorflow`` module that google-research/bert imports."""
 
     contrib = SimpleNamespace(layers=SimpleNamespace(layer_norm=layer_norm))
     layers = SimpleNamespace(dense=dense)
@@ -101,7 +101,7 @@ class TensorFlow1(ModuleType):
 
 
 def original(clone: Path) -> tuple[Any, Any, Any]:
-    """The modules `modeling`, `optimization` and `run_pretraining` of the clone."""
+    """Import the modules `modeling`, `optimization` and `run_pretraining` of the clone."""
     real = sys.modules["tensorflow"]
     sys.path.insert(0, str(clone))
     sys.modules["tensorflow"] = TensorFlow1("tensorflow")
@@ -112,31 +112,31 @@ def original(clone: Path) -> tuple[Any, Any, Any]:
 
 
 def batch(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Three rows of 16, 11 and 6 tokens; of the 4 slots for predictions 4, 2 and 1 are used."""
+    """Return three rows with 16, 11 and 6 tokens, and 4, 2 and 1 of 4 prediction slots used."""
     rows, length, slots = 3, 16, 4
     names = ("input_ids", "input_mask", "segment_ids")
-    given = {name: np.zeros((rows, length), np.int32) for name in names}
+    inputs = {name: np.zeros((rows, length), np.int32) for name in names}
     names = ("masked_lm_positions", "masked_lm_ids")
-    given |= {name: np.zeros((rows, slots), np.int32) for name in names}
-    given["masked_lm_weights"] = np.zeros((rows, slots), np.float32)
-    given["next_sentence_labels"] = np.array([[0], [1], [1]], np.int32)
+    inputs |= {name: np.zeros((rows, slots), np.int32) for name in names}
+    inputs["masked_lm_weights"] = np.zeros((rows, slots), np.float32)
+    inputs["next_sentence_labels"] = np.array([[0], [1], [1]], np.int32)
     for row, (used, first, picks) in enumerate([(16, 9, 4), (11, 5, 2), (6, 3, 1)]):
         ids = rng.integers(5, len(VOCABULARY), used)
         positions = np.sort(rng.choice(np.setdiff1d(np.arange(1, used - 1), first), picks, False))
-        given["masked_lm_positions"][row, :picks] = positions
-        given["masked_lm_ids"][row, :picks] = ids[positions]
-        given["masked_lm_weights"][row, :picks] = 1
+        inputs["masked_lm_positions"][row, :picks] = positions
+        inputs["masked_lm_ids"][row, :picks] = ids[positions]
+        inputs["masked_lm_weights"][row, :picks] = 1
         ids[positions] = VOCABULARY.index("[MASK]")
         ids[0] = VOCABULARY.index("[CLS]")
         ids[[first, -1]] = VOCABULARY.index("[SEP]")
-        given["input_ids"][row, :used] = ids
-        given["input_mask"][row, :used] = 1
-        given["segment_ids"][row, first + 1 : used] = 1
-    return given
+        inputs["input_ids"][row, :used] = ids
+        inputs["input_mask"][row, :used] = 1
+        inputs["segment_ids"][row, first + 1 : used] = 1
+    return inputs
 
 
 def assign(session: Any, variable: Any, rng: np.random.Generator) -> None:
-    """Gives a variable a value that no other has, also where BERT begins with zeros or ones."""
+    """Assign a random value to a variable, also where BERT initializes with zeros or ones."""
     value = 0.2 * rng.standard_normal(variable.shape.as_list())
     if variable.op.name.endswith("gamma"):
         value = 1 + value
@@ -146,13 +146,13 @@ def assign(session: Any, variable: Any, rng: np.random.Generator) -> None:
 
 
 def make_model(modeling: Any, run_pretraining: Any) -> None:
-    """The checkpoint and what it computes."""
+    """Write the checkpoint and its outputs."""
     rng = np.random.default_rng(1)
     (OUT / "bert_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", "utf-8")
     (OUT / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", "utf-8")
-    given = batch(rng)
+    inputs = batch(rng)
     with tf.Graph().as_default(), tf.Session() as session:
-        fed = {name: tf.constant(value) for name, value in given.items()}
+        fed = {name: tf.constant(value) for name, value in inputs.items()}
         config = modeling.BertConfig.from_json_file(str(OUT / "bert_config.json"))
         names = ("input_ids", "input_mask", "segment_ids")
         model = modeling.BertModel(config, False, *(fed[name] for name in names))
@@ -166,7 +166,7 @@ def make_model(modeling: Any, run_pretraining: Any) -> None:
         nsp_loss, nsp_losses, nsp_log_probs = run_pretraining.get_next_sentence_output(
             config, model.get_pooled_output(), fed["next_sentence_labels"]
         )
-        slots = given["masked_lm_ids"].shape
+        slots = inputs["masked_lm_ids"].shape
         outputs = {
             "embedding_output": model.get_embedding_output(),
             "encoder_layers": tf.stack(model.get_all_encoder_layers()),
@@ -204,7 +204,7 @@ def make_model(modeling: Any, run_pretraining: Any) -> None:
         "shapes": np.array([" ".join(map(str, saved[name].shape)) for name in names]),
         "sums": np.array([saved[name].sum(dtype=np.float64) for name in names]),
     }
-    np.savez_compressed(OUT / "expected.npz", **given, **stored)
+    np.savez_compressed(OUT / "expected.npz", **inputs, **stored)
 
 
 def _values(session: Any, variables: list[Any]) -> list[tuple[Any, np.ndarray]]:
@@ -212,7 +212,7 @@ def _values(session: Any, variables: list[Any]) -> list[tuple[Any, np.ndarray]]:
 
 
 def make_types() -> None:
-    """A checkpoint in two shards with every type that is read, and with what is not."""
+    """Write a checkpoint of two shards with every type that we read, and with others."""
     numbers = np.arange(6).reshape(2, 3)
     config = tf.ConfigProto(device_count={"CPU": 2})
     with tf.Graph().as_default(), tf.Session(config=config) as session:
@@ -236,7 +236,7 @@ def make_types() -> None:
 
 
 def make_optimizer(optimization: Any) -> None:
-    """50 updates with gradients that are clipped about every other time."""
+    """Write 50 updates; about every other gradient is clipped."""
     rng = np.random.default_rng(2)
     shapes = {
         "bert/embeddings/word_embeddings": (10, 4),
@@ -262,7 +262,7 @@ def make_optimizer(optimization: Any) -> None:
     with tf.Graph().as_default(), tf.Session() as session:
         fed = {name: tf.placeholder(tf.float32, shape) for name, shape in shapes.items()}
         variables = {name: tf.get_variable(name, shape) for name, shape in shapes.items()}
-        # The gradient of this sum is what is fed.
+        # The gradient of this sum is the fed value.
         loss = tf.add_n([tf.reduce_sum(variables[name] * fed[name]) for name in shapes])
         update = optimization.create_optimizer(loss, LEARNING_RATE, STEPS, WARMUP, use_tpu=False)
         session.run(tf.global_variables_initializer())
@@ -272,8 +272,8 @@ def make_optimizer(optimization: Any) -> None:
         history, used = [], []
         for step in range(STEPS):
             now = {fed[name]: gradients[name][step] for name in shapes}
-            # Nothing in `create_optimizer` makes the increment of the step wait until the schedule
-            # has read it; on a CPU the schedule often reads the next step. Fed, it is in order.
+            # `create_optimizer` does not order the increment of the step after the read by the
+            # schedule; on a CPU the schedule often reads the next step. A fed step is in order.
             now["global_step/read:0"] = step
             used.append(session.run((update, rates[0]), now)[1])
             history.append(session.run(variables))
@@ -294,7 +294,7 @@ def make_optimizer(optimization: Any) -> None:
 
 
 def main(clone: Path) -> None:
-    """Makes everything."""
+    """Make everything."""
     tf.disable_v2_behavior()
     OUT.mkdir(exist_ok=True)
     modeling, optimization, run_pretraining = original(clone)

