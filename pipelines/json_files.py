@@ -20,9 +20,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
+        raise BadInputError(f"{path} cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not JSON: {error}") from None
+        raise BadInputError(f"{path} is not JSON ({error}); correct or restore the file") from None
     if not isinstance(content, dict):
-        raise BadInputError(f"{path}: expected keys and values, found a {type(content).__name__}")
+        raise BadInputError(
+            f"{path}: expected keys and values, found a {type(content).__name__}; restore the file"
+        )
     return content

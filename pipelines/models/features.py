@@ -91,7 +91,7 @@ def read(path: Path) -> Iterator[Text]:
             first, _, second = line.strip().rpartition(SEPARATOR)
             yield (first, second) if first else (second,)
     else:
-        raise BadInputError(f"{path} must end in .txt (a text per line) or .jsonl")
+        raise BadInputError(f"{path} must end in .txt (a text per line) or .jsonl; rename it")
 
 
 def extract(bert: Bert, source: Path, out: Path, options: Extraction) -> int:
@@ -118,7 +118,7 @@ def extract(bert: Bert, source: Path, out: Path, options: Extraction) -> int:
     # Read the whole file first, so that its errors appear before hours of computing.
     total = sum(1 for _ in read(source))
     if not total:
-        raise BadInputError(f"{source} contains no text")
+        raise BadInputError(f"{source} contains no text; check that it is the right file")
     done = truncated_count = blank = 0
     with _draft(out) as folder, closing(feature_files.writer(out.suffix, folder)) as writer:
         with progress("texts", total) as show:

@@ -185,7 +185,10 @@ def network_of(meta: Meta, path: Path) -> ModelConfig:
     """
     # Some networks that are fine-tuned here have no architecture of Hugging Face.
     if "task" not in meta.config and meta.architecture not in ARCHITECTURES:
-        raise BadInputError(f"{path} contains an unknown architecture, {meta.architecture!r:.40}")
+        raise BadInputError(
+            f"{path} contains an unknown architecture, {meta.architecture!r:.40}; open it with the"
+            " version of bert-jax that wrote it"
+        )
     values = meta.config.get("model")
     if not isinstance(values, dict):
         raise BadInputError(f"{path} has no config of its network; restore it from a copy")

@@ -83,7 +83,9 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
     length = config.phases[-1].length
     batch = next(data.held_out(length, _SEQUENCES), None)
     if batch is None:
-        raise BadInputError("the store has no held-out text")
+        raise BadInputError(
+            "the store has no held-out text; prepare one with bert-jax prepare --held-out 0.05"
+        )
     params, arrays = model.pretraining_params(partitioner), batch.arrays
     logits = compiled_forward(define(model.network), params, jax.device_put(arrays), None).mlm
     probabilities = np.asarray(jax.nn.softmax(logits))[..., : store.tokenizer.vocab_size]

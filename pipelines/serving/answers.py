@@ -95,7 +95,8 @@ class Answers:
         masked = read_masked(self.tokenizer, text, self.network.max_positions)
         if len(masked.positions) > MAX_MASKS:
             raise BadArgumentsError(
-                f"the text has {len(masked.positions)} masks; a request has at most {MAX_MASKS}"
+                f"the text has {len(masked.positions)} masks, but a request has at most"
+                f" {MAX_MASKS}; remove some"
             )
         arrays = sequences.rows([masked.ids[1:-1]], [[]], self.tokenizer, len(masked.ids))
         row = _row(arrays) | {"mlm_positions": np.array(masked.positions, np.int32)}
@@ -134,7 +135,7 @@ class Answers:
         """
         if not 1 <= layer <= self.network.layers:
             raise BadArgumentsError(
-                f"layer {layer} does not exist; the model has the layers 1 to {self.network.layers}"
+                f"layer {layer} does not exist; choose one of the layers 1 to {self.network.layers}"
             )
         row = self._whole_row(text, pair, min(self.network.max_positions, MAX_ATTENTION))
         (attention,) = await self.batcher.results("attention", [row])
@@ -173,7 +174,7 @@ class Answers:
         needed = len(a) + len(b) + 2 + bool(b)
         if needed > longest:
             raise BadArgumentsError(
-                f"the text has {needed} tokens; a request has at most {longest}"
+                f"the text has {needed} tokens, but a request has at most {longest}; shorten it"
             )
         return _row(sequences.rows([a], [b], self.tokenizer, longest))
 

@@ -50,7 +50,8 @@ def train(home: Path, launch: Path) -> None:
     if (hosts, devices) != (host.hosts, settings.devices):
         raise DeviceUnavailableError(
             f"the job has {hosts} hosts with {devices} devices; the slice has {host.hosts} with"
-            f" {settings.devices}"
+            f" {settings.devices}; the process restarts, and if this repeats, delete the slice with"
+            " bert-jax tpu delete RUN and submit again"
         )
     if jax.process_index():
         be_quiet()

@@ -58,7 +58,8 @@ def read_split(name: str, split: str) -> Examples:
         except Exception as error:  # array_record raises the errors of its C++ code
             text = " ".join(str(error).split())[:200]
             raise BadInputError(
-                f"tfds:{name}: examples {numbers[0]} to {numbers[-1]} of {split}: {text}"
+                f"tfds:{name}: examples {numbers[0]} to {numbers[-1]} of {split} cannot be read"
+                f" ({text}); remove {builder.data_dir} to prepare the data set again"
             ) from None
         rows += [{key: _plain(features[key], row[key]) for key in row} for row in chunk]
     classes = {key: features[key].names for key in features if _has_classes(features[key])}

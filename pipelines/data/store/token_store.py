@@ -218,7 +218,7 @@ class Store:
         try:
             tokenizer = tokenizers.load(self.folder / TOKENIZER)
         except BadInputError as error:
-            raise BadInputError(f"{error}; remove the store and prepare it again") from None
+            raise BadInputError(f"{error}, or remove the store and prepare it again") from None
         expected = (self.ledger.tokenizer, self.ledger.vocab_size)
         if (tokenizer.digest, tokenizer.vocab_size) != expected:
             raise BadInputError(

@@ -27,7 +27,7 @@ def exists(out: Path, record: Mapping[str, Any]) -> bool:
     try:
         existing = read_json(out / RECORD)
     except BadInputError as error:
-        raise BadInputError(f"{error}; remove {out} and train it again") from None
+        raise BadInputError(f"{error}, or remove {out} and train it again") from None
     check_same(existing, record, f"the tokenizer in {out}")
     load(out)
     return True

@@ -72,7 +72,7 @@ class Tokenizer(ABC):
         ids = {piece: number for number, piece in enumerate(pieces)}
         missing = [special for special in SPECIALS if special not in ids]
         if missing:
-            raise BadInputError(f"{source or 'vocabulary'} lacks {', '.join(missing)}")
+            raise BadInputError(f"{source or 'vocabulary'} lacks {', '.join(missing)}; restore it")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[special] for special in SPECIALS
         )
@@ -220,15 +220,14 @@ class WordPieceTokenizer(Tokenizer):
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
         if len(vocabulary) < len(pieces):
             repeated = next(p for number, p in enumerate(pieces) if vocabulary[p] != number)
-            raise BadInputError(f"{source or 'vocabulary'} has the token {repeated!r} twice")
+            raise BadInputError(f"{source or 'vocabulary'} has {repeated!r} twice; restore it")
         self.uncased = uncased
         self.strip_accents = uncased if strip_accents is None else strip_accents
         self.split_cjk = split_cjk
         self.max_word = max_word
         lines = [*pieces, str(uncased)]
-        if list(self.config()) != [
-            "do_lower_case"
-        ]:  # ledgers contain the digest of the pieces and casing only
+        # Ledgers contain the digest of the pieces and casing only.
+        if list(self.config()) != ["do_lower_case"]:
             lines.append(json.dumps(self.config()))
         super().__init__(pieces, hashlib.sha256("\n".join(lines).encode()).hexdigest(), source)
         self._tokenizer = rust_wordpiece(
@@ -305,9 +304,11 @@ def _load_recorded(folder: Path) -> Tokenizer:
     try:
         tokenizer, digest = _load(folder), read_json(folder / RECORD).get(DIGEST)
         if digest not in (tokenizer.digest, None):
-            raise BadInputError(f"{folder} has changed since it was trained (its digest differs)")
+            raise BadInputError(
+                f"{folder} has changed since it was trained (its digest differs); restore it"
+            )
     except BadInputError as error:
-        raise BadInputError(f"{error}; remove {folder} and train it again") from None
+        raise BadInputError(f"{error}, or remove {folder} and train it again") from None
     return tokenizer
 
 

@@ -75,7 +75,8 @@ def read(folder: Path) -> ModelWeights:
             tensors[of] = tensors.pop(copy)
         elif copy in tensors and not np.array_equal(tensors.pop(copy), tensors[of], equal_nan=True):
             raise BadInputError(
-                f"{file}: {copy} differs from {of}, but bert-jax has one tensor for both"
+                f"{file}: {copy} differs from {of}, but bert-jax has one tensor for both;"
+                " use a model with tied embeddings"
             )
     architecture = _architecture(config_json, tensors, path)
     params = from_tensors(tensors, "hugging_face", architecture, config, str(file))
@@ -102,14 +103,14 @@ def _refuse_relatives(config_json: Mapping[str, Any], path: Path) -> None:
     }.items():
         if not fits:
             raise BadInputError(
-                f"{path}: {key}: {config_json[key]} is not supported; BERT does not have it"
+                f"{path}: {key}: {config_json[key]} is not supported; use a model without it"
             )
 
 
 def _architecture(config_json: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -> str:
     names = config_json.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadInputError(f"{path}: architectures must be a list of names, not {names!r}")
+        raise BadInputError(f"{path}: architectures must be a list of names, not {names!r:.60}")
     if names:
         if names[0] not in ARCHITECTURES:
             raise BadInputError(
@@ -131,7 +132,9 @@ def _labels(config_json: Mapping[str, Any], params: Any, path: Path) -> tuple[st
         names = {str(i): f"LABEL_{i}" for i in range(count)}
     expected = {str(i) for i in range(count)}
     if not isinstance(names, dict) or set(map(str, names)) != expected:
-        raise BadInputError(f"{path}: id2label does not name the {count} classes of the head")
+        raise BadInputError(
+            f"{path}: id2label does not name the {count} classes of the head; correct it"
+        )
     by_id = {str(key): str(value) for key, value in names.items()}
     return tuple(by_id[str(i)] for i in range(count))
 
@@ -143,7 +146,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
         raise BadInputError(_no_weights(folder))
     files = read_json(folder / INDEX).get("weight_map")
     if not isinstance(files, dict):
-        raise BadInputError(f"{folder / INDEX} has no weight_map")
+        raise BadInputError(f"{folder / INDEX} has no weight_map; download it again")
     tensors: dict[str, np.ndarray] = {}
     for name in sorted(set(map(str, files.values()))):
         if Path(name).name != name:
@@ -161,7 +164,7 @@ def _no_weights(folder: Path) -> str:
                 f" {names[0]}.from_pretrained({str(folder)!r}).save_pretrained(NEW), which writes"
                 f" {WEIGHTS}"
             )
-    return f"{folder} has no {WEIGHTS}"
+    return f"{folder} has no {WEIGHTS}; download the model again, with its weights"
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
@@ -178,7 +181,9 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         TypeError,
         AttributeError,
     ) as error:  # a dtype that NumPy does not have
-        raise BadInputError(f"{path} is damaged or not safetensors: {error}") from None
+        raise BadInputError(
+            f"{path} is damaged or not safetensors ({error}); download it again"
+        ) from None
 
 
 def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
@@ -188,7 +193,9 @@ def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS} cannot be written: {error}") from None
+        raise UserError(
+            f"{folder / WEIGHTS} cannot be written ({error}); make room, or choose another folder"
+        ) from None
     config = described(model.config) | {
         "architectures": [model.architecture],
         "model_type": "bert",

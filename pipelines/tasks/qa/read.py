@@ -189,7 +189,9 @@ def _of_data_set(source: str) -> Iterator[Entry]:
         raise BadInputError(f"{source!r} names no split; write tfds:NAME[/CONFIG]:SPLIT")
     builder = open_builder(name)
     if split not in builder.info.splits:
-        raise BadInputError(f"{source}: the splits are {', '.join(builder.info.splits)}")
+        raise BadInputError(
+            f"{source} does not exist; choose a split: {', '.join(builder.info.splits)}"
+        )
     for number, example in enumerate(read_split(name, split).rows):
         location = f"{source}: example {number}"
         answers = _get(example, "answers", dict, location)
@@ -201,13 +203,17 @@ def _of_data_set(source: str) -> Iterator[Entry]:
 
 def _get(record: Any, key: str, kind: type, location: str) -> Any:
     if not isinstance(record, Mapping):
-        raise BadInputError(f"{location} must be an object with keys, not {record!r:.40}")
+        raise BadInputError(
+            f"{location} must be an object with keys, not {record!r:.40}; correct it"
+        )
     if key not in record:
         keys = ", ".join(map(repr, record)) or "no keys"
-        raise BadInputError(f"{location} has no {key!r}; it has {keys}")
+        raise BadInputError(f"{location} has no {key!r}; add it (it has {keys})")
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise BadInputError(f"{location}: {key!r} must be a {kind.__name__}, not {value!r:.40}")
+        raise BadInputError(
+            f"{location}: {key!r} must be a {kind.__name__}, not {value!r:.40}; correct it"
+        )
     return value
 
 

@@ -279,7 +279,7 @@ def test_a_piece_that_is_not_utf8_is_refused(sentences: list[str], tmp_path: Pat
     train_vocabulary("unigram", sentences, 70, True).save(tmp_path)
     file = tmp_path / tokenizers.SENTENCEPIECE_FILE
     file.write_bytes(file.read_bytes().replace("▁t".encode(), b"\xe2\x96\x81\xff"))
-    with pytest.raises(BadInputError, match=r"sentencepiece\.model is not .*; restore the file"):
+    with pytest.raises(BadInputError, match=r"sentencepiece\.model is not .*; restore it"):
         tokenizers.load(tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("qas", "words"),
     [
-        ([{"id": "a", "answers": []}], r"qas\[0\] has no 'question'; it has 'id', 'answers'"),
+        ([{"id": "a", "answers": []}], r"qas\[0\] has no 'question'; .*'id', 'answers'"),
         (
             [qa_entry("a", "b", 2), qa_entry("a", "c", 4)],
             r"qas\[1\] has the same id 'a' as .*qas\[0\]",
@@ -107,7 +107,7 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"data": [}')
     for source, columns, words in [
         (f"{tmp_path}/missing.json", Columns(), "No such file"),
-        (f"{tmp_path}/broken.json", Columns(), "broken.json is not JSON: .*line 1 column 11"),
+        (f"{tmp_path}/broken.json", Columns(), "broken.json is not JSON .*line 1 column 11"),
         (write(tmp_path, []), Columns(text="body"), "remove the column names"),
         ("tfds:squad", Columns(), "names no split"),
     ]:
@@ -173,4 +173,4 @@ def test_tensorflow_data_sets_of_squads_shape_are_read(tmp_path: Path) -> None:
     assert lines[:3] == [f"q{n} café b c () None" for n in range(3)], read.stderr
     assert "example" in lines[3]
     assert "has no answers" in lines[3]
-    assert lines[4] == "tfds:asked:test: the splits are train"
+    assert lines[4] == "tfds:asked:test does not exist; choose a split: train"
