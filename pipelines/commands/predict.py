@@ -15,11 +15,9 @@ from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
 from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import MODEL_HELP, open_model
-from pipelines.models.predict import columns_of, predict, task_of
+from pipelines.models.predict import predict_file
 from pipelines.settings import Namespace, command_parser, parse
 from pipelines.tasks.experiment import write_records
-from pipelines.tasks.ranking import PassageRanking, ranked
-from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Columns
 
 
@@ -29,26 +27,24 @@ def main(argv: Sequence[str]) -> None:
     distributed.enable_compilation_cache()
     partitioner = Partitioner(distributed.devices()[: len(jax.local_devices())])
     model = open_model(at(options.model), partitioner)
-    columns = columns_of(model, Columns(**vars(options.columns)))
-    classes = model.weights.labels
-    name, head, task_options = task_of(model)
-    if options.rank and (name != "classification" or len(classes) != 2):
-        raise BadArgumentsError(
-            f"--rank needs a classification model with 2 classes; {options.model} is a {name}"
-            f" model with {len(classes)}"
-        )
-    task = PassageRanking() if options.rank else open_task(name, task_options)
-    examples = task.read(options.input, columns, labeled=options.score)
-    records = predict(model, task, head, examples, partitioner, options.batch_size, options.length)
-    written = ranked(examples, records, classes) if options.rank else records
-    write_records(written, Path(options.output))
-    if options.score and examples:
-        print(json.dumps(task.score(examples, records, classes), indent=1))  # noqa: T201
+    predictions = predict_file(
+        model,
+        options.input,
+        partitioner,
+        options.batch_size,
+        length=options.length,
+        columns=Columns(**vars(options.columns)),
+        labeled=options.score,
+        rank=options.rank,
+    )
+    write_records(predictions.ranked(), Path(options.output))
+    if options.score and (metrics := predictions.metrics()):
+        print(json.dumps(metrics, indent=1))  # noqa: T201
     summary(
-        f"{options.output}: {len(written):,} predictions",
+        f"{options.output}: {len(predictions.records):,} predictions",
         started,
         ("serve", options.model),
-        task=name,
+        task=predictions.trained_task,
         of=options.input,
     )
 

@@ -162,14 +162,9 @@ class Bert:
         Source: the heads of Devlin et al. 2018, section 4.
         """
         # A task may import large libraries.
-        from pipelines.models.predict import columns_of, predict, task_of
-        from pipelines.tasks.registry import open_task
-        from pipelines.tasks.task import Columns
+        from pipelines.models.predict import predict_file
 
-        name, head, options = task_of(self.model)
-        task = open_task(name, options)
-        examples = task.read(str(inputs), columns_of(self.model, Columns()), labeled=False)
-        return predict(self.model, task, head, examples, self._partitioner, batch_size)
+        return predict_file(self.model, str(inputs), self._partitioner, batch_size).records
 
     @cached_property
     def _params(self) -> Params:

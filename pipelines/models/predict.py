@@ -3,17 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
-from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
-from pipelines.tasks.registry import TaskOptions, task_of_architecture
+from pipelines.tasks.ranking import PassageRanking, ranked
+from pipelines.tasks.registry import TaskOptions, open_task, task_of_architecture
 from pipelines.tasks.task import Columns, Record, Task
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a fine-tuned model for the examples of a file.
+
+    Attributes:
+        trained_task: Name of the task that the model was trained on.
+        task: The task that made the predictions.
+        examples: The examples, in the order of the file.
+        records: One JSON object per example.
+        classes: Names of the outputs.
+    """
+
+    trained_task: str
+    task: Task
+    examples: Sequence[Any]
+    records: list[Record]
+    classes: list[str]
+
+    def ranked(self) -> list[Record]:
+        """Return the records, sorted by query and rank if the task is a ranking."""
+        if isinstance(self.task, PassageRanking):
+            return ranked(self.examples, self.records, self.classes)
+        return self.records
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of labeled examples; empty without examples."""
+        if not self.examples:
+            return {}
+        return self.task.score(self.examples, self.records, self.classes)
+
+
+def predict_file(
+    model: LoadedModel,
+    source: str,
+    partitioner: Partitioner,
+    batch_size: int = 32,
+    *,
+    length: int = 0,
+    columns: Columns | None = None,
+    labeled: bool = False,
+    rank: bool = False,
+) -> Predictions:
+    """Return the predictions for the examples of a file.
+
+    Args:
+        model: A fine-tuned model.
+        source: A file, or ``tfds:NAME:SPLIT``, as for training.
+        partitioner: The devices.
+        batch_size: Rows per batch.
+        length: Most tokens of a row; 0 = as trained.
+        columns: Names of the columns; those of the training complete them.
+        labeled: Read the labels, for metrics.
+        rank: Rank the passages of each query.
+
+    Raises:
+        BadArgumentsError: The model cannot rank.
+        BadInputError: The model has no task head, or the input cannot be read.
+    """
+    columns = columns_of(model, columns or Columns())
+    classes = list(model.weights.labels)
+    name, head, options = task_of(model)
+    if rank and (name != "classification" or len(classes) != 2):
+        raise BadArgumentsError(
+            f"--rank needs a classification model with 2 classes; {model.path} is a {name} model"
+            f" with {len(classes)}"
+        )
+    task = PassageRanking() if rank else open_task(name, options)
+    examples = task.read(source, columns, labeled=labeled)
+    records = predict(model, task, head, examples, partitioner, batch_size, length)
+    return Predictions(name, task, examples, records, classes)
 
 
 def predict(
