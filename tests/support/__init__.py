@@ -1,1 +1,1 @@
-"""What the tests share: data, processes, servers and their peers."""
+"""Shared code of the tests: data, processes, servers and their peers."""

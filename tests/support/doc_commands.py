@@ -42,7 +42,7 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a command of ours is right; False if it is somebody else's."""
+    """Parse a command of this project; return False for commands of other programs."""
     if words[0] == "make":
         targets = [word for word in words[1:] if "=" not in word]
         assert all(re.search(rf"^{target}:", MAKEFILE, re.M) for target in targets), words

@@ -28,7 +28,7 @@ def vm(tmp_path: Path) -> Iterator[Vm]:
     assert processes(scripted.machine.home) == []
 
 
-def test_it_trains_to_the_end_and_says_so(vm: Vm) -> None:
+def test_it_trains_to_the_end_and_writes_done(vm: Vm) -> None:
     vm.script("step 1, step 2, step 3, exit 0")
     vm.booted()
     beat = vm.until(lambda beat: beat.state == ENDED)

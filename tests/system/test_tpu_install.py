@@ -182,7 +182,9 @@ def test_a_real_launch_installs_and_trains(vm: Vm, config_base: RunConfig, tmp_p
 @pytest.mark.parametrize(
     ("digest", "words"), [("0" * 64, "ash mismatch"), ("", "all requirements must have a hash")]
 )
-def test_what_has_another_hash_or_none_is_not_installed(vm: Vm, digest: str, words: str) -> None:
+def test_a_package_with_a_wrong_or_missing_hash_is_not_installed(
+    vm: Vm, digest: str, words: str
+) -> None:
     vm.sent(bundle("pinned==1.5", digest))
     output = booted(vm)
     assert words in output, output

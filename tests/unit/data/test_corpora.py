@@ -45,7 +45,7 @@ def test_json_lines_are_documents(tmp_path: Path) -> None:
     "line",
     ['{"text": "bad \\ud800 here"}', '{"text": "a\\u0000b"}', "[" * 200_000, "{", '{"text": 1}'],
 )
-def test_json_that_holds_no_text_is_located(tmp_path: Path, line: str) -> None:
+def test_json_without_text_is_located(tmp_path: Path, line: str) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(f'{{"text": "Good."}}\n{line}\n', "utf-8")
     with pytest.raises(BadInputError, match=rf"{file}.* offset 18"):
@@ -108,7 +108,9 @@ def test_a_damaged_file_is_named(corpus: Path, tmp_path: Path, suffix: str, dama
         ("Caf\u00e9.\n\n".encode() + "Caf\u00e9.\n".encode("latin-1"), ["0xe9", "offset 11"]),
     ],
 )
-def test_what_is_no_text_is_located(tmp_path: Path, content: bytes, words: list[str]) -> None:
+def test_bytes_that_are_not_text_are_located(
+    tmp_path: Path, content: bytes, words: list[str]
+) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(content)
     with pytest.raises(BadInputError) as error:

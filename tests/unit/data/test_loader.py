@@ -99,7 +99,7 @@ def test_an_epoch_uses_every_pair_and_the_next_epoch_has_new_masks(
     assert set(overlap.key[3:].tolist()).isdisjoint(examples_of_epoch.key.tolist())
 
 
-def test_what_is_held_out_is_not_trained_on(data: PretrainingData, store: Store) -> None:
+def test_held_out_text_is_not_trained_on(data: PretrainingData, store: Store) -> None:
     """Held-out documents have few tokens in common with the others; a random B repeats some."""
     tokens = sum(batch.tokens for batch in data.held_out(32, 8))
     held_out, train = (store.ledger.total(split, "tokens") for split in ("heldout", "train"))
@@ -120,7 +120,9 @@ def test_another_seed_gives_other_batches(store: Store, config: RunConfig) -> No
     assert not equal(first, other_seed)
 
 
-def test_held_out_text_is_met_once_whatever_the_batch(store: Store, config: RunConfig) -> None:
+def test_held_out_text_is_evaluated_once_for_any_batch_size(
+    store: Store, config: RunConfig
+) -> None:
     data = PretrainingData(store, config)
     for size in (3, 8):
         batches = list(data.held_out(32, size))

@@ -34,7 +34,7 @@ def test_the_number_of_predictions_is_rounded_half_to_even_and_bounded() -> None
     assert predictions.weights.sum(axis=1).tolist() == [1, 2, 4, 8, 10, 12, 12]
 
 
-def test_slots_hold_ascending_positions_and_the_tokens_that_stood_there() -> None:
+def test_slots_have_ascending_positions_and_the_original_tokens() -> None:
     lengths = np.random.default_rng(0).integers(3, 61, 500)
     before, after, predictions = masked(lengths, 61, 10)
     used = predictions.weights > 0

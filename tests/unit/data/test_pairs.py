@@ -138,7 +138,7 @@ def test_sentence_order_swaps_half_of_the_pairs(
     assert (planned.length <= 128).all()
 
 
-def test_masked_language_model_alone_takes_whole_sentences_and_every_token(
+def test_without_next_sentence_prediction_every_token_is_used(
     documents: list[list[int]],
 ) -> None:
     split = split_of(documents)

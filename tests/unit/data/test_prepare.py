@@ -216,7 +216,7 @@ def test_a_full_disk_keeps_what_is_finished(
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_the_card_says_what_is_in_the_store(store: Store, store_dir: Path) -> None:
+def test_the_card_describes_the_store(store: Store, store_dir: Path) -> None:
     card = json.loads((store_dir / "card.json").read_text("utf-8"))
     split = store.split("train")
     assert card["splits"]["train"]["tokens"] == split.tokens

@@ -68,7 +68,7 @@ def test_files_may_be_compressed(source: type[Source], suffix: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("source", WITH_FILES, ids=by_scheme)
-def test_a_changed_file_changes_what_is_compared(source: type[Source], tmp_path: Path) -> None:
+def test_a_changed_file_changes_the_digest(source: type[Source], tmp_path: Path) -> None:
     before = opened(source, tmp_path, 1)[0].files()
     assert opened(source, tmp_path, 1)[0].files() == before
     assert opened(source, tmp_path, 2)[0].files() != before

@@ -29,7 +29,7 @@ def copy(store_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store_dir, tmp_path / "copy"))
 
 
-def test_the_store_holds_the_corpus(store: Store, corpus: Path) -> None:
+def test_the_store_contains_the_corpus(store: Store, corpus: Path) -> None:
     documents = [text.splitlines() for text in corpus.read_text("utf-8").split("\n\n")]
     ledger = store.ledger
     assert sum(ledger.total(split, "documents") for split in stores.SPLITS) == len(documents)
@@ -122,7 +122,7 @@ def test_a_changed_bit_a_cut_and_a_missing_file_are_noticed(copy: Path, part: st
         Store(copy).split("train")
 
 
-def test_a_store_that_lost_its_ledger_says_what_helps(copy: Path) -> None:
+def test_a_store_without_a_ledger_is_refused_with_the_remedy(copy: Path) -> None:
     """Preparing it again would be refused, because nothing marks the folder as a store."""
     (copy / "ledger.json").unlink()
     with pytest.raises(BadInputError, match=r"lost ledger\.json; remove the store and prepare"):
@@ -219,7 +219,7 @@ def test_wrong_arguments_of_prepare(tokenizer_dir: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", None])
-def test_a_store_with_a_damaged_tokenizer_says_what_to_do(
+def test_a_store_with_a_damaged_tokenizer_is_refused_with_the_remedy(
     store_dir: Path, tmp_path: Path, damage: bytes | None
 ) -> None:
     folder = Path(shutil.copytree(store_dir, tmp_path / "store"))
@@ -317,6 +317,6 @@ def test_a_pipe_is_not_waited_for(copy: Path) -> None:
         Store(copy).split("train")
 
 
-def test_a_card_has_nothing_that_markdown_takes_for_more_than_text() -> None:
+def test_a_card_escapes_markdown() -> None:
     text = card.escaped("text:*.txt <script>\n\n# [x](y) | &lt; ~~~ `a` \x1b[2J")
     assert text == (r"text:\*.txt \<script\> \# \[x\](y) \| \&lt; \~\~\~ \`a\` \\x1b\[2J")

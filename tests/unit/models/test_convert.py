@@ -100,7 +100,7 @@ def test_a_run_becomes_a_folder_with_a_card(
     refused(invoke("evaluate", tmp_path / "hf"), 64, "--store")
 
 
-def test_what_pre_training_did_not_train_is_left_out(
+def test_untrained_parameters_are_not_converted(
     tmp_path: Path, config: RunConfig, partitioner: Partitioner
 ) -> None:
     quick = replace(config, data=replace(config.data, objective="mlm"))
@@ -270,7 +270,7 @@ def test_a_type_that_numpy_does_not_know(theirs: Path) -> None:
     refused(invoke("inspect", theirs), 78, str(path))
 
 
-def test_a_folder_of_both_kinds_is_read_from_what_has_weights(
+def test_a_folder_of_both_kinds_is_read_from_the_one_with_weights(
     tmp_path: Path, partitioner: Partitioner
 ) -> None:
     both = Path(shutil.copytree(GOLDEN / "tf1", tmp_path / "both"))
@@ -329,7 +329,7 @@ def test_converted_weights_are_no_run(tmp_path: Path, store_dir: Path, trained: 
     refused(invoke("pretrain", *options, *model), 78, "converted weights", "--init")
 
 
-def test_a_card_shows_what_strangers_wrote_as_text(
+def test_a_card_escapes_untrusted_text(
     tmp_path: Path, trained: Path, partitioner: Partitioner
 ) -> None:
     model = open_model(trained, partitioner)

@@ -69,7 +69,7 @@ def extracted(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
-def test_the_file_holds_what_encode_gives(
+def test_the_file_contains_the_vectors_of_encode(
     bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pooling: str
 ) -> None:
     monkeypatch.setattr(features, "_CHUNK_TOKENS", 200)  # several are needed
@@ -173,7 +173,7 @@ def test_json_lines_are_read_and_never_pairs(bert: Bert, tmp_path: Path) -> None
     [Extraction((-1, 0)), Extraction((-1,), None), Extraction((-1, 1), words=True)],
     ids=["pooled", "tokens", "words"],
 )
-def test_arrow_files_hold_the_same(
+def test_arrow_files_contain_the_same_vectors(
     bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extraction: Extraction
 ) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_the_file(
     assert large < written / 4
 
 
-def test_the_command_writes_the_file_and_says_so(bert: Bert, tmp_path: Path) -> None:
+def test_the_command_writes_the_file_and_reports_it(bert: Bert, tmp_path: Path) -> None:
     source = text_file(tmp_path, lines(20))
     out = tmp_path / "out.npz"
     options = ("--input", source, "--output", out, "--layers", "-1,-2", "--pooling", "max")
@@ -307,7 +307,7 @@ def test_wrong_options_are_one_line(
         ("a.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
     ],
 )
-def test_wrong_input_is_said_before_anything_is_computed(
+def test_wrong_input_is_reported_before_any_computation(
     bert: Bert, tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
     (tmp_path / name).write_bytes(content)

@@ -101,7 +101,7 @@ def test_a_fine_tuned_model_predicts_the_same(runs: Path) -> None:
         assert (facts["id"], facts["label"]) == (expected["id"], expected["label"])
 
 
-def test_a_finished_fine_tuning_is_complete_and_goes_on_for_longer(runs: Path) -> None:
+def test_a_finished_fine_tuning_is_complete_and_can_be_extended(runs: Path) -> None:
     expected = EXPECTED["finetuned"]
     again = ("finetune", "classification", "--config", "finetuned/config.yaml")
     command(runs, *again)

@@ -103,7 +103,7 @@ def test_the_run_begins_with_the_weights_and_resumes_without_the_model(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_that_began_without_a_model_is_not_given_one(
+def test_a_run_that_started_without_a_model_rejects_init(
     their_store: Path, store: Store, trained: Path
 ) -> None:
     values = options(Path(store.folder), trained)
@@ -128,7 +128,9 @@ def test_heads_that_the_model_lacks_are_fresh(tmp_path: Path, their_store: Path)
     assert np.std(params["nsp"]["classifier"]["kernel"]) > 0
 
 
-def test_what_does_not_fit_is_one_line(tmp_path: Path, their_store: Path, store_dir: Path) -> None:
+def test_a_mismatch_is_reported_in_one_line(
+    tmp_path: Path, their_store: Path, store_dir: Path
+) -> None:
     run, init = tmp_path / "run", ("--init", THEIRS)
 
     def asked(store: Path = their_store, **more: Any) -> Any:

@@ -54,7 +54,7 @@ def damaged(path: Path, prefix: Path, *words: str) -> None:
     assert len(message) < 1000
 
 
-def test_what_tensorflow_wrote() -> None:
+def test_files_of_tensorflow_are_read() -> None:
     bundle = Bundle(GOLDEN / "bert_model.ckpt")
     with np.load(GOLDEN / "expected.npz") as expected:
         assert list(bundle.entries) == expected["names"].tolist()
@@ -83,7 +83,7 @@ def test_every_type_and_several_data_files() -> None:
 @pytest.mark.parametrize(
     ("name", "words"), [("string", "type 7"), ("partitioned", "slices"), ("empty", "empty")]
 )
-def test_what_bert_never_has_is_refused_when_it_is_asked_for(name: str, words: str) -> None:
+def test_types_that_bert_never_uses_are_refused_on_request(name: str, words: str) -> None:
     bundle = Bundle(GOLDEN / "types.ckpt")
     with pytest.raises(BadInputError, match=f"types.ckpt.index: '{name}' is .*{words}.*; save"):
         bundle[name]

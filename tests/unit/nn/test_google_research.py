@@ -154,7 +154,7 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-def test_what_training_wrote_is_read_too(tmp_path: Path, published: ModelWeights) -> None:
+def test_training_checkpoints_are_read_too(tmp_path: Path, published: ModelWeights) -> None:
     folder = copy(tmp_path / "output")
     for file in list(folder.glob("bert_model.ckpt.*")):
         for step in ("20", "100"):

@@ -1,4 +1,4 @@
-"""What the page of ``bert-jax report`` shows of runs, and what it refuses."""
+"""The page of ``bert-jax report`` shows runs, and refuses other folders."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_fine_tuning_with_hostile_names(tuned: Path) -> None:
     assert facts(root)["model"].startswith("classification")
 
 
-def test_whatever_a_run_folder_holds_is_text(run: Path) -> None:
+def test_any_content_of_a_run_folder_is_escaped(run: Path) -> None:
     (run / "data.md").write_text(f"# {EVIL}</pre></details>\n", "utf-8")
     with (run / "metrics.jsonl").open("a") as file:
         odd: dict[str, Any] = {"step": 20, f"eval_{EVIL}": 0.5, "loss": "much", "mlm_loss": 10**400}
@@ -176,7 +176,7 @@ def test_whatever_a_run_folder_holds_is_text(run: Path) -> None:
     assert any(EVIL in text_of(pre) for pre in root.iter("pre"))
 
 
-def test_a_run_of_which_little_is_there(config_base: RunConfig, tmp_path: Path) -> None:
+def test_an_incomplete_run(config_base: RunConfig, tmp_path: Path) -> None:
     line = '{"step": 1, "loss": 2.5, "grad_norm": 1.0, "learning_rate": 0.1, "tokens": 9}\n'
     missing = replace(config_base, data=replace(config_base.data, store=str(tmp_path / "gone")))
     for name, log, state in (("one", line + '{"step": 2, "lo', "interrupted"), ("none", "", "not")):
@@ -287,7 +287,9 @@ def refusal() -> Callable[..., str]:
     return refusal
 
 
-def test_what_is_no_run_is_one_line(run: Path, refusal: Callable[..., str], tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported_in_one_line(
+    run: Path, refusal: Callable[..., str], tmp_path: Path
+) -> None:
     refused(invoke("report", tmp_path / "none"), 78, "none does not exist")
     assert "a model, not a run" in refusal(BadInputError, MODEL)
     assert f"give the run, {run}" in refusal(BadInputError, run / "checkpoints/20")
@@ -304,7 +306,7 @@ def test_what_is_no_run_is_one_line(run: Path, refusal: Callable[..., str], tmp_
     assert "config.yaml" in refusal(BadInputError, run)
 
 
-def test_what_is_no_place_for_a_page_is_one_line(
+def test_a_bad_path_for_the_page_is_reported_in_one_line(
     run: Path, refusal: Callable[..., str], config_base: RunConfig, tmp_path: Path
 ) -> None:
     refused(invoke("report"), 64, "RUN")

@@ -1,4 +1,4 @@
-"""What a report says of starts, stops and costs."""
+"""Reports show starts, stops and costs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_restarts_and_rollbacks_are_marked(
     assert len(curve(root, "Loss nats", "0-train")) == 19
 
 
-def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
+def test_a_stop_and_a_crash_are_distinguished(config: RunConfig) -> None:
     """Between two lines of the log: the record of the stop alone says how far it came."""
     config = replace(config, train=replace(config.train, log_every=10, eval_every=0))
     folder = Path(config.run_dir)
@@ -100,9 +100,7 @@ def test_a_stop_is_told_from_a_crash(config: RunConfig) -> None:
     assert float(cost[1]) == pytest.approx(spent, rel=0.05)
 
 
-def test_slices_their_preemptions_and_what_they_cost(
-    config_base: RunConfig, tmp_path: Path
-) -> None:
+def test_slices_preemptions_and_costs(config_base: RunConfig, tmp_path: Path) -> None:
     lines = "".join(f'{{"step": {n}, "loss": {n}.5}}\n' for n in range(1, 21))
     run = write_bare_run(tmp_path / "run", replace(config_base, data=DataConfig("gone")), lines)
     tpu = {"accelerator": "v5litepod-16", "slices": 2, "capacity": "spot"}

@@ -1,4 +1,4 @@
-"""What the report shows of fine-tuned runs: what they learned from and what they say of it."""
+"""Reports of fine-tuned runs show their training data and predictions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_what_a_run_learned_from_and_says(
+def test_training_data_and_predictions_of_a_run(
     task: str, finetuned: Callable[[str], Path], tmp_path: Path
 ) -> None:
     made, files = finetuned(task), FILES[task]
@@ -107,12 +107,12 @@ def test_the_scores_of_a_single_type_are_those_of_all_entities(
 
 
 def _body(root: Element, first: str) -> list[Element]:
-    found = next(t for t in root.iter("table") if text_of(next(t.iter("th"))) == first)
-    return list(found.iter("tr"))[1:]
+    table = next(t for t in root.iter("table") if text_of(next(t.iter("th"))) == first)
+    return list(table.iter("tr"))[1:]
 
 
 def test_lengths_are_those_before_anything_is_cut(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Of 16 texts four have more words than a row of 16 has room for, one of them by far."""
+    """Four of 16 texts are longer than a row of 16 tokens, one of them by far."""
     counts = [3] * 12 + [15, 20, 30, 400]
     rows = [f"{' '.join(['milk'] * n)},{'ab'[n % 2]}" for n in counts]
     (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
@@ -139,7 +139,7 @@ def test_lengths_are_those_before_anything_is_cut(tmp_path: Path, tokenizer: Tok
         ("qa", [("the", "milk " * 40)], [44], 4),
     ],
 )
-def test_every_task_knows_its_lengths(
+def test_every_task_reports_its_lengths(
     task: str, content: Any, whole: list[int], rows: int, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     path = tmp_path / f"a.{FILES[task].suffix}"

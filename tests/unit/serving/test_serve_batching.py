@@ -57,7 +57,7 @@ def test_few_shapes_are_compiled(trained: Path) -> None:
     assert compiled._functions["vector"].func._cache_size() == 3
 
 
-def test_a_failed_or_full_batch_leaves_nobody_waiting() -> None:
+def test_a_failed_or_full_batch_leaves_no_request_waiting() -> None:
     def broken(name: str, rows: Any) -> Any:
         raise BadInputError(name)
 

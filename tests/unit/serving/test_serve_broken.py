@@ -35,7 +35,7 @@ def health(client: Client) -> tuple[int, str]:
     return code, message
 
 
-def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
+def test_a_failure_is_a_line_without_details_of_the_server(
     answers: Answers, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = answers.batcher._run
@@ -58,7 +58,7 @@ def test_a_failure_is_a_line_that_tells_nothing_of_the_server(
         assert health(client) == (200, "ok")
 
 
-def test_a_page_is_there_for_a_model_that_is_broken() -> None:
+def test_a_broken_model_has_a_page() -> None:
     model = open_model(GOLDEN, Partitioner(devices()[:1]))
     params = jax.tree.map(lambda array: np.full_like(array, np.nan), model.weights.params)
     with served(replace(model, weights=replace(model.weights, params=params))) as client:
@@ -70,7 +70,7 @@ def test_a_page_is_there_for_a_model_that_is_broken() -> None:
         assert client.request("GET", "/")[0] == client.request("GET", "/api/model")[0] == 200
 
 
-def test_a_program_that_answers_too_little_fails_and_holds_nobody(answers: Answers) -> None:
+def test_a_program_with_too_few_results_fails_every_request(answers: Answers) -> None:
     answers.batcher._run = lambda name, rows: []
     with served(answers) as client:
         for _ in range(2):

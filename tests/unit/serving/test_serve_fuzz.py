@@ -40,7 +40,7 @@ MODELS: dict[str, str | None] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_answer_is_as_the_document_says(name: str) -> None:
+def test_every_answer_matches_the_openapi_document(name: str) -> None:
     task = MODELS[name]
     with served(with_head(task) if task else GOLDEN) as client:
         schema = schemathesis.openapi.from_url(f"{client.url}openapi.json")

@@ -23,7 +23,7 @@ def pretrained(trained: Path) -> Iterator[Client]:
         yield client
 
 
-def test_what_cannot_be_answered_is_said_in_a_line(pretrained: Client) -> None:
+def test_a_bad_request_is_answered_with_one_line(pretrained: Client) -> None:
     refused = pretrained.refused
     assert "[MASK]" in refused(422, "fill-mask", text="the lamp")
     assert "masks" in refused(422, "fill-mask", text="[MASK]" * (MAX_MASKS + 1))
@@ -103,7 +103,7 @@ def test_a_request_without_end_is_not_read_for_long() -> None:
     assert parts < 20
 
 
-def test_the_document_names_what_can_go_wrong(pretrained: Client) -> None:
+def test_the_openapi_document_lists_the_errors(pretrained: Client) -> None:
     paths = json.loads(pretrained.request("GET", "/openapi.json")[2])["paths"]
     assert {path for path in paths if "/api/" not in path} == {"/health"}
     for path, operations in paths.items():

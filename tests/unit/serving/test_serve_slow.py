@@ -26,7 +26,7 @@ def connected(client: Client) -> Iterator[socket.socket]:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """What the server says until it closes the connection, which it must."""
+    """Return the whole response; the server must close the connection."""
     received = b""
     while more := sock.recv(4096):
         received += more

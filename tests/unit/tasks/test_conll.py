@@ -93,7 +93,7 @@ def test_other_ways_to_write_entities_become_bio(
     assert (f"{changed} tags converted to BIO" in stderr) if changed else not stderr
 
 
-def test_json_lines_hold_tokens_and_tags(tmp_path: Path) -> None:
+def test_json_lines_contain_tokens_and_tags(tmp_path: Path) -> None:
     line = {"tokens": ["Ann", "ran"], "tags": ["B-PER", "O"], "key": 7, "words": ["x"], "y": ["O"]}
     file = write_file(tmp_path, json.dumps(line) + "\n\n", "data.jsonl")
     (result,) = Tagging().read(file, Columns(id="key"), labeled=True)
@@ -104,7 +104,7 @@ def test_json_lines_hold_tokens_and_tags(tmp_path: Path) -> None:
     assert (result.tokens, result.tags) == (["Ann", "ran"], None)
 
 
-def test_text_is_cut_into_words_whose_places_are_known(tmp_path: Path) -> None:
+def test_text_is_split_into_words_with_their_offsets(tmp_path: Path) -> None:
     line = "  Ann's dog (Rex) — naïve हिन्दी é"
     file = write_file(tmp_path, f"{line}\n\nBob.\n", "data.txt")
     first, second = Tagging().read(file, DEFAULT, labeled=False)
@@ -208,7 +208,7 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
         (b"A\0n\0 O\n", ["line 1", "NUL"]),
     ],
 )
-def test_what_is_wrong_with_a_conll_file_is_said_in_one_line(
+def test_an_error_in_a_conll_file_is_reported_in_one_line(
     tmp_path: Path, text: str | bytes, words: list[str]
 ) -> None:
     file = write_file(tmp_path, text)
@@ -236,7 +236,7 @@ def test_what_is_wrong_with_a_conll_file_is_said_in_one_line(
         ('{"tokens": ["a"], "tags": ["O"], "id": [1]}', ["'id'", "integer"]),
     ],
 )
-def test_what_is_wrong_with_json_lines_is_said_in_one_line(
+def test_an_error_in_json_lines_is_reported_in_one_line(
     tmp_path: Path, line: str, words: list[str]
 ) -> None:
     good = '{"tokens": ["a"], "tags": ["O"], "id": "x"}\n'
@@ -249,7 +249,7 @@ def test_what_is_wrong_with_json_lines_is_said_in_one_line(
         assert word in message
 
 
-def test_columns_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_impossible_columns_are_refused(tmp_path: Path) -> None:
     file = write_file(tmp_path, CONLL)
     for number in ("0", "5", "-1", "ner", "9" * 5000):
         with pytest.raises(BadInputError, match="has 4 columns"):

@@ -85,7 +85,7 @@ def test_seeds_give_mean_and_deviation(tmp_path: Path) -> None:
     assert {path.name for path in run.iterdir()} == {"seed-0", "seed-1", "eval_results.json"}
 
 
-def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
+def test_a_mismatch_is_reported_in_one_line(tmp_path: Path) -> None:
     run = tmp_path / "run"
     base = options("classification", tmp_path, run, train__epochs=1)
     refused(invoke("finetune", "clasification", *base[2:]), 64, "did you mean 'classification'")

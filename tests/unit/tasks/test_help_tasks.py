@@ -1,4 +1,4 @@
-"""What the help of a task shows, tried on files of the kind that it names."""
+"""The examples in the help of each task work with files of the named kind."""
 
 from __future__ import annotations
 

@@ -32,8 +32,7 @@ def tokenizer(request: pytest.FixtureRequest, tokenizer_dir: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def word_piece() -> Tokenizer:
-    """Of whose words these tests use: [CLS] 2, [SEP] 3, "the" 9, "in" 10, "man" 13, "store" 14,
-    "milk" 15."""
+    """Return a tokenizer with the ids [CLS] 2, [SEP] 3, the 9, in 10, man 13, store 14, milk 15."""
     return tokenizers.load(ROOT / "tests/golden/tf1")
 
 
@@ -114,7 +113,7 @@ def test_rows_that_fill_up_a_batch_and_rows_without_label_count_for_nothing(
     assert float(sums.loss) == pytest.approx(math.log(2))
 
 
-def test_classes_are_counted_aloud_and_must_be_two(capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_are_reported_and_must_be_two(capsys: pytest.CaptureFixture[str]) -> None:
     task = Classification()
     assert task.classes(labeled("b", "a", "b", "b")) == ["a", "b"]
     assert "2 classes: b 3 (75.0%), a 1 (25.0%)" in capsys.readouterr().err
@@ -356,7 +355,7 @@ def test_equal_scores_are_not_ordered_by_the_file() -> None:
     assert sorted(map(str, ranking.rank(records))) == sorted(map(str, ranking.rank(records[::-1])))
 
 
-def test_queries_are_told_apart_by_their_text_if_they_have_no_ids(tmp_path: Path) -> None:
+def test_queries_without_ids_are_distinguished_by_their_text(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("query,passage,label\nwho,a,0\nwhat,b,1\nwho,c,1\n")
     candidates = PassageRanking().read(str(file), Columns(), labeled=True)

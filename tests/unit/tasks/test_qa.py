@@ -141,7 +141,7 @@ def answer(
     classes: Sequence[str] = ANSWERS,
     length: int = 10,
 ) -> Record:
-    """What is predicted from logits that are 0 but for `changes` of (row, position, side)."""
+    """Predict from logits that are 0 except for `changes` at (row, position, side)."""
     features = task.features([question], tokenizer, length, classes)
     logits = np.zeros((*features.arrays["token_ids"].shape, 2), np.float32)
     for position, value in changes.items():
@@ -178,7 +178,7 @@ def test_an_answer_is_in_the_context_and_neither_backward_nor_too_long(tiny: Tok
     assert answer(short, tiny, question, forward, length=16)["answer"] == "c"
 
 
-def test_a_text_that_stands_twice_is_answered_once_from_its_best_place(tiny: Tokenizer) -> None:
+def test_a_text_that_occurs_twice_is_answered_once_with_its_best_score(tiny: Tokenizer) -> None:
     # Positions: 3 and 5 are both a; the second is the likelier.
     changes = {(0, 3, 0): 5.0, (0, 3, 1): 5.0, (0, 5, 0): 9.0, (0, 5, 1): 9.0}
     result = answer(QuestionAnswering(), tiny, about("a b a c", "a"), changes, length=16)
@@ -187,7 +187,7 @@ def test_a_text_that_stands_twice_is_answered_once_from_its_best_place(tiny: Tok
     assert best["probability"] == max(candidate["probability"] for candidate in result["n_best"])
 
 
-def test_there_is_an_answer_even_if_the_likeliest_places_are_none(tiny: Tokenizer) -> None:
+def test_there_is_an_answer_even_if_the_likeliest_positions_are_invalid(tiny: Tokenizer) -> None:
     task = QuestionAnswering(QaOptions(n_best=1))
     outside = {(0, 0, 0): 9.0, (0, 0, 1): 9.0, (0, 6, 0): 2.0}
     result = answer(task, tiny, about(LETTERS, "e"), outside, length=16)

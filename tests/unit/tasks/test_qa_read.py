@@ -31,7 +31,7 @@ def qa_entry(name: str, text: str, start: int, **more: Any) -> dict[str, Any]:
     return {"id": name, "question": "k", "answers": [{"text": text, "answer_start": start}]} | more
 
 
-def test_answers_that_stand_elsewhere_are_found_or_counted(
+def test_answers_at_other_offsets_are_located_or_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     qas = [
@@ -96,14 +96,12 @@ def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
         ([], "has no questions"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_by_its_place(
-    tmp_path: Path, qas: list[Any], words: str
-) -> None:
+def test_an_error_in_a_file_is_located(tmp_path: Path, qas: list[Any], words: str) -> None:
     with pytest.raises(BadInputError, match=f"questions.json.*{words}"):
         QuestionAnswering().read(write(tmp_path, qas), Columns(), True)
 
 
-def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
+def test_unknown_sources_are_reported(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"data": [}')
     for source, columns, words in [
         (f"{tmp_path}/missing.json", Columns(), "No such file"),

@@ -55,7 +55,7 @@ def test_two_answers_of_articles_only_are_the_same_words_in_version_2_only() -> 
     assert score(gold("v2.0", **answers), {"one": "a", "two": "x"})["f1"] == 100.0
 
 
-def test_a_missing_prediction_is_wrong_and_said_in_one_line(
+def test_a_missing_prediction_is_wrong_and_reported_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = score(gold("1.1", one=["x"], two=["y"], three=["z"]), {"two": "y"})
@@ -65,7 +65,7 @@ def test_a_missing_prediction_is_wrong_and_said_in_one_line(
     assert "2 of 3 questions have no prediction" in stderr
 
 
-def test_questions_with_and_without_an_answer_are_told_apart() -> None:
+def test_questions_with_and_without_an_answer_are_distinguished() -> None:
     answers = gold("v2.0", a=["x y"], b=["z"], c=[], d=[])
     result = score(answers, {"a": "x", "b": "", "c": "", "d": "w"})
     assert result == {
@@ -103,7 +103,7 @@ def test_the_threshold_is_where_the_score_is_best() -> None:
     assert score(answers, predictions, odds, -3.5)["f1"] == expected["best_f1"]
 
 
-def test_version_2_is_also_known_by_its_key() -> None:
+def test_version_2_is_also_recognized_by_its_key() -> None:
     answers = gold("mine", a=["x"])
     assert "HasAns_f1" not in score(answers, {"a": "x"})
     answers["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = False
@@ -119,7 +119,7 @@ def test_version_2_is_also_known_by_its_key() -> None:
         ({"data": []}, {}, "no questions"),
     ],
 )
-def test_what_cannot_be_scored_is_named(
+def test_files_that_cannot_be_scored_are_reported(
     answers: dict[str, Any], predictions: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(BadInputError, match=words):

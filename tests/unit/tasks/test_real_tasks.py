@@ -64,7 +64,7 @@ def test_single_sentences_are_split_without_overlap(
         assert task.classes(split) == classes
 
 
-def test_pairs_hold_the_answer_or_do_not(made: Path, real_tokenizer: Tokenizer) -> None:
+def test_pairs_contain_the_answer_or_do_not(made: Path, real_tokenizer: Tokenizer) -> None:
     task = Classification()
     columns = Columns(id="id")
     splits = [task.read(str(made / "qnli" / f"{n}.csv"), columns, labeled=True) for n in NAMES]
@@ -94,7 +94,7 @@ def test_candidates_compete_ten_by_ten_in_no_order(made: Path) -> None:
     )
 
 
-def test_what_follows_is_at_any_place_among_the_choices(
+def test_the_right_ending_is_at_any_position_among_the_choices(
     made: Path, real_tokenizer: Tokenizer
 ) -> None:
     questions = MultipleChoice().read(str(made / "choice/test.jsonl"), Columns(), labeled=True)

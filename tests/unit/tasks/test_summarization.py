@@ -90,7 +90,7 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
         ('{"document": "a", "summary": "b", "id": [1]}', r"line 2: field 'id' is \[1\]"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+def test_an_error_is_reported_with_its_line(tmp_path: Path, line: str, message: str) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps(GOOD) + "\n" + line + "\n", "utf-8")
     with pytest.raises(BadInputError, match=message) as error:
@@ -99,7 +99,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, message:
     assert len(str(error.value)) < 300
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     def refused(source: str, words: str, columns: Columns = Columns()) -> None:  # noqa: B008
         with pytest.raises(BadInputError, match=words):
             Summarization().read(source, columns, labeled=True)
@@ -166,7 +166,7 @@ def test_rows_are_those_of_bertsum() -> None:
 
 
 @pytest.mark.parametrize("length", [5, 16, 64])
-def test_every_sentence_stands_in_one_row_behind_its_cls(
+def test_every_sentence_is_in_one_row_after_its_cls(
     tokenizer: Tokenizer, length: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def test_every_sentence_stands_in_one_row_behind_its_cls(
             assert total[row] + sizes[sentence_index] > length
 
 
-def test_the_oracle_takes_what_raises_rouge_most_and_then_stops() -> None:
+def test_the_oracle_takes_the_sentences_that_raise_rouge_most() -> None:
     # ROUGE-1 + ROUGE-2 of the sentences alone: 8/11 + 4/9, 8/10 + 6/8, 4/8 + 2/6. With the second
     # one: 12/15 + 8/12, which is less than before, and 12/12 + 8/9.
     assert oracle(STORE, "milk in the store. the man") == [1, 2]
@@ -243,7 +243,7 @@ def test_the_loss_is_the_cross_entropy_of_each_sentence() -> None:
     assert (float(sums.correct), float(sums.count)) == (2.0, 4.0)
 
 
-def test_a_summary_has_the_best_sentences_in_their_order_and_says_nothing_twice() -> None:
+def test_a_summary_has_the_best_sentences_in_their_order_without_repeats() -> None:
     tiny = tokenizers.load(TINY)
     sentences = (
         "the milk.",

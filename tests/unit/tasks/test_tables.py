@@ -31,7 +31,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     return file
 
 
-def test_csv_json_and_tsv_hold_the_same_examples(tmp_path: Path) -> None:
+def test_csv_json_and_tsv_give_the_same_examples(tmp_path: Path) -> None:
     rows = [("A man,\nin the store", "yes"), ('The "milk"', "no"), ("", "no")]
     quoted = [f'"{text}",{label}'.replace('"milk"', '""milk""') for text, label in rows]
     csv_file = write(tmp_path, "a.csv", "\ufefftext,label\r\n" + "\r\n\r\n".join(quoted) + "\r\n")
@@ -67,7 +67,7 @@ def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None
         read_examples(bare, Columns(text="comment"))
 
 
-def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
+def test_labels_are_ignored_if_not_requested(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", "text,label\nfine,\n")
     assert read_examples(file, labeled=False)[0].label == ""
     with pytest.raises(BadInputError, match="line 2: 'label' is empty"):
@@ -102,7 +102,7 @@ def test_labels_are_ignored_where_they_are_not_wanted(tmp_path: Path) -> None:
         ("a.json", "[]", "unknown file type; use .csv, .tsv or .jsonl"),
     ],
 )
-def test_a_bad_table_is_refused_in_one_line_that_says_where(
+def test_a_bad_table_is_refused_with_its_line(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     with pytest.raises(BadInputError, match=message) as caught:

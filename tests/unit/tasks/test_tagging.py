@@ -62,7 +62,7 @@ def test_a_single_class_is_refused(tmp_path: Path) -> None:
         Tagging().classes(examples)
 
 
-def test_a_tag_that_the_model_does_not_know_is_refused(tmp_path: Path, letters: Tokenizer) -> None:
+def test_an_unknown_tag_is_refused(tmp_path: Path, letters: Tokenizer) -> None:
     examples = Tagging().read(write_file(tmp_path, "a O\nb B-X\n"), DEFAULT, labeled=True)
     with pytest.raises(BadInputError, match=r"line 2, 'b' has the tag 'B-X'.*O, B-PER"):
         Tagging().features(examples, letters, 16, ["O", "B-PER"])
@@ -138,7 +138,7 @@ def test_document_context_fills_the_row_and_is_not_scored(letters: Tokenizer) ->
     assert [record["tags"] for record in records] == [example.tags for example in examples]
 
 
-def test_a_file_without_documents_gives_no_context_and_says_so(
+def test_a_file_without_documents_gives_no_context_and_a_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_file(tmp_path, "a O\n\nb O\n")
@@ -146,7 +146,7 @@ def test_a_file_without_documents_gives_no_context_and_says_so(
     assert "has no -DOCSTART- lines" in capsys.readouterr().err
 
 
-def test_no_word_is_lost_whatever_the_length(tokenizer: Tokenizer) -> None:
+def test_no_word_is_lost_at_any_length(tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(0)
     examples = []
     for number in range(60):
@@ -221,7 +221,7 @@ def test_the_objective_counts_only_labelled_words(letters: Tokenizer) -> None:
     assert float(sums.loss) == pytest.approx(-np.log(3 / 4) - np.log(1 / 4), rel=1e-6)
 
 
-def test_predictions_are_entities_with_their_places(tmp_path: Path, letters: Tokenizer) -> None:
+def test_predictions_are_entities_with_their_offsets(tmp_path: Path, letters: Tokenizer) -> None:
     line = "the man, A. B. in Rome!"
     examples = Tagging().read(write_file(tmp_path, line, "data.txt"), DEFAULT, labeled=False)
     assert examples[0].tokens == ["the", "man", ",", "A", ".", "B", ".", "in", "Rome", "!"]

@@ -272,7 +272,7 @@ def test_a_lost_answer_causes_no_second_slice(cloud: FakeCloud, slices: QueuedRe
         ("run", {"metadata": {"startup-script": "#" * 262_145}}, "unknown", 1),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(
+def test_an_invalid_request_is_refused_at_once(
     cloud: FakeCloud,
     slices: QueuedResources,
     name: str,

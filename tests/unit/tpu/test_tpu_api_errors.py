@@ -112,7 +112,7 @@ def test_every_entry_has_a_message_and_a_source() -> None:
     assert all(entry.source for entry in CATALOG)
 
 
-def test_what_nobody_has_seen_is_passed_on_in_one_line() -> None:
+def test_an_unknown_message_is_passed_on_in_one_line() -> None:
     error = cloud_error((9, "The moon is\n  in the wrong {house}. [EID: 0x12]"))
     assert (error.kind, error.exit_code, error.retry_elsewhere) == ("unknown", 1, False)
     assert "FAILED_PRECONDITION: The moon is in the wrong {house} (" in str(error)

@@ -34,7 +34,7 @@ from tpu.rehearsal.fake_cloud import Delays, FakeCloud
 pytest_plugins = ["support.submitted_run"]
 
 
-def test_what_was_submitted_is_taken_up_and_nothing_else_is(
+def test_only_the_submitted_launch_is_resumed(
     cloud: FakeCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     submit(launch, {}, watcher.provider)
@@ -48,7 +48,7 @@ def test_what_was_submitted_is_taken_up_and_nothing_else_is(
     assert creations(cloud) == 1
 
 
-def test_a_slice_whose_making_was_not_written_down_is_taken_up(
+def test_a_slice_without_a_record_of_its_creation_is_adopted(
     cloud: FakeCloud, watcher: Watcher
 ) -> None:
     """As after a watcher was killed between the request and its record."""
@@ -174,7 +174,7 @@ def test_logs_are_those_of_the_newest_slice_line_by_line(watcher: Watcher) -> No
 
 
 @pytest.mark.parametrize("name", ["watch", "status", "stop", "delete", "logs", "ssh"])
-def test_a_folder_where_nothing_was_submitted_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_launch_is_refused(name: str, tmp_path: Path) -> None:
     refused(tpu(name, str(tmp_path)), 78, str(tmp_path), "was not submitted")
     refused(tpu(name), 64, "RUN" if name != "ssh" else "give")
 

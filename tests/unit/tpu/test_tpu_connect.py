@@ -44,13 +44,15 @@ def test_connect_goes_where_gcloud_goes(cloud: FakeCloud, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("endpoint", ["http://192.0.2.1/", "127.0.0.1:80", "http://localhost/v2"])
-def test_connect_sends_nothing_in_the_clear(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_refuses_endpoints_without_encryption(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(ENDPOINT, endpoint)
     with pytest.raises(BadInputError, match=ENDPOINT):
         connect("p")
 
 
-def test_connect_without_credentials_says_how_to_get_them(
+def test_connect_without_credentials_prints_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.delenv(ENDPOINT, raising=False)

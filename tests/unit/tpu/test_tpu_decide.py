@@ -90,7 +90,6 @@ def outcome(spec: str = "s") -> Outcome:
 
 ACTIVE = resource("ACTIVE", READY)
 JUST_ACTIVE = replace(NEW_ATTEMPT, active=NOW - 60)
-YOUNG = resource("ACTIVE", READY, created=NOW - 60)
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ HOSTS = (
     Row("ours: no first step", ACTIVE, run_status(*heartbeats(step=-1, state=STARTING), attempts=(replace(NEW_ATTEMPT, active=NOW - 3 * BOOT - 1),)), "STALLED", "delete", "stalled"),
     Row("ours: nobody is there to save", ACTIVE, run_status(stop=True), "STOPPED", "delete", "stopped"),
     Row("ours", resource("WAITING_FOR_RESOURCES"), run_status(stop=True), "STOPPED", "delete", "stopped"),
-    # A v5litepod-8 that is two VMs, where the table says one: the endpoints count (TPU.md's trap 8).
+    # A v5litepod-8 of two VMs, where accelerators.yaml lists one: the number of endpoints counts.
     Row("docs.cloud.google.com/tpu/docs/v5e", replace(ACTIVE, accelerator="v5litepod-8"), run_status(*heartbeats(workers=1), attempts=(JUST_ACTIVE,)), "BOOTING", "wait"),
 )  # fmt: skip
 
@@ -279,7 +278,7 @@ def test_preemptions_can_be_limited() -> None:
     assert decided(row, replace(LIMITS, max_preemptions=2)).action == "create"
 
 
-def test_pauses_grow_while_nothing_is_gained_and_are_the_same_for_every_watcher() -> None:
+def test_pauses_grow_without_progress_and_are_the_same_for_every_watcher() -> None:
     def pause(count: int) -> float:
         attempts = tuple(ended("preempted", 0.0, n + 1, progressed=False) for n in range(count))
         low, high = 0.0, 2000.0

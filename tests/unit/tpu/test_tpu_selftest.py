@@ -39,7 +39,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
         yield cloud
 
 
-def test_it_asks_for_one_chip_tells_its_states_and_leaves_nothing(quick: FakeCloud) -> None:
+def test_it_requests_one_chip_reports_its_states_and_leaves_nothing(quick: FakeCloud) -> None:
     result = invoke("tpu", "selftest", "--project", PROJECT)
     assert result.returncode == 0, result.stderr
     assert "v5litepod-1 spot: about 0.24 USD per hour" in result.stderr

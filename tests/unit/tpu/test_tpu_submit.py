@@ -139,7 +139,7 @@ def test_names_are_valid_and_of_one_run_each() -> None:
     assert name_of("gs://a/run/") == name_of("gs://a/run")
 
 
-def test_the_bundle_is_the_same_whenever_it_is_made_and_holds_what_runs(
+def test_the_bundle_is_reproducible_and_complete(
     launch: tuple[Launch, dict[str, bytes]],
 ) -> None:
     again, files = prepare(config("--tpu.project", "my-project"))
@@ -160,7 +160,7 @@ def test_the_bundle_is_the_same_whenever_it_is_made_and_holds_what_runs(
         assert hashlib.sha256(files[name]).hexdigest() == digest
 
 
-def test_what_makes_another_launch_and_what_does_not(
+def test_changes_that_make_another_launch(
     launch: tuple[Launch, dict[str, bytes]],
 ) -> None:
     def spec(*options: str) -> str:
@@ -278,15 +278,13 @@ def test_paths_are_those_of_where_it_was_submitted(
     assert sent["data"]["store"] == str(tmp_path / "store")
 
 
-def test_a_run_that_may_hang_for_ever_is_given_a_limit(tmp_path: Path) -> None:
+def test_a_run_without_a_hang_timeout_gets_one(tmp_path: Path) -> None:
     files = prepare(config("--tpu.project", "my-project", "--train.hang_timeout", "0"))[1]
     assert yaml.safe_load(files["config.yaml"])["train"]["hang_timeout"] == 1200
     assert json.loads(files["host.json"])["hang_timeout"] == 1200
 
 
-def test_what_is_not_a_checkout_cannot_be_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_checkout_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tpu.launch.bundle._ROOT", tmp_path)
     with pytest.raises(BadInputError, match=r"has no setup\.cfg"):
         prepare(config("--tpu.project", "my-project"))

@@ -25,7 +25,7 @@ GENERATIONS = [accelerator for accelerator in accelerators() if accelerator.topo
 
 
 @pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
-def test_speeds_are_those_that_jax_knows(generation: Accelerator) -> None:
+def test_speeds_are_those_of_jax(generation: Accelerator) -> None:
     info = pltpu.get_tpu_info_for_chip(pltpu.ChipVersion(generation.name), 1)
     peak = info.bf16_ops_per_second * generation.cores_per_chip
     # Google's page says 123 TFLOP/s of a v3 chip, JAX 140.
@@ -40,7 +40,7 @@ def test_speeds_are_those_that_jax_knows(generation: Accelerator) -> None:
     assert generation.memory_gib == pytest.approx(memory, rel=rel)
 
 
-def test_an_accelerator_is_found_by_the_kind_of_its_devices() -> None:
+def test_an_accelerator_is_recognized_by_its_device_kind() -> None:
     kinds = [kind for accelerator in accelerators() for kind in accelerator.device_kinds]
     assert len(kinds) == len(set(kinds))
     assert peak_flops("TPU v2") == 23e12
@@ -79,7 +79,7 @@ def test_a_topology_has_the_chips_of_its_name() -> None:
         assert slice_.hosts * 4 == slice_.chips or slice_.hosts == 1
 
 
-def test_an_unknown_slice_is_refused_with_what_is_near() -> None:
+def test_an_unknown_slice_is_refused_with_similar_ones() -> None:
     with pytest.raises(BadArgumentsError, match=r"'v3-33'; did you mean v3-32"):
         find_slice("v3-33")
 

@@ -113,7 +113,7 @@ def test_without_capacity_the_next_zone_is_tried(cloud: FakeCloud, watcher: Watc
     assert [a.zone for a in status_files.read_status(watcher.run)[0].attempts] == list(ZONES)
 
 
-def test_what_is_refused_at_once_in_one_zone_is_asked_for_in_the_next(
+def test_a_request_that_one_zone_refuses_is_sent_to_the_next(
     cloud: FakeCloud, launch: Launch, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quota = "'TPUV4sPreemptiblePodPerProjectPerZoneForTPUAPI'"
@@ -136,7 +136,7 @@ def test_a_refusal_that_no_zone_can_mend_ends_it_with_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def test_a_slice_that_failed_for_good_is_deleted_and_the_watcher_says_why(
+def test_a_slice_that_failed_for_good_is_deleted_with_a_reason(
     cloud: FakeCloud, watcher: Watcher
 ) -> None:
     cloud.fail(watcher.launch.name, 3, "The runtime version is invalid")
@@ -145,9 +145,7 @@ def test_a_slice_that_failed_for_good_is_deleted_and_the_watcher_says_why(
     assert cloud.state(watcher.launch.name) == ""
 
 
-def test_a_run_that_failed_keeps_its_slice_only_when_asked(
-    cloud: FakeCloud, watcher: Watcher
-) -> None:
+def test_a_failed_run_keeps_its_slice_only_on_request(cloud: FakeCloud, watcher: Watcher) -> None:
     granted(cloud, watcher)
     hosts_say(watcher, 1, 5, state=ENDED, exit_code=78, note="data.store is damaged")
     with pytest.raises(FailedError, match=r"exit code 78: data\.store is damaged"):
@@ -209,7 +207,7 @@ def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
     assert reasons == ["preempted", "capacity", ""]
 
 
-def test_what_was_decided_too_long_ago_is_not_done(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_an_old_decision_is_not_carried_out(cloud: FakeCloud, watcher: Watcher) -> None:
     """A second watcher, or a laptop after sleep, must not delete the next slice."""
     granted(cloud, watcher)
     cloud.preempt(watcher.launch.name)
@@ -259,7 +257,9 @@ def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
         submit(launch, {}, watcher.provider)
 
 
-def test_a_failure_is_told_in_plain_words_to_the_end(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_failures_are_reported_in_plain_words_until_the_end(
+    cloud: FakeCloud, watcher: Watcher
+) -> None:
     cloud.fail(watcher.launch.name, 7, "Permission 'tpu.nodes.create' denied on resource 'p'")
     with pytest.raises(FailedError, match=r"roles/tpu\.admin"):
         watch(watcher, 0.05)

@@ -163,7 +163,7 @@ def test_a_sequence_has_no_more_predictions_than_tokens() -> None:
     assert DataConfig(max_predictions=20).predictions(16) == 16
 
 
-def test_exit_codes_tell_arguments_from_configs(tmp_path: Path) -> None:
+def test_exit_codes_distinguish_arguments_from_configs(tmp_path: Path) -> None:
     refused(invoke("pretrain", "--trian.steps", "3"), 64, "did you mean '--train.steps'?")
     (tmp_path / "wrong.yaml").write_text("modle: {}\n")
     refused(invoke("pretrain", "--config", tmp_path / "wrong.yaml"), 78, "'modle'", "'model'")

@@ -141,7 +141,7 @@ def test_rewinding_drops_lost_steps_and_keeps_the_time(log: MetricsLog, tmp_path
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("stop", 0), ("rollback", 3)])
-def test_a_rollback_knows_the_exact_step(
+def test_a_rollback_reports_the_exact_step(
     config: RunConfig, tmp_path: Path, mode: Any, expected: int
 ) -> None:
     """With rollback, every update is checked, not only those that are logged."""
@@ -178,7 +178,7 @@ def test_flops_are_six_per_parameter_and_token_and_attention(preset: str, length
     assert flops == pytest.approx(expected, rel=0.01)
 
 
-def test_flops_are_what_the_compiler_counts(still: RunConfig, store: Store) -> None:
+def test_flops_are_those_that_the_compiler_counts(still: RunConfig, store: Store) -> None:
     """Forward and backward pass of a full batch, on a network in which matmuls dominate."""
     # One layer, because the compiler counts the body of a loop once.
     sizes = {"hidden_size": 128, "feed_forward_size": 512, "vocab_size": 2000, "layers": 1}

@@ -57,7 +57,7 @@ def test_an_evaluation_skipped_by_a_stop_request_is_done_on_resume(
     assert held_out(run) == held_out(trained)
 
 
-def test_a_key_is_fixed_unless_its_field_says_otherwise() -> None:
+def test_a_key_is_fixed_unless_its_field_is_free() -> None:
     """A resumed run would train on other data, or another network, without an error."""
     shared = {f"model.{key.name}" for key in fields(ModelConfig)} - {
         f"model.{name}"

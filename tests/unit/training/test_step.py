@@ -96,7 +96,7 @@ def test_pmap_and_jit_give_the_same_losses_gradients_and_parameters(
     ],
     ids=str,
 )
-def test_what_saves_time_or_memory_changes_no_result(
+def test_options_for_time_or_memory_change_no_result(
     still: RunConfig, store: Store, changed: dict[str, dict[str, Any]]
 ) -> None:
     other = still
@@ -127,9 +127,7 @@ def test_groups_of_devices_with_a_copy_each_give_the_same(
     assert difference(states[2].params, split_states[2].params) < 1e-5
 
 
-def test_parts_of_a_batch_drop_the_same_whatever_the_devices(
-    config: RunConfig, store: Store
-) -> None:
+def test_accumulated_batches_drop_the_same_on_any_devices(config: RunConfig, store: Store) -> None:
     config = replace(config, train=replace(config.train, accumulate=2))
     single, _ = trained(config, store, Partitioner(devices()[:1]), 4)
     spread, _ = trained(config, store, Partitioner(devices()[:4]), 4)
@@ -138,7 +136,7 @@ def test_parts_of_a_batch_drop_the_same_whatever_the_devices(
             assert values[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
-def test_recomputation_keeps_what_it_says(still: RunConfig, store: Store) -> None:
+def test_recomputing_elementwise_operations_keeps_matmuls(still: RunConfig, store: Store) -> None:
     """Recompute elementwise operations, or whole layers including matmuls."""
     counts = {}
     batch = PretrainingData(store, still).batch_at(0).arrays
@@ -234,7 +232,7 @@ def test_a_stock_optax_transformation_is_an_optimizer_with_its_learning_rate(
         assert float(sums["mlm"].count) == batch["mlm_weights"].sum()
 
 
-def test_what_is_dropped_does_not_depend_on_the_mapping(config: RunConfig, store: Store) -> None:
+def test_dropout_does_not_depend_on_the_mapping(config: RunConfig, store: Store) -> None:
     still = replace(config.model, hidden_dropout=0.0, attention_dropout=0.0)
     undropped, _ = trained(replace(config, model=still), store, Partitioner(devices(), "pmap"), 1)
     by_pmap, _ = trained(config, store, Partitioner(devices(), "pmap"), 1)
@@ -273,7 +271,7 @@ def test_the_donated_state_is_gone(
 
 
 @pytest.mark.parametrize("mapping", ["jit", "pmap"])
-def test_an_evaluation_is_exact_whatever_the_batch_and_devices(
+def test_an_evaluation_is_exact_for_any_batch_and_devices(
     still: RunConfig, store: Store, mapping: Any
 ) -> None:
     steps, data = Steps.of(still), PretrainingData(store, still)

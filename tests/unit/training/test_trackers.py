@@ -32,7 +32,7 @@ def tracked(config: RunConfig) -> RunConfig:
     return replace(config, wandb="books")
 
 
-def test_a_package_that_is_absent_is_one_line(
+def test_a_missing_package_is_reported_in_one_line(
     tracked: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "wandb").mkdir()  # as the package itself leaves behind
@@ -43,7 +43,7 @@ def test_a_package_that_is_absent_is_one_line(
     trackers.require("")
 
 
-def test_a_run_that_asks_for_it_does_not_begin_without(tracked: RunConfig, tmp_path: Path) -> None:
+def test_a_run_with_a_tracker_does_not_start_without_it(tracked: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['wandb'] = None\n", "utf-8")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     config = write_config(tracked, tmp_path)
@@ -73,7 +73,7 @@ class Broken(ModuleType):
         assert values["step"] < 2
 
 
-def test_its_failure_ends_no_training_and_tells_no_key(
+def test_its_failure_ends_no_training_and_prints_no_key(
     tracked: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", Broken("wandb"))

@@ -1,4 +1,4 @@
-"""Looking at the data, and how fast it comes."""
+"""The preview of a store: examples as text, and the speed of the loader."""
 
 from __future__ import annotations
 
