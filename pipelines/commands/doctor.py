@@ -30,7 +30,7 @@ class Line:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command.
+    """Run the checks and report their results.
 
     Raises:
         UserError: A check failed; of the class of the first failure.
