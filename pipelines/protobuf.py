@@ -27,7 +27,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in _FIXED:
             size = _FIXED[kind]
         else:
-            raise ValueError(f"a field has the unknown encoding {kind}")
+            raise ValueError(f"a field has the unknown wire type {kind}")
         if size > len(message) - offset:
             raise ValueError("a field is longer than its message")
         yield field, message[offset : offset + size]

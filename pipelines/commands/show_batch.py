@@ -48,7 +48,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--step", type=int, default=0, help="training step whose batch to show (default: 0)"
     )
-    parser.add_argument("--rows", type=int, default=4, help="number of rows (default: 4)")
+    parser.add_argument("--rows", type=int, default=4, help="number of rows to show (default: 4)")
     try:
         options, config_options = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:

@@ -89,7 +89,9 @@ class Watcher:
             self._create(observation, decision.zone)
         elif decision.action == "delete" and resource is not None:
             if decision.failed and self.keep:
-                say(f"keeping the slice {self.launch.name} in {resource.zone}, which costs money")
+                say(
+                    f"keeping the slice {self.launch.name} in {resource.zone}; it still costs money"
+                )
                 return True
             current = self.provider.describe(resource.zone, self.launch.name)
             # Another watcher may have acted since, or this process was suspended.
@@ -239,8 +241,8 @@ def _provider_of(launch: Launch) -> Provider:
     url = status_files.read_endpoint(at(launch.run))
     if not url:
         raise BadInputError(
-            f"{launch.run} was a rehearsal on this computer, which has ended; its logs:"
-            f" bert-jax tpu logs {launch.run}"
+            f"{launch.run} was a rehearsal on this computer and has ended; to see its"
+            f" logs, run: bert-jax tpu logs {launch.run}"
         )
     return connect(launch.project, url)
 

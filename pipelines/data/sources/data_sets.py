@@ -109,7 +109,7 @@ def open_builder(name: str) -> Any:
         raise BadInputError(f"there is no data set {name!r} in tensorflow_datasets{hint}") from None
     except ImportError as error:
         raise BadInputError(
-            f"tfds:{name} needs the package {error.name} to be prepared; where it is installed,"
+            f"preparing tfds:{name} needs the package {error.name}; on a machine that has it,"
             f" run: tfds build {name} --file_format=array_record"
         ) from None
     except Exception as error:  # builders raise errors of any type

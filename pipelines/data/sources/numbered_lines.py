@@ -29,7 +29,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                 ) from None
             if "\0" in text:
                 raise BadInputError(
-                    f"{position} has a NUL byte; check whether the file is binary or UTF-16"
+                    f"{position} has a NUL byte; convert UTF-16 to UTF-8, or choose a text file"
                 )
             yield position, text.rstrip("\r\n")
 
@@ -53,7 +53,7 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:  # huge numbers, very deep lists
             raise BadInputError(f"{position} cannot be read as JSON: {error}") from None
         if not isinstance(record, dict):
-            raise BadInputError(f"{position} is {line.strip()[:40]}, not a JSON object {{…}}")
+            raise BadInputError(f"{position} must be a JSON object, not {line.strip()[:40]}")
         yield position, record
 
 

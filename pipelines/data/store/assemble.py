@@ -100,7 +100,7 @@ def finished_blocks(job: Job, sources: int) -> list[str]:
     for number in range(sources):
         path = job.work / f"source-{number:02}.json"
         if not path.is_file():
-            raise UserError(f"source {number} was not read to its end; run the same command again")
+            raise UserError(f"corpus source {number} is incomplete; run the same command again")
         names += json.loads(path.read_text("utf-8"))
     lost = [name for name in names if not (job.work / name / RECORD).is_file()]
     if lost:

@@ -131,7 +131,7 @@ class Split:
             and all((x[1:] > x[:-1]).all() for x in (self.sentence_offsets, self.document_offsets))
         ):
             raise BadInputError(
-                f"{folder}: the shards of {name!r} contradict the ledger; remove the store and"
+                f"{folder}: the shards of {name!r} do not match {LEDGER}; remove the store and"
                 " prepare it again"
             )
 

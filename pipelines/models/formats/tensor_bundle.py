@@ -81,7 +81,7 @@ class Bundle(Mapping[str, np.ndarray]):
             header, _ = _parse(items.pop(b"", b""))
             self._shards = header.get(1, 0)
             if self._shards < 1 or header.get(2, 0):
-                raise ValueError("it has no header, or a big-endian one")
+                raise ValueError("its header is missing or big-endian")
             # A key that starts with 0 is a slice of a split tensor.
             self.entries = {key.decode(): _entry(item) for key, item in items.items() if key[0]}
         except NotImplementedError:
@@ -171,7 +171,7 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
     """Yield the keys and values of a block."""
     stop = offset + size + _TRAILER
     if stop > len(table) - _FOOTER:
-        raise ValueError("a block ends beyond the file")
+        raise ValueError("a block extends past the end of the file")
     if _masked_crc(table[offset : stop - 4]) != int.from_bytes(table[stop - 4 : stop], "little"):
         raise ValueError("the checksum of a block differs")
     if table[stop - _TRAILER]:

@@ -297,7 +297,7 @@ def test_empty_sentences_and_documents_are_refused(copy: Path, part: str) -> Non
     sizes = np.load(path)
     sizes[:2] = 0, sizes[:2].sum()
     np.save(path, sizes)
-    with pytest.raises(BadInputError, match="contradict the ledger"):
+    with pytest.raises(BadInputError, match="do not match ledger"):
         Store(copy).split("train")
 
 

@@ -73,7 +73,7 @@ GOOD = {"document": "A man. A store.", "summary": "A man."}
     ("line", "message"),
     [
         ('{"document": "a"', r"a\.jsonl, line 2, column \d+: not JSON"),
-        ("[1, 2]", r"line 2 is \[1, 2\], not a JSON object"),
+        ("[1, 2]", r"line 2 must be a JSON object, not \[1, 2\]"),
         ("[" * 100_000, r"line 2 cannot be read as JSON"),
         ('{"summary": "a", "text": "b"}', r"line 2 .*'document'; its fields are 'summary', 'text'"),
         ('{"document": "a"}', r"line 2 has no field 'summary'; its fields are 'document'"),
