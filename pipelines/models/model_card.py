@@ -49,8 +49,9 @@ def model_card(model: LoadedModel) -> str:
             sections.append(
                 "The next sentence head was trained to detect whether the two segments are swapped."
             )
+        data = "Held-out" if model.finetune is None else "Validation"
         sections += [
-            *results(model),
+            *results(model.folder, model.step or 0, data),
             "## Recipe",
             _fenced(_recipe(config)),
         ]
@@ -70,10 +71,9 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def results(model: LoadedModel) -> list[str]:
-    """Return the last evaluation of the run up to the step of the model, as Markdown."""
-    step = model.step or 0
-    lines = [line for line in metrics.read(model.folder) if metrics.is_evaluation(line)]
+def results(run_dir: Path, step: int, data: str = "Held-out") -> list[str]:
+    """Return the last evaluation of a run up to a step, on `data`, as Markdown."""
+    lines = [line for line in metrics.read(run_dir) if metrics.is_evaluation(line)]
     newest: dict[str, Any] = next((line for line in reversed(lines) if line["step"] <= step), {})
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
@@ -83,7 +83,6 @@ def results(model: LoadedModel) -> list[str]:
     ]
     if not rows:
         return []
-    data = "Held-out" if model.finetune is None else "Validation"
     return [
         f"## {data} results at step {newest['step']:,}",
         "\n".join(["| | |\n|---|---:|", *rows]),
