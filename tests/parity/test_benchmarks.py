@@ -34,13 +34,13 @@ def test_contestants_of_the_step_run(who: str) -> None:
         "batch": 2,
         "updates": 1,
     }
-    assert json.loads(run_benchmark("step.py", "--one", json.dumps(options)).splitlines()[-1]) > 0
+    assert json.loads(run_benchmark("step.py", "--child", json.dumps(options)).splitlines()[-1]) > 0
 
 
 def test_rows_of_one_pair_and_packed_ones_are_measured(store: Store) -> None:
     options = ("--size", "tiny", "--length", "64", "--batch", "4", "--updates", "1")
     *_, alone, packed = run_benchmark("packing.py", store.folder, *options).splitlines()
-    assert (alone.split("|")[1], packed.split("|")[1]) == (" of one pair ", " packed ")
+    assert (alone.split("|")[1], packed.split("|")[1]) == (" one pair ", " packed ")
     assert all(0.5 < float(line.split("|")[2]) <= 1 for line in (alone, packed))
 
 
