@@ -24,10 +24,10 @@ def run_benchmark(script: str, *options: str | Path) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("who", ["bert-jax", "sdpa"])
-def test_contestants_of_the_step_run(who: str) -> None:
+@pytest.mark.parametrize("contestant", ["bert-jax", "sdpa"])
+def test_contestants_of_the_step_run(contestant: str) -> None:
     options = {
-        "who": who,
+        "contestant": contestant,
         "dtype": "bfloat16",
         "size": "tiny",
         "length": 16,
