@@ -21,6 +21,7 @@ from bert_jax.training.optimizers import (
     learning_rate,
     optimizer,
     scale_by_trust,
+    scaled,
     schedule,
 )
 
@@ -78,6 +79,15 @@ def test_every_optimizer_moves_against_the_gradient_unless_frozen(recipe: Recipe
         updated = optax.apply_updates(updated, updates)
     assert bool((updated["kernel"] < params["kernel"]).all())
     assert bool((updated["bias"] == params["bias"]).all())
+
+
+def test_learning_rates_of_a_stock_transformation_are_scaled() -> None:
+    params: optax.Params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    scales = {"kernel": np.full((1, 1), 0.5, np.float32), "bias": np.zeros(1, np.float32)}
+    rule = scaled(optax.sgd(0.1), scales)
+    updates, _ = rule.update(params, rule.init(params), params, step=jnp.int32(0))
+    assert np.allclose(updates["kernel"], -0.05)
+    assert not np.any(updates["bias"])
 
 
 @pytest.mark.parametrize("recipe", get_args(Recipe))
