@@ -132,11 +132,16 @@ class Faults:
     def __init__(self, run: Path, emulation: Emulation) -> None:
         self.run, self.emulation = run, emulation
         self.injected: list[str] = []
-        self._plan = [(5, "kill"), (12, "terminate"), (16, "stop"), (28, "preempt")]
+        self._plan = [(4, "kill"), (8, "terminate"), (12, "stop"), (24, "preempt")]
         self._restarts = [-1, -1]  # of both hosts at the newest fault
 
     def __call__(self, seconds: float) -> None:
-        time.sleep(seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.02)
+            self._inject_when_due()
+
+    def _inject_when_due(self) -> None:
         status, _ = status_files.read_status(self.run)
         heartbeats = [beat for beat in status.heartbeats if beat.state == status_files.TRAINING]
         if len(heartbeats) < 2 or not self._plan:
@@ -174,8 +179,12 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
 ) -> None:
     run = tmp_path / "run"
     # Enough for a save that compiles on a busy machine. The supervisor and not JAX should detect
-    # the stopped process.
-    base = replace(base, train=replace(base.train, hang_timeout=30))
+    # the stopped process. A save after every step makes each session outlast several heartbeats.
+    base = replace(
+        base,
+        train=replace(base.train, hang_timeout=30),
+        checkpoint=replace(base.checkpoint, every=1),
+    )
     monkeypatch.setattr("tpu.rehearsal.local._SILENCE", 90)
     config = on_workers(submitted(base, run), 2)
     faults = Faults(run, emulation)
