@@ -34,10 +34,11 @@ from support import doc_blocks, gcs_emulator, submitted_run
 from support.commands import ROOT, command, environment, invoke
 from support.corpora import VOCABULARY, story, write_corpus
 from support.ports import free_port
+from support.scripted_cloud import ScriptedCloud
 from support.shared import Shared
 from tpu.launch.provider import ENDPOINT
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.fake_cloud import Delays
 
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial/index.md"
 PRETRAIN = ROOT / "docs/how-to/pretrain.md"
@@ -91,7 +92,7 @@ class World:
         """Environment of an emulated bucket and cloud, which start when a page needs them."""
         url, variables = self.cloud.enter_context(gcs_emulator.emulator())
         gcs_emulator.make_bucket(url, "my-bucket")
-        fake = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
+        fake = ScriptedCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
         self.cloud.callback(fake.close)
         return {**variables, ENDPOINT: self.cloud.enter_context(fake_rest.serve(fake))}
 

@@ -12,10 +12,11 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tpu_v2
 from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport, TpuRestTransport
 
+from support import fake_grpc
+from support.scripted_cloud import ScriptedCloud
 from tpu.launch import provider
 from tpu.launch.provider import QueuedResources
-from tpu.rehearsal import fake_grpc, fake_rest
-from tpu.rehearsal.fake_cloud import FakeCloud
+from tpu.rehearsal import fake_rest
 
 ZONE = "us-west4-a"
 PLACE = f"projects/p/locations/{ZONE}"
@@ -38,7 +39,7 @@ def resource(slices: int = 1, **node: Any) -> tpu_v2.QueuedResource:
 
 
 @contextmanager
-def reached(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
+def reached(cloud: ScriptedCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
     if protocol == "rest":
         with fake_rest.serve(cloud) as url:
             host = url.removeprefix("http://").rstrip("/")
@@ -52,7 +53,7 @@ def reached(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
             yield tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
 
 
-def active(cloud: FakeCloud, slices: QueuedResources, count: int = 1) -> None:
+def active(cloud: ScriptedCloud, slices: QueuedResources, count: int = 1) -> None:
     assert slices.create(ZONE, "run", resource(count))
     for _ in range(3):
         cloud.advance("run")

@@ -13,6 +13,7 @@ import pytest
 from bert_jax.runtime import status_files
 from bert_jax.runtime.status_files import TRAINING, Heartbeat
 from support.commands import invoke
+from support.scripted_cloud import ScriptedCloud
 from support.waiting import wait_until
 from tpu.config import TpuConfig
 from tpu.launch.provider import ENDPOINT, connect
@@ -20,22 +21,22 @@ from tpu.launch.request import Launch, name_of
 from tpu.launch.submit import submit
 from tpu.launch.watch import Watcher
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.fake_cloud import Delays
 
 ZONES = ("us-west4-a", "us-east5-b")
 PROJECT = "my-project"
 
 
 @pytest.fixture
-def cloud() -> Iterator[FakeCloud]:
+def cloud() -> Iterator[ScriptedCloud]:
     """Return a fake cloud that grants nothing by itself and has no delays."""
-    fake_cloud = FakeCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
+    fake_cloud = ScriptedCloud(Delays(0.0, None, 0.0, 0.0, 0.0))
     yield fake_cloud
     fake_cloud.close()
 
 
 @pytest.fixture
-def url(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(cloud: ScriptedCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with fake_rest.serve(cloud) as address:
         monkeypatch.setenv(ENDPOINT, address)
         yield address
@@ -62,7 +63,7 @@ def tick(watcher: Watcher) -> str:
     return decision.status
 
 
-def granted(cloud: FakeCloud, watcher: Watcher) -> None:
+def granted(cloud: ScriptedCloud, watcher: Watcher) -> None:
     cloud.advance(watcher.launch.name)
     wait_until(lambda: cloud.state(watcher.launch.name) == "ACTIVE")
 
@@ -73,11 +74,11 @@ def hosts_say(watcher: Watcher, attempt: int, step: int, **values: Any) -> None:
         status_files.write_heartbeat(watcher.run, Heartbeat(worker, attempt, **fields))
 
 
-def gone(cloud: FakeCloud, watcher: Watcher) -> None:
+def gone(cloud: ScriptedCloud, watcher: Watcher) -> None:
     wait_until(lambda: cloud.state(watcher.launch.name) == "")
 
 
-def creations(cloud: FakeCloud) -> int:
+def creations(cloud: ScriptedCloud) -> int:
     return sum(rpc == "CreateQueuedResource" for rpc, _ in cloud.calls)
 
 

@@ -1,17 +1,15 @@
 """Cloud TPU in memory: queued resources that are granted, preempted, fail and are deleted.
 
-`fake_rest` and `fake_grpc` serve it with the two protocols of the real API.
+`fake_rest` serves it over HTTP. The tests extend it, and also serve it over gRPC.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Any
 
 from google.cloud import tpu_v2
@@ -33,16 +31,13 @@ _PAGE = 100  # resources in one answer
 
 @dataclass(frozen=True)
 class Delays:
-    """Seconds in each state; None = until the test changes it."""
+    """Seconds in each state; None = forever, unless a test changes it."""
 
     creating: float | None = 0.0
     waiting_for_resources: float | None = 0.1
     provisioning: float | None = 0.1
     suspending: float | None = 0.1
     deleting: float | None = 0.1
-
-
-STILL = Delays(None, None, None, None, None)  # nothing happens by itself
 
 
 @dataclass
@@ -60,18 +55,14 @@ class _Record:
 
 
 class FakeCloud:
-    """The Cloud TPU API of all projects.
-
-    Attributes:
-        calls: Names and requests of the last RPCs, also refused ones.
-    """
+    """The Cloud TPU API of all projects."""
 
     def __init__(
         self,
-        delays: Delays = Delays(),
+        delays: Delays,
+        addresses: Callable[[str, int], Sequence[str]],
         zones: Zones = None,
         quota: int | None = None,
-        addresses: Callable[[str, int], Sequence[str]] | None = None,
         on_active: Callback | None = None,
         on_gone: Callback | None = None,
     ) -> None:
@@ -79,22 +70,19 @@ class FakeCloud:
 
         Args:
             delays: Time in each state.
+            addresses: (id of a node, number of hosts) -> addresses.
             zones: Accelerator types by zone; None = all types in all zones.
             quota: Maximum number of queued resources of a zone, in any state.
-            addresses: (id of a node, number of hosts) -> addresses; None = of 127.0.0.0/8.
             on_active: Called when nodes are ready; must be short.
             on_gone: Called before hosts are removed.
         """
-        self.calls: deque[tuple[str, Any]] = deque(maxlen=1000)
         self._delays = delays
         self._zones = zones
         self._quota = quota
-        self._addresses = addresses or self._loopback
+        self._addresses = addresses
         self._callbacks = {"active": on_active, "gone": on_gone}
         self._records: dict[str, _Record] = {}
         self._operations: dict[str, operations_pb2.Operation] = {}
-        self._errors: deque[tuple[str, ApiError]] = deque()
-        self._hosts = 0
         self._lock = threading.RLock()
         self._clock = FakeClock()
         self._rpcs: dict[str, Callable[[Any], Any]] = {
@@ -103,9 +91,6 @@ class FakeCloud:
             "ListQueuedResources": self._list,
             "DeleteQueuedResource": self._delete,
             "GetNode": lambda request: self._node(request.name)[1],
-            "ListNodes": self._list_nodes,
-            "DeleteNode": self._delete_node,
-            "GetGuestAttributes": self._guest_attributes,
             "GetOperation": self._operation,
         }
 
@@ -118,25 +103,12 @@ class FakeCloud:
             ApiError: The request is refused.
         """
         with self._lock:
-            self.calls.append((rpc, request))
-            if self._errors and self._errors[0][0] in ("", rpc):
-                raise self._errors.popleft()[1]
             if rpc not in self._rpcs:
                 raise ApiError("UNIMPLEMENTED", f"The fake has no {rpc}.")
             # A copy: the cloud may change while the answer is being sent.
             return deepcopy(self._rpcs[rpc](request))
 
-    # For tests and rehearsals. `name` is a short or a full name.
-
-    def refuse(self, status: str, message: str, times: int = 1, rpc: str = "") -> None:
-        """Make the next calls of one RPC, or of any, fail."""
-        with self._lock:
-            self._errors.extend([(rpc, ApiError(status, message))] * times)
-
-    def advance(self, name: str) -> None:
-        """Go to the next state now, as by admission, a grant or the end of a deletion."""
-        with self._lock:
-            self._event(name, AUTOMATIC[self._get(name).state])
+    # For rehearsals.
 
     def preempt(self, name: str, by: str = "SERVICE") -> None:
         """Preempt all slices; `by` is USER if a user deleted the nodes."""
@@ -145,44 +117,6 @@ class FakeCloud:
             self._event(name, "suspend", by)
             for node in record.nodes.values():
                 node.state = "PREEMPTED" if by == "SERVICE" else "DELETING"
-
-    def fail(self, name: str, code: int, message: str) -> None:
-        """Let a pending request fail with a code of google.rpc.Code."""
-        with self._lock:
-            record = self._get(name)
-            error = status_pb2.Status(code=code, message=message)
-            if record.state == "CREATING":
-                self._complete(record, error)
-            self._event(name, "fail")
-            record.resource.state.failed_data = {"error": error}
-
-    def maintenance(self, name: str, over: bool = False) -> None:
-        """Start or end maintenance of its nodes."""
-        with self._lock:
-            for node in self._get(name).nodes.values():
-                node.health = "HEALTHY" if over else "UNHEALTHY_MAINTENANCE"
-
-    def node_preempted(self, name: str, node_id: str = "") -> None:
-        """Preempt one node, by default the first; its resource stays ACTIVE."""
-        with self._lock:
-            record = self._get(name)
-            node_id = node_id or next(iter(record.nodes))
-            record.nodes[node_id].state = tpu_v2.Node.State.PREEMPTED
-            self._notify("gone", record, [node_id])
-
-    def node_gone(self, name: str, node_id: str = "") -> None:
-        """Remove one node; its resource stays ACTIVE."""
-        with self._lock:
-            record = self._get(name)
-            node_id = node_id or next(iter(record.nodes))
-            self._notify("gone", record, [node_id])
-            del record.nodes[node_id]
-
-    def state(self, name: str) -> str:
-        """Return the state of a resource; "" if it does not exist."""
-        with self._lock:
-            record = self._find(name)
-            return record.state if record else ""
 
     def close(self) -> None:
         """Stop the clock; raise what a callback raised."""
@@ -251,11 +185,6 @@ class FakeCloud:
             # On the clock: in the order of events, and without the lock.
             self._clock.after(0, lambda: callback(copy, workers))
 
-    def _loopback(self, node_id: str, count: int) -> list[str]:
-        first = ip_address("127.16.0.2") + self._hosts
-        self._hosts += count
-        return [str(first + index) for index in range(count)]
-
     # RPCs.
 
     def _create(self, request: tpu_v2.CreateQueuedResourceRequest) -> operations_pb2.Operation:
@@ -295,18 +224,6 @@ class FakeCloud:
         self._step(record, "delete")
         return record.operation
 
-    def _delete_node(self, request: tpu_v2.DeleteNodeRequest) -> operations_pb2.Operation:
-        record, _ = self._node(request.name)
-        node_id = request.name.rpartition("/")[2]
-        self._notify("gone", record, [node_id])
-        del record.nodes[node_id]
-        if not record.nodes and after(record.state, "suspend"):
-            self._step(record, "suspend", "USER")
-        operation = self._new_operation(request.name, "delete")
-        operation.response.Pack(empty_pb2.Empty())
-        operation.done = True
-        return operation
-
     def _list(
         self, request: tpu_v2.ListQueuedResourcesRequest
     ) -> tpu_v2.ListQueuedResourcesResponse:
@@ -323,26 +240,6 @@ class FakeCloud:
             next_page_token=str(last) if last < len(resources) else "",
         )
 
-    def _list_nodes(self, request: tpu_v2.ListNodesRequest) -> tpu_v2.ListNodesResponse:
-        check_location(request.parent, self._zones)
-        return tpu_v2.ListNodesResponse(
-            nodes=[
-                node
-                for name, record in self._records.items()
-                if name.startswith(f"{request.parent}/")
-                for node in record.nodes.values()
-            ]
-        )
-
-    def _guest_attributes(
-        self, request: tpu_v2.GetGuestAttributesRequest
-    ) -> tpu_v2.GetGuestAttributesResponse:
-        """Return no attributes; gcloud looks for host keys here and continues without them."""
-        workers = [worker for worker in request.worker_ids if worker]
-        count = len(workers or self._node(request.name)[1].network_endpoints)
-        empty = tpu_v2.GuestAttributes(query_value=tpu_v2.GuestAttributesValue())
-        return tpu_v2.GetGuestAttributesResponse(guest_attributes=[empty] * count)
-
     def _record(self, name: str) -> _Record:
         check_location(name.partition("/queuedResources/")[0], self._zones)
         if name not in self._records:
@@ -357,22 +254,16 @@ class FakeCloud:
                 return record, record.nodes[node_id]
         raise ApiError("NOT_FOUND", f"Resource '{name}' was not found")
 
-    def _find(self, name: str) -> _Record | None:
+    def _get(self, name: str) -> _Record:
         """Look up a resource by its short or full name."""
         records = [
             record
             for full_name, record in self._records.items()
             if name in (full_name, full_name.rpartition("/")[2])
         ]
-        if len(records) > 1:
-            raise ValueError(f"{len(records)} queued resources are named {name!r}")
-        return records[0] if records else None
-
-    def _get(self, name: str) -> _Record:
-        record = self._find(name)
-        if record is None:
-            raise ValueError(f"no queued resource is named {name!r}")
-        return record
+        if len(records) != 1:
+            raise LookupError(f"{len(records)} queued resources are named {name!r}")
+        return records[0]
 
     def _new_operation(self, target: str, verb: str) -> operations_pb2.Operation:
         location = "/".join(target.split("/")[:4])

@@ -13,18 +13,18 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 from google.api_core import exceptions
 from google.cloud import tpu_v2
 
+from support.scripted_cloud import STILL, ScriptedCloud
 from support.slice_requests import NAME, PLACE, ZONE, active, hurry, reached, resource
 from tpu.launch import provider
 from tpu.launch.api_errors import CloudError, cloud_error
 from tpu.launch.provider import ABSENT, Node, QueuedResources
 from tpu.rehearsal import fake_cloud as fake
-from tpu.rehearsal.fake_cloud import STILL, FakeCloud
 
 
 @pytest.fixture
-def cloud() -> Iterator[FakeCloud]:
+def cloud() -> Iterator[ScriptedCloud]:
     """A cloud whose states change only on request."""
-    fake_cloud = FakeCloud(STILL)
+    fake_cloud = ScriptedCloud(STILL)
     yield fake_cloud
     fake_cloud.close()
 
@@ -35,7 +35,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(cloud: FakeCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
+def client(cloud: ScriptedCloud, protocol: str) -> Iterator[tpu_v2.TpuClient]:
     with reached(cloud, protocol) as connected:
         yield connected
 
@@ -50,7 +50,9 @@ def slices(client: tpu_v2.TpuClient) -> QueuedResources:
     return QueuedResources("p", client)
 
 
-def test_states_and_nodes_from_request_to_active(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_states_and_nodes_from_request_to_active(
+    cloud: ScriptedCloud, slices: QueuedResources
+) -> None:
     assert slices.describe(ZONE, "run") is None
     assert slices.create(ZONE, "run", resource())
     states = []
@@ -82,7 +84,7 @@ def test_states_and_nodes_from_request_to_active(cloud: FakeCloud, slices: Queue
 
 
 def test_many_are_listed_page_by_page(
-    cloud: FakeCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
+    cloud: ScriptedCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake, "_PAGE", 2)
     for name in "abcde":
@@ -94,7 +96,7 @@ def test_many_are_listed_page_by_page(
 
 
 def test_slices_that_train_together_are_nodes_of_one(
-    cloud: FakeCloud, slices: QueuedResources
+    cloud: ScriptedCloud, slices: QueuedResources
 ) -> None:
     active(cloud, slices, 2)
     described = slices.describe(ZONE, "run")
@@ -108,13 +110,13 @@ def test_slices_that_train_together_are_nodes_of_one(
     assert len(slices.endpoints(ZONE, "run")) == 4
 
 
-def test_a_name_that_is_taken_is_no_error(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_a_name_that_is_taken_is_no_error(cloud: ScriptedCloud, slices: QueuedResources) -> None:
     assert slices.create(ZONE, "run", resource())
     assert not slices.create(ZONE, "run", resource())
 
 
 def test_a_name_that_another_ones_node_has_is_an_error(
-    cloud: FakeCloud, slices: QueuedResources
+    cloud: ScriptedCloud, slices: QueuedResources
 ) -> None:
     assert slices.create(ZONE, "run", resource())
     with pytest.raises(CloudError, match="the name is already used") as error:
@@ -123,7 +125,7 @@ def test_a_name_that_another_ones_node_has_is_an_error(
 
 
 def test_a_client_that_dies_before_its_request_is_admitted_is_taken_over_from(
-    cloud: FakeCloud, client: tpu_v2.TpuClient, slices: QueuedResources
+    cloud: ScriptedCloud, client: tpu_v2.TpuClient, slices: QueuedResources
 ) -> None:
     client.create_queued_resource(
         parent=PLACE, queued_resource_id="run", queued_resource=resource()
@@ -135,7 +137,7 @@ def test_a_client_that_dies_before_its_request_is_admitted_is_taken_over_from(
 
 
 def test_a_name_is_free_only_when_the_deletion_is_over(
-    cloud: FakeCloud, slices: QueuedResources
+    cloud: ScriptedCloud, slices: QueuedResources
 ) -> None:
     active(cloud, slices)
     slices.delete(ZONE, "run")
@@ -150,7 +152,7 @@ def test_a_name_is_free_only_when_the_deletion_is_over(
 
 
 def test_one_with_nodes_is_deleted_by_force_only(
-    cloud: FakeCloud, client: tpu_v2.TpuClient, slices: QueuedResources, protocol: str
+    cloud: ScriptedCloud, client: tpu_v2.TpuClient, slices: QueuedResources, protocol: str
 ) -> None:
     active(cloud, slices)
     with pytest.raises(exceptions.GoogleAPICallError) as refused:
@@ -165,7 +167,7 @@ def test_one_with_nodes_is_deleted_by_force_only(
 
 
 def test_the_resource_stays_active_when_its_node_is_lost(
-    cloud: FakeCloud, slices: QueuedResources
+    cloud: ScriptedCloud, slices: QueuedResources
 ) -> None:
     active(cloud, slices)
     for happen, state, health in [
@@ -183,7 +185,7 @@ def test_the_resource_stays_active_when_its_node_is_lost(
 
 @pytest.mark.parametrize("by", ["USER", "SERVICE"])
 def test_the_initiator_of_a_preemption_is_reported(
-    cloud: FakeCloud, slices: QueuedResources, by: str
+    cloud: ScriptedCloud, slices: QueuedResources, by: str
 ) -> None:
     active(cloud, slices)
     cloud.preempt("run", by)
@@ -197,7 +199,7 @@ def test_the_initiator_of_a_preemption_is_reported(
 
 
 def test_deleting_its_last_node_suspends_a_resource_by_the_user(
-    cloud: FakeCloud, client: tpu_v2.TpuClient, slices: QueuedResources
+    cloud: ScriptedCloud, client: tpu_v2.TpuClient, slices: QueuedResources
 ) -> None:
     active(cloud, slices)
     client.delete_node(name=f"{PLACE}/nodes/run").result(timeout=10)
@@ -206,7 +208,7 @@ def test_deleting_its_last_node_suspends_a_resource_by_the_user(
     assert (described.state, described.initiator) == ("SUSPENDING", "USER")
 
 
-def test_a_failure_has_a_code_and_a_message(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_a_failure_has_a_code_and_a_message(cloud: ScriptedCloud, slices: QueuedResources) -> None:
     slices.create(ZONE, "run", resource())
     cloud.advance("run")
     cloud.fail("run", 8, f'There is no more capacity in the zone "{ZONE}"')
@@ -220,7 +222,7 @@ def test_a_failure_has_a_code_and_a_message(cloud: FakeCloud, slices: QueuedReso
 def test_a_request_that_is_refused_after_a_while_is_explained(
     protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_cloud = FakeCloud(STILL)
+    fake_cloud = ScriptedCloud(STILL)
     monkeypatch.setattr(provider, "_ADMISSION", 5.0)
     with reached(fake_cloud, protocol) as client:
         message = 'There is no more capacity in the zone "us-west4-a"'
@@ -232,7 +234,7 @@ def test_a_request_that_is_refused_after_a_while_is_explained(
     fake_cloud.close()
 
 
-def test_temporary_failures_are_retried(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_temporary_failures_are_retried(cloud: ScriptedCloud, slices: QueuedResources) -> None:
     for status, message in [
         ("UNAVAILABLE", "The service is currently unavailable."),
         ("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Create requests' and limit"
@@ -246,7 +248,7 @@ def test_temporary_failures_are_retried(cloud: FakeCloud, slices: QueuedResource
 
 
 def test_lasting_failures_are_raised_once(
-    cloud: FakeCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
+    cloud: ScriptedCloud, slices: QueuedResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider, "_RETRY_TIME", 0.3)
     cloud.refuse("UNAVAILABLE", "The service is currently unavailable.", times=1000)
@@ -256,7 +258,9 @@ def test_lasting_failures_are_raised_once(
     assert 1 < len(cloud.calls) < 1000
 
 
-def test_a_lost_answer_causes_no_second_slice(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_a_lost_answer_causes_no_second_slice(
+    cloud: ScriptedCloud, slices: QueuedResources
+) -> None:
     slices.create(ZONE, "run", resource())
     cloud.refuse("UNAVAILABLE", "connection reset")
     assert not slices.create(ZONE, "run", resource())
@@ -273,7 +277,7 @@ def test_a_lost_answer_causes_no_second_slice(cloud: FakeCloud, slices: QueuedRe
     ],
 )
 def test_an_invalid_request_is_refused_at_once(
-    cloud: FakeCloud,
+    cloud: ScriptedCloud,
     slices: QueuedResources,
     name: str,
     node_fields: dict[str, Any],
@@ -288,7 +292,9 @@ def test_an_invalid_request_is_refused_at_once(
 
 
 def test_suspended_ones_count_and_zones_differ(protocol: str) -> None:
-    fake_cloud = FakeCloud(STILL, zones={ZONE: ["v5litepod-16"], "us-east1-d": ["v6e-8"]}, quota=1)
+    fake_cloud = ScriptedCloud(
+        STILL, zones={ZONE: ["v5litepod-16"], "us-east1-d": ["v6e-8"]}, quota=1
+    )
     with reached(fake_cloud, protocol) as client:
         slices = QueuedResources("p", client)
         active(fake_cloud, slices)
@@ -309,7 +315,7 @@ def test_suspended_ones_count_and_zones_differ(protocol: str) -> None:
     fake_cloud.close()
 
 
-def test_of_many_at_once_one_makes_it(cloud: FakeCloud, slices: QueuedResources) -> None:
+def test_of_many_at_once_one_makes_it(cloud: ScriptedCloud, slices: QueuedResources) -> None:
     created: list[bool] = []
     threads = [
         threading.Thread(target=lambda: created.append(slices.create(ZONE, "run", resource())))

@@ -12,6 +12,7 @@ from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.status_files import Outcome
 from support.commands import refused
+from support.scripted_cloud import ScriptedCloud
 from support.submitted_run import (
     PROJECT,
     ZONES,
@@ -29,13 +30,13 @@ from tpu.launch.request import Launch, queued_resource, read_launch
 from tpu.launch.submit import submit
 from tpu.launch.watch import Watcher, watch
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.fake_cloud import Delays
 
 pytest_plugins = ["support.submitted_run"]
 
 
 def test_only_the_submitted_launch_is_resumed(
-    cloud: FakeCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
+    cloud: ScriptedCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     submit(launch, {}, watcher.provider)
     assert "already" in capsys.readouterr().err
@@ -49,7 +50,7 @@ def test_only_the_submitted_launch_is_resumed(
 
 
 def test_a_slice_without_a_record_of_its_creation_is_adopted(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     """As after a watcher was killed between the request and its record."""
     (watcher.run / "status" / "attempts" / "0001.json").unlink()
@@ -63,7 +64,7 @@ def test_a_slice_without_a_record_of_its_creation_is_adopted(
 def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloud = FakeCloud(Delays(0.0, None, 0.0, 0.0, 1.0))
+    cloud = ScriptedCloud(Delays(0.0, None, 0.0, 0.0, 1.0))
     with fake_rest.serve(cloud) as url:
         monkeypatch.setenv(ENDPOINT, url)
         provider = connect(PROJECT)
@@ -80,7 +81,7 @@ def test_a_name_that_is_being_deleted_is_used_again_when_it_is_free(
 
 
 def test_a_done_run_is_not_submitted_again_and_a_failed_one_is(
-    cloud: FakeCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
+    cloud: ScriptedCloud, watcher: Watcher, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status_files.write_outcome(watcher.run, "DONE", Outcome(launch.spec, 1, 80))
     watch(watcher, 0.05)
@@ -95,7 +96,7 @@ def test_a_done_run_is_not_submitted_again_and_a_failed_one_is(
 
 
 def test_a_folder_with_other_things_is_not_submitted_to(
-    launch: Launch, url: str, cloud: FakeCloud
+    launch: Launch, url: str, cloud: ScriptedCloud
 ) -> None:
     Path(launch.run).mkdir()
     (Path(launch.run) / "thesis.tex").touch()
@@ -104,7 +105,7 @@ def test_a_folder_with_other_things_is_not_submitted_to(
     assert creations(cloud) == 0
 
 
-def test_status_watch_delete_and_stop(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_status_watch_delete_and_stop(cloud: ScriptedCloud, watcher: Watcher) -> None:
     run, name = watcher.launch.run, watcher.launch.name
     granted(cloud, watcher)
     hosts_say(watcher, 1, 1234, note="")
@@ -131,7 +132,9 @@ def test_status_watch_delete_and_stop(cloud: FakeCloud, watcher: Watcher) -> Non
     assert launched.name == name
 
 
-def test_gc_deletes_ours_that_are_dead_and_nothing_else(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_gc_deletes_ours_that_are_dead_and_nothing_else(
+    cloud: ScriptedCloud, watcher: Watcher
+) -> None:
     other = replace(watcher.launch, name="bert-alive")
     watcher.provider.create(ZONES[0], "bert-alive", queued_resource(other, ZONES[0], 1))
     foreign = queued_resource(replace(watcher.launch, name="theirs"), ZONES[0], 1)

@@ -14,19 +14,19 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 
 
 from bert_jax.runtime.errors import BadInputError
+from support.scripted_cloud import STILL, ScriptedCloud
 from support.slice_requests import NAME, PLACE, ZONE, hurry, resource
 from tpu.launch import provider
 from tpu.launch.api_errors import CloudError
 from tpu.launch.provider import ENDPOINT, QueuedResources, connect
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import STILL, FakeCloud
 from tpu.rehearsal.http_server import QuietHandler, serving
 
 
 @pytest.fixture
-def cloud() -> Iterator[FakeCloud]:
+def cloud() -> Iterator[ScriptedCloud]:
     """A cloud whose states change only on request."""
-    fake_cloud = FakeCloud(STILL)
+    fake_cloud = ScriptedCloud(STILL)
     yield fake_cloud
     fake_cloud.close()
 
@@ -36,7 +36,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
 
 
-def test_connect_goes_where_gcloud_goes(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_goes_where_gcloud_goes(
+    cloud: ScriptedCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with fake_rest.serve(cloud) as url:
         monkeypatch.setenv(ENDPOINT, url)
         assert connect("p").create(ZONE, "run", resource())

@@ -14,18 +14,19 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 from google.api_core import exceptions
 from google.cloud import tpu_v2
 
+from support.scripted_cloud import STILL, ScriptedCloud
 from support.slice_requests import NAME, PLACE, ZONE, hurry, reached, resource
 from support.waiting import wait_until
 from tpu.launch.provider import QueuedResources
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import STILL, Delays, FakeCloud
+from tpu.rehearsal.fake_cloud import Delays
 from tpu.rehearsal.fake_states import AUTOMATIC, DELETABLE, TRANSITIONS
 
 
 @pytest.fixture
-def cloud() -> Iterator[FakeCloud]:
+def cloud() -> Iterator[ScriptedCloud]:
     """A cloud whose states change only on request."""
-    fake_cloud = FakeCloud(STILL)
+    fake_cloud = ScriptedCloud(STILL)
     yield fake_cloud
     fake_cloud.close()
 
@@ -41,7 +42,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_slice_from_creation_to_deletion_with_googles_client(protocol: str) -> None:
-    fake_cloud = FakeCloud(Delays(0, 0, 0, 0, 0))
+    fake_cloud = ScriptedCloud(Delays(0, 0, 0, 0, 0))
     with reached(fake_cloud, protocol) as client:
         operation = client.create_queued_resource(
             parent=PLACE, queued_resource_id="run", queued_resource=resource()
@@ -67,7 +68,7 @@ def test_a_slice_from_creation_to_deletion_with_googles_client(protocol: str) ->
 
 @pytest.mark.parametrize("state", sorted(DELETABLE))
 def test_a_resource_without_nodes_is_deleted_without_force(state: str) -> None:
-    fake_cloud = FakeCloud(STILL)
+    fake_cloud = ScriptedCloud(STILL)
     with reached(fake_cloud, "grpc") as client:
         QueuedResources("p", client).create(ZONE, "run", resource())
         fake_cloud.advance("run")
@@ -86,7 +87,7 @@ def test_a_resource_without_nodes_is_deleted_without_force(state: str) -> None:
 
 def test_callbacks_receive_the_hosts_in_order() -> None:
     events: list[tuple[str, dict[str, tuple[str, ...]]]] = []
-    fake_cloud = FakeCloud(
+    fake_cloud = ScriptedCloud(
         Delays(0, 0, 0, 0, 0),
         addresses=lambda node, count: [f"127.0.9.{index}" for index in range(count)],
         on_active=lambda resource, workers: events.append(("active", workers)),
@@ -108,7 +109,7 @@ def test_a_callback_that_fails_is_not_lost() -> None:
     def fail(resource: tpu_v2.QueuedResource, workers: dict[str, tuple[str, ...]]) -> None:
         raise RuntimeError("no room for workers")
 
-    fake_cloud = FakeCloud(Delays(0, 0, 0, 0, 0), on_active=fail)
+    fake_cloud = ScriptedCloud(Delays(0, 0, 0, 0, 0), on_active=fail)
     request = {"parent": PLACE, "queued_resource_id": "run", "queued_resource": resource()}
     fake_cloud.call("CreateQueuedResource", tpu_v2.CreateQueuedResourceRequest(request))
     wait_until(lambda: fake_cloud.state("run") == "ACTIVE")
@@ -128,7 +129,7 @@ def test_the_table_of_states_is_whole() -> None:
         assert (state, "delete") in steps
 
 
-def test_a_field_that_does_not_exist_is_refused_as_by_google(cloud: FakeCloud) -> None:
+def test_a_field_that_does_not_exist_is_refused_as_by_google(cloud: ScriptedCloud) -> None:
     with fake_rest.serve(cloud) as url:
         for query, body, word in [
             ("queuedResourceId=run", {"spott": {}}, "spott"),

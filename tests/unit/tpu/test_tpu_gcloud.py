@@ -17,11 +17,12 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 
 from google.cloud import tpu_v2
 
+from support.scripted_cloud import ScriptedCloud
 from tpu.config import TpuConfig
 from tpu.launch.provider import ENDPOINT, connect
 from tpu.launch.request import Launch, queued_resource
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.fake_cloud import Delays
 from tpu.rehearsal.http_server import QuietHandler, serving
 
 GCLOUD = shutil.which("gcloud")
@@ -34,14 +35,14 @@ Gcloud = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def cloud() -> Iterator[FakeCloud]:
-    fake_cloud = FakeCloud(Delays(0, 0, 0, 0, 0))
+def cloud() -> Iterator[ScriptedCloud]:
+    fake_cloud = ScriptedCloud(Delays(0, 0, 0, 0, 0))
     yield fake_cloud
     fake_cloud.close()
 
 
 @pytest.fixture
-def url(cloud: FakeCloud) -> Iterator[str]:
+def url(cloud: ScriptedCloud) -> Iterator[str]:
     with fake_rest.serve(cloud) as served:
         yield served
 
@@ -143,7 +144,7 @@ def _pairs(values: Mapping[str, str]) -> str:
     ids=["spot", "on-demand", "multislice", "reserved"],
 )
 def test_our_request_is_the_one_that_gcloud_sends(
-    cloud: FakeCloud, gcloud: Gcloud, tmp_path: Path, tpu: dict[str, Any]
+    cloud: ScriptedCloud, gcloud: Gcloud, tmp_path: Path, tpu: dict[str, Any]
 ) -> None:
     requested = launch(**tpu)
     result = gcloud(*create(requested, tmp_path), "--async")
@@ -158,7 +159,7 @@ def test_our_request_is_the_one_that_gcloud_sends(
 
 
 def test_gcloud_sees_and_deletes_what_we_make(
-    cloud: FakeCloud, gcloud: Gcloud, url: str, monkeypatch: pytest.MonkeyPatch
+    cloud: ScriptedCloud, gcloud: Gcloud, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requested = launch()
     monkeypatch.setenv(ENDPOINT, url)
@@ -182,7 +183,7 @@ def test_gcloud_sees_and_deletes_what_we_make(
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed")
 def test_gcloud_reaches_one_worker_by_its_number(
-    cloud: FakeCloud, gcloud: Gcloud, url: str, monkeypatch: pytest.MonkeyPatch
+    cloud: ScriptedCloud, gcloud: Gcloud, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requested = launch()
     monkeypatch.setenv(ENDPOINT, url)
@@ -207,7 +208,9 @@ def test_gcloud_reaches_one_worker_by_its_number(
     assert any(word.endswith(f"@{second}") for word in words)
 
 
-def test_gcloud_explains_a_zone_as_we_do(gcloud: Gcloud, cloud: FakeCloud, tmp_path: Path) -> None:
+def test_gcloud_explains_a_zone_as_we_do(
+    gcloud: Gcloud, cloud: ScriptedCloud, tmp_path: Path
+) -> None:
     cloud.refuse("INVALID_ARGUMENT", 'The requested zone "us-west4-a" is not supported.')
     result = gcloud(*create(launch(), tmp_path))
     assert result.returncode == 1

@@ -8,38 +8,39 @@ import pytest
 
 from bert_jax.runtime.errors import DeviceUnavailableError, UserError
 from support.commands import invoke
+from support.scripted_cloud import ScriptedCloud
 from tpu.launch.provider import ENDPOINT, connect
 from tpu.launch.ssh import arguments
 from tpu.rehearsal import fake_rest
-from tpu.rehearsal.fake_cloud import Delays, FakeCloud
+from tpu.rehearsal.fake_cloud import Delays
 from tpu.rehearsal.selftest import selftest, unknown_transitions
 
 PROJECT, ZONE = "my-project", "us-west4-a"
 
 
-def served(delays: Delays) -> Iterator[tuple[FakeCloud, str]]:
-    cloud = FakeCloud(delays)
+def served(delays: Delays) -> Iterator[tuple[ScriptedCloud, str]]:
+    cloud = ScriptedCloud(delays)
     with fake_rest.serve(cloud) as url:
         yield cloud, url
     cloud.close()
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedCloud]:
     for cloud, url in served(Delays(0.1, 0.1, 0.1, 0.1, 0.1)):
         monkeypatch.setenv(ENDPOINT, url)
         yield cloud
 
 
 @pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
+def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedCloud]:
     """A cloud without capacity."""
     for cloud, url in served(Delays(0.0, None, 0.0, 0.0, 0.0)):
         monkeypatch.setenv(ENDPOINT, url)
         yield cloud
 
 
-def test_it_requests_one_chip_reports_its_states_and_leaves_nothing(quick: FakeCloud) -> None:
+def test_it_requests_one_chip_reports_its_states_and_leaves_nothing(quick: ScriptedCloud) -> None:
     result = invoke("tpu", "selftest", "--project", PROJECT)
     assert result.returncode == 0, result.stderr
     assert "v5litepod-1 spot: about 0.24 USD per hour" in result.stderr
@@ -50,14 +51,14 @@ def test_it_requests_one_chip_reports_its_states_and_leaves_nothing(quick: FakeC
     assert quick.state(created.queued_resource_id) == ""
 
 
-def test_without_capacity_it_gives_up_and_leaves_nothing(full: FakeCloud) -> None:
+def test_without_capacity_it_gives_up_and_leaves_nothing(full: ScriptedCloud) -> None:
     with pytest.raises(DeviceUnavailableError, match="no capacity in us-west4-a"):
         selftest(connect(PROJECT), PROJECT, ZONE, patience=0.3, pause=0.05)
     (created,) = (request for rpc, request in full.calls if rpc == "CreateQueuedResource")
     assert full.state(created.queued_resource_id) == ""
 
 
-def test_a_slice_that_fails_is_deleted_too(full: FakeCloud) -> None:
+def test_a_slice_that_fails_is_deleted_too(full: ScriptedCloud) -> None:
     def fail(seconds: float) -> None:
         (name,) = {r.queued_resource_id for rpc, r in full.calls if rpc == "CreateQueuedResource"}
         if full.state(name) == "WAITING_FOR_RESOURCES":

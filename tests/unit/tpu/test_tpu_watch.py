@@ -19,6 +19,7 @@ from bert_jax.runtime import status_files
 from bert_jax.runtime.errors import BadInputError, UnreachableError
 from bert_jax.runtime.status_files import ENDED, Outcome, RunStatus
 from support.commands import ROOT
+from support.scripted_cloud import ScriptedCloud
 from support.submitted_run import (
     PROJECT,
     ZONES,
@@ -35,13 +36,12 @@ from tpu.launch.provider import connect
 from tpu.launch.request import Launch, queued_resource, read_launch
 from tpu.launch.submit import submit
 from tpu.launch.watch import FailedError, Watcher, watch
-from tpu.rehearsal.fake_cloud import FakeCloud
 
 pytest_plugins = ["support.submitted_run"]
 
 
 def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     name = watcher.launch.name
     assert tick(watcher) == "QUEUED"
@@ -67,7 +67,7 @@ def test_a_slice_is_made_again_after_preemption_until_the_run_is_done(
 
 
 def test_a_node_that_is_preempted_while_its_resource_is_active_counts(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     for attempt, remove in enumerate((cloud.node_preempted, cloud.node_gone), start=1):
         granted(cloud, watcher)
@@ -80,7 +80,9 @@ def test_a_node_that_is_preempted_while_its_resource_is_active_counts(
         assert tick(watcher) == "NEW"
 
 
-def test_a_slice_that_a_user_suspended_is_left_alone(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_a_slice_that_a_user_suspended_is_left_alone(
+    cloud: ScriptedCloud, watcher: Watcher
+) -> None:
     granted(cloud, watcher)
     cloud.preempt(watcher.launch.name, by="USER")
     wait_until(lambda: cloud.state(watcher.launch.name) == "SUSPENDED")
@@ -90,7 +92,7 @@ def test_a_slice_that_a_user_suspended_is_left_alone(cloud: FakeCloud, watcher: 
 
 
 def test_a_slice_that_was_deleted_by_hand_is_not_made_again(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     granted(cloud, watcher)
     tick(watcher)
@@ -102,7 +104,7 @@ def test_a_slice_that_was_deleted_by_hand_is_not_made_again(
     assert creations(cloud) == 1
 
 
-def test_without_capacity_the_next_zone_is_tried(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_without_capacity_the_next_zone_is_tried(cloud: ScriptedCloud, watcher: Watcher) -> None:
     name = watcher.launch.name
     cloud.fail(name, 8, 'There is no more capacity in the zone "us-west4-a"; please try another')
     assert tick(watcher) == "FAILED"
@@ -114,7 +116,7 @@ def test_without_capacity_the_next_zone_is_tried(cloud: FakeCloud, watcher: Watc
 
 
 def test_a_request_that_one_zone_refuses_is_sent_to_the_next(
-    cloud: FakeCloud, launch: Launch, url: str, capsys: pytest.CaptureFixture[str]
+    cloud: ScriptedCloud, launch: Launch, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quota = "'TPUV4sPreemptiblePodPerProjectPerZoneForTPUAPI'"
     text = f"Quota limit {quota} has been exceeded. Limit: 0 in zone us-west4-a."
@@ -126,7 +128,7 @@ def test_a_request_that_one_zone_refuses_is_sent_to_the_next(
 
 
 def test_a_refusal_that_no_zone_can_mend_ends_it_with_one_sentence(
-    cloud: FakeCloud, launch: Launch, url: str
+    cloud: ScriptedCloud, launch: Launch, url: str
 ) -> None:
     text = "Permission 'tpu.nodes.create' denied on 'projects/my-project'"
     cloud.refuse("PERMISSION_DENIED", text, rpc="CreateQueuedResource")
@@ -137,7 +139,7 @@ def test_a_refusal_that_no_zone_can_mend_ends_it_with_one_sentence(
 
 
 def test_a_slice_that_failed_for_good_is_deleted_with_a_reason(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     cloud.fail(watcher.launch.name, 3, "The runtime version is invalid")
     with pytest.raises(FailedError, match="failed"):
@@ -145,7 +147,9 @@ def test_a_slice_that_failed_for_good_is_deleted_with_a_reason(
     assert cloud.state(watcher.launch.name) == ""
 
 
-def test_a_failed_run_keeps_its_slice_only_on_request(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_a_failed_run_keeps_its_slice_only_on_request(
+    cloud: ScriptedCloud, watcher: Watcher
+) -> None:
     granted(cloud, watcher)
     hosts_say(watcher, 1, 5, state=ENDED, exit_code=78, note="data.store is damaged")
     with pytest.raises(FailedError, match=r"exit code 78: data\.store is damaged"):
@@ -157,7 +161,7 @@ def test_a_failed_run_keeps_its_slice_only_on_request(cloud: FakeCloud, watcher:
 
 
 def test_an_outage_of_the_cloud_is_waited_out(
-    cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
+    cloud: ScriptedCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr("tpu.launch.provider._RETRY_TIME", 0.1)
@@ -169,7 +173,7 @@ def test_an_outage_of_the_cloud_is_waited_out(
 
 
 def test_a_bucket_that_cannot_be_reached_for_a_while_is_waited_for(
-    cloud: FakeCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
+    cloud: ScriptedCloud, watcher: Watcher, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     status_files.write_outcome(watcher.run, "DONE", Outcome(watcher.launch.spec, 1, 80))
@@ -188,7 +192,7 @@ def test_a_bucket_that_cannot_be_reached_for_a_while_is_waited_for(
 
 
 def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
-    cloud: FakeCloud, launch: Launch, url: str
+    cloud: ScriptedCloud, launch: Launch, url: str
 ) -> None:
     single = replace(launch, tpu=replace(launch.tpu, zones=ZONES[:1]))
     provider = connect(PROJECT)
@@ -207,7 +211,7 @@ def test_a_refusal_after_a_preemption_is_tried_again_in_a_single_zone_too(
     assert reasons == ["preempted", "capacity", ""]
 
 
-def test_an_old_decision_is_not_carried_out(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_an_old_decision_is_not_carried_out(cloud: ScriptedCloud, watcher: Watcher) -> None:
     """A second watcher, or a laptop after sleep, must not delete the next slice."""
     granted(cloud, watcher)
     cloud.preempt(watcher.launch.name)
@@ -222,7 +226,7 @@ def test_an_old_decision_is_not_carried_out(cloud: FakeCloud, watcher: Watcher) 
     assert cloud.state(watcher.launch.name) == "ACTIVE"
 
 
-def test_of_two_slices_the_first_stays(cloud: FakeCloud, watcher: Watcher) -> None:
+def test_of_two_slices_the_first_stays(cloud: ScriptedCloud, watcher: Watcher) -> None:
     second = queued_resource(watcher.launch, ZONES[1], 2)
     watcher.provider.create(ZONES[1], watcher.launch.name, second)
     tick(watcher)
@@ -231,7 +235,7 @@ def test_of_two_slices_the_first_stays(cloud: FakeCloud, watcher: Watcher) -> No
 
 
 def test_a_slice_in_a_zone_that_is_not_named_any_more_is_not_forgotten(
-    cloud: FakeCloud, watcher: Watcher, launch: Launch
+    cloud: ScriptedCloud, watcher: Watcher, launch: Launch
 ) -> None:
     in_other_zone = replace(launch, tpu=replace(launch.tpu, zones=("us-central2-b",)))
     with pytest.raises(BadInputError, match=r"is in us-west4-a, which is not in tpu\.zones"):
@@ -245,7 +249,7 @@ def test_a_slice_in_a_zone_that_is_not_named_any_more_is_not_forgotten(
 
 
 def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
-    cloud: FakeCloud, watcher: Watcher, launch: Launch
+    cloud: ScriptedCloud, watcher: Watcher, launch: Launch
 ) -> None:
     granted(cloud, watcher)
     cloud.preempt(launch.name, by="USER")
@@ -258,7 +262,7 @@ def test_a_slice_that_is_dead_or_stopping_is_not_taken_up(
 
 
 def test_failures_are_reported_in_plain_words_until_the_end(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     cloud.fail(watcher.launch.name, 7, "Permission 'tpu.nodes.create' denied on resource 'p'")
     with pytest.raises(FailedError, match=r"roles/tpu\.admin"):
@@ -267,7 +271,9 @@ def test_failures_are_reported_in_plain_words_until_the_end(
         watch(watcher, 0.05)
 
 
-def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, url: str) -> None:
+def test_two_watchers_at_once_make_one_slice(
+    cloud: ScriptedCloud, launch: Launch, url: str
+) -> None:
     provider = connect(PROJECT)
     launched = submit(launch, {}, provider)
     provider.delete(ZONES[0], launch.name)
@@ -300,7 +306,7 @@ def test_two_watchers_at_once_make_one_slice(cloud: FakeCloud, launch: Launch, u
 
 
 def test_a_watcher_that_is_killed_and_started_again_changes_nothing(
-    cloud: FakeCloud, watcher: Watcher
+    cloud: ScriptedCloud, watcher: Watcher
 ) -> None:
     def started() -> subprocess.Popen[str]:
         return subprocess.Popen(
