@@ -48,7 +48,7 @@ def main(store: Path, runs: Path) -> None:
         subprocess.run(["bert-jax", "pretrain", *command], check=True)
         model = open_model(runs / name, partitioner)
         config = replace(run_config(command), model=model.network)
-        metrics = evaluate(replace(model, run=config), Store(store), partitioner)
+        metrics = evaluate(replace(model, run=config), Store(store))
         nsp = "-" if metrics["nsp_accuracy"] is None else f"{metrics['nsp_accuracy']:.3f}"
         rows[name] = (
             f"| {name} | {config.data.objective} | {parameter_count(model.weights.params):,}"

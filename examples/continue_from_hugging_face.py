@@ -58,7 +58,7 @@ def main() -> None:
     pretrain(config, partitioner)
     store = Store(out / "store-field")
     for name in (model, out / "continued"):
-        metrics = evaluate(open_model(name, partitioner), store, partitioner, length=32)
+        metrics = evaluate(open_model(name, partitioner), store, length=32)
         print(f"{name}: masked-token loss {metrics['mlm_loss']:.4f}")
     if not (out / "continued-hf").exists():
         convert(open_model(out / "continued", partitioner), out / "continued-hf", "hf")

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
-
-from bert_jax.runtime import distributed
 from bert_jax.runtime.paths import at
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.convert import convert
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
@@ -27,6 +23,4 @@ def main(argv: Sequence[str]) -> None:
         help="hf: a model for transformers; bert-jax: a checkpoint to use or to --init from",
     )
     options = parse(parser, argv)
-    distributed.devices()
-    model = open_model(at(options.model), Partitioner(jax.local_devices()[:1]))
-    convert(model, Path(options.out), options.to)
+    convert(open_model(at(options.model)), Path(options.out), options.to)

@@ -33,10 +33,9 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     started = time.monotonic()
     distributed.enable_compilation_cache()
-    partitioner = Partitioner(distributed.devices())
-    model = open_model(at(options.model), partitioner)
+    model = open_model(at(options.model), Partitioner(distributed.devices()))
     store = Store(ensure_local(options.store or _trained_on(model)))
-    metrics = evaluate(model, store, partitioner, options.length)
+    metrics = evaluate(model, store, options.length)
     if options.json:
         print(json.dumps(metrics))  # noqa: T201
         return

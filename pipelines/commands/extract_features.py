@@ -50,7 +50,6 @@ def main(argv: Sequence[str]) -> None:
     pooling: Pooling | None = None if options.pooling == "none" else options.pooling or "mean"
     layers = _layers(options.layers)
     distributed.enable_compilation_cache()
-    distributed.devices()
     bert = Bert(options.model)
     check_layers(bert.model.network, layers)
     if len({layer % (bert.model.network.layers + 1) for layer in layers}) < len(layers):

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import jax
-
 from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import printable
 from bert_jax.runtime.paths import at
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.fill_mask import fill_mask
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
@@ -24,11 +21,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON list per mask")
     options = parse(parser, argv)
     distributed.enable_compilation_cache()
-    distributed.devices()
-    partitioner = Partitioner(jax.local_devices()[:1])
-    model = open_model(at(options.model), partitioner)
+    model = open_model(at(options.model))
     model.require_masked_language_head()
-    params = model.pretraining_params(partitioner)
+    params = model.pretraining_params()
     masks = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)
     if options.json:
         print(json.dumps(masks))  # noqa: T201

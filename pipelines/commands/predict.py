@@ -30,7 +30,6 @@ def main(argv: Sequence[str]) -> None:
     predictions = predict_file(
         model,
         options.input,
-        partitioner,
         options.batch_size,
         length=options.length,
         columns=Columns(**vars(options.columns)),

@@ -17,7 +17,6 @@ from bert_jax.config.run import ModelConfig
 from bert_jax.nn.encoder import BertModel, Params, define
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
-from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.padding import padded
 from pipelines.data.sources.files import HALF_CHARACTER
 from pipelines.models.fill_mask import fill_mask
@@ -40,8 +39,7 @@ class Bert:
         Raises:
             BadInputError: The path contains no model, or a damaged one.
         """
-        self._partitioner = Partitioner(jax.local_devices()[:1])
-        self.model: LoadedModel = open_model(at(path), self._partitioner)
+        self.model: LoadedModel = open_model(at(path))
         self.tokenizer = self.model.tokenizer()
 
     def encode(
@@ -164,11 +162,11 @@ class Bert:
         # A task may import large libraries.
         from pipelines.models.predict import predict_file
 
-        return predict_file(self.model, str(inputs), self._partitioner, batch_size).records
+        return predict_file(self.model, str(inputs), batch_size).records
 
     @cached_property
     def _params(self) -> Params:
-        return self.model.pretraining_params(self._partitioner)
+        return self.model.pretraining_params()
 
     @cached_property
     def _states(self) -> Callable[..., Array]:

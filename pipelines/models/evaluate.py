@@ -13,7 +13,6 @@ from bert_jax.runtime.console import progress
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training import evaluate as evaluation
 from bert_jax.training.batch import Batch
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import Steps
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Split, Store
@@ -23,15 +22,12 @@ from pipelines.models.open import LoadedModel
 _SHORT, _LONG, _SEARCHED = 5, 30, 1000
 
 
-def evaluate(
-    model: LoadedModel, store: Store, partitioner: Partitioner, length: int | None = None
-) -> dict[str, Any]:
+def evaluate(model: LoadedModel, store: Store, length: int | None = None) -> dict[str, Any]:
     """Return losses and accuracies over all held-out pairs, with baselines without context.
 
     Args:
         model: See `pipelines.models.open.open_model`.
         store: With held-out documents, made with the tokenizer of the model.
-        partitioner: The devices to compute on.
         length: Of the sequences, in tokens; default: the length of the run's last phase.
 
     Returns:
@@ -59,6 +55,7 @@ def evaluate(
         )
     store.verify("heldout")
     config, length = _plan(model, length)
+    partitioner = model.partitioner
     count = len(partitioner.devices)
     batch_size = -(-config.phases[-1].batch_size // count) * count
     data = PretrainingData(store, config)
@@ -66,8 +63,7 @@ def evaluate(
     total = data.held_out_batches(length, batch_size)
     batches = _counted(data.held_out(length, batch_size), targets, labels, total)
     step = partitioner.eval_step(Steps.of(config))
-    params = model.pretraining_params(partitioner)
-    metrics = evaluation.evaluate(step, partitioner, params, batches)
+    metrics = evaluation.evaluate(step, partitioner, model.pretraining_params(), batches)
     if not metrics:
         raise BadInputError(
             f"{store.folder} holds out fewer than two documents; run bert-jax prepare with a"

@@ -7,17 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from bert_jax.config.presets import PRESETS
 from bert_jax.config.run import ModelConfig, as_dict
 from bert_jax.nn.encoder import Params
 from bert_jax.nn.tensor_names import abstract_params
-from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.training.checksums import digest
 from bert_jax.training.flops import training_flops
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
 from pipelines.models.open import open_model
 from pipelines.settings import nearest
@@ -45,8 +41,7 @@ def inspect_model(path: Path) -> tuple[dict[str, Any], Params]:
     Raises:
         BadInputError: `path` contains no model, or a damaged one.
     """
-    distributed.devices()
-    model = open_model(path, Partitioner(jax.local_devices()[:1]))
+    model = open_model(path)
     params, network = model.weights.params, model.network
     trained = model.run or model.finetune
     config = as_dict(trained) if trained else {"model": asdict(network)}

@@ -22,6 +22,7 @@ from bert_jax.nn.tensor_names import (
     only,
     parts,
 )
+from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import absolute, is_remote
 from bert_jax.training.checkpoint import FOLDER, Meta, newest_params
@@ -46,6 +47,7 @@ class LoadedModel:
 
     Attributes:
         path: The argument of `open_model`.
+        partitioner: The devices.
         weights: Parameters on every device, network, architecture, labels.
         step: Updates; None if unknown.
         run: Config of the pre-training; None for weights from elsewhere.
@@ -55,6 +57,7 @@ class LoadedModel:
     """
 
     path: Path
+    partitioner: Partitioner
     weights: ModelWeights
     step: int | None
     run: RunConfig | None
@@ -106,32 +109,39 @@ class LoadedModel:
                 f" head; train one with bert-jax pretrain --init {self.path}"
             )
 
-    def pretraining_params(self, partitioner: Partitioner) -> Params:
-        """Return the parameters of the whole pre-training network; initialize missing parts.
+    def pretraining_params(self, network: ModelConfig | None = None, seed: int = 0) -> Params:
+        """Return the parameters of the whole pre-training network.
 
         Args:
-            partitioner: The one that the model was opened with.
+            network: Config that initializes missing parts; None = that of the model.
+            seed: Of missing parts.
         """
-        return completed(self.weights.params, self.network, 0, partitioner)
+        params = self.weights.params
+        missing = frozenset({POOLER, MLM, NSP}) - parts(params)
+        kept = {name: tree for name, tree in params.items() if name != HEAD}
+        if not missing:
+            return kept
+        new = self.partitioner.build(
+            lambda: only(init_params(network or self.network, seed), missing)
+        )
+        bert = kept["bert"] | new.pop("bert", {})
+        return kept | new | {"bert": bert}
 
 
-def completed(params: Params, config: ModelConfig, seed: int, partitioner: Partitioner) -> Params:
-    """Return the parameters of pre-training; initialize missing parts with `seed`."""
-    missing = frozenset({POOLER, MLM, NSP}) - parts(params)
-    kept = {name: tree for name, tree in params.items() if name != HEAD}
-    if not missing:
-        return kept
-    new = partitioner.build(lambda: only(init_params(config, seed), missing))
-    bert = kept["bert"] | new.pop("bert", {})
-    return kept | new | {"bert": bert}
+def open_model(path: Path, partitioner: Partitioner | None = None) -> LoadedModel:
+    """Open a model.
 
-
-def open_model(path: Path, partitioner: Partitioner) -> LoadedModel:
-    """Open the model in `path`; see MODEL_HELP.
+    Args:
+        path: See MODEL_HELP.
+        partitioner: The devices; None = the first one of this process.
 
     Raises:
         BadInputError: The path contains no model, or a damaged one.
+        DeviceUnavailableError: There is no device.
     """
+    if partitioner is None:
+        distributed.devices()
+        partitioner = Partitioner(jax.local_devices()[:1])
     if hugging_face.is_folder(path) or google_research.is_folder(path):
         if is_remote(path):
             raise BadInputError(
@@ -141,7 +151,8 @@ def open_model(path: Path, partitioner: Partitioner) -> LoadedModel:
         is_google = google_research.is_folder(path) and not hugging_face.has_weights(path)
         weights = (google_research if is_google else hugging_face).read(path)
         params = jax.device_put(weights.params, partitioner.replicated)
-        return LoadedModel(path, replace(weights, params=params), None, None, path, {})
+        weights = replace(weights, params=params)
+        return LoadedModel(path, partitioner, weights, None, None, path, {})
     folder, step = run_and_step(path)
     if not (folder / FOLDER).is_dir():
         if not path.exists():
@@ -166,7 +177,7 @@ def open_model(path: Path, partitioner: Partitioner) -> LoadedModel:
     weights = ModelWeights(params, network, meta.architecture, labels, meta.problem_type)
     # Converted weights with an unknown step are saved as step 0.
     step = meta.step if run or tuned else meta.step or None
-    return LoadedModel(path, weights, step, run, folder, meta.data, tuned)
+    return LoadedModel(path, partitioner, weights, step, run, folder, meta.data, tuned)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:

@@ -10,7 +10,6 @@ from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
 from pipelines.tasks.ranking import PassageRanking, ranked
@@ -52,7 +51,6 @@ class Predictions:
 def predict_file(
     model: LoadedModel,
     source: str,
-    partitioner: Partitioner,
     batch_size: int = 32,
     *,
     length: int = 0,
@@ -65,7 +63,6 @@ def predict_file(
     Args:
         model: A fine-tuned model.
         source: A file, or ``tfds:NAME:SPLIT``, as for training.
-        partitioner: The devices.
         batch_size: Rows per batch.
         length: Most tokens of a row; 0 = as trained.
         columns: Names of the columns; those of the training complete them.
@@ -86,7 +83,7 @@ def predict_file(
         )
     task = PassageRanking() if rank else open_task(name, options)
     examples = task.read(source, columns, labeled=labeled)
-    records = predict(model, task, head, examples, partitioner, batch_size, length)
+    records = predict(model, task, head, examples, batch_size, length)
     return Predictions(name, task, examples, records, classes)
 
 
@@ -95,7 +92,6 @@ def predict(
     task: Task,
     head: HeadConfig,
     examples: Sequence[Any],
-    partitioner: Partitioner,
     batch_size: int = 32,
     length: int = 0,
 ) -> list[Record]:
@@ -110,9 +106,8 @@ def predict(
     features = task.features(examples, model.tokenizer(), row_length(model, length), classes)
     network = task_network_of(model, task, head)
     params = network.completed(model.weights.params)
-    logits = all_logits(
-        logits_step(network, partitioner), params, features, batch_size, partitioner
-    )
+    step = logits_step(network, model.partitioner)
+    logits = all_logits(step, params, features, batch_size, model.partitioner)
     return task.predict(examples, features, logits, classes)
 
 

@@ -21,7 +21,7 @@ from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, WarmStart, new_state
 from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
-from pipelines.models.open import LoadedModel, completed, network_of, open_model
+from pipelines.models.open import LoadedModel, network_of, open_model
 
 
 def start_from(
@@ -57,23 +57,22 @@ def start_from(
         f" encoder {network.encoder}"
     )
     added = _added_tokens(model, tokenizer)
-    return config, partial(_first_state, config, model, added, partitioner)
+    return config, partial(_first_state, config, model, added)
 
 
-def _first_state(
-    config: RunConfig, model: LoadedModel, added: dict[int, list[int]], partitioner: Partitioner
-) -> TrainState:
+def _first_state(config: RunConfig, model: LoadedModel, added: dict[int, list[int]]) -> TrainState:
     say(f"weights from {model.described}; the run starts at step 0")
     if HEAD in parts(model.weights.params):
         say(f"the task head of {model.path} is not used")
     lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
     if lacking:
         say(f"new weights for missing parts: {', '.join(sorted(lacking))}")
-    params = completed(model.weights.params, config.model, config.seed, partitioner)
+    params = model.pretraining_params(config.model, config.seed)
     if added:
         say(f"{len(added)} new tokens; each starts as the mean of its former pieces")
-        params = _with_means(params, added, partitioner)
-    return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
+        params = _with_means(params, added, model.partitioner)
+    rule = optimizer(config.optimizer, config.phases)
+    return model.partitioner.build(partial(new_state, rule), params)
 
 
 def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[int]]:

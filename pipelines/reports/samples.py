@@ -12,10 +12,9 @@ import numpy as np
 
 from bert_jax.config.run import RunConfig
 from bert_jax.nn.encoder import define
-from bert_jax.runtime import distributed, json_lines
+from bert_jax.runtime import json_lines
 from bert_jax.runtime.errors import BadInputError, printable
 from bert_jax.training.batch import Arrays
-from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer
@@ -75,9 +74,7 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
         BadInputError: The store has no held-out text, or no checkpoint can be read.
         DeviceUnavailableError: There is no device.
     """
-    distributed.devices()
-    partitioner = Partitioner(jax.local_devices()[:1])
-    model = open_model(run.path, partitioner)
+    model = open_model(run.path)
     model.require_masked_language_head()
     data = PretrainingData(store, config)
     length = config.phases[-1].length
@@ -86,7 +83,7 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
         raise BadInputError(
             "the store has no held-out text; prepare one with bert-jax prepare --held-out 0.05"
         )
-    params, arrays = model.pretraining_params(partitioner), batch.arrays
+    params, arrays = model.pretraining_params(), batch.arrays
     logits = compiled_forward(define(model.network), params, jax.device_put(arrays), None).mlm
     probabilities = np.asarray(jax.nn.softmax(logits))[..., : store.tokenizer.vocab_size]
     samples = [

@@ -11,7 +11,6 @@ import numpy as np
 from bert_jax.nn.tensor_names import HEAD, MLM, NSP, parts
 from bert_jax.runtime.errors import BadArgumentsError, UserError
 from bert_jax.runtime.paths import absolute
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import parameter_count
 from pipelines.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer
 from pipelines.models.fill_mask import answers, read_masked
@@ -40,8 +39,8 @@ class Answers:
         described: Facts about the model.
     """
 
-    def __init__(self, model: LoadedModel, partitioner: Partitioner) -> None:
-        """Serve a model that `open_model` opened with `partitioner`.
+    def __init__(self, model: LoadedModel) -> None:
+        """Serve a model.
 
         Raises:
             BadInputError: Its tokenizer, or a part that its task needs, is missing.
@@ -49,9 +48,7 @@ class Answers:
         self.tokenizer, self.network = model.tokenizer(), model.network
         heads = parts(model.weights.params)
         self.served = served = ServedTask.of(model, self.tokenizer) if HEAD in heads else None
-        compiled = CompiledFunctions(
-            model, self.tokenizer, partitioner, served.network if served else None
-        )
+        compiled = CompiledFunctions(model, self.tokenizer, served.network if served else None)
         self.batcher = Batcher(compiled.run, compiled.kind)
         # The pair head is random if no objective trained it.
         objective = model.run.data.objective if model.run else "nsp"

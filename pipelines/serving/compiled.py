@@ -16,7 +16,6 @@ from bert_jax.nn.encoder import BertModel, Params, define
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import MLM, NSP, parts
 from bert_jax.runtime.errors import UserError
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import DeviceBatch, forward
 from pipelines.data.batches.padding import padded, padded_length
 from pipelines.data.tokenizers.tokenizer import Tokenizer
@@ -43,7 +42,6 @@ class CompiledFunctions:
         self,
         model: LoadedModel,
         tokenizer: Tokenizer,
-        partitioner: Partitioner,
         task: TaskNetwork | None,
     ) -> None:
         """Create the functions of a model that `open_model` opened.
@@ -51,7 +49,6 @@ class CompiledFunctions:
         Args:
             model: The model.
             tokenizer: Its tokenizer.
-            partitioner: The partitioner that opened it.
             task: The network with its task head; None without a head.
 
         Raises:
@@ -69,7 +66,7 @@ class CompiledFunctions:
             "attention": _jitted(bert, _attention, encoder),
         }
         if parts(weights) & {MLM, NSP}:
-            whole, params = define(network), model.pretraining_params(partitioner)
+            whole, params = define(network), model.pretraining_params()
             kept = min(MAX_ANSWERS, tokenizer.vocab_size)
             self._functions |= {
                 "fill-mask": _jitted(params, _fill_mask, whole, tokenizer.vocab_size, kept),

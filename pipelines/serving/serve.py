@@ -7,13 +7,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import jax
-
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, DeviceUnavailableError
 from bert_jax.runtime.paths import at
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import open_model
 from pipelines.serving import server
 from pipelines.serving.answers import Answers
@@ -38,10 +35,8 @@ def serve(model_path: str, host: str, port: int) -> None:
     """
     with listening(host, port) as sock:
         distributed.enable_compilation_cache()
-        distributed.devices()
-        partitioner = Partitioner(jax.local_devices()[:1])
-        model = open_model(at(model_path), partitioner)
-        answers = Answers(model, partitioner)
+        model = open_model(at(model_path))
+        answers = Answers(model)
         app = create_app(answers, Hosts(host))
         say(f"{model.described}: {', '.join(answers.abilities)}")
         if not is_loopback(host):

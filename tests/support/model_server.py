@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 import uvicorn
 
-from bert_jax.runtime.distributed import devices
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import LoadedModel, open_model
 from pipelines.serving.answers import Answers
 from pipelines.serving.app import create_app
@@ -90,7 +88,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 def with_head(task: str) -> LoadedModel:
     """Return a small BERT with an untrained head for a task."""
     classes = FILES[task].classes
-    model = open_model(GOLDEN, Partitioner(devices()[:1]))
+    model = open_model(GOLDEN)
     data = TaskDataConfig(train="none", length=32)
     config = FinetuneConfig(task=task, run_dir="none", model=model.network, data=data)
     draw = np.random.default_rng(0).normal
@@ -105,10 +103,7 @@ def with_head(task: str) -> LoadedModel:
 
 
 def answers_of(model: Path | LoadedModel) -> Answers:
-    partitioner = Partitioner(devices()[:1])
-    return Answers(
-        open_model(model, partitioner) if isinstance(model, Path) else model, partitioner
-    )
+    return Answers(open_model(model) if isinstance(model, Path) else model)
 
 
 @contextmanager

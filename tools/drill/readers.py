@@ -14,12 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
 from bert_jax.nn.encoder import init_params
 from bert_jax.training import checkpoint, metrics
-from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.sources.corpora import open_corpus
 from pipelines.data.sources.files import FileSource
@@ -239,7 +236,7 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> None:
-    model = open_model(folder, Partitioner(jax.local_devices()[:1]))
+    model = open_model(folder)
     json.dumps(as_dict(model.run or model.network))
 
 

@@ -12,8 +12,6 @@ import pytest
 
 import bert_jax as bert_jax_package
 from bert_jax.nn.encoder import define
-from bert_jax.runtime.distributed import devices
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import forward
 from pipelines.models.open import open_model
 from pipelines.models.predict import predict, task_of
@@ -52,8 +50,7 @@ def test_a_pre_trained_model_answers_as_its_object_does(pretrained: Client, trai
 
 
 def test_the_next_sentence_is_judged_as_in_training(pretrained: Client, trained: Path) -> None:
-    partitioner = Partitioner(devices()[:1])
-    model = open_model(trained, partitioner)
+    model = open_model(trained)
     tokenizer = model.tokenizer()
     a, b = tokenizer.encode(["The captain finds the lamp.", "A child paints it."])
     ids = np.array([[tokenizer.cls_id, *a, tokenizer.sep_id, *b, tokenizer.sep_id]])
@@ -133,7 +130,7 @@ def test_so_does_one_of_any_other_task(task: str, tmp_path: Path) -> None:
     name, head, task_options = task_of(model)
     opened = open_task(name, task_options)
     examples = opened.read(str(source), Columns(), labeled=False)
-    expected = predict(model, opened, head, examples, Partitioner(devices()[:1]))
+    expected = predict(model, opened, head, examples)
     with served(model) as client:
         same_answers(client, task, source, expected)
 

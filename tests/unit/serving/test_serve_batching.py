@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import open_model
 from pipelines.serving.batching import Batcher, OverloadedError
 from pipelines.serving.compiled import CompiledFunctions
@@ -43,9 +41,8 @@ def test_concurrent_requests_share_calls_and_change_nothing(trained: Path) -> No
 
 
 def test_few_shapes_are_compiled(trained: Path) -> None:
-    partitioner = Partitioner(devices()[:1])
-    model = open_model(trained, partitioner)
-    compiled = CompiledFunctions(model, model.tokenizer(), partitioner, None)
+    model = open_model(trained)
+    compiled = CompiledFunctions(model, model.tokenizer(), None)
     rows = [
         {"token_ids": np.ones(n, np.int32), "token_type_ids": np.zeros(n, np.int32)}
         for n in range(1, model.network.max_positions + 1)

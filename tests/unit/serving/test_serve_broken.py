@@ -13,8 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.runtime.distributed import devices
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import open_model
 from pipelines.serving import answers as answers_module
 from pipelines.serving.answers import Answers
@@ -59,7 +57,7 @@ def test_a_failure_is_a_line_without_details_of_the_server(
 
 
 def test_a_broken_model_has_a_page() -> None:
-    model = open_model(GOLDEN, Partitioner(devices()[:1]))
+    model = open_model(GOLDEN)
     params = jax.tree.map(lambda array: np.full_like(array, np.nan), model.weights.params)
     with served(replace(model, weights=replace(model.weights, params=params))) as client:
         why = client.refused(500, "similarity", texts=["the man", "milk"])
