@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
@@ -13,6 +14,9 @@ from pipelines.data.store.prepare import SentenceMode, prepare
 from pipelines.data.store.shard_runners import Runner
 from pipelines.settings import ArgumentParser, command_parser, parse
 
+BadRows = Literal["stop", "skip"]
+_MAX_BAD = 0.001
+
 
 def main(argv: Sequence[str]) -> None:
     argv = list(argv)
@@ -20,6 +24,11 @@ def main(argv: Sequence[str]) -> None:
     options, beam_options = parse(_parser(), argv[:end]), argv[end + 1 :]
     if beam_options and options.runner != "beam":
         raise BadArgumentsError(f"{beam_options[0]!r} after -- needs --runner beam")
+    skips = options.bad_rows == "skip"
+    if options.max_bad is not None and not (skips and 0 <= options.max_bad <= 1):
+        raise BadArgumentsError(
+            f"--max-bad {options.max_bad} must be in [0, 1] and needs --bad-rows skip"
+        )
     if options.workers < 1:
         raise BadArgumentsError(f"--workers must be at least 1, not {options.workers}")
     prepare(
@@ -32,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
         min_characters=options.min_characters,
         deduplicate=not options.keep_duplicates,
         workers=options.workers,
+        max_bad=(_MAX_BAD if options.max_bad is None else options.max_bad) if skips else None,
         beam=beam_options if options.runner == "beam" else None,
     )
 
@@ -60,6 +70,19 @@ def _parser() -> ArgumentParser:
     add("--language", default="en", help="of the text, for splitting sentences")
     add("--min-characters", type=int, default=0, help="skip shorter documents")
     add("--keep-duplicates", action="store_true", help="keep exact copies of documents")
+    add(
+        "--bad-rows",
+        type=BadRows,
+        default="stop",
+        help="rows that have no text, or are not valid: stop at the first one, or skip and list"
+        " them in the card",
+    )
+    add(
+        "--max-bad",
+        type=float,
+        metavar="FRACTION",
+        help=f"stop if more rows than this are skipped (default {_MAX_BAD:g})",
+    )
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="number of processes")
     add(
         "--runner",

@@ -18,7 +18,7 @@ from bert_jax.nn.encoder import BertModel, Params, define
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.runtime.paths import at
 from pipelines.data.batches.padding import padded
-from pipelines.data.sources.files import HALF_CHARACTER
+from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.models.fill_mask import fill_mask
 from pipelines.models.open import LoadedModel, open_model
 

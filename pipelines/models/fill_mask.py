@@ -13,7 +13,7 @@ from bert_jax.nn.encoder import Params, define
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.training.step import forward
 from pipelines.data.batches.padding import padded
-from pipelines.data.sources.files import HALF_CHARACTER
+from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 
 # Compiled once for all texts of similar length.

@@ -22,7 +22,8 @@ from typing import Any
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import read_split
-from pipelines.data.sources.files import HALF_CHARACTER, readable
+from pipelines.data.sources.locations import readable
+from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.task import Columns, Record
 
 PAIRS = {
@@ -332,9 +333,6 @@ def _read_json(source: str, text: str) -> Table:
 
 
 def _read_data_set(source: str) -> Table:
-    name, _, split = source.removeprefix("tfds:").partition(":")
-    if not name or not split:
-        raise BadInputError(f"{source} names no split; write it as in tfds:glue/sst2:train")
-    data = read_split(name, split)
+    data = read_split(source)
     locations = [f"{source}, example {number}" for number in range(len(data.rows))]
     return Table(source, data.features, data.rows, locations, data.class_names)

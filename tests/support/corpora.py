@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import random
 from pathlib import Path
 
-from pipelines.data.sources.files import zstd
+from pipelines.data.sources.decompression import zstd
 
 VOCABULARY = 70  # tokens; about as many as the grammar supports
 
@@ -37,7 +38,12 @@ def write_corpus(path: Path, documents: int, seed: int = 0) -> Path:
 
 def compressed(path: Path, suffix: str) -> Path:
     """Compress a file in two concatenated parts."""
-    compress = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}[suffix]
+    compress = {
+        ".bz2": bz2.compress,
+        ".gz": gzip.compress,
+        ".xz": lzma.compress,
+        ".zst": zstd.compress,
+    }[suffix]
     content = path.read_bytes()
     target = path.with_name(path.name + suffix)
     target.write_bytes(compress(content[:999]) + compress(content[999:]))

@@ -19,7 +19,7 @@ from bert_jax.nn.encoder import init_params
 from bert_jax.training import checkpoint, metrics
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.sources.corpora import open_corpus
-from pipelines.data.sources.files import FileSource
+from pipelines.data.sources.files import SpanSource
 from pipelines.data.sources.registry import SOURCES
 from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import LEDGER, Store
@@ -205,7 +205,7 @@ def make_corpora(folder: Path) -> None:
         path = folder / source.scheme / name
         path.parent.mkdir()
         path.write_bytes(data)
-        for suffix in compress if issubclass(source, FileSource) else ():
+        for suffix in compress if issubclass(source, SpanSource) else ():
             path.with_name(name + suffix).write_bytes(compress[suffix](data))
 
 

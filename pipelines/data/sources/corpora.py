@@ -13,7 +13,7 @@ from bert_jax.runtime.console import progress
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.sources.documents import Document, split_sentences
 from pipelines.data.sources.registry import open_source
-from pipelines.data.sources.source import Piece, Source
+from pipelines.data.sources.source import OnBadRow, Piece, Source, ignore, stop_at
 
 # A block becomes a shard. Small corpora have small blocks, so that all workers are busy.
 _MAX_BLOCKS = 256
@@ -42,10 +42,10 @@ class Block:
         ends = dict.fromkeys((self.pieces[0].origin, self.pieces[-1].origin))
         return " … ".join(ends)
 
-    def documents(self) -> Iterator[Document]:
-        """Read the documents."""
+    def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
+        """Read the documents; see `Piece.documents`."""
         for piece in self.pieces:
-            yield from piece.documents()
+            yield from piece.documents(on_bad_row)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Corpus:
             return declared
         lines = single = 0
         for block in self.blocks(number):
-            for document in block.documents():
+            for document in block.documents(ignore):
                 for line in document:
                     lines += 1
                     single += len(split_sentences([line], language)) <= 1

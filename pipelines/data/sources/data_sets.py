@@ -1,17 +1,39 @@
-"""Read data sets of tensorflow_datasets from array_record files, without TensorFlow."""
+"""Read data sets of tensorflow_datasets in every format that it writes, without TensorFlow."""
 
 from __future__ import annotations
 
 import difflib
 import logging
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
+from pipelines.data.sources.array_record import ArrayRecordTable
+from pipelines.data.sources.locations import find, is_url
+from pipelines.data.sources.parquet import ParquetTable
+from pipelines.data.sources.tables import Table
+from pipelines.data.sources.tf_examples import row_of
+from pipelines.data.sources.tfrecord import TfRecordTable
 
-# Examples that are decoded together, which is three times as fast as one by one.
-_CHUNK = 256
+TFDS = "tfds:"
+FORM = "tfds:NAME[/CONFIG][:VERSION]:SPLIT"
+
+# A version consists of digits and dots, a split may be train[:10%], and a name may be a path.
+_NAME = re.compile(
+    r"(?P<name>.+?(?::\d+(?:\.[\d*]+)*)?)(?::(?P<split>[A-Za-z_]\w*(?:\[[^\]]*\])?))?", re.DOTALL
+)
+# Formats that are read here, and their tables; of several, the first is the fastest.
+_TABLES: dict[str, type[Table]] = {
+    "array_record": ArrayRecordTable,
+    "tfrecord": TfRecordTable,
+    "parquet": ParquetTable,
+}
+_PARQUET_COLUMN = "data"  # of serialized examples
 
 
 @dataclass(frozen=True)
@@ -30,38 +52,74 @@ class Examples:
     class_names: dict[str, list[str]]
 
 
-def read_split(name: str, split: str) -> Examples:
+@dataclass(frozen=True)
+class DatasetTable(Table):
+    """The rows of one file of a data set that belong to a split.
+
+    Attributes:
+        stored: The table of the whole file.
+        first: The first row of the split.
+        number: Rows of the split.
+    """
+
+    stored: Table
+    first: int
+    number: int
+
+    def count(self) -> int:
+        return self.number
+
+    def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
+        del columns
+        return map(row_of, self.records(start, end))
+
+    def records(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the serialized examples `start` to `end` - 1.
+
+        Raises:
+            BadInputError: The file is damaged.
+        """
+        start, end = self.first + start, self.first + end
+        if isinstance(self.stored, TfRecordTable | ArrayRecordTable):
+            yield from self.stored.records(start, end)
+            return
+        for row in self.stored.rows(start, end, [_PARQUET_COLUMN]):
+            yield row[_PARQUET_COLUMN]
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Divide NAME[/CONFIG][:VERSION][:SPLIT] into the name with its version, and the split."""
+    match = _NAME.fullmatch(text)
+    return (match["name"], match["split"] or "") if match else (text, "")
+
+
+def read_split(source: str) -> Examples:
     """Read all examples of a split.
 
     Args:
-        name: NAME or NAME/CONFIG.
-        split: A split, such as ``train`` or ``train[:10%]``.
+        source: ``tfds:NAME[/CONFIG][:VERSION]:SPLIT``; SPLIT may be ``train[:10%]``, and NAME the
+            path of a folder.
 
     Raises:
         BadInputError: There is no such data set or split, or it cannot be read.
     """
+    name, split = split_name(source.removeprefix(TFDS))
+    if not name or not split:
+        raise BadInputError(f"{source} names no split; write it as in tfds:glue/sst2:train")
     builder = open_builder(name)
-    try:
-        source = builder.as_data_source(split=split)
-    except Exception as error:  # its type depends on the fault of the name
-        text = " ".join(str(error).split())[:200]
-        splits = ", ".join(builder.info.splits)
-        raise BadInputError(
-            f"tfds:{name} has no split {split!r} ({text}); its splits are {splits}"
-        ) from None
     features = builder.info.features
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(source), _CHUNK):
-        numbers = range(start, min(start + _CHUNK, len(source)))
-        try:
-            chunk = source.__getitems__(numbers)
-        except Exception as error:  # array_record raises the errors of its C++ code
-            text = " ".join(str(error).split())[:200]
-            raise BadInputError(
-                f"tfds:{name}: examples {numbers[0]} to {numbers[-1]} of {split} cannot be read"
-                f" ({text}); remove {builder.data_dir} to prepare the data set again"
-            ) from None
-        rows += [{key: _plain(features[key], row[key]) for key in row} for row in chunk]
+    for table in tables_of_split(builder, split):
+        for number, record in enumerate(table.records(0, table.count())):
+            try:
+                row = features.deserialize_example_np(record)
+            except Exception as error:  # each kind of feature raises errors of its own
+                text = " ".join(str(error).split())[:200]
+                raise BadInputError(
+                    f"{source}: example {number} of {table.file} cannot be decoded ({text}); remove"
+                    f" {builder.data_dir} to prepare the data set again"
+                ) from None
+            rows.append({key: _plain(features[key], row[key]) for key in row})
     classes = {key: features[key].names for key in features if _has_classes(features[key])}
     return Examples(rows, list(features), classes)
 
@@ -86,9 +144,62 @@ def _plain(feature: Any, value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def tables_of_split(builder: Any, split: str) -> list[DatasetTable]:
+    """List the files of a split with their rows.
+
+    Raises:
+        BadInputError: There is no such split, or rows are missing.
+    """
+    name, stored_as = f"{TFDS}{builder.info.full_name}", builder.info.file_format.value
+    try:
+        parts = builder.info.splits[split].file_instructions
+    except Exception as error:  # its type depends on the fault of the name
+        text = " ".join(str(error).split())[:200]
+        splits = ", ".join(builder.info.splits)
+        raise BadInputError(
+            f"{name} has no split {split!r} ({text}); its splits are {splits}"
+        ) from None
+    formats = [stored_as, *(each.value for each in builder.info.alternative_file_formats or ())]
+    readable_as = next((each for each in formats if each in _TABLES), "")
+    if not readable_as:
+        raise BadInputError(
+            f"{name} in {builder.data_dir} is stored as {stored_as}; move the folder away to"
+            " prepare it again, or convert it where TensorFlow is installed: tfds convert_format"
+        )
+    tables = []
+    for part in parts:
+        path = str(part.filename).replace(f".{stored_as}-", f".{readable_as}-")
+        files = find(path)
+        if not files:
+            raise BadInputError(
+                f"{path} is missing; move {builder.data_dir} away to prepare it again"
+            )
+        stored = _TABLES[readable_as](files[0])
+        _check_count(stored, part.examples_in_shard)
+        number = part.examples_in_shard - part.skip if part.take < 0 else part.take
+        tables.append(DatasetTable(files[0], stored, part.skip, number))
+    return tables
+
+
+def _check_count(table: Table, expected: int) -> None:
+    # The records of a TFRecord file are not counted: that reads the whole file.
+    if isinstance(table, TfRecordTable):
+        return
+    count = table.count()
+    if count != expected:
+        raise BadInputError(
+            f"{table.file} has {count:,} of the {expected:,} rows that dataset_info.json lists, so"
+            " its writer lost some; prepare the data set again in the format array_record"
+        )
+
+
 @lru_cache(maxsize=4)
 def open_builder(name: str) -> Any:
     """Return the prepared builder of a data set.
+
+    Args:
+        name: NAME[/CONFIG][:VERSION] below TFDS_DATA_DIR, or the path of a folder with
+            ``dataset_info.json``.
 
     Raises:
         BadInputError: There is no such data set, it cannot be prepared, or it needs TensorFlow.
@@ -96,12 +207,15 @@ def open_builder(name: str) -> Any:
     import tensorflow_datasets as tfds  # takes a second, so other corpora do not import it
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line per retry
-
-    array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
     try:
+        if is_url(name) or Path(name).expanduser().is_dir() or Path(name).is_absolute():
+            return tfds.builder_from_directory(
+                str(Path(name).expanduser()) if not is_url(name) else name
+            )
         builder = tfds.builder(name)
         if not builder.is_prepared():
-            builder.download_and_prepare(file_format=array_record)
+            _check_beam(builder, tfds.core.BeamBasedBuilder, name)
+            builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     except tfds.core.DatasetNotFoundError:
         names = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(name.partition("/")[0], names, n=1)
@@ -112,15 +226,20 @@ def open_builder(name: str) -> Any:
             f"preparing tfds:{name} needs the package {error.name}; on a machine that has it,"
             f" run: tfds build {name} --file_format=array_record"
         ) from None
+    except BadInputError:
+        raise
     except Exception as error:  # builders raise errors of any type
         text = " ".join(str(error).split())[:300]
         raise BadInputError(
-            f"tfds:{name} cannot be prepared ({type(error).__name__}: {text}); check the network"
+            f"tfds:{name} cannot be prepared ({type(error).__name__}: {text}); check the network,"
+            " or the folder"
         ) from None
-    if builder.info.file_format is not array_record:
-        raise BadInputError(
-            f"tfds:{name} in {builder.data_dir} is stored as {builder.info.file_format.value},"
-            f" which only TensorFlow reads; build it again: tfds build {name}"
-            " --file_format=array_record"
-        )
     return builder
+
+
+def _check_beam(builder: Any, beam_builder: type, name: str) -> None:
+    """Refuse a builder that would download the data before it reports the missing package."""
+    if isinstance(builder, beam_builder) and find_spec("apache_beam") is None:
+        raise BadInputError(
+            f"preparing tfds:{name} needs Apache Beam; install it: pip install apache-beam"
+        )

@@ -1,4 +1,4 @@
-"""Files of text, plain or compressed, cut at the boundaries of documents.
+"""Sources that consist of files, and files that are cut at the boundaries of documents.
 
 A span of a plain file is a range of bytes that a worker reads by itself. A compressed file can only
 be read from its beginning, so its spans carry their text. Where a file is cut depends on its text
@@ -7,44 +7,23 @@ alone, not on its compression.
 
 from __future__ import annotations
 
-import glob
 import io
-import lzma
-import os
-import re
-import sys
-import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.runtime.paths import check_kind
+from pipelines.data.sources.decompression import DECOMPRESSORS, EXPANSION, decompressed
 from pipelines.data.sources.documents import Document
-from pipelines.data.sources.source import Piece, Source
+from pipelines.data.sources.locations import File, find, is_folder, readable
+from pipelines.data.sources.recognition import HEAD, check_format
+from pipelines.data.sources.source import OnBadRow, Piece, Source, stop_at
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-# Bytes. A file with a longer document has no blank lines.
+# Bytes. A file with a longer document has no boundaries of documents.
 MAX_DOCUMENT = 1 << 26
 
-_BUFFER = 1 << 20
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate: JSON can express it, UTF-8 cannot
-_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    ".gz": lambda: zlib.decompressobj(wbits=31),
-    ".xz": lzma.LZMADecompressor,
-    ".zst": zstd.ZstdDecompressor,
-}
-# Small, because four bytes of .zst may decompress to 128 KiB.
-_COMPRESSED_CHUNK = 1 << 10
-# Estimated growth of a compressed text; only block sizes depend on it.
-_EXPANSION = 3
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,66 +31,83 @@ class Span:
     """Whole documents of one file.
 
     Attributes:
-        path: The file.
+        file: The file.
         start: Offset of the first byte in the (decompressed) file.
         end: Offset behind the last byte.
         data: The bytes, if the file is compressed.
+        first_line: Number of the first line, if the file is compressed.
     """
 
-    path: Path
+    file: File
     start: int
     end: int
     data: bytes | None
+    first_line: int = 1
 
-    def lines(self) -> Iterator[tuple[int, str]]:
-        """Read the lines, each with its offset in the file.
+    def read(self) -> bytes:
+        """Read the bytes.
 
         Raises:
-            BadInputError: The file cannot be read, or is not UTF-8 text.
+            BadInputError: The file cannot be read.
         """
-        offset = self.start
-        with readable(self.path), io.BytesIO(self._read()) as lines:
-            for line in lines:
-                try:
-                    text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise BadInputError(
-                        f"{self.path} is not UTF-8: byte 0x{line[error.start]:02x} at offset"
-                        f" {offset + error.start}; convert it, for example with"
-                        f" iconv -f latin1 -t utf-8 '{self.path}'"
-                    ) from None
-                if "\0" in text:
-                    raise BadInputError(
-                        f"{self.path} is not text: NUL byte at offset {offset + line.index(0)};"
-                        " check whether it is binary or UTF-16"
-                    )
-                yield offset, text
-                offset += len(line)
-
-    def _read(self) -> bytes:
         if self.data is not None:
             return self.data
-        with self.path.open("rb") as file:
+        with readable(self.file), self.file.open() as file:
             file.seek(self.start)
             data = file.read(self.end - self.start)
         if len(data) != self.end - self.start:
-            raise BadInputError(f"{self.path} was truncated while it was read; run again")
+            raise BadInputError(f"{self.file} was truncated while it was read; run again")
         return data
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines, each with its offset in the file."""
+        offset = self.start
+        with io.BytesIO(self.read()) as lines:
+            for line in lines:
+                yield offset, line
+                offset += len(line)
+
+    def line(self, offset: int) -> str:
+        """Return the position of an offset for messages: "FILE, line 3"."""
+        if self.data is not None:
+            number = self.first_line + self.data.count(b"\n", 0, offset - self.start)
+        else:
+            number = 1
+            with readable(self.file), self.file.open() as file:
+                while offset > 0 and (chunk := file.read(min(_CHUNK, offset))):
+                    number += chunk.count(b"\n")
+                    offset -= len(chunk)
+        return f"{self.file}, line {number:,}"
+
+    def text(self, offset: int, line: bytes) -> str:
+        """Decode a line of a file that is nothing but text, without NUL, as BERT does.
+
+        Raises:
+            BadInputError: The line is not UTF-8.
+        """
+        try:
+            text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInputError(
+                f"{self.line(offset)}: byte 0x{line[error.start]:02x} in column {error.start + 1}"
+                " is not UTF-8; convert the file, for example with"
+                f" iconv -f latin1 -t utf-8 '{self.file}'"
+            ) from None
+        return text.replace("\0", "")
 
 
 @dataclass(frozen=True)
-class FilePiece(Piece):
+class SpanPiece(Piece):
     """A span and how to parse it."""
 
     span: Span
 
     @property
     def origin(self) -> str:
-        """See `Piece.origin`."""
-        return str(self.span.path)
+        return str(self.span.file)
 
     @abstractmethod
-    def documents(self) -> Iterator[Document]:
+    def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
         """See `Piece.documents`."""
 
 
@@ -119,10 +115,8 @@ class FileSource(Source):
     """Files that match a pattern, in the order of their names.
 
     Attributes:
-        document_per_line: Whether every line is a document; otherwise a blank line ends one.
+        corpus_files: The files.
     """
-
-    document_per_line: ClassVar[bool]
 
     def __init__(self, spec: str) -> None:
         """Find the files.
@@ -131,37 +125,58 @@ class FileSource(Source):
             BadInputError: No file matches.
         """
         super().__init__(spec)
-        # Not Path.glob, which rejects absolute patterns.
-        pattern = os.path.expanduser(self.pattern())  # noqa: PTH111
-        paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
-        self._paths = [path for path in paths if path.is_file()]
-        if not self._paths:
-            is_folder = Path(pattern).is_dir()
-            hint = f"to read a folder, write {self.scheme}:{pattern}/*" if is_folder else "check it"
+        pattern = self.pattern()
+        self.corpus_files = find(pattern)
+        if not self.corpus_files:
+            hint = "check it"
+            if is_folder(pattern):
+                hint = f"to read a folder, write {self.scheme}:{pattern.rstrip('/')}/*"
             raise BadInputError(f"corpus {spec!r}: no file matches {pattern}; {hint}")
 
     def pattern(self) -> str:
         """Return the pattern of the file names in the specification."""
-        return self.name
-
-    @abstractmethod
-    def piece(self, span: Span) -> FilePiece:
-        """Return the piece that parses a span."""
+        return self.name.partition("#")[0]
 
     def size(self) -> int:
-        """See `Source.size`."""
-        return sum(map(text_size, self._paths))
+        return sum(map(text_size, self.corpus_files))
 
     def files(self) -> list[Any]:
-        """See `Source.files`."""
-        return [[str(path), path.stat().st_size] for path in self._paths]
+        return [[file.name, file.size] for file in self.corpus_files]
+
+
+class SpanSource(FileSource):
+    """Files that can be cut between lines.
+
+    Attributes:
+        document_per_line: Whether every line is a document.
+    """
+
+    document_per_line: bool = False
+
+    @abstractmethod
+    def piece(self, span: Span) -> SpanPiece:
+        """Return the piece that parses a span."""
+
+    def is_boundary(self, line: bytes, following: bytes) -> bool:
+        """Return whether a document may end between two whole lines."""
+        raise NotImplementedError
+
+    def read_documents(
+        self, content: io.BufferedReader, file: File, size: int
+    ) -> Iterator[bytes] | None:
+        """Read whole documents of at least `size` bytes, for formats that state their length.
+
+        Returns:
+            The bytes of the documents; None if only lines show where a document ends.
+        """
+        return None
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         """See `Source.pieces`; small files are grouped."""
-        pieces: list[FilePiece] = []
+        pieces: list[SpanPiece] = []
         total = 0
-        for path in self._paths:
-            cutter = FileCutter(path, self.document_per_line)
+        for file in self.corpus_files:
+            cutter = FileCutter(file, self)
             try:
                 while span := cutter.next_span(size - total):
                     pieces.append(self.piece(span))
@@ -178,17 +193,21 @@ class FileSource(Source):
 class FileCutter:
     """Cuts one file into spans, from its beginning to its end."""
 
-    def __init__(self, path: Path, document_per_line: bool) -> None:
-        """Open the file."""
-        self._path, self._document_per_line = path, document_per_line
-        self._position = 0
-        with readable(path):
-            self._file: IO[bytes] = path.open("rb")
-            self._compressed = path.suffix in _DECOMPRESSORS
+    def __init__(self, file: File, source: SpanSource) -> None:
+        """Open the file.
+
+        Raises:
+            BadInputError: The file has another format, or cannot be read.
+        """
+        self._name, self._source = file, source
+        self._position = self._lines = 0
+        self._unread = b""
+        with readable(file):
+            self._file = file.open()
+            self._compressed = file.suffix in DECOMPRESSORS
             if self._compressed:
-                stream = _Decompressed(self._file, _DECOMPRESSORS[path.suffix])
-                self._file = io.BufferedReader(stream, _BUFFER)
-        self.size = text_size(path)
+                self._file = decompressed(self._file, file.suffix)
+            check_format(self._file.peek()[:HEAD], file.name, source.scheme)
 
     def next_span(self, size: int) -> Span | None:
         """Return `size` bytes and the remainder of the last document; None at the end of the file.
@@ -196,101 +215,77 @@ class FileCutter:
         Raises:
             BadInputError: The file is damaged, or a document is too long.
         """
-        with readable(self._path):
-            data = None
-            start = self._position
+        data = None
+        start, first_line = self._position, self._lines + 1
+        with readable(self._name):
             if self._compressed:
-                first = self._file.read(size)
-                with io.BytesIO() as rest:  # not a list, because there may be very many lines
-                    rest.writelines(self._rest_of_document() if len(first) == size else ())
-                    data = first + rest.getbuffer()
+                with io.BytesIO() as content:  # not a list, because there may be very many lines
+                    content.writelines(self._documents(size))
+                    data = content.getvalue()
+                self._lines += data.count(b"\n")
                 self._position += len(data)
             else:
-                self._file.seek(min(start + size, self.size))
-                for _ in self._rest_of_document():
-                    pass
+                self._skip_documents(size)
                 self._position = self._file.tell()
         if self._position == start:
             return None
-        return Span(self._path, start, self._position, data)
+        return Span(self._name, start, self._position, data, first_line)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _rest_of_document(self) -> Iterator[bytes]:
-        """Read lines up to and including the next boundary.
+    def _skip_documents(self, size: int) -> None:
+        self._file.seek(self._position)
+        documents = self._source.read_documents(self._file, self._name, size)
+        if documents is None:
+            self._file.seek(min(self._position + size, self._name.size))
+            documents = self._rest_of_document()
+        for _ in documents:
+            pass
+        self._file.seek(-len(self._unread), io.SEEK_CUR)
+        self._unread = b""
 
-        The first line is the rest of one that began earlier, so it never counts as blank.
+    def _documents(self, size: int) -> Iterator[bytes]:
+        documents = self._source.read_documents(self._file, self._name, size)
+        if documents is not None:
+            yield from documents
+            return
+        first, self._unread = self._unread[:size], self._unread[size:]
+        first += self._file.read(size - len(first))
+        yield first
+        if len(first) >= size:
+            yield from self._rest_of_document()
+
+    def _rest_of_document(self) -> Iterator[bytes]:
+        """Read lines up to the next boundary.
+
+        The first line is the rest of one that began earlier, so it shows no boundary.
         """
         size = 0
-        first = True
-        while line := self._file.readline(MAX_DOCUMENT):
+        previous: bytes | None = None
+        while line := self._unread or self._file.readline(MAX_DOCUMENT):
+            self._unread = b""
+            if previous is not None and self._source.is_boundary(previous, line):
+                self._unread = line
+                return
             yield line
+            if self._source.document_per_line:
+                return
+            previous = line if size else None
             size += len(line)
             if size > MAX_DOCUMENT:
-                raise too_long(self._path, self._position + size)
-            if self._document_per_line or not (first or line.strip()):
-                return
-            first = False
+                raise too_long(self._name, self._position + size)
 
 
-class _Decompressed(io.RawIOBase):
-    """The text of a compressed file, which may consist of several streams.
-
-    Unlike `lzma.LZMAFile` and its like, a second stream with a wrong header raises an error instead
-    of ending the file.
-    """
-
-    def __init__(self, file: IO[bytes], make_decompressor: Callable[[], Any]) -> None:
-        self._file, self._make = file, make_decompressor
-        self._decompressor = make_decompressor()
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            compressed = self._file.read(_COMPRESSED_CHUNK)
-            if self._decompressor.eof:
-                compressed = (self._decompressor.unused_data + compressed).lstrip(b"\0")  # padding
-                if not compressed:
-                    return 0
-                self._decompressor = self._make()
-            elif not compressed:
-                raise EOFError("unexpected end of file")
-            self._ready = self._decompressor.decompress(compressed)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def text_size(path: Path) -> int:
+def text_size(file: File) -> int:
     """Return the bytes of text in a file, or an estimate if it is compressed."""
-    with readable(path):
-        return path.stat().st_size * (_EXPANSION if path.suffix in _DECOMPRESSORS else 1)
+    return file.size * (EXPANSION if file.suffix in DECOMPRESSORS else 1)
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a file into BadInputError."""
-    check_kind(path)
-    try:
-        yield
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from None
-    except (EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError) as error:
-        raise BadInputError(f"{path} is damaged: {error}; restore it") from None
-
-
-def too_long(path: Path, offset: int) -> BadInputError:
+def too_long(file: File, offset: int) -> BadInputError:
     """Make the error for a document that exceeds `MAX_DOCUMENT`."""
     return BadInputError(
-        f"{path}: a document of more than {MAX_DOCUMENT >> 20} MiB ends after offset {offset};"
+        f"{file}: a document of more than {MAX_DOCUMENT >> 20} MiB ends after offset {offset};"
         " put a blank line between documents"
     )

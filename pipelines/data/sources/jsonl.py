@@ -5,62 +5,66 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.documents import Document, paragraphs
-from pipelines.data.sources.files import HALF_CHARACTER, FilePiece, FileSource, Span
+from pipelines.data.sources.documents import Document
+from pipelines.data.sources.files import Span, SpanPiece, SpanSource
+from pipelines.data.sources.rows import BadRowError, Fields, documents_of_rows, value_of
+from pipelines.data.sources.source import OnBadRow, stop_at
 
 
 @dataclass(frozen=True)
-class JsonPiece(FilePiece):
-    """JSON objects, each with a document in `field`."""
+class JsonPiece(SpanPiece):
+    """A JSON object per line."""
 
-    field: str
+    fields: Fields
 
-    def documents(self) -> Iterator[Document]:
-        """See `Piece.documents`.
-
-        Raises:
-            BadInputError: The file cannot be read, or a line is not a JSON object with such a text.
-        """
-        for offset, line in self.span.lines():
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)[self.field]
-            except KeyError as error:
-                raise BadInputError(
-                    f"{self.span.path}: the object at offset {offset} has no field {error};"
-                    " name the field that contains the text, as in jsonl:FILE#FIELD"
-                ) from None
-            except (ValueError, TypeError, RecursionError):
-                raise BadInputError(
-                    f"{self.span.path}: the line at offset {offset} is not a JSON object;"
-                    " write one object per line"
-                ) from None
-            if not isinstance(text, str) or "\0" in text or HALF_CHARACTER.search(text):
-                raise BadInputError(
-                    f"{self.span.path}: field {self.field!r} at offset {offset} is not a text, or"
-                    " contains NUL or half of a surrogate pair; correct or remove the line"
-                )
-            if document := paragraphs(text):
-                yield document
+    def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
+        """See `Piece.documents`."""
+        rows = ((offset, parsed(line)) for offset, line in self.span.lines() if line.strip())
+        return documents_of_rows(rows, self.fields, self.span.line, on_bad_row)
 
 
-class JsonLines(FileSource):
+class JsonLines(SpanSource):
     """JSON Lines files, plain or compressed."""
 
     scheme = "jsonl"
-    form = "jsonl:GLOB#FIELD"
-    summary = 'a JSON object per line, with the text of a document in FIELD (default "text")'
+    form = "jsonl:GLOB[#FIELD[@KEY]]"
+    summary = (
+        'a JSON object per line, with the text of a document in FIELD (default "text"); with KEY,'
+        " consecutive rows of one KEY are a document"
+    )
     example = "jsonl:crawl/*.jsonl.zst#body"
     example_file = ("a.jsonl", '{"text": "A \\u201cstory\\u201d.\\nIt has two lines."}\n')
-    document_per_line = True
 
-    def pattern(self) -> str:
-        """See `FileSource.pattern`."""
-        return self.name.partition("#")[0]
+    def __init__(self, spec: str) -> None:
+        """Find the files; see `FileSource` for the errors."""
+        super().__init__(spec)
+        self._fields = Fields.parse(self.name.partition("#")[2])
+        self.document_per_line = not self._fields.key
+
+    def is_boundary(self, line: bytes, following: bytes) -> bool:
+        """See `SpanSource.is_boundary`; a group of rows is not cut."""
+        keys = []
+        for text in (line, following):
+            try:
+                keys.append(value_of(parsed(text), self._fields.key))
+            except BadRowError:
+                return False
+        return bool(keys[0] != keys[1])
 
     def piece(self, span: Span) -> JsonPiece:
-        """See `FileSource.piece`."""
-        return JsonPiece(span, self.name.partition("#")[2] or "text")
+        """See `SpanSource.piece`."""
+        return JsonPiece(span, self._fields)
+
+
+def parsed(line: bytes) -> Any:
+    """Parse a line; return a BadRowError if it is not JSON."""
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as error:
+        return BadRowError(f"byte {error.start + 1} of the line is not UTF-8")
+    except json.JSONDecodeError as error:
+        return BadRowError(f"column {error.colno} is not JSON ({error.msg})")
+    except (ValueError, RecursionError) as error:  # huge numbers, very deep lists
+        return BadRowError(f"it cannot be read as JSON: {error}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.files import HALF_CHARACTER, readable
+from pipelines.data.sources.locations import readable
+from pipelines.data.sources.rows import HALF_CHARACTER
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from typing import Any
 from sentencex import segment
 
 from pipelines.data.sources.documents import Document
-from pipelines.data.sources.source import Piece, Source
+from pipelines.data.sources.source import OnBadRow, Piece, Source, stop_at
 
 _LICENSE = (
     "PSF-2.0 (Python), BSD-3-Clause (NumPy, SciPy), Apache-2.0 (JAX, Flax, Optax, Orbax, Grain)"
@@ -48,13 +48,13 @@ _WORD = re.compile(r"""^["'(]?[A-Za-z][a-z]*(['-][A-Za-z]+)*["')]?[,;:.?!]*["')]
 
 
 @dataclass(frozen=True)
-class Documents:
+class Documents(Piece):
     """A piece that carries its documents."""
 
     carried: tuple[Document, ...]
     origin: str = "python-docs"
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
         """See `Piece.documents`."""
         yield from self.carried
 

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-import glob
-
 from bert_jax.runtime.errors import BadArgumentsError
+from pipelines.data.sources.array_record import ArrayRecords
+from pipelines.data.sources.arrow import Arrow
+from pipelines.data.sources.json_array import JsonArrays
 from pipelines.data.sources.jsonl import JsonLines
+from pipelines.data.sources.locations import find
+from pipelines.data.sources.parquet import Parquet
 from pipelines.data.sources.python_docs import PythonDocs
 from pipelines.data.sources.source import Source
 from pipelines.data.sources.text import TextFiles
 from pipelines.data.sources.tfds import TensorFlowDataset
+from pipelines.data.sources.tfrecord import TfRecords
+from pipelines.data.sources.warc import Warc
+from pipelines.data.sources.whole_files import WholeFiles
+from pipelines.data.sources.wikiextractor import WikiExtractor
+from pipelines.data.sources.wikipedia import Wikipedia
 
-SOURCES: tuple[type[Source], ...] = (PythonDocs, TextFiles, JsonLines, TensorFlowDataset)
+SOURCES: tuple[type[Source], ...] = (
+    PythonDocs,
+    TextFiles,
+    WholeFiles,
+    JsonLines,
+    JsonArrays,
+    Parquet,
+    Arrow,
+    TensorFlowDataset,
+    TfRecords,
+    ArrayRecords,
+    Wikipedia,
+    WikiExtractor,
+    Warc,
+)
 
 
 def forms() -> str:
@@ -36,7 +58,7 @@ def open_source(spec: str) -> Source:
     for source in SOURCES:
         if spec == source.form or (scheme == source.scheme != source.form and name):
             return source(spec)
-    if glob.glob(spec):  # noqa: PTH207
+    if find(spec):
         raise BadArgumentsError(
             f"corpus {spec!r} does not name its format; try '{TextFiles.scheme}:{spec}'"
         )

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
+from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.documents import Document
+
+# Called with the position of a row that is no document ("FILE, line 31"), and the reason.
+OnBadRow = Callable[[str, str], None]
+
+
+def stop_at(position: str, reason: str) -> None:
+    """Refuse a bad row; the default of `Piece.documents`.
+
+    Raises:
+        BadInputError: Always.
+    """
+    raise BadInputError(
+        f"{position}: {reason}. Correct the row, or skip such rows with: prepare --bad-rows skip"
+    )
+
+
+def ignore(position: str, reason: str) -> None:
+    """Skip a bad row, where `stop_at` or a count follows later."""
 
 
 class Piece(Protocol):
@@ -16,8 +35,8 @@ class Piece(Protocol):
     def origin(self) -> str:
         """Name of the file or data set, for messages."""
 
-    def documents(self) -> Iterator[Document]:
-        """Read the documents."""
+    def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
+        """Read the documents; call `on_bad_row` for each row without one."""
 
 
 class Source(ABC):
@@ -28,8 +47,8 @@ class Source(ABC):
         form: How a specification is written; equal to `scheme` if nothing follows it.
         summary: What the source reads, in one line.
         example: A specification, for the documentation.
-        example_file: Name and content of a valid file, if the source reads files. The drill of
-            hostile files damages it.
+        example_file: Name and content of a valid file, if the source reads text files. The drill
+            of hostile files damages it.
         spec: The specification.
         name: The part of it behind the scheme.
         license: License of the text, as far as known.

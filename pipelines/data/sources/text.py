@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from pipelines.data.sources import files
 from pipelines.data.sources.documents import Document
-from pipelines.data.sources.files import FilePiece, FileSource, Span
+from pipelines.data.sources.files import Span, SpanPiece, SpanSource
+from pipelines.data.sources.source import OnBadRow, stop_at
 
 _LINE_OVERHEAD = 60  # bytes of memory of a line beside its characters
 
 
 @dataclass(frozen=True)
-class TextPiece(FilePiece):
+class TextPiece(SpanPiece):
     """Documents separated by blank lines."""
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
         """See `Piece.documents`.
 
         Raises:
@@ -27,8 +28,8 @@ class TextPiece(FilePiece):
         for offset, line in self.span.lines():
             size += len(line) + _LINE_OVERHEAD
             if size > files.MAX_DOCUMENT:
-                raise files.too_long(self.span.path, offset)
-            if text := line.strip():
+                raise files.too_long(self.span.file, offset)
+            if text := self.span.text(offset, line).strip():
                 document.append(text)
             else:
                 if document:
@@ -38,7 +39,7 @@ class TextPiece(FilePiece):
             yield document
 
 
-class TextFiles(FileSource):
+class TextFiles(SpanSource):
     """UTF-8 text files, plain or compressed."""
 
     scheme = "text"
@@ -49,8 +50,13 @@ class TextFiles(FileSource):
         "a.txt",
         "A story of \u201cwords\u201d, the 3rd.\nIt has two lines.\n\nAnother one, h\u00e9las.\n",
     )
-    document_per_line = False
+
+    def pattern(self) -> str:
+        """See `FileSource.pattern`; a name may contain any character."""
+        return self.name
+
+    def is_boundary(self, line: bytes, following: bytes) -> bool:
+        return not line.strip()
 
     def piece(self, span: Span) -> TextPiece:
-        """See `FileSource.piece`."""
         return TextPiece(span)

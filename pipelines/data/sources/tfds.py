@@ -3,71 +3,51 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.data_sets import open_builder
-from pipelines.data.sources.documents import Document, paragraphs
+from pipelines.data.sources.data_sets import open_builder, split_name, tables_of_split
+from pipelines.data.sources.rows import Fields
 from pipelines.data.sources.source import Piece, Source
+from pipelines.data.sources.tables import Table, table_pieces
+
+_MARKERS = re.compile(rb"_START_(ARTICLE|SECTION)_\n[^\n]*|_START_PARAGRAPH_")
 
 
 @dataclass(frozen=True)
-class DatasetPiece:
-    """Examples `start` to `end` - 1 of the training split of a data set."""
+class Wiki40bTable(Table):
+    """The articles of wiki40b without their markers and headings; other text is unchanged."""
 
-    name: str
-    field: str
-    start: int
-    end: int
+    stored: Table
 
-    @property
-    def origin(self) -> str:
-        """See `Piece.origin`."""
-        return f"tfds:{self.name}"
+    def count(self) -> int:
+        return self.stored.count()
 
-    def documents(self) -> Iterator[Document]:
-        """See `Piece.documents`.
-
-        Raises:
-            BadInputError: An example has no such text, or a file is damaged.
-        """
-        split = open_builder(self.name).as_data_source(split="train")
-        for number in range(self.start, self.end):
-            try:
-                example = split[number]
-            except Exception as error:  # array_record raises the errors of its C++ code
-                text = " ".join(str(error).split())[:200]
-                raise BadInputError(f"tfds:{self.name}: example {number}: {text}") from None
-            if self.field not in example:
-                raise BadInputError(
-                    f"tfds:{self.name} has no field {self.field!r}; its fields are"
-                    f" {', '.join(example)}. Choose one, as in tfds:{self.name}#FIELD"
-                )
-            try:
-                text = example[self.field].decode()
-            except (AttributeError, UnicodeDecodeError):
-                raise BadInputError(
-                    f"tfds:{self.name}: field {self.field!r} of example {number} is not UTF-8 text;"
-                    f" choose another, as in tfds:{self.name}#FIELD"
-                ) from None
-            if document := paragraphs(_without_wiki40b_markers(text)):
-                yield document
+    def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
+        for row in self.stored.rows(start, end, columns):
+            if isinstance(row, dict):
+                for name in columns:
+                    if isinstance(row.get(name), bytes) and b"_START_" in row[name]:
+                        row[name] = _MARKERS.sub(b"", row[name]).replace(b"_NEWLINE_", b"\n")
+            yield row
 
 
 class TensorFlowDataset(Source):
-    """The training split of a data set in array_record files, the only format without TensorFlow.
+    """A split of a data set, in every format that tensorflow_datasets writes.
 
     A data set that is not prepared yet is downloaded and prepared. Builders that call TensorFlow,
-    such as those that unpack zip or tar files, must be prepared where it is installed
-    (`tfds build NAME --file_format=array_record`).
+    such as those that unpack zip or tar files, must be prepared where it is installed.
     """
 
     scheme = "tfds"
-    form = "tfds:NAME[/CONFIG][#FIELD]"
-    summary = 'a data set of tensorflow_datasets; the text is in FIELD (default "text")'
-    example = "tfds:wiki40b/en"
+    form = "tfds:NAME[/CONFIG][:VERSION][:SPLIT][#FIELD[@KEY]]"
+    summary = (
+        "a data set of tensorflow_datasets, or the folder of one; the text of SPLIT (default train)"
+        ' is in FIELD (default "text")'
+    )
+    example = "tfds:wiki40b/en:train"
 
     def __init__(self, spec: str) -> None:
         """Find the data set, and prepare it if necessary.
@@ -76,35 +56,29 @@ class TensorFlowDataset(Source):
             BadInputError: There is no data set of this name, or it cannot be prepared.
         """
         super().__init__(spec)
-        self._name, _, field = self.name.partition("#")
-        self._field = field or "text"
+        name, _, fields = self.name.partition("#")
+        self._fields = Fields.parse(fields)
+        self._name, split = split_name(name)
         builder = open_builder(self._name)
-        split = builder.info.splits.get("train")
-        if split is None:
-            raise BadInputError(f"{spec}: the data set has no training split; choose another")
-        self._examples, self._bytes = split.num_examples, split.num_bytes
-        self.license = " ".join((builder.info.redistribution_info.license or self.license).split())
+        tables = tables_of_split(builder, split or "train")
+        self._tables = [Wiki40bTable(table.file, table) for table in tables]
+        info = builder.info
+        self._check_fields(info.features)
+        self.license = " ".join((info.redistribution_info.license or self.license).split())
+
+    def _check_fields(self, features: Any) -> None:
+        for name in self._fields.columns:
+            if name not in features and name.partition(".")[0] not in features:
+                raise BadInputError(
+                    f"tfds:{self._name} has no field {name!r}; its fields are"
+                    f" {', '.join(features)}. Choose one, as in tfds:{self._name}#FIELD"
+                )
 
     def size(self) -> int:
-        """See `Source.size`."""
-        return self._bytes
+        return sum(table.file.size for table in self._tables)
 
     def files(self) -> list[Any]:
-        """See `Source.files`."""
-        return [[self._name, self._bytes]]
+        return [[table.file.name, table.file.size] for table in self._tables]
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
-        """See `Source.pieces`."""
-        count = max(1, size * self._examples // max(1, self._bytes))
-        for start in range(0, self._examples, count):
-            end = min(start + count, self._examples)
-            piece = DatasetPiece(self._name, self._field, start, end)
-            yield (piece,), (end - start) * self._bytes // self._examples
-
-
-def _without_wiki40b_markers(text: str) -> str:
-    """Remove the markers and headings of wiki40b; return other text unchanged."""
-    if "_START_" not in text:
-        return text
-    text = re.sub(r"_START_(ARTICLE|SECTION)_\n[^\n]*|_START_PARAGRAPH_", "", text)
-    return text.replace("_NEWLINE_", "\n")
+        return table_pieces(self._tables, self._fields, size)

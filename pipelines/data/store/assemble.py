@@ -43,15 +43,22 @@ from pipelines.data.tokenizers.tokenizer import Tokenizer
 _MAX_HASHES = 1 << 23
 
 
-def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
+def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer, max_bad: float = 0.0) -> Ledger:
     """Make the store from the finished blocks.
+
+    Args:
+        job: The store.
+        corpus: Its text.
+        tokenizer: Its tokenizer.
+        max_bad: Largest fraction of rows that may be skipped because they have no text.
 
     Raises:
         UserError: The runner lost a block.
-        BadInputError: The corpus has too few documents; the disk is full.
+        BadInputError: The corpus has too few documents, or too many rows without a text.
     """
     names = finished_blocks(job, len(corpus.sources))
     records = {name: read_record(job.work, name) for name in names}
+    bad_rows = _checked_bad_rows(records, max_bad)
     dropped = _duplicates(job.work, records) if job.recipe.deduplicate else {}
     shards: dict[SplitName, list[Shard]] = {split: [] for split in SPLITS}
     unknown = 0
@@ -72,6 +79,8 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
         "characters": sum(record["characters"] for record in records.values()),
         "unknown": unknown,
     }
+    if bad_rows:  # otherwise the ledger is that of earlier versions
+        counts["bad_rows"] = len(bad_rows)
     _check_counts(counts, shards)
     tokenizer.save(job.store / TOKENIZER)  # an interruption may have left half of it
     ledger = Ledger(
@@ -84,10 +93,27 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer) -> Ledger:
         counts=counts,
         splits=shards,
     )
-    card.write(job.store, ledger)
+    card.write(job.store, ledger, bad_rows)
     write_json(job.store / LEDGER, asdict(ledger))
     shutil.rmtree(job.work)
     return ledger
+
+
+def _checked_bad_rows(records: dict[str, dict[str, Any]], max_bad: float) -> list[str]:
+    """List the skipped rows.
+
+    Raises:
+        BadInputError: They are too many.
+    """
+    bad_rows = [line for record in records.values() for line in record.get("bad_rows", ())]
+    rows = sum(record["read"] for record in records.values())
+    if len(bad_rows) > max_bad * rows:
+        raise BadInputError(
+            f"{len(bad_rows):,} of {rows:,} rows ({len(bad_rows) / rows:.2%}) have no text, the first"
+            f" at {bad_rows[0]}. The limit is --max-bad {max_bad:g}: correct the rows, or run the"
+            " same command with a higher limit"
+        )
+    return bad_rows
 
 
 def finished_blocks(job: Job, sources: int) -> list[str]:
@@ -195,7 +221,8 @@ def _check_enough(shards: dict[SplitName, list[Shard]], spec: str) -> None:
 
 def _check_counts(counts: dict[str, int], shards: dict[SplitName, list[Shard]]) -> None:
     kept = sum(shard.documents for split in SPLITS for shard in shards[split])
-    skipped = counts["too_short"] + counts["empty"] + counts["duplicates"]
+    reasons = ("too_short", "empty", "duplicates", "bad_rows")
+    skipped = sum(counts.get(reason, 0) for reason in reasons)
     if counts["read"] != kept + skipped:
         raise UserError(
             f"{counts['read']:,} documents were read, but {kept:,} are stored and {skipped:,} were"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ CARD = "card.md"
 FILES = (CARD_DATA, CARD)
 
 _BINS = 40  # powers of two
+_LISTED_BAD_ROWS = 100
 
 
-def write(folder: Path, ledger: Ledger) -> None:
-    """Write both cards of a store whose shards are in `folder`."""
-    content = describe(folder, ledger)
+def write(folder: Path, ledger: Ledger, bad_rows: Sequence[str] = ()) -> None:
+    """Write both cards of a store whose shards are in `folder`; `bad_rows` were skipped."""
+    content = describe(folder, ledger) | {"bad_rows": bad_rows[:_LISTED_BAD_ROWS]}
     (folder / FILES[0]).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     (folder / FILES[1]).write_text(_markdown(content), "utf-8")
 
@@ -49,7 +51,10 @@ def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
         "corpus": ledger.corpus,
         "licence": ledger.licence,
         "splits": splits,
-        "left_out": {key: ledger.counts[key] for key in ("duplicates", "too_short", "empty")},
+        "left_out": {
+            key: ledger.counts.get(key, 0)
+            for key in ("duplicates", "too_short", "empty", "bad_rows")
+        },
         "characters": ledger.counts["characters"],
         "characters_per_token": round(ledger.counts["characters"] / max(1, tokens), 3),
         "unknown_rate": ledger.counts["unknown"] / max(1, tokens),
@@ -93,6 +98,9 @@ def _markdown(card: dict[str, Any]) -> str:
         f"* SHA-256 of the tokenizer {card['tokenizer_sha256']}, of the store"
         f" {card['store_sha256']}.",
     ]
+    if card["bad_rows"]:
+        lines += ["", f"## Rows without a text ({left_out['bad_rows']:,} were skipped)", ""]
+        lines += [f"* {escaped(row)}" for row in card["bad_rows"]]
     for name in ("tokens_per_sentence", "tokens_per_document"):
         buckets = splits["train"][name]
         largest = max(buckets.values(), default=1)

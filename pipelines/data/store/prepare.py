@@ -47,6 +47,7 @@ def prepare(
     min_characters: int = 0,
     deduplicate: bool = True,
     workers: int = 1,
+    max_bad: float | None = None,
     beam: Sequence[str] | None = None,
 ) -> Ledger:
     """Write the store `out`, or what is missing of it.
@@ -62,6 +63,8 @@ def prepare(
         min_characters: Shorter documents are skipped.
         deduplicate: Skip exact copies of documents.
         workers: Number of processes.
+        max_bad: Largest fraction of rows that may be skipped because they have no text; None to
+            stop at the first one.
         beam: Options of Apache Beam; None to use processes of this machine.
 
     Returns:
@@ -81,7 +84,8 @@ def prepare(
     corpus = open_corpus(*specs)
     tokenizer = tokenizers.load(tokenizer_dir)
     whole_lines = _whole_lines(corpus, sentences, language)
-    job = Job(out, Recipe(held_out, language, whole_lines, min_characters, deduplicate))
+    recipe = Recipe(held_out, language, whole_lines, min_characters, deduplicate)
+    job = Job(out, recipe, skip_bad_rows=max_bad is not None)
     spec = job_spec(corpus, job.recipe, tokenizer.digest)
     if (out / LEDGER).is_file():
         return _check_finished(out, spec)
@@ -89,7 +93,7 @@ def prepare(
     with _full_disk_explained(out), _work_folder(job, spec, tokenizer):
         try:
             _make_shards(job, corpus, workers, beam)
-            ledger = assemble(job, corpus, tokenizer)
+            ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
         except BadInputError:
             _remove_if_empty(job, is_new)
             raise

@@ -27,6 +27,7 @@ import numpy as np
 from bert_jax.runtime.errors import BadInputError, UserError
 from pipelines.data.sources.corpora import Block, Corpus
 from pipelines.data.sources.documents import split_sentences
+from pipelines.data.sources.source import stop_at
 from pipelines.data.store.token_store import (
     PARTS,
     SPLITS,
@@ -71,10 +72,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """A store that is made in the folder `store`."""
+    """A store that is made in the folder `store`.
+
+    Attributes:
+        store: The folder.
+        recipe: What determines the tokens.
+        skip_bad_rows: Skip and list rows without a text, instead of stopping at the first one.
+    """
 
     store: Path
     recipe: Recipe
+    skip_bad_rows: bool = False
 
     @property
     def work(self) -> Path:
@@ -123,7 +131,11 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
         heldout = job.recipe.heldout
         record["empty"] += _encode(tokenizer, documents, hashes, heldout, collected, block.origin)
 
-    for document in block.documents():
+    def skip(position: str, reason: str) -> None:
+        record["read"] += 1
+        record.setdefault("bad_rows", []).append(f"{position}: {reason}")
+
+    for document in block.documents(skip if job.skip_bad_rows else stop_at):
         record["read"] += 1
         characters = sum(map(len, document))
         if characters < job.recipe.min_characters:

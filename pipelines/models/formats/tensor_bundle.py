@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.runtime.errors import BadInputError
+from pipelines.masked_crc import masked_crc
 from pipelines.protobuf import fields, varints
 
 # Numbers of tensorflow/core/framework/types.proto.
@@ -127,7 +127,7 @@ class Bundle(Mapping[str, np.ndarray]):
         with _readable(path), path.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
-        if len(data) != entry.size or _masked_crc(data) != entry.crc:
+        if len(data) != entry.size or masked_crc(data) != entry.crc:
             raise _damaged(path, f"the checksum of {name!r} differs")
         return np.frombuffer(data, entry.dtype).reshape(entry.shape)
 
@@ -172,7 +172,7 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
     stop = offset + size + _TRAILER
     if stop > len(table) - _FOOTER:
         raise ValueError("a block extends past the end of the file")
-    if _masked_crc(table[offset : stop - 4]) != int.from_bytes(table[stop - 4 : stop], "little"):
+    if masked_crc(table[offset : stop - 4]) != int.from_bytes(table[stop - 4 : stop], "little"):
         raise ValueError("the checksum of a block differs")
     if table[stop - _TRAILER]:
         raise NotImplementedError
@@ -223,9 +223,3 @@ def _parse(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
         else:
             parts.setdefault(field, []).append(value)
     return numbers, parts
-
-
-def _masked_crc(data: bytes) -> int:
-    """Return the CRC-32C in the masked form of TensorFlow."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.data_sets import open_builder, read_split
-from pipelines.data.sources.files import HALF_CHARACTER
+from pipelines.data.sources.data_sets import TFDS, read_split
+from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.json_files import read_json
-
-TFDS = "tfds:"
 
 
 @dataclass(frozen=True)
@@ -184,15 +182,7 @@ def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 def _of_data_set(source: str) -> Iterator[Entry]:
     """Yield the entries of ``tfds:NAME[/CONFIG]:SPLIT``, whose answers are an object of lists."""
-    name, _, split = source.removeprefix(TFDS).rpartition(":")
-    if not name or not split:
-        raise BadInputError(f"{source!r} names no split; write tfds:NAME[/CONFIG]:SPLIT")
-    builder = open_builder(name)
-    if split not in builder.info.splits:
-        raise BadInputError(
-            f"{source} does not exist; choose a split: {', '.join(builder.info.splits)}"
-        )
-    for number, example in enumerate(read_split(name, split).rows):
+    for number, example in enumerate(read_split(source).rows):
         location = f"{source}: example {number}"
         answers = _get(example, "answers", dict, location)
         texts = _get(answers, "text", list, f"{location}.answers")

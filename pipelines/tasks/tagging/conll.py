@@ -21,7 +21,8 @@ from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import read_split
-from pipelines.data.sources.files import HALF_CHARACTER, readable
+from pipelines.data.sources.locations import readable
+from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.task import Columns
 
 _DOCUMENT_MARK = "-DOCSTART-"
@@ -317,10 +318,7 @@ def _text(value: Any, name: str, location: str) -> str:
 
 
 def _data_set(spec: str, columns: Columns, labeled: bool) -> Iterator[Sentence]:
-    name, _, split = spec.removeprefix("tfds:").rpartition(":")
-    if not name:
-        raise BadInputError(f"{spec} names no split; write, for example, {spec}:train")
-    data = read_split(name, split)
+    data = read_split(spec)
     label = columns.label or ("ner" if "ner" in data.features else "tags")
     columns = replace(columns, text=columns.text or "tokens", label=label)
     for count, record in enumerate(data.rows):

@@ -10,7 +10,7 @@ import pytest
 from bert_jax.runtime.errors import BadArgumentsError
 from docs import generated
 from pipelines.commands import cli
-from pipelines.data.sources.files import FileSource
+from pipelines.data.sources.files import SpanSource
 from pipelines.data.sources.registry import SOURCES, corpus_help, open_source
 from pipelines.data.sources.source import Source
 from support.commands import invoke
@@ -34,8 +34,12 @@ def opened(source: type[Source], folder: Path, copies: int) -> tuple[Source, Pat
     assert source.example_file is not None
     name, text = source.example_file
     path = folder / name
-    path.write_text(f"{text}\n" * copies, "utf-8")
-    return open_source(f"{source.scheme}:{path}"), path
+    if issubclass(source, SpanSource):
+        path.write_text(f"{text}\n" * copies, "utf-8")
+        return open_source(f"{source.scheme}:{path}"), path
+    for number in range(copies):
+        path.with_name(f"{number:03}-{name}").write_text(text, "utf-8")
+    return open_source(f"{source.scheme}:{folder}/*"), path
 
 
 def test_schemes_are_unique_and_examples_have_their_form() -> None:
@@ -57,9 +61,9 @@ def test_the_size_of_pieces_changes_no_document(source: type[Source], tmp_path: 
     assert sum(size for _, size in corpus.pieces(50)) == pytest.approx(corpus.size(), rel=0.1)
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".bz2", ".gz", ".xz", ".zst"])
 @pytest.mark.parametrize(
-    "source", [source for source in WITH_FILES if issubclass(source, FileSource)], ids=by_scheme
+    "source", [source for source in WITH_FILES if issubclass(source, SpanSource)], ids=by_scheme
 )
 def test_files_may_be_compressed(source: type[Source], suffix: str, tmp_path: Path) -> None:
     plain, path = opened(source, tmp_path, 200)

@@ -188,7 +188,7 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
     assert "tfds:tagged:test, line 0" in without
     assert "empty tag" in without
     assert "its splits are train, test" in split
-    assert "tfds:tagged:train" in none
+    assert "tfds:tagged names no split" in none
     assert "no field 'tag'" in field
     assert "'pos'" in field
 

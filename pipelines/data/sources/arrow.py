@@ -1,0 +1,146 @@
+"""Corpora in folders of Arrow files, as `Dataset.save_to_disk` of Hugging Face writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from pipelines.data.sources.locations import File, find, is_url, readable
+from pipelines.data.sources.rows import Fields
+from pipelines.data.sources.source import Piece, Source
+from pipelines.data.sources.tables import Table, table_pieces
+
+_FILE_MAGIC = b"ARROW1"
+_BATCH = 1024  # rows that become Python objects together
+
+
+class ArrowTable(Table):
+    """The rows of one Arrow file or stream."""
+
+    def count(self) -> int:
+        with _batches(self.file) as batches:
+            return sum(batch.num_rows for batch in batches)
+
+    def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
+        """See `Table.rows`. A local file is mapped, so rows before `start` cost nothing."""
+        with _batches(self.file) as batches:
+            yield from islice(_rows(batches, start, columns, self.file), end - start)
+
+
+def _rows(
+    batches: Iterator[Any], skipped: int, columns: Sequence[str], file: File
+) -> Iterator[Any]:
+    for batch in batches:
+        if skipped >= batch.num_rows:
+            skipped -= batch.num_rows
+            continue
+        names = [name if name in batch.schema.names else name.partition(".")[0] for name in columns]
+        missing = [name for name in names if name not in batch.schema.names]
+        if missing:
+            raise BadInputError(
+                f"{file} has no field {missing[0]!r}; its fields are"
+                f" {', '.join(batch.schema.names):.300}. Choose one, as in {Arrow.form}"
+            )
+        needed = batch.select(list(dict.fromkeys(names)))
+        for first in range(skipped, batch.num_rows, _BATCH):
+            yield from needed.slice(first, _BATCH).to_pylist()
+        skipped = 0
+
+
+@contextmanager
+def _batches(file: File) -> Iterator[Iterator[Any]]:
+    import pyarrow
+
+    with readable(file), file.open() as content:
+        source = content if is_url(file.name) else pyarrow.memory_map(file.name)
+        is_file = content.peek().startswith(_FILE_MAGIC)
+        try:
+            if is_file:
+                reader = pyarrow.ipc.open_file(source)
+                yield map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                yield iter(pyarrow.ipc.open_stream(source))
+        except (pyarrow.ArrowException, OSError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise BadInputError(f"{file} is damaged or no Arrow file: {text}; restore it") from None
+
+
+class Arrow(Source):
+    """A data set that was saved to a folder."""
+
+    scheme = "arrow"
+    form = "arrow:FOLDER[:SPLIT][#FIELD[@KEY]]"
+    summary = (
+        "a data set of Hugging Face that was saved with save_to_disk; SPLIT (default train) of a"
+        ' dictionary of data sets; the text is in FIELD (default "text")'
+    )
+    example = "arrow:saved/wikipedia:train#text"
+
+    def __init__(self, spec: str) -> None:
+        """Find the files.
+
+        Raises:
+            BadInputError: The folder holds no such data set or split.
+        """
+        super().__init__(spec)
+        location, _, fields = self.name.partition("#")
+        self._fields = Fields.parse(fields)
+        folder, split = _folder_and_split(location)
+        if not folder:
+            raise BadArgumentsError(f"corpus {spec!r} names no folder; write {self.form}")
+        self._files = _data_files(folder.rstrip("/"), split, spec)
+
+    def size(self) -> int:
+        return sum(file.size for file in self._files)
+
+    def files(self) -> list[Any]:
+        return [[file.name, file.size] for file in self._files]
+
+    def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
+        return table_pieces([ArrowTable(file) for file in self._files], self._fields, size)
+
+
+def _folder_and_split(location: str) -> tuple[str, str]:
+    folder, colon, split = location.rpartition(":")
+    # The colon of a URL is followed by slashes.
+    return (folder, split) if colon and "/" not in split else (location, "")
+
+
+def _data_files(folder: str, split: str, spec: str) -> list[File]:
+    splits = _json_of(f"{folder}/dataset_dict.json").get("splits", [])
+    if splits or split:
+        split = split or "train"
+        if split not in splits:
+            names = ", ".join(map(str, splits)) or "none: the folder is one data set"
+            raise BadInputError(f"corpus {spec!r} has no split {split!r}; its splits are {names}")
+        folder = f"{folder}/{split}"
+    entries = _json_of(f"{folder}/state.json").get("_data_files", [])
+    if entries:
+        listed = [file for entry in entries for file in find(f"{folder}/{entry['filename']}")]
+        if len(listed) != len(entries):
+            raise BadInputError(
+                f"{folder}: state.json lists {len(entries)} files, {len(listed)} exist"
+            )
+        return listed
+    listed = find(f"{folder}/*.arrow")
+    if not listed:
+        raise BadInputError(f"corpus {spec!r}: {folder} has no Arrow files; write {Arrow.form}")
+    return listed
+
+
+def _json_of(name: str) -> dict[str, Any]:
+    """Read a JSON object; an empty one if there is no such file."""
+    for file in find(name):
+        with readable(file), file.open() as content:
+            try:
+                value = json.load(content)
+            except ValueError:
+                value = None
+        if not isinstance(value, dict):
+            raise BadInputError(f"{name} is damaged; restore it")
+        return value
+    return {}

@@ -1,0 +1,93 @@
+"""What the first bytes of a file say about its format.
+
+A file of another format than the specification names would be learned with its markup, or fail with
+an error that leads astray.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import PurePosixPath
+
+from bert_jax.runtime.errors import BadInputError
+from pipelines.masked_crc import masked_crc
+
+HEAD = 4096  # bytes
+
+_TEXT = ("text", "files")
+# Bytes of the beginning, name, and the specification to use.
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"PAR1", "a Parquet file", "parquet:{name}#text"),
+    (b"ARROW1", "an Arrow file", "arrow:{folder}#text"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "arrow:{folder}#text"),
+    (b"\x83\xaf\x70\xd1", "an array_record file", "array_record:{name}#text"),
+    (b"BZh", "compressed with bzip2", "rename it to end with .bz2"),
+    (b"\x1f\x8b", "compressed with gzip", "rename it to end with .gz"),
+    (b"\xfd7zXZ\0", "compressed with xz", "rename it to end with .xz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "rename it to end with .zst"),
+    (b"%PDF-", "a PDF document", "extract its text, for example with pdftotext"),
+    (b"PK\x03\x04", "a zip archive", "unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "run git lfs pull in its repository"),
+    (b"\xff\xfe", "UTF-16 text", "convert it with iconv -f utf-16 -t utf-8"),
+    (b"\xfe\xff", "UTF-16 text", "convert it with iconv -f utf-16 -t utf-8"),
+)
+_PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"\s*<mediawiki\b"), "a dump of a wiki", "wikipedia:{name}"),
+    (re.compile(rb"\s*<doc id="), "output of wikiextractor", "wikiextractor:{name}"),
+    (re.compile(rb"WARC/\d"), "a web archive", "warc:{name}"),
+    (re.compile(rb"\s*(<\?xml|<!DOCTYPE|<html)", re.IGNORECASE), "XML or HTML", "extract its text"),
+    (re.compile(rb"\s*\{\s*\"[^\"\n]*\"\s*:"), "JSON Lines", "jsonl:{name}#text"),
+    (re.compile(rb"\s*\[\s*\{\s*\""), "a JSON array", "json:{name}#text"),
+)
+_JSON = ("jsonl", "json")
+_TAR = slice(257, 262)
+
+
+def check_format(head: bytes, name: str, scheme: str) -> None:
+    """Refuse a file whose first bytes belong to another format.
+
+    Args:
+        head: The first bytes of the file, decompressed if its suffix says so.
+        name: The name of the file.
+        scheme: The scheme that is to read it.
+
+    Raises:
+        BadInputError: The file has another format; the message names it and the remedy.
+    """
+    recognized = recognize(head)
+    if recognized is None:
+        return
+    kind, remedy = recognized
+    if remedy.partition(":")[0] == scheme:
+        return
+    path = PurePosixPath(name)
+    if "{" in remedy:
+        remedy = f"read it with --corpus '{remedy.format(name=name, folder=path.parent)}'"
+    raise BadInputError(f"{name} is {kind}; {remedy}")
+
+
+def recognize(head: bytes) -> tuple[str, str] | None:
+    """Return the kind of a file and the remedy; None for text and unknown formats."""
+    for signature, kind, remedy in _SIGNATURES:
+        if head.startswith(signature):
+            return kind, remedy
+    if is_tfrecord(head):
+        return "a TFRecord file", "tfrecord:{name}#text"
+    if head[_TAR] == b"ustar":
+        return "a tar archive", "unpack it first"
+    for pattern, kind, remedy in _PATTERNS:
+        if pattern.match(head.removeprefix(b"\xef\xbb\xbf")):
+            return kind, remedy
+    if head.count(0) > len(head) // 8:
+        return "binary, or UTF-16 text", "convert it to UTF-8 text"
+    return None
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Return whether the first bytes are the length of a record and its checksum."""
+    if len(head) < 12:
+        return False
+    checksum: int = struct.unpack("<I", head[8:12])[0]
+    return masked_crc(head[:8]) == checksum

@@ -1,0 +1,100 @@
+"""Corpora of TFRecord files, read without TensorFlow.
+
+A record is its length (uint64) and the checksum of the length, then its bytes and their checksum;
+the checksums are masked CRC-32C.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.sources import files
+from pipelines.data.sources.locations import File, readable
+from pipelines.data.sources.tables import Table, TableFiles
+from pipelines.data.sources.tf_examples import row_of
+from pipelines.masked_crc import masked_crc
+
+_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+
+
+class TfRecordTable(Table):
+    """The rows of one TFRecord file."""
+
+    def count(self) -> int:
+        """Count the records by their headers."""
+        with readable(self.file), self.file.open() as content:
+            return sum(1 for _ in _skipped(content, self.file))
+
+    def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
+        """See `Table.rows`."""
+        del columns
+        return (row_of(record) for record in self.records(start, end))
+
+    def records(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of records `start` to `end` - 1.
+
+        Raises:
+            BadInputError: The file is damaged.
+        """
+        with readable(self.file), self.file.open() as content:
+            skipped = _skipped(content, self.file)
+            for _ in range(start):
+                next(skipped)
+            for _ in range(start, end):
+                length = _length(content, self.file)
+                record = content.read(length)
+                [checksum] = _FOOTER.unpack(_exactly(content, _FOOTER.size, self.file))
+                if masked_crc(record) != checksum:
+                    raise _damaged(self.file, content.tell())
+                yield record
+
+
+def _skipped(content: io.BufferedReader, file: File) -> Iterator[None]:
+    """Move behind one record after the other, to the end of the file."""
+    while content.tell() < file.size:
+        length = _length(content, file)
+        content.seek(length + _FOOTER.size, io.SEEK_CUR)
+        if content.tell() > file.size:
+            raise _damaged(file, file.size)
+        yield
+
+
+def _length(content: io.BufferedReader, file: File) -> int:
+    header = _exactly(content, _HEADER.size, file)
+    length, checksum = _HEADER.unpack(header)
+    if masked_crc(header[:8]) != checksum:
+        raise _damaged(file, content.tell())
+    if length > files.MAX_DOCUMENT:
+        raise BadInputError(
+            f"{file}: a record of more than {files.MAX_DOCUMENT >> 20} MiB begins before offset"
+            f" {content.tell():,}; remove it"
+        )
+    return int(length)
+
+
+def _exactly(content: io.BufferedReader, size: int, file: File) -> bytes:
+    data = content.read(size)
+    if len(data) != size:
+        raise _damaged(file, content.tell())
+    return data
+
+
+def _damaged(file: File, offset: int) -> BadInputError:
+    return BadInputError(
+        f"{file} is damaged or no TFRecord file: wrong checksum or end before offset {offset:,};"
+        " restore it"
+    )
+
+
+class TfRecords(TableFiles):
+    """TFRecord files."""
+
+    scheme = "tfrecord"
+    form = "tfrecord:GLOB[#FIELD[@KEY]]"
+    summary = 'tf.train.Example messages in TFRecord files; the text is in FIELD (default "text")'
+    example = "tfrecord:c4/*.tfrecord-*#text"
+    table = TfRecordTable
