@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,45 +19,10 @@ from pipelines.data.store.token_store import Store
 from pipelines.reports import data, history, report_tables, samples, task_data, traces
 from pipelines.reports.curves import charts
 from pipelines.reports.figures import SIGNS, draw
-from pipelines.reports.history import Cost
-from pipelines.reports.report_tables import Confusion, Table
-from pipelines.reports.run import Run, explained
-from pipelines.reports.samples import Sample
-from pipelines.tasks.config import FinetuneConfig
+from pipelines.reports.run import Run
 
 # The first lines of every report contain it, which distinguishes reports from other files.
 MARK = '<meta name="generator" content="bert-jax report'
-
-
-@dataclass
-class Section:
-    """The parts of a page about a single run.
-
-    Attributes:
-        run: The run.
-        missing: Text in place of a missing part, by "data" and "samples".
-    """
-
-    run: Run
-    facts: list[tuple[str, str]]
-    events: Table | None
-    cost: Cost | None
-    checkpoints: Table | None
-    results: Table | None
-    confusion: Confusion | None
-    types: Table | None
-    records: Table | None
-    yaml: str
-    traces: Table | None
-    traces_link: str
-    traces_command: str
-    card: str = ""
-    data: Table | None = None
-    labels: Table | None = None
-    histograms: list[tuple[str, Markup]] = field(default_factory=list)
-    samples: Sequence[Sample] = ()
-    sampled_at: int = 0
-    missing: dict[str, str] = field(default_factory=dict)
 
 
 def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
@@ -70,12 +35,7 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
     """
     numbers = count(1)
     figures = [(chart, draw(chart, next(numbers))) for chart in charts(runs)]
-    sections = [_section(run, output) for run in runs]
-    for section in sections:
-        if isinstance(section.run.config, RunConfig):
-            _fill(section, section.run.config, store, numbers)
-        else:
-            _fill_finetuned(section, section.run.config, numbers)
+    sections = [_section(run, output, store, numbers) for run in runs]
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -104,51 +64,63 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
     )
 
 
-def _section(run: Run, output: Path) -> Section:
-    return Section(
-        run=run,
-        facts=report_tables.facts(run),
-        events=history.events(run),
-        cost=history.cost(run),
-        checkpoints=report_tables.checkpoints(run),
-        results=report_tables.results(run),
-        confusion=report_tables.confusion(run),
-        types=report_tables.types(run),
-        records=samples.records(run),
-        yaml=report_tables.config_yaml(run),
-        traces=traces.table(run),
-        traces_link=traces.link(run, output),
-        traces_command=traces.command(run),
-    )
+def _section(run: Run, output: Path, store: str | None, numbers: count[int]) -> dict[str, Any]:
+    """Return the parts of a page about a single run."""
+    section: dict[str, Any] = {
+        "run": run,
+        "facts": report_tables.facts(run),
+        "events": history.events(run),
+        "cost": history.cost(run),
+        "checkpoints": report_tables.checkpoints(run),
+        "results": report_tables.results(run),
+        "confusion": report_tables.confusion(run),
+        "types": report_tables.types(run),
+        "records": samples.records(run),
+        "yaml": report_tables.config_yaml(run),
+        "traces": traces.table(run),
+        "traces_link": traces.link(run, output),
+        "traces_command": traces.command(run),
+        "card": "",
+        "data": None,
+        "labels": None,
+        "histograms": [],
+        "samples": (),
+        "missing": {},  # part -> text in its place
+    }
+    if isinstance(run.config, RunConfig):
+        return section | _pretraining(run, run.config, store, numbers)
+    length, sets = task_data.read(run)
+    if not sets:
+        return section
+    return section | {
+        "data": task_data.table(run.config, length, sets),
+        "labels": task_data.labels(run.config, sets),
+        "histograms": [task_data.histogram(examples, next(numbers)) for examples in sets],
+    }
 
 
-def _fill(section: Section, config: RunConfig, store_path: str | None, numbers: count[int]) -> None:
-    """Add the parts that need the store and a checkpoint, or why they are missing."""
-    run = section.run
+def _pretraining(
+    run: Run, config: RunConfig, store_path: str | None, numbers: count[int]
+) -> dict[str, Any]:
+    """Return the parts that need the store and a checkpoint, or why they are missing."""
+    parts: dict[str, Any] = {}
+    missing: dict[str, str] = {}
     store: Store | None = None
     try:
         store = data.open_store(run, config, store_path)
         phases = data.draw(config, store)
-        section.data = data.table(phases)
-        section.histograms = [data.histogram(drawn, next(numbers)) for drawn in phases]
+        parts["data"] = data.table(phases)
+        parts["histograms"] = [data.histogram(drawn, next(numbers)) for drawn in phases]
     except UserError as error:
-        section.missing["data"] = explained(error)
-    section.card = data.card(run, store)
+        missing["data"] = f"Not shown: {error}."
+    parts |= {"card": data.card(run, store), "missing": missing}
     if store is None or not run.checkpoints:
         reason = "the store is missing" if store is None else "there is no checkpoint yet"
-        section.missing["samples"] = f"Not shown: {reason}."
-        return
+        missing["samples"] = f"Not shown: {reason}."
+        return parts
     say(f"{run.path}: predicting masked tokens")
     try:
-        section.samples, section.sampled_at = samples.predictions(run, config, store)
+        parts["samples"], parts["sampled_at"] = samples.predictions(run, config, store)
     except UserError as error:
-        section.missing["samples"] = explained(error)
-
-
-def _fill_finetuned(section: Section, config: FinetuneConfig, numbers: count[int]) -> None:
-    """Add the parts from the data file of a fine-tuning."""
-    length, sets = task_data.read(section.run)
-    if sets:
-        section.data = task_data.table(config, length, sets)
-        section.labels = task_data.labels(config, sets)
-        section.histograms = [task_data.histogram(examples, next(numbers)) for examples in sets]
+        missing["samples"] = f"Not shown: {error}."
+    return parts

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime import json_lines, status_files
-from bert_jax.runtime.errors import BadInputError, UserError, one_line
+from bert_jax.runtime.errors import BadInputError, one_line
 from bert_jax.runtime.paths import absolute, check_kind, failures_explained, is_remote
 from bert_jax.runtime.sessions import Session, read_sessions
 from bert_jax.training import metrics
@@ -236,8 +236,3 @@ def size(folder: Path) -> int | None:
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except OSError:  # a checkpoint is removed in the meantime
         return None
-
-
-def explained(error: UserError) -> str:
-    """Return the text in place of a section that cannot be made."""
-    return f"Not shown: {error}."
