@@ -18,6 +18,7 @@ from bert_jax.config.phases import Phase
 from bert_jax.config.run import RunConfig
 from pipelines.commands import cli
 from pipelines.data.sources.registry import SOURCES
+from pipelines.help import COMMANDS
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS
 from tpu.__main__ import COMMANDS as TPU_COMMANDS
@@ -74,7 +75,7 @@ def sources() -> str:
 
 def invocations() -> Iterator[tuple[str, list[str]]]:
     """Yield every command, with the words after `bert-jax`."""
-    for name in cli.COMMANDS:
+    for name in COMMANDS:
         if name == "tpu":
             continue
         # All tasks have the same options.

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-# Purpose -> its commands.
+# Purpose -> its commands, with their summaries. The modules have the same names.
 GROUPS = {
-    "Data": ("train-tokenizer", "extend-tokenizer", "prepare", "show-batch", "bench-loader"),
-    "Pre-train": ("pretrain", "evaluate", "fill-mask"),
-    "Fine-tune and use": ("finetune", "predict", "extract-features"),
-    "Inspect": ("report", "serve", "inspect", "doctor"),
-    "Convert": ("convert",),
-    "Cloud": ("tpu",),
-    "Shell": ("completion",),
+    "Data": {
+        "train-tokenizer": "train a vocabulary on a corpus",
+        "extend-tokenizer": "add domain words to the [unusedN] slots of a WordPiece vocabulary",
+        "prepare": "tokenize a corpus into a store",
+        "show-batch": "print training examples as text, with masks, segments and labels",
+        "bench-loader": "measure how fast batches are made from a store",
+    },
+    "Pre-train": {
+        "pretrain": "train BERT on a store; run it again to resume",
+        "evaluate": "compute exact held-out losses and accuracies of a model",
+        "fill-mask": "rank the tokens that could replace [MASK]",
+    },
+    "Fine-tune and use": {
+        "finetune": "train a model on a task; run it again to resume",
+        "predict": "write the predictions of a fine-tuned model",
+        "extract-features": "write hidden states of texts as .npz or Arrow",
+    },
+    "Inspect": {
+        "report": "write one HTML page of one or several runs: curves, data, samples, config",
+        "serve": "serve a web page and a JSON API to try a model",
+        "inspect": "show shapes, parameters, step and digest of a model or preset",
+        "doctor": "check devices, versions and storage, and suggest fixes",
+    },
+    "Convert": {
+        "convert": "write a model in the format of Hugging Face or of bert-jax",
+    },
+    "Cloud": {
+        "tpu": "run on Cloud TPU slices: check, request, watch and stop them",
+    },
+    "Shell": {
+        "completion": "print a script for bash, zsh or fish that completes commands and options",
+    },
 }
+COMMANDS = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 
 TERMS = {
     "STORE": "folder with tokenized text, from prepare; works for every sequence length",
@@ -83,19 +107,18 @@ ESSENTIALS = {
 }
 
 
-def commands(summaries: Mapping[str, str]) -> str:
+def commands() -> str:
     """Return the commands with their summaries, by group, and the terms that they use."""
     # Imports NumPy, which other commands may not need.
     from pipelines.data.sources.registry import forms
 
-    width = max(map(len, summaries))
-    parts = []
-    for group, names in GROUPS.items():
-        rows = [f"  {name:{width}}  {summaries[name]}" for name in names]
-        parts.append("\n".join([f"{group}:", *rows]))
     terms = {"SPEC": f"source of text: {forms()}", **TERMS}
-    rows = [f"  {term:{width}}  {meaning}" for term, meaning in terms.items()]
-    return "\n\n".join([*parts, "\n".join(["Terms:", *rows])])
+    width = max(map(len, COMMANDS))
+    parts = [
+        "\n".join([f"{title}:", *(f"  {name:{width}}  {text}" for name, text in rows.items())])
+        for title, rows in {**GROUPS, "Terms": terms}.items()
+    ]
+    return "\n\n".join(parts)
 
 
 def essentials(command: str) -> str:

@@ -9,36 +9,14 @@ from types import ModuleType
 from bert_jax import __version__
 from bert_jax.runtime.entry_point import Main, run
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.help import commands, example
-
-# Command -> summary for the list of commands. The module has the same name.
-COMMANDS = {
-    "train-tokenizer": "train a vocabulary on a corpus",
-    "extend-tokenizer": "add domain words to the [unusedN] slots of a WordPiece vocabulary",
-    "prepare": "tokenize a corpus into a store",
-    "show-batch": "print training examples as text, with masks, segments and labels",
-    "bench-loader": "measure how fast batches are made from a store",
-    "pretrain": "train BERT on a store; run it again to resume",
-    "finetune": "train a model on a task; run it again to resume",
-    "predict": "write the predictions of a fine-tuned model",
-    "evaluate": "compute exact held-out losses and accuracies of a model",
-    "fill-mask": "rank the tokens that could replace [MASK]",
-    "report": "write one HTML page of one or several runs: curves, data, samples, config",
-    "extract-features": "write hidden states of texts as .npz or Arrow",
-    "convert": "write a model in the format of Hugging Face or of bert-jax",
-    "serve": "serve a web page and a JSON API to try a model",
-    "inspect": "show shapes, parameters, step and digest of a model or preset",
-    "doctor": "check devices, versions and storage, and suggest fixes",
-    "completion": "print a script for bash, zsh or fish that completes commands and options",
-    "tpu": "run on Cloud TPU slices: check, request, watch and stop them",
-}
+from pipelines.help import COMMANDS, commands, example
 
 
 def usage() -> str:
     """Return the list of commands."""
     return (
         f"bert-jax {__version__}: pre-train and use BERT in JAX\n\n"
-        f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{commands(COMMANDS)}\n\n"
+        f"usage: bert-jax COMMAND [options]     bert-jax COMMAND --help\n\n{commands()}\n\n"
         "Every command accepts --debug, which prints tracebacks. --version prints the version."
         f"\n\n{example('pretrain')}"
     )

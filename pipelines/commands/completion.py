@@ -10,6 +10,7 @@ import shtab
 
 from bert_jax.runtime.errors import UserError
 from pipelines.commands import cli
+from pipelines.help import COMMANDS
 from pipelines.settings import command_parser, parse, parser_of
 from pipelines.tasks.registry import TASKS
 
@@ -31,7 +32,7 @@ def all_commands() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser("bert-jax")
     root.add_argument("--version", action="store_true", help="print the version")
     subparsers = root.add_subparsers()
-    for name, summary in cli.COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = subparsers.add_parser(name, help=summary)
         if name == "tpu":
             _add_words(command, name, cli.module_of(name).COMMANDS)

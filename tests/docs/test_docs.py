@@ -17,7 +17,7 @@ import yaml
 
 from bert_jax import __version__
 from bert_jax.config.run import RunConfig
-from pipelines.commands.cli import COMMANDS
+from pipelines.help import COMMANDS
 from pipelines.models.api import Bert
 from pipelines.settings import _keys, check_keys
 from pipelines.tasks.config import FinetuneConfig

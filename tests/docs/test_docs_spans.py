@@ -19,8 +19,8 @@ from types import ModuleType
 import pytest
 
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.commands.cli import COMMANDS
 from pipelines.commands.cli import command as main_of
+from pipelines.help import COMMANDS
 from pipelines.tasks.registry import TASKS
 from support import doc_blocks
 from support.commands import ROOT

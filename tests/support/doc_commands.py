@@ -12,7 +12,8 @@ from typing import Any
 import jsonargparse
 import pytest
 
-from pipelines.commands.cli import COMMANDS, command
+from pipelines.commands.cli import command
+from pipelines.help import COMMANDS
 from support.commands import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")

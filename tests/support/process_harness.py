@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from pipelines.commands.cli import COMMANDS
+from pipelines.help import COMMANDS
 from support import compilations, process_events
 
 _POLL = 0.005  # seconds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands.cli import COMMANDS
+from pipelines.help import COMMANDS
 from support.commands import refused, run_process
 
 # Calls the function that the script registers, as bash does for Tab.

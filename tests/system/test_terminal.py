@@ -20,11 +20,10 @@ import pytest
 
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime import console
-from pipelines.commands.cli import COMMANDS
 from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import SPECIALS, WordPieceTokenizer
-from pipelines.help import EXAMPLES, GROUPS, example, finetune_example
+from pipelines.help import COMMANDS, EXAMPLES, GROUPS, example, finetune_example
 from pipelines.models.evaluate import masked_sentence
 from pipelines.settings import parse, parser_of
 from pipelines.tasks.registry import TASKS
