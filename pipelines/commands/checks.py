@@ -13,16 +13,19 @@ import shutil
 import time
 import urllib.request
 import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from bert_jax.runtime.errors import BadInputError, UserError
-from bert_jax.runtime.paths import CLOUD, absolute, at, is_remote, region_of
+from bert_jax.runtime.errors import BadInputError, UserError, one_line
+from bert_jax.runtime.paths import CLOUD, absolute, at, failures_explained, is_remote, region_of
 
 _GIB = 1 << 30
 _MIN_DISK, _MIN_MEMORY, _MIN_FILES = 5 * _GIB, 2 * _GIB, 1024
@@ -47,6 +50,44 @@ class Result(NamedTuple):
 
 class SkippedError(Exception):
     """The check does not apply to this system."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The report on one check."""
+
+    name: str
+    state: Literal["ok", "skipped", "warning", "failure"]
+    found: str
+    remedy: str = ""
+
+
+def all_checks(run_dir: str) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """Yield the checks by name; those whose failure causes others come first."""
+    independent = (python, packages, devices, compiler, compile_cache, memory, cores, open_files)
+    for check in independent:
+        yield check.__name__.replace("_", " "), check
+    storage = Storage(run_dir)
+    yield "storage", storage.written
+    yield "clock", storage.clock
+    if run_dir.startswith(CLOUD):
+        yield "region", partial(region, run_dir)
+
+
+def examined(name: str, check: Callable[[], Result]) -> tuple[Line, UserError | None]:
+    """Make a check; return the report on it, and its error if it failed."""
+    try:
+        with failures_explained():
+            result = check()
+    except SkippedError as error:
+        return Line(name, "skipped", str(error)), None
+    except UserError as error:
+        return Line(name, "failure", str(error)), error
+    except Exception as error:  # a broken installation can raise anything
+        text = one_line(f"{type(error).__name__}: {error}")
+        failure = BadInputError(f"{text}; reinstall bert-jax in a new environment")
+        return Line(name, "failure", str(failure)), failure
+    return Line(name, "warning" if result.remedy else "ok", *result), None
 
 
 def python() -> Result:

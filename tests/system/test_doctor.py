@@ -21,7 +21,7 @@ import pytest
 
 from bert_jax.runtime.errors import BadInputError, DeviceUnavailableError, UserError
 from pipelines.commands import checks
-from pipelines.commands.doctor import examined
+from pipelines.commands.checks import examined
 from support import gcs_emulator
 from support.commands import refused, run_process, small_disk
 
