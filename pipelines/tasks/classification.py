@@ -54,7 +54,6 @@ class Classification(Task):
         return len(classes) != 1
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
-        """See `Task.read`."""
         return table_reader.examples(table_reader.read(source), columns, labeled)
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
@@ -153,14 +152,12 @@ class Classification(Task):
         return Counter(example.label for example in examples)
 
     def sample(self, example: Example, prediction: Record) -> Sample:
-        """See `Task.sample`."""
         predicted = prediction["label"]
         probability = prediction["probabilities"][predicted]
         inputs = table_reader.texts(example)
         return Sample(inputs, example.label, predicted, probability, predicted == example.label)
 
     def from_request(self, request: MaybePair) -> list[Example]:
-        """See `Task.from_request`."""
         return [Example(REQUEST_ID, request.text, request.pair or "")]
 
 

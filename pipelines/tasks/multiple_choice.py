@@ -192,7 +192,6 @@ class MultipleChoice(Task):
         return Sample(inputs, true, numbered[best], probability, best == example.label)
 
     def from_request(self, request: Choices) -> list[Question]:
-        """See `Task.from_request`."""
         return [Question(REQUEST_ID, request.text, tuple(request.choices))]
 
 

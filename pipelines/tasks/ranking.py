@@ -140,7 +140,6 @@ class PassageRanking(Classification):
     def response(
         self, examples: Sequence[Any], predictions: Sequence[Record], classes: Sequence[str]
     ) -> Record:
-        """See `Task.response`."""
         passages = [
             {"index": int(record["id"]), "rank": record["rank"], "score": record["score"]}
             for record in ranked(examples, predictions, classes)

@@ -50,7 +50,6 @@ class Regression(Task):
 
     @classmethod
     def fits(cls, classes: Sequence[str]) -> bool:
-        """See `Task.fits`."""
         return len(classes) == 1
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
@@ -120,11 +119,9 @@ class Regression(Task):
         }
 
     def sample(self, example: Example, prediction: Record) -> Sample:
-        """See `Task.sample`."""
         return Sample(table_reader.texts(example), example.label, f"{prediction['value']:.4g}")
 
     def from_request(self, request: MaybePair) -> list[Example]:
-        """See `Task.from_request`."""
         return [Example(REQUEST_ID, request.text, request.pair or "")]
 
 

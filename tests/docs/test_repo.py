@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,46 @@ def test_files_and_functions_are_short() -> None:
                     lines = (node.end_lineno or 0) - node.lineno
                     long += [f"{name}: {node.name}"] if lines >= 60 else []
     assert not long
+
+
+@cache
+def classes() -> dict[str, list[tuple[Path, ast.ClassDef]]]:
+    """Return all classes of the product by name."""
+    found: dict[str, list[tuple[Path, ast.ClassDef]]] = {}
+    for path in SOURCES:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append((path, node))
+    return found
+
+
+def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    functions = (
+        item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return {function.name: function for function in functions}
+
+
+def inherits_docstring(node: ast.ClassDef, name: str) -> bool:
+    """Return True if a base class in the product documents the method `name`."""
+    for base in node.bases:
+        for _, parent in classes().get(ast.unparse(base).rpartition(".")[2], []):
+            method = methods(parent).get(name)
+            if (method and ast.get_docstring(method)) or inherits_docstring(parent, name):
+                return True
+    return False
+
+
+def test_public_methods_are_documented_once() -> None:
+    undocumented = [
+        f"{path}: {node.name}.{name}"
+        for path, node in chain.from_iterable(classes().values())
+        if not node.name.startswith("_")
+        for name, method in methods(node).items()
+        if not (name.startswith("_") or ast.get_docstring(method))
+        if not inherits_docstring(node, name)
+    ]
+    assert not undocumented
 
 
 def test_the_training_loop_fits_on_a_few_screens() -> None:

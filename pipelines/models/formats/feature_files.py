@@ -51,7 +51,7 @@ def writer(suffix: str, draft: Path) -> Writer:
     raise BadArgumentsError(f"a file of vectors must end in .npz or .arrow, not {suffix!r}")
 
 
-class NpzWriter:
+class NpzWriter(Writer):
     """An array [N, …] per column; with lengths also ``offsets``, int64 [texts + 1].
 
     A zip file is written sequentially, so each array grows in a file of its own. At the end they
@@ -68,7 +68,6 @@ class NpzWriter:
         self._end = 0
 
     def append(self, columns: Mapping[str, np.ndarray], lengths: np.ndarray | None) -> None:
-        """See `Writer.append`."""
         if lengths is not None:
             offsets = self._end + np.cumsum(lengths, dtype=np.int64)
             if OFFSETS not in self._parts:
@@ -84,11 +83,9 @@ class NpzWriter:
             self._rows[name] += len(array)
 
     def close(self) -> None:
-        """See `Writer.close`."""
         self._open.close()
 
     def finish(self) -> Path:
-        """See `Writer.finish`."""
         self.close()
         out = self._draft / "features.npz"
         with zipfile.ZipFile(out, "w") as archive:
@@ -110,7 +107,7 @@ class NpzWriter:
             shutil.copyfileobj(part, file, 1 << 20)
 
 
-class ArrowWriter:
+class ArrowWriter(Writer):
     """A row per text in an Arrow IPC file; with lengths the cells are lists."""
 
     def __init__(self, draft: Path) -> None:
@@ -130,7 +127,6 @@ class ArrowWriter:
         self._file: Any = None
 
     def append(self, columns: Mapping[str, np.ndarray], lengths: np.ndarray | None) -> None:
-        """See `Writer.append`."""
         arrays = [self._array(array, lengths) for array in columns.values()]
         batch = self._arrow.RecordBatch.from_arrays(arrays, list(columns))
         if self._file is None:
@@ -138,12 +134,10 @@ class ArrowWriter:
         self._file.write_batch(batch)
 
     def finish(self) -> Path:
-        """See `Writer.finish`."""
         self.close()
         return self._path
 
     def close(self) -> None:
-        """See `Writer.close`."""
         if self._file is not None:
             self._file.close()
 

@@ -246,7 +246,6 @@ class QuestionAnswering(Task):
         return Sample(inputs, true, predicted, prediction["probability"], correct)
 
     def from_request(self, request: serving.Question) -> list[Question]:
-        """See `Task.from_request`."""
         return [Question(REQUEST_ID, request.question, request.context)]
 
 

@@ -301,7 +301,6 @@ class Summarization(Task):
         return Sample(inputs, example.summary or "", prediction["summary"], probability)
 
     def from_request(self, request: Single) -> list[Example]:
-        """See `Task.from_request`."""
         sentences = split_sentences(paragraphs(request.text), self.options.language)
         if not sentences:
             raise BadArgumentsError("the document has no sentences")

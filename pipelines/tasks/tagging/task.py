@@ -227,7 +227,6 @@ class Tagging(Task):
         return Sample(inputs, true_text, predicted_text, correct=true == predicted)
 
     def from_request(self, request: Single) -> list[Sentence]:
-        """See `Task.from_request`."""
         words, starts = split_words(request.text)
         if not words:
             raise BadArgumentsError("the text has no words")
