@@ -41,8 +41,8 @@ from pipelines.tasks.experiment import (
     finetuning,
     logits_step,
     planned,
+    task_network,
 )
-from pipelines.tasks.network import task_network
 from pipelines.tasks.ranking import PassageRanking
 from pipelines.tasks.registry import TaskOptions, open_task
 from pipelines.tasks.task import Columns, Task

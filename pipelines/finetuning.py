@@ -32,9 +32,9 @@ from pipelines.tasks.experiment import (
     finetuning,
     logits_step,
     planned,
+    task_network,
     write_records,
 )
-from pipelines.tasks.network import task_network
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.task import Task
 

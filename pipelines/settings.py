@@ -109,7 +109,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = 
     names = list(parser._option_string_actions)  # argparse has no public list of them
     spellings = {name.replace("_", "-"): name for name in names}
     try:
-        words = [_respelled(word, spellings) for word in map(_renamed, argv)]
+        words = [_respelled(word, spellings) for word in argv]
         return parser.parse_args(words, namespace=base)
     except argparse.ArgumentError as error:
         text = str(error)
@@ -124,19 +124,14 @@ def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = 
 
 
 def _respelled(word: str, spellings: Mapping[str, str]) -> str:
+    """Return an option under its present name, as the parser spells it."""
     name, equals, value = word.partition("=")
     if not name.startswith("--"):
         return word
+    if new := OPTIONS.get(name.removeprefix("--").replace("-", "_")):
+        _report_renamed(name, f"--{new}")
+        name = f"--{new}"
     return spellings.get(name.replace("_", "-"), name) + equals + value
-
-
-def _renamed(word: str) -> str:
-    name, equals, value = word.partition("=")
-    new = OPTIONS.get(name.removeprefix("--").replace("-", "_")) if name[:2] == "--" else None
-    if new is None:
-        return word
-    _report_renamed(name, f"--{new}")
-    return f"--{new}{equals}{value}"
 
 
 def _report_renamed(old: str, new: str) -> None:

@@ -33,7 +33,7 @@ from pipelines.folders import absent
 from pipelines.models.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.network import task_network
+from pipelines.tasks.experiment import task_network
 
 # Largest multiple to which others round the number of embeddings up.
 _ROUNDING = 1024

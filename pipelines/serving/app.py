@@ -206,15 +206,11 @@ async def _refused(request: Request, error: Exception) -> Response:
         offered = [route.path for route in request.app.routes if route.path.startswith("/api/")]
         message = f"this model has no {path}; it has {', '.join(offered)}"
     elif error.status_code == 405:
-        allowed = ", ".join(_allowed(error))
+        allowed = (error.headers or {}).get("Allow", "GET")
         message = f"{path} does not accept {request.method}; use {allowed}"
     response = _error(error.status_code, message)
     response.headers.update(error.headers or {})
     return response
-
-
-def _allowed(error: HTTPException) -> list[str]:
-    return (error.headers or {}).get("Allow", "GET").split(", ")
 
 
 async def _user_error(request: Request, error: Exception) -> Response:

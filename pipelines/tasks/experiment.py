@@ -29,7 +29,7 @@ from bert_jax.training.step import Steps, task_objective
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
-from pipelines.tasks.network import task_network
+from pipelines.tasks.registry import TASKS
 from pipelines.tasks.task import Features, Record, Task
 
 # In a run folder: the newest prediction for each validation example.
@@ -70,6 +70,11 @@ def planned(config: FinetuneConfig, rows: int) -> FinetuneConfig:
         optimizer=replace(config.optimizer, warmup_steps=warmup),
         train=replace(config.train, eval_every=every if config.data.validation else 0),
     )
+
+
+def task_network(config: FinetuneConfig, outputs: int) -> TaskNetwork:
+    """Return the network of a run whose task has so many outputs."""
+    return TaskNetwork(config.model, config.head, outputs, TASKS[config.task].head == "tokens")
 
 
 def finetuning(

@@ -42,11 +42,6 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class NoOptions:
-    """Options of a task that has none."""
-
-
-@dataclass(frozen=True)
 class Features:
     """Rows for the network.
 
@@ -115,7 +110,7 @@ class Task(ABC):
     length_of: ClassVar[str] = "an example"
     label_title: ClassVar[str] = "label"
     endpoint: ClassVar[Endpoint]
-    Options: ClassVar[type] = NoOptions
+    Options: ClassVar[type] = object
 
     def __init__(self, options: Any = None) -> None:
         """Create a task with `options`, an instance of `Options`; None = the defaults."""

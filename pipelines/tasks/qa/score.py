@@ -40,7 +40,9 @@ def score(
 
     Returns:
         ``exact``, ``f1``, ``total``; in version 2.0 also ``HasAns_…`` and ``NoAns_…``, each for the
-        questions of one kind, and with `null_odds` what `tune_threshold` returns.
+        questions of one kind, and with `null_odds` the thresholds of the odds with the best scores,
+        ``best_exact_thresh`` and ``best_f1_thresh``, with these scores, ``best_exact`` and
+        ``best_f1``. For them, predictions are the best answers that are not "".
 
     Raises:
         BadInputError: `gold` has not the format of SQuAD, or an answer is not a text.
@@ -71,28 +73,6 @@ def score_answers(
         if names:
             metrics |= _means(kept, names, prefix)
     return metrics | (_tuned(golds, raw, predictions, odds) if odds else {})
-
-
-def tune_threshold(
-    gold: Mapping[str, Any], predictions: Mapping[str, str], null_odds: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the thresholds of the null odds with the best scores, and these scores in percent.
-
-    As in the official evaluation, the threshold is 0 if giving no answers at all is best.
-
-    Args:
-        gold: As in `score`.
-        predictions: id -> best answer that is not "", so that every threshold can be tried.
-        null_odds: id -> score of no answer minus the score of the answer.
-
-    Returns:
-        ``best_exact``, ``best_exact_thresh``, ``best_f1``, ``best_f1_thresh``.
-
-    Raises:
-        BadInputError: See `score`.
-    """
-    golds = _golds(gold, True)
-    return _tuned(golds, _raw(golds, predictions, True), predictions, null_odds)
 
 
 def normalized(text: str) -> str:
@@ -169,6 +149,7 @@ def _tuned(
     predictions: Mapping[str, str],
     null_odds: Mapping[str, float],
 ) -> dict[str, float]:
+    """Return the best thresholds and their scores; 0 if giving no answers at all is best."""
     order = sorted((name for name in null_odds if name in raw), key=lambda name: null_odds[name])
     thresholds = [0.0, *(null_odds[name] for name in order)]
     tuned = {}
