@@ -59,6 +59,13 @@ def active(cloud: ScriptedCloud, slices: QueuedResources, count: int = 1) -> Non
         cloud.advance("run")
 
 
+def endpoints(slices: QueuedResources, name: str) -> tuple[str, ...]:
+    """Return the addresses of all hosts, slice by slice."""
+    described = slices.describe(ZONE, name)
+    assert described
+    return tuple(ip for node in described.nodes for ip in node.endpoints)
+
+
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waiting times of the provider."""
     monkeypatch.setattr(provider, "_BACK_OFF", 0.01)

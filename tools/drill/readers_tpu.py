@@ -50,14 +50,17 @@ def read_status_files(folder: Path) -> None:
 _REFUSAL = "us-west4-a has no capacity for TPU now: add zones to tpu.zones, or wait"
 
 
-class _EmptyCloud(provider.Provider):
+class _EmptyCloud(provider.QueuedResources):
     """A cloud without slices."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
 
     def describe(self, zone: str, name: str) -> None:
         pass
 
 
-def _status(launch: Launch, folder: Path, cloud: provider.Provider) -> None:
+def _status(launch: Launch, folder: Path, cloud: provider.QueuedResources) -> None:
     """Do what ``bert-jax tpu status`` does."""
     watcher = Watcher(replace(launch, run=str(folder)), cloud)
     observation, decision = watcher.observe()
@@ -154,7 +157,7 @@ def read_responses(folder: Path) -> None:
             lambda: json.dumps([asdict(slice_) for slice_ in cloud.list(_ZONE)]),
             lambda: _status(_LAUNCH, folder / "run", cloud),
             lambda: cloud.describe(_ZONE, "refused"),
-            lambda: cloud.endpoints(_ZONE, "run"),
+            lambda: cloud.describe(_ZONE, "run"),
             lambda: cloud.delete(_ZONE, "run"),
             lambda: cloud.create(_ZONE, "run", provider.tpu_v2.QueuedResource()),
         )

@@ -74,9 +74,7 @@ class HostState:
 
     def write(self, path: Path) -> None:
         """Replace the file."""
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(asdict(self)), "utf-8")
-        draft.replace(path)
+        status_files.write_file(path, json.dumps(asdict(self)).encode())
 
 
 class Supervisor:

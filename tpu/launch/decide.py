@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from bert_jax.runtime.status_files import BUSY, ENDED, Attempt, Heartbeat, RunStatus
@@ -111,11 +112,11 @@ def _finished(observed: Observation) -> Decision | None:
     """Decide for a run that is complete, failed for good or was requested to stop."""
     exists, outcomes = observed.resource is not None, observed.run_status.outcomes
     statuses: tuple[Status, ...] = ("DONE", "FAILED", "STOPPED")
+    action: Literal["delete", "end"] = "delete" if exists else "end"
     for name in statuses:
         outcome = outcomes.get(name)
         if outcome is not None and outcome.spec == observed.spec:
             reason = outcome.note or f"the run is {name.lower()} at step {outcome.step:,}"
-            action: Literal["delete", "end"] = "delete" if exists else "end"
             ended = name.lower() if exists else ""
             return Decision(name, action, reason, ended=ended, failed=name == "FAILED")
     heartbeats = _of_current_attempt(observed)
@@ -124,9 +125,7 @@ def _finished(observed: Observation) -> Decision | None:
         # A host with exit code 1 may have lost its peer; 64 and 78 are causes.
         cause = max(failed, key=lambda heartbeat: heartbeat.exit_code in (64, 78))
         reason = f"worker {cause.worker} ended with exit code {cause.exit_code}: {cause.note}"
-        if exists:
-            return Decision("FAILED", "delete", reason, ended="failed", failed=True)
-        return Decision("FAILED", "end", reason, failed=True)
+        return Decision("FAILED", action, reason, ended="failed" if exists else "", failed=True)
     if not observed.run_status.stop:
         return None
     if not exists:
@@ -169,10 +168,10 @@ def _with_resource(observed: Observation, resource: Resource) -> Decision:
     """Decide by the state of the queued resource."""
     state = resource.state
     if state == "FAILED":
-        if observed.failure_kind == "final":
-            return Decision("FAILED", "delete", observed.failure, ended="failed", failed=True)
-        ended = "capacity" if observed.failure_kind == "capacity" else "broken"
-        return Decision("FAILED", "delete", observed.failure, ended=ended)
+        kind = observed.failure_kind
+        ended = {"capacity": "capacity", "temporary": "broken", "final": "failed"}[kind]
+        failed = kind == "final"
+        return Decision("FAILED", "delete", observed.failure, ended=ended, failed=failed)
     if state == "SUSPENDED":
         if resource.initiator == "USER":
             reason = "a user suspended the slice; delete it or submit again"
@@ -239,11 +238,9 @@ def _limit_reached(observed: Observation, attempts: Sequence[Attempt]) -> str:
             " can read and write the run folder and that the hosts reach PyPI; if they could write"
             " logs, bert-jax tpu logs RUN prints them"
         )
-    failures = 0
-    for attempt in reversed(attempts):
-        if attempt.ended_step > attempt.step:
-            break
-        failures += attempt.ended not in ("preempted", "capacity")
+    failures = sum(
+        attempt.ended not in ("preempted", "capacity") for attempt in _fruitless(attempts)
+    )
     if failures >= observed.limits.max_failures:
         return (
             f"{failures} attempts in a row failed without a new step (tpu.max_failures), the last"
@@ -261,11 +258,7 @@ def _pause(attempts: Sequence[Attempt], zones: int, back_off: tuple[float, float
     The number of the attempt seeds the jitter, so that every watcher computes the same. There is no
     pause between the zones of a round.
     """
-    fruitless = 0
-    for attempt in reversed(attempts):
-        if attempt.ended_step > attempt.step:
-            break
-        fruitless += 1
+    fruitless = len(_fruitless(attempts))
     if attempts[-1].ended == "capacity":
         if fruitless % zones:
             return 0.0
@@ -273,6 +266,11 @@ def _pause(attempts: Sequence[Attempt], zones: int, back_off: tuple[float, float
     first, longest = back_off
     jitter = random.Random(attempts[-1].number).uniform(0.8, 1.2)  # noqa: S311
     return float(min(first * 2.0 ** max(0, fruitless - 1), longest)) * jitter
+
+
+def _fruitless(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the last attempts, newest first, without a new step."""
+    return list(takewhile(lambda attempt: attempt.ended_step <= attempt.step, reversed(attempts)))
 
 
 def attempt_of(resource: Resource) -> int:

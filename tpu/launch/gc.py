@@ -13,13 +13,13 @@ from bert_jax.runtime.paths import at
 from pipelines.settings import command_parser, parse
 from tpu.config import resolve_project
 from tpu.launch.decide import attempt_of
-from tpu.launch.provider import Provider, Resource, connect
+from tpu.launch.provider import QueuedResources, Resource, connect
 from tpu.launch.request import MANAGED_BY
 
 DEAD = ("FAILED", "SUSPENDED")
 
 
-def dead(provider: Provider, zones: Sequence[str]) -> list[Resource]:
+def dead(provider: QueuedResources, zones: Sequence[str]) -> list[Resource]:
     """Return the resources of this tool that never run again."""
     key, value = MANAGED_BY
     listed = [resource for zone in zones for resource in provider.list(zone)]

@@ -1,7 +1,8 @@
 """Create, describe and delete Cloud TPU slices as queued resources.
 
-The Cloud TPU API is in maintenance mode since 2026. For newer chips a second provider could
-implement the same five methods with Compute Engine instance groups and a workload policy.
+The Cloud TPU API is in maintenance mode since 2026. For newer chips a second class could implement
+the four public methods of `QueuedResources` with Compute Engine instance groups and a workload
+policy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError, Unknown
@@ -103,26 +104,7 @@ Context = tuple[str, tpu_v2.QueuedResource | None]  # zone and requested resourc
 Resources = list[Resource]  # inside the classes below, `list` is a method
 
 
-class Provider(Protocol):
-    """A cloud as watchers need it; every method raises UserErrors with a remedy."""
-
-    def create(self, zone: str, name: str, resource: tpu_v2.QueuedResource) -> bool:
-        """Request slices; return False if a resource of that name exists, in any state."""
-
-    def describe(self, zone: str, name: str) -> Resource | None:
-        """Return the resource with its nodes as they are now; None if it does not exist."""
-
-    def list(self, zone: str) -> Resources:
-        """Return all resources of the project in a zone, without their nodes."""
-
-    def delete(self, zone: str, name: str) -> None:
-        """Start the deletion of a resource and its nodes, if it exists."""
-
-    def endpoints(self, zone: str, name: str) -> tuple[str, ...]:
-        """Return the addresses of all hosts, slice by slice."""
-
-
-class QueuedResources(Provider):
+class QueuedResources:
     """Slices of a project through the Cloud TPU API.
 
     Attributes:
@@ -209,15 +191,6 @@ class QueuedResources(Provider):
             if resource is not None and resource.state.state.name != "DELETING":
                 raise
 
-    def endpoints(self, zone: str, name: str) -> tuple[str, ...]:
-        """Return the addresses of all hosts, slice by slice.
-
-        Raises:
-            CloudError: The request failed.
-        """
-        resource = self.describe(zone, name)
-        return tuple(ip for node in resource.nodes for ip in node.endpoints) if resource else ()
-
     def _zone(self, zone: str) -> str:
         return f"projects/{self.project}/locations/{zone}"
 
@@ -226,24 +199,25 @@ class QueuedResources(Provider):
 
     def _resource(self, zone: str, name: str) -> tpu_v2.QueuedResource | None:
         request = tpu_v2.GetQueuedResourceRequest(name=self._name(zone, name))
+        return self._get(self._client.get_queued_resource, request, zone)
+
+    def _node(self, path: str) -> Node:
+        short = path.rpartition("/")[2]
+        request = tpu_v2.GetNodeRequest(name=path)
+        node = self._get(self._client.get_node, request, path.split("/")[3])
+        if node is None:
+            return Node(short, ABSENT, "", ())
+        ips = tuple(endpoint.ip_address for endpoint in node.network_endpoints)
+        return Node(short, node.state.name, _unless_unspecified(node.health.name), ips)
+
+    def _get(self, method: Callable[..., A], request: Any, zone: str) -> A | None:
+        """Send a request; return None if what it names does not exist."""
         try:
-            return self._call(self._client.get_queued_resource, request, (zone, None))
+            return self._call(method, request, (zone, None))
         except CloudError as error:
             if error.status == "NOT_FOUND":
                 return None
             raise
-
-    def _node(self, path: str) -> Node:
-        short = path.rpartition("/")[2]
-        try:
-            request = tpu_v2.GetNodeRequest(name=path)
-            node = self._call(self._client.get_node, request, (path.split("/")[3], None))
-        except CloudError as error:
-            if error.status == "NOT_FOUND":
-                return Node(short, ABSENT, "", ())
-            raise
-        ips = tuple(endpoint.ip_address for endpoint in node.network_endpoints)
-        return Node(short, node.state.name, _unless_unspecified(node.health.name), ips)
 
     def _call(self, method: Callable[..., A], request: Any, context: Context) -> A:
         """Send a request, and retry it while its failure is temporary."""

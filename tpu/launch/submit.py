@@ -20,7 +20,7 @@ from pipelines.settings import command_parser
 from tpu.config import read
 from tpu.launch.bundle import upload
 from tpu.launch.gc import DEAD
-from tpu.launch.provider import Provider, Resource, connect
+from tpu.launch.provider import QueuedResources, Resource, connect
 from tpu.launch.request import (
     FILE,
     SPEC,
@@ -36,7 +36,7 @@ from tpu.launch.watch import Watcher, slice_of, watch
 _PAUSE = 3.0  # seconds between checks
 
 
-def submit(launch: Launch, files: dict[str, bytes], provider: Provider) -> Launch:
+def submit(launch: Launch, files: dict[str, bytes], provider: QueuedResources) -> Launch:
     """Write the launch to the run folder and request the slice once.
 
     Returns:
@@ -96,7 +96,9 @@ def _previous_launch(launch: Launch) -> Launch | None:
     return previous
 
 
-def _existing_slice(launch: Launch, previous: Launch | None, provider: Provider) -> Resource | None:
+def _existing_slice(
+    launch: Launch, previous: Launch | None, provider: QueuedResources
+) -> Resource | None:
     """Return the slice of this run, also in zones of the previous launch, unless DELETING.
 
     Raises:

@@ -20,7 +20,7 @@ from bert_jax.runtime.status_files import Attempt, RunStatus
 from pipelines.settings import command_parser, parse
 from tpu.launch.api_errors import CloudError, cloud_error
 from tpu.launch.decide import BACK_OFF, Decision, Observation, attempt_of, decide
-from tpu.launch.provider import Provider, Resource, connect
+from tpu.launch.provider import QueuedResources, Resource, connect
 from tpu.launch.request import SPEC, Launch, queued_resource, read_launch
 
 EMULATED = "emulated"  # the project of rehearsals
@@ -43,7 +43,7 @@ class Watcher:
     """
 
     launch: Launch
-    provider: Provider
+    provider: QueuedResources
     keep: bool = False
     back_off: tuple[float, float] = BACK_OFF
 
@@ -96,7 +96,8 @@ class Watcher:
             current = self.provider.describe(resource.zone, self.launch.name)
             # Another watcher may have acted since, or this process was suspended.
             if current is not None and _unchanged(current, resource):
-                self._record_end(observation, resource, decision)
+                attempt = self._attempt_of(observation, resource)
+                self._record_end(observation, attempt, decision.ended, decision.reason)
                 self.provider.delete(resource.zone, self.launch.name)
         return decision.action == "end"
 
@@ -166,32 +167,25 @@ class Watcher:
             if not error.retry_elsewhere or only_chance:
                 raise
             say(str(error))
-            failed = replace(
-                self._new_attempt(number, zone, observation),
-                ended="capacity",
-                ended_at=observation.now,
-                ended_step=_newest_step(observation.run_status),
-                note=str(error),
-            )
-            status_files.write_attempt(self.run, failed)
+            failed = self._new_attempt(number, zone, observation)
+            self._record_end(observation, failed, "capacity", str(error))
             return
         if created:
             status_files.write_attempt(self.run, self._new_attempt(number, zone, observation))
             say(f"attempt {number}: requested {self.launch.tpu.accelerator} in {zone}")
 
-    def _record_end(self, observation: Observation, resource: Resource, decision: Decision) -> None:
-        """Record why a slice ends, before it is deleted."""
+    def _record_end(
+        self, observation: Observation, attempt: Attempt, ended: str, note: str
+    ) -> None:
+        """Record why an attempt ends, before its slice is deleted."""
+        step = _newest_step(observation.run_status)
         attempt = replace(
-            self._attempt_of(observation, resource),
-            ended=decision.ended,
-            ended_at=observation.now,
-            ended_step=_newest_step(observation.run_status),
-            note=decision.reason,
+            attempt, ended=ended, ended_at=observation.now, ended_step=step, note=note
         )
         status_files.write_attempt(self.run, attempt)
 
 
-def slices_of(launch: Launch, provider: Provider) -> list[Resource]:
+def slices_of(launch: Launch, provider: QueuedResources) -> list[Resource]:
     """Return the queued resources of a launch, oldest first: one, unless two watchers collided.
 
     Raises:
@@ -214,7 +208,7 @@ def slices_of(launch: Launch, provider: Provider) -> list[Resource]:
     )
 
 
-def slice_of(launch: Launch, provider: Provider) -> Resource | None:
+def slice_of(launch: Launch, provider: QueuedResources) -> Resource | None:
     """Return the first of `slices_of`; None if there is none."""
     return next(iter(slices_of(launch, provider)), None)
 
@@ -235,7 +229,7 @@ def watcher_of(run: str, keep: bool = False) -> Watcher:
     return Watcher(launch, _provider_of(launch), keep)
 
 
-def _provider_of(launch: Launch) -> Provider:
+def _provider_of(launch: Launch) -> QueuedResources:
     if launch.project != EMULATED:
         return connect(launch.project)
     url = status_files.read_endpoint(at(launch.run))

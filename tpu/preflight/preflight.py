@@ -17,7 +17,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.settings import command_parser
 from tpu.config import read
 from tpu.preflight import hlo_analysis
-from tpu.preflight.hlo_analysis import CompiledStep
+from tpu.preflight.hlo_analysis import CompiledStep, TooLargeError
 
 _VOCABULARY = 30_522  # BERT, uncased
 _HOUR = 3600
@@ -101,10 +101,8 @@ def main(argv: Sequence[str]) -> None:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
     try:
         plan = preflight(config, slice_)
-    except BadInputError as error:
-        if hlo_analysis.is_oom(error):
-            raise BadInputError(f"{error}. {_remedies(config, slice_)}") from None
-        raise
+    except TooLargeError as error:
+        raise BadInputError(f"{error}. {_remedies(config, slice_)}") from None
     if options["json"]:
         print(json.dumps(plan.as_dict()))  # noqa: T201
     else:
@@ -119,7 +117,8 @@ def preflight(config: RunConfig, slice_: Slice) -> Plan:
     """Compile the step of every phase.
 
     Raises:
-        BadInputError: A batch cannot be divided among the devices, or a step does not fit.
+        BadInputError: A batch cannot be divided among the devices.
+        TooLargeError: A step does not fit.
     """
     phases = []
     for phase in config.phases:
@@ -137,10 +136,8 @@ def largest(config: RunConfig, phase: Phase, slice_: Slice) -> int:
         batch_size = rows * parts * slice_.devices
         try:
             hlo_analysis.compile_step(config, replace(phase, batch_size=batch_size), slice_)
-        except BadInputError as error:
-            if hlo_analysis.is_oom(error):
-                return False
-            raise
+        except TooLargeError:
+            return False
         return True
 
     low, high = 0, 8
@@ -182,9 +179,7 @@ def _remedies(config: RunConfig, slice_: Slice) -> str:
         try:
             say(f"trying {option} …")
             preflight(_changed(config, changes), slice_)
-        except BadInputError as error:
-            if not hlo_analysis.is_oom(error):
-                raise
+        except TooLargeError:
             too_large.append(option)
         else:
             fitting.append(option)

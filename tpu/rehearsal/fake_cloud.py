@@ -19,9 +19,14 @@ from google.rpc import code_pb2, status_pb2
 
 from bert_jax.config.accelerators import find_slice
 from tpu.rehearsal.fake_clock import FakeClock
-from tpu.rehearsal.fake_nodes import endpoints, new_nodes, node_names
 from tpu.rehearsal.fake_states import AUTOMATIC, DELETABLE, after
-from tpu.rehearsal.fake_validation import ApiError, Zones, check_location, check_resource
+from tpu.rehearsal.fake_validation import (
+    ApiError,
+    Zones,
+    check_location,
+    check_resource,
+    node_names,
+)
 
 Workers = dict[str, tuple[str, ...]]  # node id -> addresses of its hosts, in order
 Callback = Callable[[tpu_v2.QueuedResource, Workers], None]
@@ -157,13 +162,13 @@ class FakeCloud:
     def _enter(self, record: _Record, state: str) -> None:
         """Update nodes and operation for a new state."""
         if state == "PROVISIONING":
-            record.nodes = new_nodes(record.resource)
+            record.nodes = _new_nodes(record.resource)
         elif state == "ACTIVE":
             for node_id, node in record.nodes.items():
                 node.state = tpu_v2.Node.State.READY
                 node.health = tpu_v2.Node.Health.HEALTHY
                 count = find_slice(node.accelerator_type).hosts
-                node.network_endpoints = endpoints(node, self._addresses(node_id, count))
+                node.network_endpoints = _endpoints(node, self._addresses(node_id, count))
             self._notify("active", record, record.nodes)
         elif state in ("SUSPENDING", "DELETING"):
             self._notify("gone", record, record.nodes)
@@ -289,3 +294,33 @@ class FakeCloud:
         else:
             operation.response.Pack(tpu_v2.QueuedResource.pb(record.resource))
         operation.done = True
+
+
+def _new_nodes(resource: tpu_v2.QueuedResource) -> dict[str, tpu_v2.Node]:
+    """Return its nodes by id, in order, in the state CREATING."""
+    nodes = {}
+    specs = [
+        spec
+        for spec in resource.tpu.node_spec
+        for _ in range(max(1, spec.multislice_params.node_count))
+    ]
+    for path, spec in zip(node_names(resource), specs, strict=True):
+        node = tpu_v2.Node(spec.node)
+        node.name = path
+        node.state = tpu_v2.Node.State.CREATING
+        node.create_time = datetime.now(UTC)
+        node.queued_resource = resource.name
+        node.multislice_node = bool(spec.multislice_params)
+        nodes[path.rpartition("/")[2]] = node
+    return nodes
+
+
+def _endpoints(node: tpu_v2.Node, addresses: Sequence[str]) -> list[tpu_v2.NetworkEndpoint]:
+    """Return hosts at these addresses; internal and external ones are equal on one machine."""
+    hosts = []
+    for address in addresses:
+        endpoint = tpu_v2.NetworkEndpoint(ip_address=address, port=8470)
+        if node.network_config.enable_external_ips:
+            endpoint.access_config = tpu_v2.AccessConfig(external_ip=address)
+        hosts.append(endpoint)
+    return hosts

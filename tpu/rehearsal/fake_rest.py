@@ -77,18 +77,6 @@ def serve(cloud: FakeCloud) -> Iterator[str]:
 class _Handler(QuietHandler):  # requests are in `FakeCloud.calls`
     cloud: FakeCloud
 
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_DELETE(self) -> None:
-        self._answer()
-
-    def do_PATCH(self) -> None:
-        self._answer()
-
     def _answer(self) -> None:
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query))
@@ -102,6 +90,8 @@ class _Handler(QuietHandler):  # requests are in `FakeCloud.calls`
             answer = _error(code, error)
         self.answer(json.dumps(answer, indent=2).encode(), code)
 
+    do_GET = do_POST = do_DELETE = do_PATCH = _answer
+
 
 def _request(method: str, path: str, query: dict[str, str], body: bytes) -> tuple[str, Any]:
     """Return the RPC and its message."""
@@ -109,7 +99,8 @@ def _request(method: str, path: str, query: dict[str, str], body: bytes) -> tupl
         match = pattern.fullmatch(path) if verb == method else None
         if match is None:
             continue
-        message = _message(rpc)
+        kind = getattr(tpu_v2, f"{rpc}Request", None)
+        message = getattr(operations_pb2, f"{rpc}Request")() if kind is None else kind.pb(kind())
         values: dict[str, Any] = {}
         for name, value in [*match.groupdict().items(), *query.items()]:
             if name not in _SYSTEM:
@@ -123,7 +114,7 @@ def _request(method: str, path: str, query: dict[str, str], body: bytes) -> tupl
             ParseDict(values, message)
         except (ParseError, ValueError) as error:
             raise ApiError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
-        return rpc, _wrapped(rpc, message)
+        return rpc, message if kind is None else kind.wrap(message)
     raise ApiError("NOT_FOUND", f"The requested URL {path} was not found on this server.")
 
 
@@ -142,18 +133,6 @@ def _put(values: dict[str, Any], descriptor: Any, name: str, value: str) -> None
         values[field.name] = value.lower() in ("true", "1")
     else:
         values[field.name] = value
-
-
-def _message(rpc: str) -> Any:
-    kind = getattr(tpu_v2, f"{rpc}Request", None)
-    if kind is not None:
-        return kind.pb(kind())
-    return getattr(operations_pb2, f"{rpc}Request")()
-
-
-def _wrapped(rpc: str, message: Any) -> Any:
-    kind = getattr(tpu_v2, f"{rpc}Request", None)
-    return message if kind is None else kind.wrap(message)
 
 
 def _as_dict(answer: Any, query: dict[str, str]) -> dict[str, Any]:

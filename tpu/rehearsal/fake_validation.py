@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from google.cloud import tpu_v2
 
 from bert_jax.config.accelerators import accelerators, slices
-from tpu.rehearsal.fake_nodes import node_names
 
 Zones = (
     Mapping[str, Collection[str]] | None
@@ -58,6 +57,17 @@ def check_location(parent: str, zones: Zones, creating: bool = False) -> str:
             "PERMISSION_DENIED", f"Location {zone} is not found or access is unauthorized."
         )
     return zone
+
+
+def node_names(resource: tpu_v2.QueuedResource) -> list[str]:
+    """Return the full names of the nodes that a resource requests."""
+    location, _, short_name = resource.name.partition("/queuedResources/")
+    names = []
+    for spec in resource.tpu.node_spec:
+        prefix = spec.multislice_params.node_id_prefix or short_name
+        node_ids = [f"{prefix}-{index}" for index in range(spec.multislice_params.node_count)]
+        names += [f"{location}/nodes/{node_id}" for node_id in node_ids or [spec.node_id]]
+    return names
 
 
 def check_resource(resource: tpu_v2.QueuedResource, zones: Zones) -> None:

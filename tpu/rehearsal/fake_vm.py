@@ -7,7 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,19 +135,20 @@ class FakeVms:
 
     def off(self, resource: tpu_v2.QueuedResource, workers: Workers) -> None:
         """Remove the VMs of these nodes."""
-        for name in workers:
-            for vm in self.running.pop(name, []):
-                vm.close()
+        self._remove(workers)
 
     def close(self) -> None:
         """Remove all VMs."""
-        for name in list(self.running):
-            for vm in self.running.pop(name):
-                vm.close()
+        self._remove(list(self.running))
         if self._cleanup.stdin is not None:
             self._cleanup.stdin.close()
         if self._cleanup.wait():
             say(f"processes of the emulated hosts in {self._folder} may still run; kill them")
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            for vm in self.running.pop(name, []):
+                vm.close()
 
     def _environment(self, ip: str) -> dict[str, str]:
         return {
@@ -189,8 +190,8 @@ class _Handler(QuietHandler):
 
     def do_GET(self) -> None:
         answer = self.answers.get(self.path.partition("?")[0])
-        code = 403 if self.headers.get("Metadata-Flavor") != "Google" else 404
-        if code == 404 and answer is not None:
-            code = 200
-        body = (answer if code == 200 and answer is not None else "").encode()
+        code = 404 if answer is None else 200
+        if self.headers.get("Metadata-Flavor") != "Google":
+            code = 403
+        body = (answer or "").encode() if code == 200 else b""
         self.answer(body, code, {"Metadata-Flavor": "Google"})

@@ -127,24 +127,23 @@ def _exclusive(run: Path) -> Iterator[None]:
         yield
 
 
-class Preemption:
-    """A pause that preempts the slice once when a step is reached."""
+def preempting(run: str, cloud: FakeCloud, step: int) -> Callable[[float], None]:
+    """Return a pause that preempts the slice of a run once when `step` is reached."""
+    pending = True
 
-    def __init__(self, run: str, cloud: FakeCloud, step: int) -> None:
-        """Take the folder of the run, its cloud and the step."""
-        self._run, self._cloud, self._step, self._pending = run, cloud, step, True
-
-    def __call__(self, seconds: float) -> None:
-        """Pause."""
+    def pause(seconds: float) -> None:
+        nonlocal pending
         time.sleep(seconds)
-        if not self._pending:
+        if not pending:
             return
-        status, _ = status_files.read_status(at(self._run))
-        step = max((heartbeat.step for heartbeat in status.heartbeats), default=-1)
-        if step >= self._step:
-            self._pending = False
-            say(f"step {step:,}: preempting the slice (--preempt-at {self._step})")
-            self._cloud.preempt(read_launch(at(self._run)).name)
+        status, _ = status_files.read_status(at(run))
+        newest = max((heartbeat.step for heartbeat in status.heartbeats), default=-1)
+        if newest >= step:
+            pending = False
+            say(f"step {newest:,}: preempting the slice (--preempt-at {step})")
+            cloud.preempt(read_launch(at(run)).name)
+
+    return pause
 
 
 def main(argv: Sequence[str]) -> None:
@@ -170,6 +169,6 @@ def main(argv: Sequence[str]) -> None:
         emulated(Path(folder), {}) as emulation,
     ):
         step = options["preempt_at"]
-        pause = time.sleep if step is None else Preemption(config.run_dir, emulation.cloud, step)
+        pause = time.sleep if step is None else preempting(config.run_dir, emulation.cloud, step)
         launch = rehearse(config, emulation, pause)
     say(f"logs of the hosts: bert-jax tpu logs {launch.run}")

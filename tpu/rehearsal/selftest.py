@@ -19,7 +19,7 @@ from bert_jax.runtime.errors import DeviceUnavailableError, UserError
 from bert_jax.runtime.signals import raise_on_signals
 from pipelines.settings import command_parser, parse
 from tpu.config import resolve_project
-from tpu.launch.provider import Provider, connect
+from tpu.launch.provider import QueuedResources, connect
 from tpu.launch.request import MANAGED_BY
 from tpu.rehearsal.fake_states import TRANSITIONS
 
@@ -29,7 +29,7 @@ _DELETION_CHECKS = 120  # checks until a deleted slice must be gone
 
 
 def selftest(
-    provider: Provider,
+    provider: QueuedResources,
     project: str,
     zone: str,
     patience: float,
@@ -74,7 +74,7 @@ def selftest(
 
 
 def _delete(
-    provider: Provider,
+    provider: QueuedResources,
     project: str,
     zone: str,
     name: str,

@@ -14,7 +14,16 @@ from google.api_core import exceptions
 from google.cloud import tpu_v2
 
 from support.scripted_cloud import STILL, ScriptedCloud
-from support.slice_requests import NAME, PLACE, ZONE, active, hurry, reached, resource
+from support.slice_requests import (
+    NAME,
+    PLACE,
+    ZONE,
+    active,
+    endpoints,
+    hurry,
+    reached,
+    resource,
+)
 from tpu.launch import provider
 from tpu.launch.api_errors import CloudError, cloud_error
 from tpu.launch.provider import ABSENT, Node, QueuedResources
@@ -76,7 +85,7 @@ def test_states_and_nodes_from_request_to_active(
     assert described.initiator == described.error == described.error_code == ""
     ips = tuple(f"127.16.0.{last}" for last in range(2, 6))
     assert described.nodes == (Node("run", "READY", "HEALTHY", ips),)
-    assert slices.endpoints(ZONE, "run") == ips
+    assert endpoints(slices, "run") == ips
     (listed,) = slices.list(ZONE)
     assert (listed.name, listed.state, listed.nodes) == ("run", "ACTIVE", ())
     assert abs(listed.created - described.created) < 1e-3
@@ -102,12 +111,12 @@ def test_slices_that_train_together_are_nodes_of_one(
     described = slices.describe(ZONE, "run")
     assert described
     assert [node.name for node in described.nodes] == ["run-0", "run-1"]
-    assert len(slices.endpoints(ZONE, "run")) == 8
+    assert len(endpoints(slices, "run")) == 8
     cloud.node_gone("run", "run-1")
     described = slices.describe(ZONE, "run")
     assert described
     assert [node.state for node in described.nodes] == ["READY", ABSENT]
-    assert len(slices.endpoints(ZONE, "run")) == 4
+    assert len(endpoints(slices, "run")) == 4
 
 
 def test_a_name_that_is_taken_is_no_error(cloud: ScriptedCloud, slices: QueuedResources) -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("google.cloud.tpu_v2", reason="extra cloud is not installed"
 from google.cloud import tpu_v2
 
 from support.scripted_cloud import ScriptedCloud
+from support.slice_requests import endpoints
 from tpu.config import TpuConfig
 from tpu.launch.provider import ENDPOINT, connect
 from tpu.launch.request import Launch, queued_resource
@@ -172,7 +173,7 @@ def test_gcloud_sees_and_deletes_what_we_make(
     assert json.loads(described.stdout) == listed_resource
     node = json.loads(gcloud("tpu-vm", "describe", f"{requested.name}-1", "--format=json").stdout)
     ips = [endpoint["ipAddress"] for endpoint in node["networkEndpoints"]]
-    assert tuple(ips) == slices.endpoints(ZONE, requested.name)
+    assert tuple(ips) == endpoints(slices, requested.name)
     refused = gcloud("queued-resources", "delete", requested.name)
     assert refused.returncode == 1
     assert "FAILED_PRECONDITION" in refused.stderr
@@ -204,7 +205,7 @@ def test_gcloud_reaches_one_worker_by_its_number(
     words = shlex.split(result.stdout.splitlines()[-1])  # above it, a key is made
     assert words[0].endswith("ssh")
     assert words[-1] == "hostname"
-    second = slices.endpoints(ZONE, requested.name)[1]
+    second = endpoints(slices, requested.name)[1]
     assert any(word.endswith(f"@{second}") for word in words)
 
 
