@@ -34,8 +34,7 @@ def raise_on_signals(message: str) -> None:
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
-        for other in _SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
+        disregard()
         raise PreemptedError(f"{signal.Signals(number).name}: {message}")
 
     take_over(handler)

@@ -32,6 +32,7 @@ PACKED_FIELDS: dict[str, tuple[str, type[np.generic]]] = {
 }
 
 Arrays = dict[str, np.ndarray]
+Shapes = Mapping[str, tuple[tuple[int, ...], Any]]  # name of an array -> its shape and dtype
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,12 @@ class BatchShape:
     predictions: int
     sequences: int = 0
 
-    def fields(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    def fields(self) -> Shapes:
         """Return shape and dtype of every field."""
         sizes = {"B": self.rows, "T": self.length, "P": self.predictions}
         sizes["K"] = max(1, self.sequences)
         names = FIELDS | PACKED_FIELDS if self.sequences else FIELDS
         return {name: (tuple(sizes[d] for d in dims), kind) for name, (dims, kind) in names.items()}
-
-
-class Shape(Protocol):
-    """The static sizes of a batch."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, B."""
-
-    def fields(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
-        """Shape and dtype of every field."""
 
 
 class TrainingData(Protocol):
@@ -93,8 +83,8 @@ class TrainingData(Protocol):
 
     digests: dict[str, str]
 
-    def shape(self, length: int, batch_size: int) -> Shape:
-        """Return the shape of the batches of a phase."""
+    def shapes(self, length: int, batch_size: int) -> Shapes:
+        """Return the shapes and dtypes of the global batches of a phase."""
 
     def batches(self, first: int, last: int, rows: slice) -> Iterator[Batch]:
         """Yield the batches of steps first, first + 1, … last - 1 (all in one phase)."""

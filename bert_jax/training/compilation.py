@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from bert_jax.config.phases import Phase
@@ -18,7 +20,7 @@ def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> 
     B, T = phase.batch_size, phase.length
     say(f"phase: {phase.steps:,} steps of {B} x {T} tokens ({B * T:,} tokens per step)")
     state = partitioner.abstract_state(experiment.init_fn)
-    batch = partitioner.abstract_batch(experiment.data.shape(T, B))
+    batch = partitioner.abstract_batch(experiment.data.shapes(T, B))
     step = partitioner.train_step(experiment.steps).lower(state, batch).compile()
     memory = step.memory_analysis()
     gib = [x / 2**30 for x in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
@@ -26,16 +28,6 @@ def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> 
     return step
 
 
-class CompiledSteps:
-    """The compiled step of the newest phase; a rollback into the same phase reuses it."""
-
-    def __init__(self, experiment: Experiment, partitioner: Partitioner) -> None:
-        self._experiment, self._partitioner = experiment, partitioner
-        self._phase: Phase | None = None
-        self._step: Any = None
-
-    def of(self, phase: Phase) -> Any:
-        """Return the step of a phase; compile it unless it is that of the call before."""
-        if phase != self._phase:
-            self._phase, self._step = phase, compiled(self._experiment, self._partitioner, phase)
-        return self._step
+def compiler(experiment: Experiment, partitioner: Partitioner) -> Callable[[Phase], Any]:
+    """Return phase -> compiled step; a rollback into the newest phase does not compile again."""
+    return lru_cache(maxsize=1)(partial(compiled, experiment, partitioner))

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bert_jax.config.run import ParallelConfig
 from bert_jax.nn.encoder import Params
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.batch import Arrays, Shape
+from bert_jax.training.batch import Arrays, Shapes
 from bert_jax.training.state import TrainState
 from bert_jax.training.step import DeviceBatch, Steps
 
@@ -132,19 +132,25 @@ class Partitioner:
     def shard_batch(self, arrays: Arrays) -> DeviceBatch:
         """Send this process's rows to its devices as a part of the global batch."""
         if self.mapping == "pmap":
-            arrays = {name: self._per_device(array) for name, array in arrays.items()}
+            count = len(self.devices)
+            arrays = {
+                name: array.reshape(count, -1, *array.shape[1:]) for name, array in arrays.items()
+            }
         return {
             name: jax.make_array_from_process_local_data(self.by_row, array)
             for name, array in arrays.items()
         }
 
-    def abstract_batch(self, batch: Shape) -> dict[str, Any]:
-        """Return the shapes and shardings of `shard_batch` for a batch of these sizes."""
-        count = len(self.devices)
-        lead = (count, batch.rows // count) if self.mapping == "pmap" else (batch.rows,)
+    def abstract_batch(self, shapes: Shapes) -> dict[str, Any]:
+        """Return the shapes and shardings of `shard_batch` for a global batch of these arrays."""
+        count, pmap = len(self.devices), self.mapping == "pmap"
         return {
-            name: jax.ShapeDtypeStruct((*lead, *shape[1:]), dtype, sharding=self.by_row)
-            for name, (shape, dtype) in batch.fields().items()
+            name: jax.ShapeDtypeStruct(
+                (count, rows // count, *rest) if pmap else (rows, *rest),
+                dtype,
+                sharding=self.by_row,
+            )
+            for name, ((rows, *rest), dtype) in shapes.items()
         }
 
     def train_step(self, steps: Steps) -> Any:
@@ -229,9 +235,6 @@ class Partitioner:
         if not self.shard_state or True not in divides:
             return _ALL
         return PartitionSpec(*[None] * divides.index(True), FSDP)
-
-    def _per_device(self, array: np.ndarray) -> np.ndarray:
-        return array.reshape(len(self.devices), -1, *array.shape[1:])
 
 
 def _sum_over_devices(tree: Any) -> Any:

@@ -14,7 +14,7 @@ from bert_jax.runtime.paths import at
 from bert_jax.training import resume
 from bert_jax.training.batch import Batch
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.compilation import CompiledSteps
+from bert_jax.training.compilation import compiler
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.metrics import MetricsLog, evaluated
 from bert_jax.training.partitioner import Partitioner
@@ -46,7 +46,7 @@ class Trainer:
         self.state, meta = resume.restore_or_init(self.checkpoints, experiment, partitioner)
         self.step = meta.step
         self.last_batch: DeviceBatch | None = None  # of the newest update since the restore
-        self.compiled = CompiledSteps(experiment, partitioner)
+        self.compiled = compiler(experiment, partitioner)
         self.log = MetricsLog(run_dir, experiment, meta.step, meta.tokens, meta.seconds)
         self.profile = Profile(traced, run_dir, self.log.settle)
         resume.report(self.state, self.step, self.config)
@@ -121,7 +121,7 @@ class Trainer:
 
     def _compile(self, phase: Phase) -> Any:
         self.log.settle()
-        train_step = self.compiled.of(phase)
+        train_step = self.compiled(phase)
         self.log.restart_clock()
         return train_step
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bert_jax.training.batch import Batch
+from bert_jax.training.batch import Batch, Shapes
 from pipelines.data.batches.counter_rng import key, shuffled
 from pipelines.tasks.task import Arrays, Features
 
@@ -17,18 +15,6 @@ _ORDER = 1  # the stream of random numbers that shuffles an epoch
 
 # A resumed run compares digests, so the digest uses the names of the first version.
 _NAME_IN_DIGEST = {"token_type_ids": "segment_ids", "segment_ids": "sequence_ids"}
-
-
-@dataclass(frozen=True)
-class TaskShape:
-    """The static sizes of a batch."""
-
-    rows: int
-    arrays: Mapping[str, np.ndarray]
-
-    def fields(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape and dtype of every field."""
-        return {n: ((self.rows, *a.shape[1:]), a.dtype) for n, a in self.arrays.items()}
 
 
 class TaskBatches:
@@ -52,10 +38,10 @@ class TaskBatches:
             total.update(np.ascontiguousarray(array).data)
         self.digests = {"training rows": total.hexdigest(), **more}
 
-    def shape(self, length: int, batch_size: int) -> TaskShape:
-        """Return the shape of all batches."""
+    def shapes(self, length: int, batch_size: int) -> Shapes:
+        """Return the shapes and dtypes of all batches."""
         del length
-        return TaskShape(batch_size, self._arrays)
+        return {n: ((batch_size, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Return the batch of a step; rows of zeros fill up the last batch of an epoch."""

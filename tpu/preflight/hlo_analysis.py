@@ -33,6 +33,10 @@ _COLLECTIVE = re.compile(
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
+class TooLargeError(BadInputError):
+    """A step needs more memory than a device has."""
+
+
 @dataclass(frozen=True)
 class CompiledStep:
     """A compiled step.
@@ -70,11 +74,15 @@ def topology(slice_: Slice) -> tuple[jax.Device, ...]:
     Raises:
         DeviceUnavailableError: libtpu is not installed, or another process uses it.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", slice_.name)
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    variables = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": slice_.name,
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
+    }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     generation = slice_.generation
@@ -98,8 +106,8 @@ def compile_step(config: RunConfig, phase: Phase, slice_: Slice) -> CompiledStep
     """Compile the training step of a phase.
 
     Raises:
-        BadInputError: The batch cannot be divided, there is no estimate for such a step, or the
-            memory is too small; the message of the latter begins with "does not fit".
+        BadInputError: The batch cannot be divided, or there is no estimate for such a step.
+        TooLargeError: The memory is too small.
         DeviceUnavailableError: libtpu is not installed, or another process uses it.
     """
     if config.parallel.mapping == "pmap":
@@ -142,7 +150,8 @@ def _compile(config: RunConfig, phase: Phase, partitioner: Partitioner) -> Any:
     state = partitioner.abstract_state(
         lambda: init_state(config.model, steps.optimizer, config.seed)
     )
-    batch = partitioner.abstract_batch(batch_shape(config.data, phase.length, phase.batch_size))
+    shape = batch_shape(config.data, phase.length, phase.batch_size)
+    batch = partitioner.abstract_batch(shape.fields())
     try:
         return partitioner.train_step(steps).lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -168,15 +177,10 @@ def collectives(text: str) -> dict[str, int]:
     return dict(received)
 
 
-def _out_of_memory(error: Exception) -> BadInputError:
+def _out_of_memory(error: Exception) -> TooLargeError:
     text = " ".join(str(error).split())
     if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
         raise error
     used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", text)
     amount = f": the compiler needs {used[1]} of {used[2]}" if used else f": {text[:200]}"
-    return BadInputError(f"does not fit{amount}")
-
-
-def is_oom(error: Any) -> bool:
-    """Return True if `compile_step` failed because the memory is too small."""
-    return str(error).startswith("does not fit")
+    return TooLargeError(f"does not fit{amount}")

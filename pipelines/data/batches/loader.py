@@ -16,7 +16,7 @@ import numpy as np
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.batch import Batch, BatchShape
+from bert_jax.training.batch import Batch, Shapes
 from pipelines.data.batches.examples import Examples
 from pipelines.data.store.token_store import Store
 
@@ -55,9 +55,9 @@ class PretrainingData:
         """True if there are at least two held-out documents."""
         return self._held_out.documents >= 2
 
-    def shape(self, length: int, batch_size: int) -> BatchShape:
-        """Return the shape of the batches of a phase."""
-        return self._examples(length).shape(batch_size)
+    def shapes(self, length: int, batch_size: int) -> Shapes:
+        """Return the shapes and dtypes of the batches of a phase."""
+        return self._examples(length).shape(batch_size).fields()
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Make the batch of update number `step` (the first is 0)."""
