@@ -207,7 +207,11 @@ class FileCutter:
             self._compressed = file.suffix in DECOMPRESSORS
             if self._compressed:
                 self._file = decompressed(self._file, file.suffix)
-            check_format(self._file.peek()[:HEAD], file.name, source.scheme)
+            try:
+                check_format(self._file.peek()[:HEAD], file.name, source.scheme)
+            except BaseException:
+                self.close()
+                raise
 
     def next_span(self, size: int) -> Span | None:
         """Return `size` bytes and the remainder of the last document; None at the end of the file.

@@ -18,6 +18,7 @@ import numpy as np
 from bert_jax.runtime.errors import BadInputError, UserError
 from pipelines.data.sources.corpora import Corpus
 from pipelines.data.store import card
+from pipelines.data.store.diagnosis import copies, warnings
 from pipelines.data.store.shards import (
     HASHES,
     RECORD,
@@ -93,7 +94,8 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer, max_bad: float = 0.
         counts=counts,
         splits=shards,
     )
-    card.write(job.store, ledger, bad_rows)
+    signs = warnings(records, corpus, tokenizer) + copies(counts)
+    card.write(job.store, ledger, bad_rows, signs)
     write_json(job.store / LEDGER, asdict(ledger))
     shutil.rmtree(job.work)
     return ledger
@@ -109,8 +111,8 @@ def _checked_bad_rows(records: dict[str, dict[str, Any]], max_bad: float) -> lis
     rows = sum(record["read"] for record in records.values())
     if len(bad_rows) > max_bad * rows:
         raise BadInputError(
-            f"{len(bad_rows):,} of {rows:,} rows ({len(bad_rows) / rows:.2%}) have no text, the first"
-            f" at {bad_rows[0]}. The limit is --max-bad {max_bad:g}: correct the rows, or run the"
+            f"{len(bad_rows):,} of {rows:,} rows have no text ({len(bad_rows) / rows:.2%}), for"
+            f" example {bad_rows[0]}. The limit is --max-bad {max_bad:g}: correct the rows, or run the"
             " same command with a higher limit"
         )
     return bad_rows

@@ -19,9 +19,19 @@ _BINS = 40  # powers of two
 _LISTED_BAD_ROWS = 100
 
 
-def write(folder: Path, ledger: Ledger, bad_rows: Sequence[str] = ()) -> None:
-    """Write both cards of a store whose shards are in `folder`; `bad_rows` were skipped."""
-    content = describe(folder, ledger) | {"bad_rows": bad_rows[:_LISTED_BAD_ROWS]}
+def write(
+    folder: Path, ledger: Ledger, bad_rows: Sequence[str] = (), warnings: Sequence[str] = ()
+) -> None:
+    """Write both cards of a store.
+
+    Args:
+        folder: The folder with its shards.
+        ledger: Its description.
+        bad_rows: The rows that were skipped.
+        warnings: What looks wrong in the corpus.
+    """
+    content = describe(folder, ledger)
+    content |= {"warnings": list(warnings), "bad_rows": list(bad_rows[:_LISTED_BAD_ROWS])}
     (folder / FILES[0]).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     (folder / FILES[1]).write_text(_markdown(content), "utf-8")
 
@@ -98,6 +108,8 @@ def _markdown(card: dict[str, Any]) -> str:
         f"* SHA-256 of the tokenizer {card['tokenizer_sha256']}, of the store"
         f" {card['store_sha256']}.",
     ]
+    if card["warnings"]:
+        lines += ["", "## Warnings", "", *(f"* {escaped(line)}" for line in card["warnings"])]
     if card["bad_rows"]:
         lines += ["", f"## Rows without a text ({left_out['bad_rows']:,} were skipped)", ""]
         lines += [f"* {escaped(row)}" for row in card["bad_rows"]]

@@ -15,6 +15,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.corpora import Block, Corpus, open_corpus
 from pipelines.data.store.assemble import assemble
 from pipelines.data.store.card import CARD
+from pipelines.data.store.diagnosis import copies, warnings
 from pipelines.data.store.shard_runners import run_beam, run_local
 from pipelines.data.store.shards import RECORD, Job, Recipe, job_spec, read_record, write_json
 from pipelines.data.store.token_store import (
@@ -92,11 +93,13 @@ def prepare(
     is_new = not out.exists()
     with _full_disk_explained(out), _work_folder(job, spec, tokenizer):
         try:
-            _make_shards(job, corpus, workers, beam)
+            _make_shards(job, corpus, tokenizer, workers, beam)
             ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
         except BadInputError:
             _remove_if_empty(job, is_new)
             raise
+    for line in copies(ledger.counts):
+        say(f"warning: {line}")
     title = f"{out}: {_summary(ledger)}"
     summary(title, started, _next_command(ledger, out), described_in=out / CARD)
     return ledger
@@ -129,11 +132,17 @@ def _full_disk_explained(out: Path) -> Iterator[None]:
         ) from None
 
 
-def _make_shards(job: Job, corpus: Corpus, workers: int, beam: Sequence[str] | None) -> None:
+def _make_shards(
+    job: Job,
+    corpus: Corpus,
+    tokenizer: tokenizers.Tokenizer,
+    workers: int,
+    beam: Sequence[str] | None,
+) -> None:
     if beam is not None:
         run_beam(job, corpus, beam)
         return
-    with _progress(job, corpus) as on_block:
+    with _progress(job, corpus, tokenizer) as on_block:
         run_local(job, corpus, workers, on_block)
 
 
@@ -155,8 +164,13 @@ def _work_folder(job: Job, spec: dict[str, Any], tokenizer: tokenizers.Tokenizer
 
 
 @contextmanager
-def _progress(job: Job, corpus: Corpus) -> Iterator[Callable[[Block], None]]:
-    """Report the progress over the text and its speed; yield a function for finished blocks."""
+def _progress(
+    job: Job, corpus: Corpus, tokenizer: tokenizers.Tokenizer
+) -> Iterator[Callable[[Block], None]]:
+    """Report the progress over the text and its speed; yield a function for finished blocks.
+
+    After the first block, it also reports what looks wrong in the corpus.
+    """
     # The size of compressed text is an estimate, so only the end reports 100%.
     total = corpus.size()
     names = [path.parent.name for path in job.work.glob(f"*/{RECORD}")]
@@ -166,6 +180,10 @@ def _progress(job: Job, corpus: Corpus) -> Iterator[Callable[[Block], None]]:
 
         def on_block(block: Block) -> None:
             nonlocal finished
+            if finished == before:
+                records = {block.name: read_record(job.work, block.name)}
+                for line in warnings(records, corpus, tokenizer):
+                    say(f"warning: {line}")
             finished += block.size
             update(min(finished, total - 1) >> 20, speed())
 

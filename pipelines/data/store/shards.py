@@ -28,6 +28,8 @@ from bert_jax.runtime.errors import BadInputError, UserError
 from pipelines.data.sources.corpora import Block, Corpus
 from pipelines.data.sources.documents import split_sentences
 from pipelines.data.sources.source import stop_at
+from pipelines.data.store.diagnosis import KEY as SIGNS
+from pipelines.data.store.diagnosis import Signs
 from pipelines.data.store.token_store import (
     PARTS,
     SPLITS,
@@ -125,6 +127,7 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
     record: dict[str, Any] = {"read": 0, "too_short": 0, "empty": 0, "characters": 0}
     documents: list[list[str]] = []
     hashes: list[bytes] = []
+    signs = Signs()
     pending = 0
 
     def encode() -> None:
@@ -146,11 +149,13 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
         documents.append(
             document if whole_lines else split_sentences(document, job.recipe.language)
         )
+        signs.add(document, len(documents[-1]))
         pending += len(documents[-1]) + characters * _CHUNK // _SLICE
         if pending >= _CHUNK:
             encode()
             documents, hashes, pending = [], [], 0
     encode()
+    record[SIGNS] = signs.record()
     record["splits"] = _write(job.work, block.name, collected, tokenizer, record)
     return record
 
