@@ -129,7 +129,7 @@ def _start(
     elif not config.init:
         raise BadInputError("init is not set; give the model to start from: --init MODEL")
     else:
-        model = open_model(at(config.init), partitioner)
+        model = open_model(config.init, partitioner)
         network, tokenizer = model.network, model.tokenizer()
         classes, weights = task.classes(examples), model.weights
         say(f"weights from {model.described}")

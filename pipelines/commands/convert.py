@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from bert_jax.runtime.paths import at
 from pipelines.models.convert import convert
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
@@ -23,4 +22,4 @@ def main(argv: Sequence[str]) -> None:
         help="hf: a model for transformers; bert-jax: a checkpoint to use or to --init from",
     )
     options = parse(parser, argv)
-    convert(open_model(at(options.model)), Path(options.out), options.to)
+    convert(open_model(options.model), Path(options.out), options.to)

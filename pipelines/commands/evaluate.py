@@ -10,7 +10,7 @@ from pathlib import Path
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
-from bert_jax.runtime.paths import CLOUD, at
+from bert_jax.runtime.paths import CLOUD
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     started = time.monotonic()
     distributed.enable_compilation_cache()
-    model = open_model(at(options.model), Partitioner(distributed.devices()))
+    model = open_model(options.model, Partitioner(distributed.devices()))
     store = Store(ensure_local(options.store or _trained_on(model)))
     metrics = evaluate(model, store, options.length)
     if options.json:

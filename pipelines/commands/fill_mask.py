@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import printable
-from bert_jax.runtime.paths import at
 from pipelines.models.fill_mask import fill_mask
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.settings import command_parser, parse
@@ -21,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON list per mask")
     options = parse(parser, argv)
     distributed.enable_compilation_cache()
-    model = open_model(at(options.model))
+    model = open_model(options.model)
     model.require_masked_language_head()
     params = model.pretraining_params()
     masks = fill_mask(params, model.network, model.tokenizer(), options.text, options.top_k)

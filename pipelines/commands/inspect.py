@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.runtime.paths import at
 from bert_jax.training.checksums import named_leaves
 from pipelines.models.inspect import inspect_model, inspect_preset
 from pipelines.models.open import MODEL_HELP
@@ -22,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     if (options.model is None) == (options.preset is None):
         raise BadArgumentsError("give either a MODEL or --preset NAME")
     facts, params = (
-        inspect_preset(options.preset) if options.preset else inspect_model(at(options.model))
+        inspect_preset(options.preset) if options.preset else inspect_model(options.model)
     )
     if options.json:
         print(json.dumps(facts))  # noqa: T201

@@ -12,7 +12,6 @@ import jax
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.runtime.paths import at
 from bert_jax.training.partitioner import Partitioner
 from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.models.predict import predict_file
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     started = time.monotonic()
     distributed.enable_compilation_cache()
     partitioner = Partitioner(distributed.devices()[: len(jax.local_devices())])
-    model = open_model(at(options.model), partitioner)
+    model = open_model(options.model, partitioner)
     predictions = predict_file(
         model,
         options.input,

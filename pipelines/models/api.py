@@ -16,7 +16,6 @@ from jax import Array
 from bert_jax.config.run import ModelConfig
 from bert_jax.nn.encoder import BertModel, Params, define
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.runtime.paths import at
 from pipelines.data.batches.padding import padded
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.models.fill_mask import fill_mask
@@ -39,7 +38,7 @@ class Bert:
         Raises:
             BadInputError: The path contains no model, or a damaged one.
         """
-        self.model: LoadedModel = open_model(at(path))
+        self.model: LoadedModel = open_model(path)
         self.tokenizer = self.model.tokenizer()
 
     def encode(

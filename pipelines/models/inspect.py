@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from bert_jax.config.presets import PRESETS
@@ -35,7 +34,7 @@ def inspect_preset(name: str) -> tuple[dict[str, Any], Params]:
     return facts | {"digest": None, "step": None, "config": {"model": asdict(config)}}, params
 
 
-def inspect_model(path: Path) -> tuple[dict[str, Any], Params]:
+def inspect_model(path: str) -> tuple[dict[str, Any], Params]:
     """Return the facts of the model in `path`, and its parameters.
 
     Raises:

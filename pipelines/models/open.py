@@ -24,7 +24,7 @@ from bert_jax.nn.tensor_names import (
 )
 from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.runtime.paths import absolute, is_remote
+from bert_jax.runtime.paths import absolute, at, is_remote
 from bert_jax.training.checkpoint import FOLDER, Meta, newest_params
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers import tokenizer as tokenizers
@@ -128,17 +128,19 @@ class LoadedModel:
         return kept | new | {"bert": bert}
 
 
-def open_model(path: Path, partitioner: Partitioner | None = None) -> LoadedModel:
+def open_model(path: str | Path, partitioner: Partitioner | None = None) -> LoadedModel:
     """Open a model.
 
     Args:
-        path: See MODEL_HELP.
+        path: See MODEL_HELP; a text may name a bucket.
         partitioner: The devices; None = the first one of this process.
 
     Raises:
         BadInputError: The path contains no model, or a damaged one.
         DeviceUnavailableError: There is no device.
+        UserError: The bucket cannot be reached.
     """
+    path = at(path) if isinstance(path, str) else path
     if partitioner is None:
         distributed.devices()
         partitioner = Partitioner(jax.local_devices()[:1])

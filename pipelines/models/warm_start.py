@@ -48,7 +48,7 @@ def start_from(
                 " run_dir"
             )
         return replace(config, model=config.model.started_from(network_of(newest, run_dir))), None
-    model = open_model(at(config.init), partitioner)
+    model = open_model(config.init, partitioner)
     network = model.network
     config = replace(config, model=config.model.started_from(network))
     say(

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bert_jax import __version__
-from bert_jax.runtime.errors import UserError, one_line
+from bert_jax.runtime.errors import UserError
 from pipelines.serving import forms, messages
 from pipelines.serving.answers import Answers
 from pipelines.serving.batching import OverloadedError
 from pipelines.serving.compiled import NotFiniteAnswerError
-from pipelines.serving.guards import Hosts, RequestFilter
+from pipelines.serving.guards import Hosts, RequestFilter, error_response
 from pipelines.tasks.task import Task
 
 _PAGE = {
@@ -83,7 +82,7 @@ def create_app(answers: Answers, hosts: Hosts) -> RequestFilter:
     )
     async def health() -> Any:
         failure = await answers.failure()
-        return _error(503, failure) if failure else {"status": "ok"}
+        return error_response(503, failure) if failure else {"status": "ok"}
 
     @app.get("/api/model", response_model=messages.Described, summary="The model")
     async def model() -> Any:
@@ -179,10 +178,6 @@ ABILITIES = {
 }
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": one_line(message)}, status)
-
-
 async def _invalid(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -190,13 +185,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     for item in error.errors():
         if item["type"] == "json_invalid":
             reason = f"{item['ctx']['error']} at character {item['loc'][1]}"
-            return _error(400, f"the request is not JSON: {reason}")
+            return error_response(400, f"the request is not JSON: {reason}")
         path = "".join(
             f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"][1:]
         )
         message = _MESSAGES.get(item["type"], item["msg"])
         problems.append(f"{path.lstrip('.') or 'the request'}: {message}")
-    return _error(422, "; ".join(problems))
+    return error_response(422, "; ".join(problems))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -208,7 +203,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
         message = f"{path} does not accept {request.method}; use {allowed}"
-    response = _error(error.status_code, message)
+    response = error_response(error.status_code, message)
     response.headers.update(error.headers or {})
     return response
 
@@ -216,11 +211,11 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _user_error(request: Request, error: Exception) -> Response:
     del request
     if isinstance(error, OverloadedError):
-        return _error(503, str(error))
-    return _error(500 if isinstance(error, NotFiniteAnswerError) else 422, str(error))
+        return error_response(503, str(error))
+    return error_response(500 if isinstance(error, NotFiniteAnswerError) else 422, str(error))
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     # Only the terminal of the server shows the traceback.
     del request, error
-    return _error(500, "the server failed; its terminal shows the reason")
+    return error_response(500, "the server failed; its terminal shows the reason")

@@ -97,7 +97,7 @@ class RequestFilter:
             return
         except _RefusedError as error:
             # The rest of the request is not read: the server closes the connection.
-            await _error_response(error.status, str(error))(scope, receive, answer)
+            await error_response(error.status, str(error))(scope, receive, answer)
             return
         await self._app(scope, _once(body, receive), answer)
 
@@ -167,8 +167,9 @@ def _once(body: bytes, receive: Receive) -> Receive:
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer as the application of a connection above the limit."""
-    await _error_response(503, "too many connections; try again in a moment")(scope, receive, send)
+    await error_response(503, "too many connections; try again in a moment")(scope, receive, send)
 
 
-def _error_response(status: int, message: str) -> ASGIApp:
+def error_response(status: int, message: str) -> JSONResponse:
+    """Return a response with an error message in one line; it is an application as well."""
     return JSONResponse({"error": one_line(message)}, status)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, DeviceUnavailableError
-from bert_jax.runtime.paths import at
 from pipelines.models.open import open_model
 from pipelines.serving import server
 from pipelines.serving.answers import Answers
@@ -35,7 +34,7 @@ def serve(model_path: str, host: str, port: int) -> None:
     """
     with listening(host, port) as sock:
         distributed.enable_compilation_cache()
-        model = open_model(at(model_path))
+        model = open_model(model_path)
         answers = Answers(model)
         app = create_app(answers, Hosts(host))
         say(f"{model.described}: {', '.join(answers.abilities)}")
