@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import Literal
 
 from bert_jax.runtime.status_files import BUSY, ENDED, Attempt, Heartbeat, RunStatus
+from tpu.config import TpuConfig
 from tpu.launch.provider import ABSENT, Resource
 
 FRESH = 300.0  # maximum age of a heartbeat that counts
@@ -41,22 +42,13 @@ Status = Literal[
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of time and attempts; see `tpu.config.TpuConfig`."""
-
-    max_wait: float
-    max_failures: int
-    max_preemptions: int
-
-
-@dataclass(frozen=True)
 class Observation:
     """Everything that a decision depends on.
 
     Attributes:
         spec: Digest of the launch.
         zones: Zones in the order in which they are tried.
-        limits: Limits of the launch.
+        limits: The section with the limits of time and attempts.
         resource: The queued resource; None if no zone has one.
         run_status: Status files of the run folder, with the attempts of this submission only.
         now: Time by the clock of the storage.
@@ -68,7 +60,7 @@ class Observation:
 
     spec: str
     zones: tuple[str, ...]
-    limits: Limits
+    limits: TpuConfig
     resource: Resource | None
     run_status: RunStatus
     now: float

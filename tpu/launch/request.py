@@ -20,7 +20,7 @@ from pipelines.settings import config_from_dict
 from tpu.config import SubmittedConfig, TpuConfig, complete, resolve_project
 from tpu.host.host_info import Settings
 from tpu.launch.bundle import bundle, digest
-from tpu.launch.decide import ATTEMPT, Limits
+from tpu.launch.decide import ATTEMPT
 
 FILE = "launch.json"
 _HANG_TIMEOUT = 1200  # seconds; a hanging slice costs money
@@ -64,12 +64,6 @@ class Launch:
         content = asdict(replace(self, first=1))
         content["tpu"] = {k: v for k, v in content["tpu"].items() if k not in _LENIENT}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def limits(self) -> Limits:
-        """Limits for the watcher."""
-        tpu = self.tpu
-        return Limits(tpu.max_wait, tpu.max_failures, tpu.max_preemptions)
 
     @property
     def hosts(self) -> int:

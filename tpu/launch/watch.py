@@ -66,7 +66,7 @@ class Watcher:
         observation = Observation(
             spec=self.launch.spec,
             zones=self.launch.tpu.zones,
-            limits=self.launch.limits,
+            limits=self.launch.tpu,
             resource=resource,
             run_status=replace(status, attempts=attempts),
             now=now,

@@ -22,6 +22,7 @@ from bert_jax.runtime.status_files import (
     Outcome,
     RunStatus,
 )
+from tpu.config import TpuConfig
 from tpu.launch.decide import (
     ATTEMPT,
     BOOT,
@@ -29,14 +30,13 @@ from tpu.launch.decide import (
     REPAIR,
     SETTLE,
     Decision,
-    Limits,
     Observation,
     decide,
 )
 from tpu.launch.provider import ABSENT, Node, Resource
 
 NOW = 1_000_000.0
-LIMITS = Limits(max_wait=3600, max_failures=3, max_preemptions=0)
+LIMITS = TpuConfig(max_wait=3600, max_failures=3, max_preemptions=0)
 READY = Node("n", "READY", "HEALTHY", ("10.0.0.1", "10.0.0.2"))
 NEW_ATTEMPT = Attempt(2, "s", "a", step=100, created=NOW - 9000, active=NOW - 3000)
 
@@ -221,7 +221,7 @@ NODES = tuple(
 TABLE = NOTHING + QUEUE + HOSTS + NODES
 
 
-def decided(row: Row, limits: Limits = LIMITS) -> Decision:
+def decided(row: Row, limits: TpuConfig = LIMITS) -> Decision:
     zones = ("a", "b")
     return decide(
         Observation("s", zones, limits, row.resource, row.run_status, NOW, "it failed", row.kind)
