@@ -25,12 +25,19 @@ class ScriptedCloud(FakeCloud):
         calls: Names and requests of the last RPCs, also refused ones.
     """
 
-    def __init__(self, delays: Delays = STILL, **options: Any) -> None:
-        """Take the options of `FakeCloud`; by default, addresses are those of 127.0.0.0/8."""
+    def __init__(self, delays: Delays = STILL, quota: int | None = None, **options: Any) -> None:
+        """Take the options of `FakeCloud`; by default, addresses are those of 127.0.0.0/8.
+
+        Args:
+            delays: Time in each state.
+            quota: Maximum number of queued resources of a zone, in any state.
+            options: Of `FakeCloud`.
+        """
         super().__init__(delays, **{"addresses": self._loopback} | options)
         self.calls: deque[tuple[str, Any]] = deque(maxlen=1000)
         self._errors: deque[tuple[str, ApiError]] = deque()
         self._hosts = 0
+        self._quota = quota
         self._rpcs |= {
             "ListNodes": self._list_nodes,
             "DeleteNode": self._delete_node,
@@ -101,6 +108,16 @@ class ScriptedCloud(FakeCloud):
         return [str(first + index) for index in range(count)]
 
     # RPCs.
+
+    def _create(self, request: tpu_v2.CreateQueuedResourceRequest) -> operations_pb2.Operation:
+        used = sum(name.startswith(f"{request.parent}/") for name in self._records)
+        if self._quota is not None and used >= self._quota:
+            raise ApiError(
+                "RESOURCE_EXHAUSTED",
+                "Quota 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' exhausted. Limit"
+                f" {self._quota} in zone {request.parent.rpartition('/')[2]}",
+            )
+        return super()._create(request)
 
     def _list_nodes(self, request: tpu_v2.ListNodesRequest) -> tpu_v2.ListNodesResponse:
         check_location(request.parent, self._zones)

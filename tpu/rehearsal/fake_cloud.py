@@ -67,7 +67,6 @@ class FakeCloud:
         delays: Delays,
         addresses: Callable[[str, int], Sequence[str]],
         zones: Zones = None,
-        quota: int | None = None,
         on_active: Callback | None = None,
         on_gone: Callback | None = None,
     ) -> None:
@@ -77,13 +76,11 @@ class FakeCloud:
             delays: Time in each state.
             addresses: (id of a node, number of hosts) -> addresses.
             zones: Accelerator types by zone; None = all types in all zones.
-            quota: Maximum number of queued resources of a zone, in any state.
             on_active: Called when nodes are ready; must be short.
             on_gone: Called before hosts are removed.
         """
         self._delays = delays
         self._zones = zones
-        self._quota = quota
         self._addresses = addresses
         self._callbacks = {"active": on_active, "gone": on_gone}
         self._records: dict[str, _Record] = {}
@@ -201,13 +198,6 @@ class FakeCloud:
         nodes = {node for r in self._records.values() for node in node_names(r.resource)}
         for taken in [name] if name in self._records else nodes.intersection(node_names(resource)):
             raise ApiError("ALREADY_EXISTS", f"Resource '{taken}' already exists")
-        used = sum(name.startswith(f"{request.parent}/") for name in self._records)
-        if self._quota is not None and used >= self._quota:
-            raise ApiError(
-                "RESOURCE_EXHAUSTED",
-                "Quota 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' exhausted. Limit"
-                f" {self._quota} in zone {request.parent.rpartition('/')[2]}",
-            )
         record = self._records[name] = _Record(resource)
         record.operation = self._new_operation(name, "create")
         self._step(record, "create")
