@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 # RecordWriter is public. The public SummaryWriter was tried: its thread prints a traceback when
 # the disk is full and drops the values. So the messages are built here, from the modules that
@@ -33,7 +33,7 @@ WANDB_ID = "wandb-id"  # the file with the run's id at Weights & Biases
 _TIMEOUT = 30.0  # seconds that Weights & Biases may delay the start and the end of a run
 
 
-class Tracker(Protocol):
+class Tracker:
     """Receives the metrics of a run in the process that writes ``metrics.jsonl``."""
 
     def start_at(self, step: int) -> None:
@@ -60,7 +60,7 @@ class _BucketFiles:
 register_writer_factory("gs", _BucketFiles)
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Writes event files to the run folder; a full disk raises, as for ``metrics.jsonl``."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -94,11 +94,12 @@ class TensorBoard:
             self._file.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Tracker):
     """A run of Weights & Biases; its failures are reported once and never end the training.
 
     Weights & Biases requires increasing steps, which a rollback does not provide. So the step is
-    logged as a value, and is the x axis of the other values.
+    logged as a value, and is the x axis of the other values; repeated updates are drawn over lost
+    ones. No checkpoint relies on it, so `flush` does not wait.
     """
 
     def __init__(self, run_dir: Path, project: str, config: dict[str, Any]) -> None:
@@ -131,16 +132,10 @@ class WeightsAndBiases:
         offline = f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
         say(f"Weights & Biases: {offline if self._run.offline else self._run.url}")
 
-    def start_at(self, step: int) -> None:
-        """Do nothing: repeated updates are drawn over lost ones."""
-
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass the values to its process."""
         if self._run is not None:
             self._attempt(lambda: self._run.log({"step": step, **values}))
-
-    def flush(self) -> None:
-        """Do nothing: no checkpoint relies on it."""
 
     def close(self) -> None:
         """Wait for the upload, but at most 30 seconds."""
