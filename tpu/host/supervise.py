@@ -156,10 +156,9 @@ class Supervisor:
         """Write the heartbeat and the log if they are due, and check for a stop request."""
         if time.monotonic() - self._reported_at < self._settings.report:
             return
-        step = self._step()
-        state = STARTING if step is None else TRAINING
-        if self._state.busy and step is None:
-            state = BUSY
+        state = BUSY if self._state.busy else STARTING
+        if self._step() is not None:
+            state = TRAINING
         try:
             self._write_heartbeat(state)
             self._copy_log()
