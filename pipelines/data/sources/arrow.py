@@ -123,7 +123,8 @@ def _data_files(folder: str, split: str, spec: str) -> list[File]:
         listed = [file for entry in entries for file in find(f"{folder}/{entry['filename']}")]
         if len(listed) != len(entries):
             raise BadInputError(
-                f"{folder}: state.json lists {len(entries)} files, {len(listed)} exist"
+                f"{folder}/state.json lists {len(entries)} files, but {len(listed)} exist; copy the"
+                " whole folder again"
             )
         return listed
     listed = find(f"{folder}/*.arrow")
