@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -36,6 +37,7 @@ from pipelines.tasks.qa import score
 from pipelines.tasks.registry import OTHER_USES, TASKS
 from pipelines.tasks.task import Columns, Task
 from support.corpora import VOCABULARY, write_corpus
+from support.row_files import WRITERS
 from tools.drill import changes
 from tools.drill.observed import Reader
 from tools.drill.readers_report import REPORT_READERS
@@ -195,13 +197,22 @@ def read_texts(folder: Path) -> None:
 
 
 def make_corpora(folder: Path) -> None:
-    """Writes the example file of every source, also compressed if the source reads that."""
-    compress = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}
+    """Writes a file of every source, also compressed if the source reads that."""
+    rows = [{"text": f"{_TEXT} {number}"} for number in range(20)]
+    for scheme, writer in WRITERS.items():
+        (folder / scheme).mkdir()
+        writer(folder / scheme, rows)
+    compress = {
+        ".bz2": bz2.compress,
+        ".gz": gzip.compress,
+        ".xz": lzma.compress,
+        ".zst": zstd.compress,
+    }
     for source in SOURCES:
-        if source.example_file is None:
+        if source.example_file is None or source.scheme in WRITERS:
             continue
         name, text = source.example_file
-        data = f"{text}\n".encode() * 20
+        data = f"{text}\n".encode() * (20 if issubclass(source, SpanSource) else 1)
         path = folder / source.scheme / name
         path.parent.mkdir()
         path.write_bytes(data)
@@ -210,10 +221,10 @@ def make_corpora(folder: Path) -> None:
 
 
 def read_corpora(folder: Path) -> None:
-    for source in SOURCES:
-        if source.example_file is not None:
-            for _ in open_corpus(f"{source.scheme}:{folder / source.scheme}/*").documents():
-                pass
+    for path in sorted(folder.iterdir()):
+        files = "" if path.name == "arrow" else "/*"
+        for _ in open_corpus(f"{path.name}:{path}{files}").documents():
+            pass
 
 
 def make_metrics(folder: Path) -> None:
