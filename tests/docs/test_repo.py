@@ -44,7 +44,11 @@ OWNERS = {
     "grain": {"pipelines/data/batches/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
     "seqeval": {f"pipelines/tasks/tagging/{name}.py" for name in ("bio_tags", "entity_f1")},
-    "pyarrow": {"pipelines/models/formats/feature_files.py"},
+    "pyarrow": {
+        "pipelines/models/formats/feature_files.py",
+        "pipelines/data/sources/arrow.py",
+        "pipelines/data/sources/parquet.py",
+    },
     "rouge_score": {"pipelines/tasks/summarization/rouge.py"},
     "safetensors": {"pipelines/models/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
@@ -58,7 +62,10 @@ OWNERS = {
 }
 
 
-_BASE = ("bert_jax", *(f"pipelines.{n}" for n in ("folders", "help", "json_files", "protobuf")))
+_BASE = (
+    "bert_jax",
+    *(f"pipelines.{n}" for n in ("folders", "help", "json_files", "masked_crc", "protobuf")),
+)
 _BASE += ("pipelines.settings",)
 # Package -> the packages and modules that it may import besides itself; the first that fits counts.
 ALLOWED = {

@@ -111,19 +111,19 @@ def _folder_and_split(location: str) -> tuple[str, str]:
 
 
 def _data_files(folder: str, split: str, spec: str) -> list[File]:
-    splits = _json_of(f"{folder}/dataset_dict.json").get("splits", [])
+    splits = _json_of(f"{folder}/dataset_dict.json").get("splits") or []
     if splits or split:
         split = split or "train"
-        if split not in splits:
+        if not isinstance(splits, list) or split not in splits:
             names = ", ".join(map(str, splits)) or "none: the folder is one data set"
             raise BadInputError(f"corpus {spec!r} has no split {split!r}; its splits are {names}")
         folder = f"{folder}/{split}"
-    entries = _json_of(f"{folder}/state.json").get("_data_files", [])
-    if entries:
-        listed = [file for entry in entries for file in find(f"{folder}/{entry['filename']}")]
-        if len(listed) != len(entries):
+    files = _listed_names(f"{folder}/state.json")
+    if files:
+        listed = [file for name in files for file in find(f"{folder}/{name}")]
+        if len(listed) != len(files):
             raise BadInputError(
-                f"{folder}/state.json lists {len(entries)} files, but {len(listed)} exist; copy the"
+                f"{folder}/state.json lists {len(files)} files, but {len(listed)} exist; copy the"
                 " whole folder again"
             )
         return listed
@@ -131,6 +131,19 @@ def _data_files(folder: str, split: str, spec: str) -> list[File]:
     if not listed:
         raise BadInputError(f"corpus {spec!r}: {folder} has no Arrow files; write {Arrow.form}")
     return listed
+
+
+def _listed_names(state: str) -> list[str]:
+    """Return the names of the Arrow files that a data set lists; none if it has no list."""
+    entries = _json_of(state).get("_data_files") or []
+    try:
+        names = [entry["filename"] for entry in entries]
+    except (TypeError, KeyError):
+        names = [None]
+    # A name could lead out of the folder.
+    if not all(isinstance(name, str) and name and "/" not in name for name in names):
+        raise BadInputError(f"{state} is damaged: it lists no names of files; restore it")
+    return names
 
 
 def _json_of(name: str) -> dict[str, Any]:

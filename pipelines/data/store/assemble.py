@@ -111,9 +111,9 @@ def _checked_bad_rows(records: dict[str, dict[str, Any]], max_bad: float) -> lis
     rows = sum(record["read"] for record in records.values())
     if len(bad_rows) > max_bad * rows:
         raise BadInputError(
-            f"{len(bad_rows):,} of {rows:,} rows have no text ({len(bad_rows) / rows:.2%}), for"
-            f" example {bad_rows[0]}. The limit is --max-bad {max_bad:g}: correct the rows, or run the"
-            " same command with a higher limit"
+            f"{len(bad_rows):,} of {rows:,} rows have no text ({len(bad_rows) / rows:.2%}), such as"
+            f" {bad_rows[0]}. The limit is --max-bad {max_bad:g}: correct the rows, or run the same"
+            " command with a higher limit"
         )
     return bad_rows
 

@@ -69,9 +69,7 @@ class Signs:
         }
 
 
-def warnings(
-    records: dict[str, dict[str, Any]], corpus: Corpus, tokenizer: Tokenizer
-) -> list[str]:
+def warnings(records: dict[str, dict[str, Any]], corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
     """Describe what looks wrong in some or all blocks; `records` are keyed by their names."""
     found = []
     for number, source in enumerate(corpus.sources):

@@ -98,11 +98,15 @@ def prepare(
         except BadInputError:
             _remove_if_empty(job, is_new)
             raise
+    _report(ledger, out, started)
+    return ledger
+
+
+def _report(ledger: Ledger, out: Path, started: float) -> None:
     for line in copies(ledger.counts):
         say(f"warning: {line}")
     title = f"{out}: {_summary(ledger)}"
     summary(title, started, _next_command(ledger, out), described_in=out / CARD)
-    return ledger
 
 
 def _whole_lines(corpus: Corpus, sentences: SentenceMode, language: str) -> tuple[bool, ...]:

@@ -213,7 +213,7 @@ def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
     with pytest.raises(BadInputError, match="example 0: 'label' is missing"):
         examples(read("tfds:alike:test"), Columns(), labeled=True)
     assert len(examples(read("tfds:alike:test"), Columns(), labeled=False)) == 3
-    with pytest.raises(BadInputError, match="alike.* has no split 'dev'"):
+    with pytest.raises(BadInputError, match=r"alike.* has no split 'dev'"):
         read_split("tfds:alike:dev")
     with pytest.raises(BadInputError, match=re.escape("names no split; write it as in tfds:")):
         read("tfds:alike")
