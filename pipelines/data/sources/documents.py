@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sentencex import segment
+from pipelines.data.sources.sentences import split_sentences
+
+__all__ = ["Document", "paragraphs", "split_sentences"]
 
 # Non-empty lines.
 Document = list[str]
@@ -11,13 +13,3 @@ Document = list[str]
 def paragraphs(text: str) -> Document:
     """Split a text into its non-empty lines."""
     return [line for line in map(str.strip, text.split("\n")) if line]
-
-
-def split_sentences(document: Document, language: str) -> list[str]:
-    """Split the lines of a document into sentences; `language` is an ISO 639 code."""
-    return [
-        stripped
-        for line in document
-        for sentence in segment(language, line)
-        if (stripped := sentence.strip())
-    ]

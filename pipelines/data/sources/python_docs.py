@@ -19,9 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sentencex import segment
-
-from pipelines.data.sources.documents import Document
+from pipelines.data.sources.documents import Document, split_sentences
 from pipelines.data.sources.source import OnBadRow, Piece, Source, stop_at
 
 _LICENSE = (
@@ -105,7 +103,7 @@ def documents() -> Iterator[Document]:
 def prose(text: str) -> Iterator[str]:
     """Yield the sentences of a docstring, without markup, code, signatures and tables."""
     for paragraph in _paragraphs(text):
-        for piece in segment("en", paragraph):
+        for piece in split_sentences([paragraph], "en"):
             sentence = " ".join(piece.split())
             words = sentence.split(" ")
             plain = sum(bool(_WORD.match(word)) for word in words)
