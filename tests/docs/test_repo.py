@@ -30,7 +30,7 @@ OWNERS = {
     "fastapi": {"pipelines/serving/app.py"},
     "pydantic": {"pipelines/serving/messages.py"},
     "etils": {"bert_jax/runtime/paths.py"},
-    "fsspec": {"bert_jax/runtime/paths.py"},
+    "fsspec": {"bert_jax/runtime/paths.py", "pipelines/data/sources/locations.py"},
     "gcsfs": {"bert_jax/runtime/paths.py"},
     "sentencepiece": TOKENIZERS,
     "tokenizers": TOKENIZERS,
@@ -40,7 +40,10 @@ OWNERS = {
     "packaging": {"pipelines/commands/checks.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "jinja2": {"pipelines/reports/page.py"},
-    "google_crc32c": {"pipelines/models/formats/tensor_bundle.py"},
+    "google_crc32c": {"pipelines/masked_crc.py"},
+    "ijson": {"pipelines/data/sources/json_array.py"},
+    "mwparserfromhell": {"pipelines/data/sources/wikipedia.py"},
+    "array_record": {"pipelines/data/sources/array_record.py"},
     "grain": {"pipelines/data/batches/loader.py"},
     "jsonargparse": {"pipelines/settings.py"},
     "seqeval": {f"pipelines/tasks/tagging/{name}.py" for name in ("bio_tags", "entity_f1")},
@@ -53,7 +56,9 @@ OWNERS = {
     "safetensors": {"pipelines/models/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
     "sklearn": {"pipelines/tasks/tagging/entity_f1.py", "pipelines/tasks/classification.py"},
-    "tensorflow_datasets": {"pipelines/data/sources/data_sets.py"},
+    "tensorflow_datasets": {
+        f"pipelines/data/sources/{name}.py" for name in ("data_sets", "tf_examples")
+    },
     "optax": {
         "bert_jax/training/optimizers.py",
         "bert_jax/training/state.py",

@@ -152,7 +152,7 @@ def _json_of(name: str) -> dict[str, Any]:
         with readable(file), file.open() as content:
             try:
                 value = json.load(content)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = None
         if not isinstance(value, dict):
             raise BadInputError(f"{name} is damaged; restore it")

@@ -54,7 +54,7 @@ def prepare(
     """Write the store `out`, or what is missing of it.
 
     Args:
-        specs: Specifications of the corpus; see `corpora`.
+        specs: Specifications of the corpus; see `registry`.
         tokenizer_dir: Folder of the tokenizer.
         out: Folder of the store.
         held_out: Fraction of the documents that is held out, in [0, 1).
@@ -64,8 +64,7 @@ def prepare(
         min_characters: Shorter documents are skipped.
         deduplicate: Skip exact copies of documents.
         workers: Number of processes.
-        max_bad: Largest fraction of rows that may be skipped because they have no text; None to
-            stop at the first one.
+        max_bad: Largest fraction of bad rows that may be skipped; None to stop at the first one.
         beam: Options of Apache Beam; None to use processes of this machine.
 
     Returns:
@@ -75,8 +74,7 @@ def prepare(
         BadArgumentsError: `held_out` is not in [0, 1).
         UserError: A wrong corpus or tokenizer, or `out` is another store.
 
-    Source: the input format and the sentences of google-research/bert's
-    ``create_pretraining_data.py``.
+    Source: ``create_pretraining_data.py`` of google-research/bert, for its text format.
     """
     if not 0 <= held_out < 1:
         raise BadArgumentsError(f"--held-out must be in [0, 1), not {held_out}")
@@ -87,17 +85,12 @@ def prepare(
     whole_lines = _whole_lines(corpus, sentences, language)
     recipe = Recipe(held_out, language, whole_lines, min_characters, deduplicate)
     job = Job(out, recipe, skip_bad_rows=max_bad is not None)
-    spec = job_spec(corpus, job.recipe, tokenizer.digest)
+    spec = job_spec(corpus, recipe, tokenizer.digest)
     if (out / LEDGER).is_file():
         return _check_finished(out, spec)
-    is_new = not out.exists()
     with _full_disk_explained(out), _work_folder(job, spec, tokenizer):
-        try:
-            _make_shards(job, corpus, tokenizer, workers, beam)
-            ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
-        except BadInputError:
-            _remove_if_empty(job, is_new)
-            raise
+        _make_shards(job, corpus, tokenizer, workers, beam)
+        ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
     _report(ledger, out, started)
     return ledger
 
@@ -152,7 +145,11 @@ def _make_shards(
 
 @contextmanager
 def _work_folder(job: Job, spec: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Iterator[None]:
-    """Make and lock the work folder; an existing one must belong to the same command."""
+    """Make and lock the work folder; an existing one must belong to the same command.
+
+    If the input is wrong and nothing is finished, a new folder is removed again.
+    """
+    is_new = not job.store.exists()
     job.work.mkdir(parents=True, exist_ok=True)
     with exclusive(job.store):
         _remove_drafts(job.work)
@@ -164,7 +161,11 @@ def _work_folder(job: Job, spec: dict[str, Any], tokenizer: tokenizers.Tokenizer
         else:
             tokenizer.save(job.work / TOKENIZER)
             write_json(path, spec)
-        yield
+        try:
+            yield
+        except BadInputError:
+            _remove_if_empty(job, is_new)
+            raise
 
 
 @contextmanager
