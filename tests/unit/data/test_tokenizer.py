@@ -109,7 +109,7 @@ def test_an_error_in_the_text_is_not_swallowed_by_the_trainer(tmp_path: Path) ->
         "train-tokenizer", "--corpus", f"text:{tmp_path}/latin.txt", "--vocab-size", "60",
         "--out", tmp_path / "tokenizer",
     )  # fmt: skip
-    refused(result, 78, "latin.txt", "UTF-8", "offset 14")
+    refused(result, 78, "latin.txt", "UTF-8", "line 2")
     assert not (tmp_path / "tokenizer").exists()
 
 
