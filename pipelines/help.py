@@ -43,16 +43,16 @@ TERMS = {
     "STORE": "folder with tokenized text, from prepare; works for every sequence length",
     "RUN": "folder of a training run: checkpoints, config, tokenizer, metrics",
     "MODEL": "a RUN, RUN/checkpoints/STEP, or a folder from Hugging Face or google-research/bert",
-    "config": "YAML file, such as those in configs/; each key a.b is also an option --a.b",
+    "config": "YAML file, or a name such as tiny; each key a.b is also an option --a.b",
 }
 
 EXAMPLES = {
     "train-tokenizer": "train-tokenizer --corpus python-docs --vocab-size 8000 --out tokenizer",
     "extend-tokenizer": "extend-tokenizer MODEL --corpus 'text:field/*.txt' --words 500 --out DIR",
     "prepare": "prepare --corpus python-docs --tokenizer tokenizer --held-out 0.05 --out store",
-    "show-batch": "show-batch store --config configs/tiny.yaml --rows 2",
+    "show-batch": "show-batch store --config tiny --rows 2",
     "bench-loader": "bench-loader store --length 512",
-    "pretrain": "pretrain --config configs/tiny.yaml --data.store store --run-dir runs/first",
+    "pretrain": "pretrain --config tiny --data.store store --run-dir runs/first",
     "evaluate": "evaluate runs/first",
     "fill-mask": 'fill-mask runs/first "Returns the number of [MASK] in the list."',
     "finetune": "finetune classification --init MODEL --data.train train.tsv --run-dir runs/task",
@@ -66,8 +66,8 @@ EXAMPLES = {
     "completion": "completion bash > ~/.local/share/bash-completion/completions/bert-jax",
     "tpu": "tpu types v5litepod-16",
     "tpu types": "tpu types v5litepod-16",
-    "tpu preflight": "tpu preflight configs/tpu/base_v4_16.yaml --quick",
-    "tpu submit": "tpu submit configs/tpu/base_v4_16.yaml --run-dir gs://BUCKET/RUN --dry-run",
+    "tpu preflight": "tpu preflight tpu/base_v4_16 --quick",
+    "tpu submit": "tpu submit tpu/base_v4_16 --run-dir gs://BUCKET/RUN --dry-run",
     "tpu watch": "tpu watch gs://BUCKET/RUN",
     "tpu status": "tpu status gs://BUCKET/RUN",
     "tpu logs": "tpu logs gs://BUCKET/RUN --follow",
@@ -75,7 +75,7 @@ EXAMPLES = {
     "tpu stop": "tpu stop gs://BUCKET/RUN",
     "tpu delete": "tpu delete gs://BUCKET/RUN",
     "tpu gc": "tpu gc --zones us-west4-a europe-west4-b --dry-run",
-    "tpu local": "tpu local configs/tiny.yaml --workers 2 --preempt-at 100",
+    "tpu local": "tpu local tiny --workers 2 --preempt-at 100",
     "tpu selftest": "tpu selftest --zone us-west4-a",
 }
 
@@ -84,7 +84,7 @@ _KEYS = "All keys follow. An option --a.b VALUE is {a: {b: VALUE}} in the file a
 # The options that most people set, of commands with many.
 ESSENTIALS = {
     "pretrain": f"""Most runs set these options; all others have defaults:
-  --config FILE                YAML file with any of the options, see configs/
+  --config FILE                YAML file with any of the options, or a name: tiny, bert_base …
   --data.store STORE           text, from bert-jax prepare
   --run-dir RUN                folder of the run; the same folder resumes it
   --model.preset NAME          size of the network, from bert-tiny to bert-large
@@ -101,7 +101,7 @@ ESSENTIALS = {
   --run-dir RUN                folder of the run; the same folder resumes it
   --train.epochs N             epochs
   --optimizer.learning_rate X  peak learning rate, 2e-5 to 5e-5 for most tasks
-  --config FILE                YAML file with any of the options, see configs/finetune/
+  --config FILE                YAML file with any of the options, or a name: finetune/sst2 …
 
 {_KEYS}""",
 }

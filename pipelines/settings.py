@@ -21,6 +21,7 @@ from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import check_kind
+from pipelines.config_files import find_config, remedy
 from pipelines.help import essentials, example
 
 C = TypeVar("C")
@@ -173,7 +174,9 @@ def read_config(
         BadArgumentsError: A wrong option.
         BadInputError: A wrong file, key or value.
     """
-    parser.add_argument("--config", metavar="FILE", help="YAML file, such as those in configs/")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file, or the name of one in configs/, such as tiny"
+    )
     parser.add_class_arguments(kind)
     _tidy(parser)
     parser.usage = f"{parser.prog} [--config FILE] [--KEY VALUE …]"
@@ -186,7 +189,7 @@ def read_config(
     base = None
     if file is not None:
         try:
-            base = parser.parse_object(read_yaml(Path(file), kind, ignored))
+            base = parser.parse_object(read_yaml(find_config(file), kind, ignored))
         except argparse.ArgumentError as error:
             raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
         except OverflowError as error:  # a number of hundreds of digits
@@ -214,6 +217,8 @@ def read_yaml(
 ) -> dict[str, Any]:
     """Read a config file as a dict; ``base: other.yaml`` in it names a file that it overrides.
 
+    A base may also be a name, as in ``base: tiny``.
+
     Args:
         path: Of the file.
         kind: The dataclass whose keys it may have.
@@ -239,7 +244,8 @@ def read_yaml(
         return values
     if not isinstance(base, str):
         raise BadInputError(f"{path}: base must be the name of a file, not {base!r}")
-    return _merged(read_yaml(path.parent / base, kind, ignored, (*above, path.resolve())), values)
+    file = find_config(base, path.parent)
+    return _merged(read_yaml(file, kind, ignored, (*above, path.resolve())), values)
 
 
 def _yaml(path: Path) -> Any:
@@ -247,6 +253,8 @@ def _yaml(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: {error.strerror}{remedy(path)}") from None
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
     return yaml_values(content, path)

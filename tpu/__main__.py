@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     module = _MODULES.get(argv[0], f"launch.{argv[0]}")
     try:
         command = importlib.import_module(f"tpu.{module}").main
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # also of a name in google.cloud, a folder of many packages
         raise BadInputError(
             f"tpu {argv[0]} needs {error.name}; install it with: pip install 'bert-jax[cloud]'"
         ) from None

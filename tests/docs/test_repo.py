@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import shlex
 import subprocess
@@ -71,7 +72,7 @@ _BASE = (
     "bert_jax",
     *(f"pipelines.{n}" for n in ("folders", "help", "json_files", "masked_crc", "protobuf")),
 )
-_BASE += ("pipelines.settings",)
+_BASE += ("pipelines.config_files", "pipelines.settings")
 # Package -> the packages and modules that it may import besides itself; the first that fits counts.
 ALLOWED = {
     "bert_jax.runtime": (),
@@ -269,6 +270,20 @@ def test_a_config_shows_its_command_and_parses(path: Path) -> None:
     config, _ = read_config(command_parser("finetune", ""), words, FinetuneConfig)
     assert config.data.train
     assert config.data.validation
+
+
+def test_messages_name_extras_that_can_be_installed() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = {*setup["options.extras_require"], "{extra}"}
+    named = {
+        extra: path
+        for path in SOURCES
+        for group in re.findall(r"bert-jax\[([^]]+)\]", path.read_text("utf-8"))
+        for extra in group.split(",")
+    }
+    assert {"cloud", "wandb", "serve", "beam"} <= named.keys()
+    assert named.keys() <= extras, named
 
 
 def test_nothing_large_is_committed() -> None:

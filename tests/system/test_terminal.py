@@ -129,7 +129,7 @@ def test_every_command_ends_with_its_results_and_the_next_command(
     ).stderr
     assert _next(stderr) == f"prepare --corpus text:{corpus} --tokenizer {tokenizer} --out {store}"
     stderr = invoke(*_next(stderr).split(), "--held-out", "0.1").stderr
-    assert _next(stderr) == f"pretrain --config configs/tiny.yaml --data.store {store} " + (
+    assert _next(stderr) == f"pretrain --config tiny --data.store {store} " + (
         "--run-dir runs/tiny"
     )
     assert f"  described in  {store}/card.md\n" in stderr

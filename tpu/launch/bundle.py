@@ -29,7 +29,10 @@ from tpu.host.host_info import CONFIG, SETTINGS, Settings
 SUMS = "SHA256SUMS"
 LOCKS = ("python.txt", "tools.txt", "requirements.txt")
 _ROOT = Path(__file__).parents[2]
-_SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "bert_jax", "pipelines", "tpu")
+_SOURCES = (
+    *("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"),
+    *("configs", "bert_jax", "pipelines", "tpu"),
+)
 # Without an isolated build environment, which would be downloaded.
 _BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 _EPOCH = "1577836800"  # 2020-01-01 for every file of the wheel: same code, same hash
@@ -41,7 +44,8 @@ def bundle(config: SubmittedConfig, settings: Settings) -> dict[str, bytes]:
     Raises:
         BadInputError: The project was not installed from a checkout.
     """
-    files = {name: (Path(__file__).parents[1] / "lock" / name).read_bytes() for name in LOCKS}
+    _check_checkout()
+    files = {name: (_ROOT / "tpu/lock" / name).read_bytes() for name in LOCKS}
     files[CONFIG] = to_yaml(config.run).encode()
     files[SETTINGS] = settings.text().encode()
     files |= _wheel()
@@ -65,13 +69,18 @@ def upload(files: dict[str, bytes], run: Path) -> None:
             (folder / name).write_bytes(files[name])
 
 
-def _wheel() -> dict[str, bytes]:
-    missing = [name for name in _SOURCES if not (_ROOT / name).exists()]
+def _check_checkout() -> None:
+    """Refuse an installed wheel, which has neither the lock files nor the files to build one."""
+    sources = (*_SOURCES, *(f"tpu/lock/{name}" for name in LOCKS))
+    missing = [name for name in sources if not (_ROOT / name).exists()]
     if missing:
         raise BadInputError(
-            f"{_ROOT} has no {missing[0]}: submit needs a checkout of the project; clone it and run"
-            " pip install -e '.[cloud]' in it"
+            f"{_ROOT} has no {missing[0]}: a submission needs a checkout of the project, with its"
+            " lock files; run pip install -e '.[cloud]' in one"
         )
+
+
+def _wheel() -> dict[str, bytes]:
     with TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "source", Path(temporary) / "out"
         source.mkdir()

@@ -113,7 +113,7 @@ def _whole_lines(corpus: Corpus, sentences: SentenceMode, language: str) -> tupl
 
 def _next_command(ledger: Ledger, out: Path) -> list[str]:
     config = "tiny" if ledger.total("train", "tokens") < _MIN_TOKENS_OF_BASE else "bert_base"
-    words = ["pretrain", "--config", f"configs/{config}.yaml", "--data.store", str(out)]
+    words = ["pretrain", "--config", config, "--data.store", str(out)]
     return [*words, "--run-dir", f"runs/{config}"]
 
 
