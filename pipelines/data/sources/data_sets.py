@@ -241,5 +241,5 @@ def _check_beam(builder: Any, beam_builder: type, name: str) -> None:
     """Refuse a builder that would download the data before it reports the missing package."""
     if isinstance(builder, beam_builder) and find_spec("apache_beam") is None:
         raise BadInputError(
-            f"preparing tfds:{name} needs Apache Beam; install it: pip install apache-beam"
+            f"preparing tfds:{name} needs Apache Beam; first run: pip install 'bert-jax[beam]'"
         )

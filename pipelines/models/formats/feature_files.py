@@ -42,7 +42,7 @@ def writer(suffix: str, draft: Path) -> Writer:
         draft: An empty folder for unfinished files.
 
     Raises:
-        BadArgumentsError: The suffix is unknown, or the library for it is not installed.
+        BadArgumentsError: The suffix is unknown.
     """
     if suffix == ".npz":
         return NpzWriter(draft)
@@ -111,17 +111,9 @@ class ArrowWriter(Writer):
     """A row per text in an Arrow IPC file; with lengths the cells are lists."""
 
     def __init__(self, draft: Path) -> None:
-        """Write in the folder `draft`.
+        """Write in the folder `draft`."""
+        import pyarrow
 
-        Raises:
-            BadArgumentsError: pyarrow is not installed.
-        """
-        try:
-            import pyarrow
-        except ImportError:
-            raise BadArgumentsError(
-                "files that end in .arrow need pyarrow: pip install 'bert-jax[arrow]'"
-            ) from None
         self._arrow = pyarrow
         self._path = draft / "features.arrow"
         self._file: Any = None

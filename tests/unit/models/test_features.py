@@ -6,13 +6,13 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 import tracemalloc
 from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow.ipc
 import pytest
 from flax import nnx
 
@@ -176,12 +176,11 @@ def test_json_lines_are_read_and_never_pairs(bert: Bert, tmp_path: Path) -> None
 def test_arrow_files_contain_the_same_vectors(
     bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extraction: Extraction
 ) -> None:
-    ipc = pytest.importorskip("pyarrow.ipc")
     monkeypatch.setattr(features, "_CHUNK_TOKENS", 200)
     texts = [*lines(40), ""]
     expected = extracted(bert, tmp_path, texts, extraction)
     extract(bert, tmp_path / "texts.txt", tmp_path / "out.arrow", extraction)
-    with ipc.open_file(str(tmp_path / "out.arrow")) as file:
+    with pyarrow.ipc.open_file(str(tmp_path / "out.arrow")) as file:
         assert file.num_record_batches > 1
         table = file.read_all()
     assert table.column_names == [name for name in expected if name != "offsets"]
@@ -314,15 +313,6 @@ def test_wrong_input_is_reported_before_any_computation(
     with pytest.raises(BadInputError, match=words):
         extract(bert, tmp_path / name, tmp_path / "out.npz", Extraction())
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_without_pyarrow_the_extra_is_named(
-    bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    source = text_file(tmp_path, ["the man"])
-    with pytest.raises(BadArgumentsError, match=r"bert-jax\[arrow\]"):
-        extract(bert, source, tmp_path / "out.arrow", Extraction())
 
 
 def test_a_text_of_a_hundred_thousand_words_is_truncated(bert: Bert, tmp_path: Path) -> None:
