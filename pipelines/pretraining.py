@@ -18,6 +18,7 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.watchdog import Watchdog
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.card import CARD
+from pipelines.data.store.diagnosis import pairs_warnings
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store, token_dtype
 from pipelines.folders import DATA_CARD
@@ -93,6 +94,9 @@ def _open_store(config: RunConfig) -> Store:
     ledger = store.ledger
     tokens, seconds = ledger.total("train", "tokens"), time.monotonic() - started
     say(f"{store.folder}: {tokens:,} tokens of {ledger.corpus}, verified in {seconds:.1f} s")
+    if config.data.objective != "mlm":
+        for line in pairs_warnings(store.split("train").document_offsets):
+            say(f"warning: {store.folder}: {line}")
     window = min(tokens, config.data.shuffle_tokens) * token_dtype(ledger.vocab_size).itemsize
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if window > 0.7 * memory:

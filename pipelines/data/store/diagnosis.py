@@ -128,9 +128,11 @@ def pairs_warning(single: float, remedy: str) -> str:
     )
 
 
-def single_sentence_fraction(document_offsets: np.ndarray) -> float:
-    """Return the fraction of the documents with one sentence; int64 [documents + 1]."""
-    return float((np.diff(document_offsets) == 1).mean()) if len(document_offsets) > 1 else 0.0
+def pairs_warnings(document_offsets: np.ndarray) -> list[str]:
+    """Describe a store whose documents have mostly one sentence; int64 [documents + 1]."""
+    single = float((np.diff(document_offsets) == 1).mean()) if len(document_offsets) > 1 else 0.0
+    remedy = "prepare the corpus again with files:GLOB or a key (#FIELD@KEY)"
+    return [pairs_warning(single, remedy)] if single > _MOST else []
 
 
 def _vocabulary(

@@ -1,0 +1,64 @@
+"""Warnings of corpora that are not what they were read as, on generated text."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.data.store.diagnosis import pairs_warnings
+from pipelines.data.store.prepare import prepare
+from support.corpora import write_corpus
+
+STORY = "The old cook of the ship carries some bread to the captain, who repairs the broken clock. "
+TEXTS = {
+    "single sentence": "A sailor sells the heavy box.\n\nMy sister paints a small lamp.\n\n",
+    "single line": "A child hides. The cook hides.\n\nThe doctor forgets. A sailor sells.\n\n",
+    "#join": "\n".join(textwrap.wrap(STORY * 20, 70)),
+    "[UNK]": "zzz qqq.\nIt is.\n\n",
+}
+
+
+def warnings(spec: str, tokenizer: Path, out: Path, *, deduplicate: bool = True) -> str:
+    prepare([spec], tokenizer, out, 0.0, deduplicate=deduplicate)
+    card = json.loads((out / "card.json").read_text("utf-8"))
+    return "\n".join(card["warnings"])
+
+
+def test_usual_text_has_no_warning(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    assert warnings(f"text:{corpus}", tokenizer_dir, tmp_path / "store") == ""
+
+
+@pytest.mark.parametrize("sign", TEXTS)
+def test_what_is_wrong(sign: str, tokenizer_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{TEXTS[sign]}\n\n{TEXTS[sign]}", "utf-8")
+    spec = f"text:{tmp_path}/a.txt"
+    assert sign in warnings(spec, tokenizer_dir, tmp_path / "store", deduplicate=False)
+
+
+def test_the_script_of_the_text_should_be_that_of_the_vocabulary(tmp_path: Path) -> None:
+    """Letters of the script alone are no words."""
+    cyrillic = [chr(code) for code in range(0x430, 0x450)]
+    letters = [*cyrillic, *(f"##{letter}" for letter in cyrillic)]
+    words = [f"word{number}" for number in range(200)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *words]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+    sentence = "\u043e\u043d \u0441\u043f\u0438\u0442.\n"
+    (tmp_path / "a.txt").write_text(f"{sentence * 3}\n{sentence * 2}", "utf-8")
+    found = warnings(f"text:{tmp_path}/a.txt", tmp_path, tmp_path / "store")
+    assert "100% of the letters are Cyrillic" in found
+
+
+def test_copies(tokenizer_dir: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "a.txt", 30)
+    write_corpus(tmp_path / "b.txt", 30)
+    assert "50%" in warnings(f"text:{tmp_path}/?.txt", tokenizer_dir, tmp_path / "store")
+
+
+def test_documents_of_one_sentence_have_no_pairs() -> None:
+    assert pairs_warnings(np.arange(10)) != []
+    assert pairs_warnings(np.arange(10) * 3) == []
+    assert pairs_warnings(np.zeros(1, np.int64)) == []
