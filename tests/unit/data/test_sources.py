@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from pipelines.commands import cli
 from pipelines.data.sources.files import SpanSource
 from pipelines.data.sources.registry import SOURCES, corpus_help, open_source
 from pipelines.data.sources.source import Source
-from support.commands import invoke
+from support.commands import invoke, refused
 from support.corpora import compressed
+from support.row_files import WRITERS
 
 WITH_FILES = [source for source in SOURCES if source.example_file is not None]
 
@@ -93,3 +95,44 @@ def test_help_messages_and_documentation_list_every_source() -> None:
 def test_an_unknown_form_is_refused(spec: str) -> None:
     with pytest.raises(BadArgumentsError):
         open_source(spec)
+
+
+FILE_SCHEMES = [*WRITERS, *(s.scheme for s in WITH_FILES if s.scheme not in WRITERS)]
+
+
+def valid(scheme: str, folder: Path) -> tuple[str, Path]:
+    """Write a valid corpus; return its specification and one of its files."""
+    if scheme in WRITERS:
+        rows = [{"text": f"A story of {number} words.\nIt has two lines."} for number in range(9)]
+        return WRITERS[scheme](folder, rows), folder / f"a.{scheme}"
+    (source,) = (source for source in SOURCES if source.scheme == scheme)
+    opened_source, path = opened(source, folder, 9)
+    return opened_source.spec, next(iter(sorted(folder.iterdir()))) if not path.exists() else path
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "folder", "missing", "pipe"])
+@pytest.mark.parametrize("scheme", FILE_SCHEMES)
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    scheme: str, damage: str, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    """A cut file of text or rows may end between two documents; then it is a shorter corpus."""
+    data, out = tmp_path / "data", tmp_path / "store"
+    data.mkdir()
+    spec, path = valid(scheme, data)
+    content = path.read_bytes()
+    if damage in ("cut", "emptied"):
+        path.write_bytes(content[: len(content) - 7] if damage == "cut" else b"")
+    else:
+        path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    if damage == "pipe":
+        os.mkfifo(path)
+    result = invoke(
+        "prepare", "--corpus", spec, "--tokenizer", tokenizer_dir, "--out", out,
+        "--workers", "1", "--keep-duplicates", "--held-out", "0",
+    )  # fmt: skip
+    if result.returncode == 0 and (damage == "cut" or scheme == "files"):
+        return
+    refused(result, 78)
+    assert not out.exists()
