@@ -83,7 +83,8 @@ def read(path: Path) -> Iterator[Text]:
         BadInputError: The file cannot be read; the message names file and line.
     """
     if path.suffix == ".jsonl":
-        for position, record in numbered_lines.records(path):
+        for number, record in numbered_lines.records(path):
+            position = numbered_lines.position(path, number)
             value = numbered_lines.field(record, "text", position)
             yield (numbered_lines.text(value, "text", position),)
     elif path.suffix == ".txt":

@@ -23,6 +23,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import read_split
 from pipelines.data.sources.locations import readable
+from pipelines.data.sources.numbered_lines import position, records
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.task import Columns, Record
 
@@ -230,8 +231,7 @@ def read(source: str) -> Table:
                 f"{source}: unknown file type; use .csv, .tsv or .jsonl, or a data set,"
                 " tfds:NAME:SPLIT"
             )
-        text = read_text(Path(source))
-        table = _read_json(source, text) if suffix == ".jsonl" else _read_csv(source, text, suffix)
+        table = _read_json(source) if suffix == ".jsonl" else _read_csv(source, suffix)
     if not table.rows:
         raise BadInputError(f"{source} has no rows")
     return table
@@ -273,7 +273,8 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def _read_csv(source: str, text: str, suffix: str) -> Table:
+def _read_csv(source: str, suffix: str) -> Table:
+    text = read_text(Path(source))
     quoted = suffix == ".csv"
     csv.field_size_limit(_FIELD_LIMIT)
     lines = csv.reader(
@@ -313,22 +314,13 @@ def _table(source: str, records: list[list[str]], locations: list[str], quoted: 
     return Table(source, header, rows, locations[1:], {})
 
 
-def _read_json(source: str, text: str) -> Table:
-    columns: dict[str, None] = {}
-    rows, locations = [], []
-    # Not splitlines, which also splits at U+2028 inside a text.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise BadInputError(f"{source}, line {number} is not a JSON object")
-        columns.update(dict.fromkeys(row))
-        rows.append(row)
-        locations.append(f"{source}, line {number}")
+def _read_json(source: str) -> Table:
+    numbers, rows = [], []
+    for number, record in records(Path(source)):
+        numbers.append(number)
+        rows.append(record)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    locations = [position(Path(source), number) for number in numbers]
     return Table(source, list(columns), rows, locations, {})
 
 

@@ -12,53 +12,64 @@ from pipelines.data.sources.locations import readable
 from pipelines.data.sources.rows import HALF_CHARACTER
 
 
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the position ("FILE, line 3") and the text of each line of a UTF-8 file.
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line of a UTF-8 file; only line feeds end a line.
 
     Raises:
         BadInputError: The file cannot be read, or is not text.
     """
     with readable(path), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            position = f"{path}, line {number:,}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise BadInputError(
-                    f"{position}: byte 0x{line[error.start]:02x} in column {error.start + 1} is not"
-                    f" UTF-8; convert the file, for example with iconv -f latin1 -t utf-8 '{path}'"
+                    f"{position(path, number)}: byte 0x{line[error.start]:02x} in column"
+                    f" {error.start + 1} is not UTF-8; convert the file, for example with"
+                    f" iconv -f latin1 -t utf-8 '{path}'"
                 ) from None
             if "\0" in text:
                 raise BadInputError(
-                    f"{position} has a NUL byte; convert UTF-16 to UTF-8, or choose a text file"
+                    f"{position(path, number)} has a NUL byte; convert UTF-16 to UTF-8, or choose a"
+                    " text file"
                 )
-            yield position, text.rstrip("\r\n")
+            # Concatenated files also have byte order marks in the middle.
+            yield number, text.rstrip("\r\n").removeprefix("\ufeff")
 
 
-def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the position ("FILE, line 3") and the content of each JSON object; skip blank lines.
+def position(path: Path, number: int) -> str:
+    """Return the position of a line for messages: "FILE, line 3"."""
+    return f"{path}, line {number:,}"
+
+
+def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of the line and the content of each JSON object; skip blank lines.
 
     Raises:
         BadInputError: The file cannot be read, or a line is not a JSON object.
     """
-    for position, line in lines(path):
+    for number, line in lines(path):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise BadInputError(
-                f"{position}, column {error.colno}: not JSON ({error.msg});"
+                f"{position(path, number)}, column {error.colno}: not JSON ({error.msg});"
                 " write one object per line"
             ) from None
         except (ValueError, RecursionError) as error:  # huge numbers, very deep lists
-            raise BadInputError(f"{position} cannot be read as JSON: {error}") from None
+            raise BadInputError(
+                f"{position(path, number)} cannot be read as JSON: {error}"
+            ) from None
         if not isinstance(record, dict):
-            raise BadInputError(f"{position} must be a JSON object, not {line.strip()[:40]}")
-        yield position, record
+            raise BadInputError(
+                f"{position(path, number)} must be a JSON object, not {line.strip()[:40]}"
+            )
+        yield number, record
 
 
-def field(record: dict[str, Any], name: str, position: str) -> Any:
+def field(record: dict[str, Any], name: str, location: str) -> Any:
     """Return the value of the field `name` of a record.
 
     Raises:
@@ -66,18 +77,18 @@ def field(record: dict[str, Any], name: str, position: str) -> Any:
     """
     if record.get(name) is None:
         names = ", ".join(map(repr, record)) or "none"
-        raise BadInputError(f"{position} has no field {name!r}; its fields are {names}")
+        raise BadInputError(f"{location} has no field {name!r}; its fields are {names}")
     return record[name]
 
 
-def text(value: Any, name: str, position: str) -> str:
+def text(value: Any, name: str, location: str) -> str:
     """Return the value of field `name` if it is a text.
 
     Raises:
         BadInputError: It is not a text, or contains half a surrogate pair, which JSON can express.
     """
     if not isinstance(value, str):
-        raise BadInputError(f"{position}: field {name!r} is {value!r:.40}; write a string")
+        raise BadInputError(f"{location}: field {name!r} is {value!r:.40}; write a string")
     if HALF_CHARACTER.search(value):
-        raise BadInputError(f"{position}: field {name!r} contains an unpaired surrogate; remove it")
+        raise BadInputError(f"{location}: field {name!r} contains an unpaired surrogate; remove it")
     return value

@@ -123,7 +123,8 @@ class Summarization(Task):
         named = replace(columns, text=columns.text or "document", label=columns.label or "summary")
         examples: list[Example] = []
         locations: dict[str, str] = {}
-        for location, record in numbered_lines.records(Path(source)):
+        for number, record in numbered_lines.records(Path(source)):
+            location = numbered_lines.position(Path(source), number)
             example = self._example(record, len(examples), location, named, labeled)
             if example.id in locations:
                 raise BadInputError(

@@ -11,7 +11,6 @@ Tokens are used unchanged. Those of WikiANN begin with a language; ``sed 's/^en:
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import read_split
-from pipelines.data.sources.locations import readable
+from pipelines.data.sources.numbered_lines import lines, records
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.task import Columns
 
@@ -82,7 +81,10 @@ def read_sentences(source: str, columns: Columns, labeled: bool) -> list[Sentenc
     if source.startswith("tfds:"):
         sentences = list(_data_set(source, columns, labeled))
     elif path.suffix == ".jsonl":
-        sentences = list(_json_lines(path, columns, labeled))
+        sentences = [
+            _of_record(record, columns, labeled, source, number, count)
+            for count, (number, record) in enumerate(records(path))
+        ]
     elif path.suffix == ".txt" and not labeled and not columns.text:
         sentences = list(_text_lines(path))
     elif path.suffix == ".json":
@@ -91,14 +93,14 @@ def read_sentences(source: str, columns: Columns, labeled: bool) -> list[Sentenc
         sentences = _columns(path, columns, labeled)
     if not any(sentence.tokens for sentence in sentences):
         raise BadInputError(f"{source} has no words; check that it is the right file")
-    lines: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for sentence in sentences:
-        if sentence.id in lines:
+        if sentence.id in first_lines:
             raise BadInputError(
-                f"{source}, line {sentence.line}: line {lines[sentence.id]} has the same id"
+                f"{source}, line {sentence.line}: line {first_lines[sentence.id]} has the same id"
                 f" {sentence.id!r}; change one of them, or remove data.columns.id"
             )
-        lines[sentence.id] = sentence.line
+        first_lines[sentence.id] = sentence.line
     return sentences
 
 
@@ -135,24 +137,6 @@ def _joined(tokens: list[str]) -> tuple[str, list[int]]:
     return " ".join(tokens), starts
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines; only line feeds end a line, as tokens may contain other separators."""
-    with readable(path):
-        data = path.read_bytes()
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadInputError(
-                f"{path}, line {number} is not UTF-8: byte 0x{line[error.start]:02x}; convert it,"
-                f" for example with iconv -f latin1 -t utf-8 '{path}'"
-            ) from None
-        if "\0" in text:
-            raise BadInputError(f"{path}, line {number} has a NUL byte; convert the file to UTF-8")
-        # Concatenated files also have byte order marks in the middle.
-        yield number, text.rstrip("\r").removeprefix(_BYTE_ORDER_MARK)
-
-
 def _columns(path: Path, columns: Columns, labeled: bool) -> list[Sentence]:
     if columns.id:
         raise BadInputError(f"{path}: CoNLL columns have no ids; remove data.columns.id")
@@ -166,7 +150,7 @@ def _columns(path: Path, columns: Columns, labeled: bool) -> list[Sentence]:
             sentences.append(_of_rows(path, rows, position, columns, labeled))
             rows.clear()
 
-    for number, line in _lines(path):
+    for number, line in lines(path):
         row = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
         if not any(map(str.strip, row)):
             finish()
@@ -229,7 +213,7 @@ def _column(number: str, width: int, location: str) -> int:
 
 def _text_lines(path: Path) -> Iterator[Sentence]:
     document = count = 0
-    for number, line in _lines(path):
+    for number, line in lines(path):
         if line.startswith(_DOCUMENT_MARK):
             raise BadInputError(
                 f"{path}, line {number}: {_DOCUMENT_MARK} marks CoNLL columns, but .txt files are"
@@ -240,22 +224,6 @@ def _text_lines(path: Path) -> Iterator[Sentence]:
             continue
         words, starts = split_words(line)
         yield Sentence(str(count), words, None, line, starts, document, str(path), number)
-        count += 1
-
-
-def _json_lines(path: Path, columns: Columns, labeled: bool) -> Iterator[Sentence]:
-    count = 0
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "it is nested too deeply")
-            raise BadInputError(f"{path}, line {number} is not a JSON object: {reason}") from None
-        if not isinstance(record, dict):
-            raise BadInputError(f"{path}, line {number} is not a JSON object: {line!r:.60}")
-        yield _of_record(record, columns, labeled, str(path), number, count)
         count += 1
 
 

@@ -223,9 +223,9 @@ def test_an_error_in_a_conll_file_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", ["line 2", "not a JSON object"]),
-        ("[1]", ["line 2", "not a JSON object"]),
-        ("[" * 100_000, ["line 2", "not a JSON object"]),
+        ("{", ["line 2", "JSON"]),
+        ("[1]", ["line 2", "JSON"]),
+        ("[" * 100_000, ["line 2", "JSON"]),
         ('{"words": ["a"]}', ["no field 'tokens'", "'words'"]),
         ('{"tokens": ["a", "b"], "tags": ["O"]}', ["2 tokens", "1 tags"]),
         ('{"tokens": "a b", "tags": ["O"]}', ["'tokens'", "not a list"]),

@@ -90,7 +90,7 @@ def test_labels_are_ignored_if_not_requested(tmp_path: Path) -> None:
         ("a.csv", "text,text\na,b\n", "line 1: two columns are called 'text'"),
         ("a.csv", "", "a.csv is empty"),
         ("a.csv", "text,label\n", "a.csv has no rows"),
-        ("a.jsonl", '{"text":"a","label":"x"}\n["b"]\n', "line 2 is not a JSON object"),
+        ("a.jsonl", '{"text":"a","label":"x"}\n["b"]\n', "line 2 must be a JSON object"),
         ("a.jsonl", '{"text":"a","label":"x"}\n{"label":"x"}\n', "line 2: 'text' is missing"),
         ("a.jsonl", '{"text":["a"],"label":"x"}', r"line 1: 'text' is not text but \[\"a\"\]"),
         ("a.jsonl", '{"text":"a","label":{}}', r"line 1: 'label' is not text but \{\}"),
