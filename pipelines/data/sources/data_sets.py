@@ -152,7 +152,7 @@ def tables_of_split(builder: Any, split: str) -> list[DatasetTable]:
     """
     name, stored_as = f"{TFDS}{builder.info.full_name}", builder.info.file_format.value
     try:
-        parts = builder.info.splits[split].file_instructions
+        instructions = builder.info.splits[split].file_instructions
     except Exception as error:  # its type depends on the fault of the name
         text = " ".join(str(error).split())[:200]
         splits = ", ".join(builder.info.splits)
@@ -167,7 +167,7 @@ def tables_of_split(builder: Any, split: str) -> list[DatasetTable]:
             " prepare it again, or convert it where TensorFlow is installed: tfds convert_format"
         )
     tables = []
-    for part in parts:
+    for part in instructions:
         path = str(part.filename).replace(f".{stored_as}-", f".{readable_as}-")
         files = find(path)
         if not files:

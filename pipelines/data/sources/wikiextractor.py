@@ -34,8 +34,8 @@ class DocPiece(SpanPiece):
             if lines is None and text:
                 if not _START.match(text):
                     raise BadInputError(f"{self.span.line(offset)}: expected <doc …>; {_REMEDY}")
-                found = _TITLE.search(text)
-                lines, title = [], found[1] if found else ""
+                attribute = _TITLE.search(text)
+                lines, title = [], attribute[1] if attribute else ""
             elif text == _END and lines is not None:
                 body = lines[1:] if lines[:1] == [title] else lines
                 if document := paragraphs(html.unescape("\n".join(body))):

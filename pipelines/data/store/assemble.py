@@ -18,7 +18,7 @@ import numpy as np
 from bert_jax.runtime.errors import BadInputError, UserError
 from pipelines.data.sources.corpora import Corpus
 from pipelines.data.store import card
-from pipelines.data.store.diagnosis import copies, warnings
+from pipelines.data.store.diagnosis import warnings, warnings_of_copies
 from pipelines.data.store.shards import (
     HASHES,
     RECORD,
@@ -94,7 +94,7 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer, max_bad: float = 0.
         counts=counts,
         splits=shards,
     )
-    signs = warnings(records, corpus, tokenizer) + copies(counts)
+    signs = warnings(records, corpus, tokenizer) + warnings_of_copies(counts)
     card.write(job.store, ledger, bad_rows, signs)
     write_json(job.store / LEDGER, asdict(ledger))
     shutil.rmtree(job.work)

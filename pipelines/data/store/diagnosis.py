@@ -71,23 +71,23 @@ class Signs:
 
 def warnings(records: dict[str, dict[str, Any]], corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
     """Describe what looks wrong in some or all blocks; `records` are keyed by their names."""
-    found = []
+    lines = []
     for number, source in enumerate(corpus.sources):
         blocks = [x for name, x in records.items() if name.startswith(f"{number:02}-")]
         signs = [block[KEY] for block in blocks if KEY in block]
         documents = sum(sign["documents"] for sign in signs)
         if documents:
-            found += [
+            lines += [
                 f"{source.spec}: {line}"
                 for line in (
                     *_structure(signs, documents, source.scheme),
                     *_vocabulary(blocks, signs, tokenizer),
                 )
             ]
-    return found
+    return lines
 
 
-def copies(counts: dict[str, int]) -> list[str]:
+def warnings_of_copies(counts: dict[str, int]) -> list[str]:
     """Describe that many documents of a finished store were copies; `counts` are the ledger's."""
     fraction = counts["duplicates"] / max(1, counts["read"])
     if fraction <= _DUPLICATES:

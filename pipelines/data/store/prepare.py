@@ -15,7 +15,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.corpora import Block, Corpus, open_corpus
 from pipelines.data.store.assemble import assemble
 from pipelines.data.store.card import CARD
-from pipelines.data.store.diagnosis import copies, warnings
+from pipelines.data.store.diagnosis import warnings, warnings_of_copies
 from pipelines.data.store.shard_runners import run_beam, run_local
 from pipelines.data.store.shards import RECORD, Job, Recipe, job_spec, read_record, write_json
 from pipelines.data.store.token_store import (
@@ -96,7 +96,7 @@ def prepare(
 
 
 def _report(ledger: Ledger, out: Path, started: float) -> None:
-    for line in copies(ledger.counts):
+    for line in warnings_of_copies(ledger.counts):
         say(f"warning: {line}")
     title = f"{out}: {_summary(ledger)}"
     summary(title, started, _next_command(ledger, out), described_in=out / CARD)

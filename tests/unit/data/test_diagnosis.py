@@ -48,8 +48,8 @@ def test_the_script_of_the_text_should_be_that_of_the_vocabulary(tmp_path: Path)
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
     sentence = "\u043e\u043d \u0441\u043f\u0438\u0442.\n"
     (tmp_path / "a.txt").write_text(f"{sentence * 3}\n{sentence * 2}", "utf-8")
-    found = warnings(f"text:{tmp_path}/a.txt", tmp_path, tmp_path / "store")
-    assert "100% of the letters are Cyrillic" in found
+    lines = warnings(f"text:{tmp_path}/a.txt", tmp_path, tmp_path / "store")
+    assert "100% of the letters are Cyrillic" in lines
 
 
 def test_copies(tokenizer_dir: Path, tmp_path: Path) -> None:
