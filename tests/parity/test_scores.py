@@ -109,7 +109,7 @@ def test_entities() -> None:
     for truth, tags in zip(gold, predictions, strict=True):
         lines += [f"word {a} {b}" for a, b in zip(truth, tags, strict=True)] + [""]
     theirs = conlleval.evaluate(lines)["overall"]["chunks"]["evals"]
-    ours = entity_f1.scores(gold, predictions)
+    ours = entity_f1.scores(gold, predictions, of_entities=True)
     assert 0.2 < ours["f1"] < 0.8
     assert [ours[n] for n in ("f1", "precision", "recall")] == pytest.approx(
         [theirs[n] for n in ("f1", "prec", "rec")], abs=1e-9

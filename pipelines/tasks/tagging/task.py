@@ -190,13 +190,15 @@ class Tagging(Task):
         self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
     ) -> dict[str, float]:
         """See `entity_f1.scores`."""
-        return entity_f1.scores(*_gold_and_predicted(examples, predictions))
+        tags = _gold_and_predicted(examples, predictions)
+        return entity_f1.scores(*tags, bio_tags.mark_entities(classes))
 
     def details(
         self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
     ) -> Record:
         """Return the scores of each type."""
-        return {"types": entity_f1.by_type(*_gold_and_predicted(examples, predictions))}
+        tags = _gold_and_predicted(examples, predictions)
+        return {"types": entity_f1.by_type(*tags, bio_tags.mark_entities(classes))}
 
     def counts(self, examples: Sequence[Sentence]) -> Counter[str]:
         """See `Task.counts`; counts entities by type, or tags that mark no entities."""

@@ -172,13 +172,13 @@ def test_every_task_reports_its_lengths(
 def test_types_of_entities_are_scored_one_by_one() -> None:
     gold = [["B-A", "I-A", "O", "B-B"], ["B-A", "O", "O", "B-C"]]
     found = [["B-A", "I-A", "O", "B-A"], ["B-A", "O", "B-B", "O"]]
-    scored = entity_f1.by_type(gold, found)
+    scored = entity_f1.by_type(gold, found, of_entities=True)
     assert scored["A"] == {"precision": 2 / 3, "recall": 1.0, "f1": pytest.approx(0.8)} | {
         "examples": 2
     }
     assert scored["B"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "examples": 1}
     assert scored["C"]["examples"] == 1
-    plain = entity_f1.by_type([["N", "V", "N"]], [["N", "N", "N"]])
+    plain = entity_f1.by_type([["N", "V", "N"]], [["N", "N", "N"]], of_entities=False)
     assert plain["N"]["precision"] == pytest.approx(2 / 3)
     assert plain["V"]["recall"] == 0
 
