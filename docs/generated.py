@@ -16,6 +16,7 @@ import docstring_parser
 from bert_jax.config.accelerators import accelerators, prices_as_of
 from bert_jax.config.phases import Phase
 from bert_jax.config.run import RunConfig
+from bert_jax.config.stores import MixedStore
 from pipelines.commands import cli
 from pipelines.data.sources.registry import SOURCES
 from pipelines.help import COMMANDS
@@ -100,6 +101,8 @@ def configs() -> str:
             "## Pre-training\n",
             "For `bert-jax pretrain`, and for every command that reads its config.\n",
             *_tables(RunConfig),
+            "### data.stores: one entry of the list\n",
+            _table(MixedStore, ""),
             "### phases: one entry of the list\n",
             _table(Phase, ""),
             "## Fine-tuning\n",

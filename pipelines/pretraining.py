@@ -17,6 +17,7 @@ from bert_jax.training.experiment import pretraining
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.watchdog import Watchdog
 from pipelines.data.batches.loader import PretrainingData
+from pipelines.data.batches.mixture import MixedData
 from pipelines.data.store.card import CARD
 from pipelines.data.store.diagnosis import pairs_warnings
 from pipelines.data.store.store_cache import ensure_local
@@ -37,7 +38,7 @@ def pretrain(
     After ``train.hang_timeout`` seconds without a step, if set, the process ends with code 70.
 
     Args:
-        config: Of the run, ``run_dir`` and ``data.store`` included.
+        config: Of the run, ``run_dir`` and ``data.store`` or ``data.stores`` included.
         partitioner: The devices, and how the step is mapped over them.
         on_step: Called with the number of every finished step.
 
@@ -59,36 +60,55 @@ def pretrain(
         f" {dict(partitioner.mesh.shape)}, mapping {partitioner.mapping}; jax {jax.__version__}"
     )
     trackers.require(config.wandb)
-    store = _open_store(config)
+    stores = _open_stores(config)
+    tokenizer = stores[0].tokenizer
     with open_run_folder(config.run_dir) as run:
         warm_start_fn = None
         if config.init:
-            config, warm_start_fn = start_from(config, store.tokenizer, partitioner, run.newest)
-        config = replace(config, model=config.model.with_vocabulary(store.tokenizer.vocab_size))
-        data = PretrainingData(store, config)
-        _check_plan(config, data)
+            config, warm_start_fn = start_from(config, tokenizer, partitioner, run.newest)
+        config = replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
+        mixed = bool(config.data.stores)
+        data = MixedData(stores, config) if mixed else PretrainingData(stores[0], config)
+        _check_plan(config, stores)
         experiment = pretraining(config, partitioner, data, warm_start_fn)
-        card = store.folder / CARD  # absent from stores of older versions
-        files = {DATA_CARD: card.read_bytes()} if card.is_file() else {}
+        # Stores of older versions have no card.
+        cards = [x.read_bytes() for store in stores if (x := store.folder / CARD).is_file()]
+        files = {DATA_CARD: b"\n".join(cards)} if cards else {}
         with Watchdog(config.train.hang_timeout) as watchdog:
 
             def finish_step(step: int) -> None:
                 watchdog.beat(step)
                 on_step(step)
 
-            run.train(experiment, partitioner, store.tokenizer, files, finish_step)
+            run.train(experiment, partitioner, tokenizer, files, finish_step)
             summary(
                 f"{run.path} is complete: {config.steps:,} of {config.steps:,} steps",
                 started,
-                ("evaluate", str(run.path)),
+                ("evaluate", str(run.path), *(("--store", str(stores[0].folder)) if mixed else ())),
                 **run.latest_metrics(*_METRICS),
             )
 
 
-def _open_store(config: RunConfig) -> Store:
-    if not config.data.store:
+def _open_stores(config: RunConfig) -> list[Store]:
+    if not config.data.paths:
         raise BadInputError("data.store is not set; give a folder written by bert-jax prepare")
-    store = Store(ensure_local(config.data.store))
+    stores = [_open_store(path, config) for path in config.data.paths.values()]
+    window = sum(
+        min(store.ledger.total("train", "tokens"), config.data.shuffle_tokens)
+        * token_dtype(store.ledger.vocab_size).itemsize
+        for store in stores
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if window > 0.7 * memory:
+        say(
+            f"the shuffle window takes {window / 2**30:.1f} of {memory / 2**30:.1f} GiB of memory,"
+            " so reading will be slow; lower data.shuffle_tokens"
+        )
+    return stores
+
+
+def _open_store(path: str, config: RunConfig) -> Store:
+    store = Store(ensure_local(path))
     started = time.monotonic()
     store.verify_all()
     ledger = store.ledger
@@ -97,23 +117,17 @@ def _open_store(config: RunConfig) -> Store:
     if config.data.objective != "mlm":
         for line in pairs_warnings(store.split("train").document_offsets):
             say(f"warning: {store.folder}: {line}")
-    window = min(tokens, config.data.shuffle_tokens) * token_dtype(ledger.vocab_size).itemsize
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if window > 0.7 * memory:
-        say(
-            f"the shuffle window takes {window / 2**30:.1f} of {memory / 2**30:.1f} GiB of memory,"
-            " so reading will be slow; lower data.shuffle_tokens"
-        )
     return store
 
 
-def _check_plan(config: RunConfig, data: PretrainingData) -> None:
+def _check_plan(config: RunConfig, stores: list[Store]) -> None:
     """Report settings that are allowed but probably not intended."""
-    if config.train.eval_every and not data.can_evaluate:
-        say(
-            f"no held-out evaluation: {config.data.store} holds out fewer than two documents; run"
-            " bert-jax prepare with a larger --held-out"
-        )
+    for store, path in zip(stores, config.data.paths.values(), strict=True):
+        if config.train.eval_every and store.ledger.total("heldout", "documents") < 2:
+            say(
+                f"no held-out evaluation: {path} holds out fewer than two documents; run"
+                " bert-jax prepare with a larger --held-out"
+            )
     if not config.phases[0].learning_rate and config.optimizer.warmup_steps >= config.steps:
         say(
             f"optimizer.warmup_steps {config.optimizer.warmup_steps:,} is not shorter than the run"

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
 from bert_jax.config.renamed_keys import OPTIONS, old_keys, renamed_keys, renamed_model_keys
-from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
+from bert_jax.config.run import ModelConfig, RunConfig, as_dict
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import check_kind
@@ -29,6 +29,12 @@ C = TypeVar("C")
 # Limits of a config file: aliases of aliases can multiply its values, and PyYAML is slow.
 _MAX_BYTES = 1 << 18
 _MAX_VALUES = 10_000
+
+# Keys whose value is a list of sections.
+_LISTS = {
+    "phases": "[{length: 128, steps: 1000, batch_size: 256}]",
+    "data.stores": "[{path: wiki, fraction: 0.7}, {path: books, fraction: 0.3}]",
+}
 
 # Type -> placeholder of an option's value in the help.
 _METAVARS = {"int": "N", "PositiveInt": "N", "float": "X"}
@@ -141,8 +147,9 @@ def _report_renamed(old: str, new: str) -> None:
 
 def _plain(text: str) -> str:
     """Rewrite an error of jsonargparse with names of options and types as a user writes them."""
-    if "phases" in text and ("class_path" in text or "class path" in text or "tuple" in text):
-        return "phases must be a list such as [{length: 128, steps: 1000, batch_size: 256}]"
+    for key, form in _LISTS.items():
+        if key in text and ("class_path" in text or "class path" in text or "tuple" in text):
+            return f"{key} must be a list such as {form}"
     text = re.sub(r'Parser key "([^"]+)":\s*', r"--\1: ", text)
     text = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", text)
     text = text.replace("expected tuple", "expected a list such as '[a, b]'")
@@ -337,9 +344,10 @@ def check_keys(values: Mapping[str, Any], kind: type, source: str, prefix: str =
             if not isinstance(value, Mapping):
                 raise BadInputError(f"{source}: {name} must contain keys and values, not {value!r}")
             check_keys(value, cast(type, hints[key]), source, f"{name}.")
-        elif name == "phases" and isinstance(value, list):
-            for phase in filter(lambda phase: isinstance(phase, Mapping), value):
-                check_keys(phase, Phase, source, "phases.")
+        elif name in _LISTS and isinstance(value, list):
+            entry_kind = get_args(hints[key])[0]
+            for entry in filter(lambda entry: isinstance(entry, Mapping), value):
+                check_keys(entry, entry_kind, source, f"{name}.")
 
 
 def _keys(kind: type, prefix: str = "") -> list[str]:

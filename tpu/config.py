@@ -120,7 +120,7 @@ def complete(config: SubmittedConfig) -> SubmittedConfig:
     _ = config.tpu.slice
     if not config.tpu.zones:
         raise BadInputError("tpu.zones is not set; set one or more zones, such as [us-west4-a]")
-    if not config.data.store:
+    if not config.data.paths:
         raise BadInputError("data.store is not set; set a folder made by bert-jax prepare")
     account = config.tpu.service_account
     if account and "@" not in account:
@@ -130,7 +130,7 @@ def complete(config: SubmittedConfig) -> SubmittedConfig:
         )
     if re.fullmatch(r"gs://[^/]*/?", config.run_dir):
         raise BadInputError(f"run_dir {config.run_dir} is a whole bucket; add a name to it")
-    for name, path in (("run_dir", config.run_dir), ("data.store", config.data.store)):
+    for name, path in {"run_dir": config.run_dir, **config.data.paths}.items():
         if re.match(r"[a-z0-9]+:/", path) and not path.startswith("gs://"):
             raise BadInputError(f"{name} {path}: write gs://BUCKET/NAME or the path of a folder")
         if path.startswith("gs://YOUR-BUCKET"):

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 from bert_jax.config.phases import Phase, planned
 from bert_jax.config.presets import PRESETS
+from bert_jax.config.resume_policies import free
+from bert_jax.config.stores import MixedStore, check_mixture
 from bert_jax.runtime.errors import BadInputError, at_least, fraction
 
 _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Convert a config with phases to nested dicts and a list of phases, as it is saved."""
-    return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
+    """Convert a config with phases to nested dicts and lists, as it is saved."""
+    values = asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
+    if stores := values["data"].pop("stores", ()):  # absent without a mixture
+        values["data"]["stores"] = list(stores)
+    return values
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -31,27 +36,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def free(default: Any, resume: Literal["print", "silent"] = "print") -> Any:
-    """Declare a key that a resumed run may change, with or without a line about it.
-
-    A key that is declared without this is fixed: a run is not resumed with another value. The
-    metadata ``{"resume": "print"}`` of a section does the same for all its keys.
-    """
-    return field(default=default, metadata={"resume": resume})
-
-
-def resume_policies(kind: type, prefix: str = "", above: str = "") -> dict[str, str]:
-    """Return key -> fixed, print or silent for every key of a config, with dots."""
-    hints, policies = get_type_hints(kind), dict[str, str]()
-    for key in fields(kind):
-        policy = above or key.metadata.get("resume", "")
-        if is_dataclass(hints[key.name]):
-            policies |= resume_policies(hints[key.name], f"{prefix}{key.name}.", policy)
-        else:
-            policies[f"{prefix}{key.name}"] = policy or "fixed"
-    return policies
 
 
 @dataclass(frozen=True)
@@ -183,6 +167,7 @@ class DataConfig:
 
     Args:
         store: Folder written by ``bert-jax prepare``; gs://… is copied to BERT_JAX_STORES first.
+        stores: Stores to mix, instead of store, as a list of {path, fraction} or {path, epochs}.
         mlm_probability: Fraction of the tokens of a sequence that is predicted.
         max_predictions: Maximum predictions per sequence; 0 = ceil(mlm_probability x length).
         short_seq_prob: Probability that a document has a shorter target length in an epoch.
@@ -195,6 +180,7 @@ class DataConfig:
     """
 
     store: str = free("", "silent")
+    stores: tuple[MixedStore, ...] = free((), "silent")
     mlm_probability: float = 0.15
     max_predictions: int = 0
     short_seq_prob: float = 0.1
@@ -205,11 +191,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        check_mixture(self.store, self.stores)
         fraction("data", self, "mlm_probability short_seq_prob")
         if self.mlm_probability == 0:
             raise BadInputError("data.mlm_probability must be above 0; the usual value is 0.15")
         at_least("data", self, 0, "max_predictions")
         at_least("data", self, 1, "shuffle_tokens")
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The key and the path of every store."""
+        if not self.stores:
+            return {"data.store": self.store} if self.store else {}
+        return {f"data.stores[{n}].path": entry.path for n, entry in enumerate(self.stores)}
 
     def predictions(self, length: int) -> int:
         """Return the prediction slots (P) of a sequence of `length` tokens."""

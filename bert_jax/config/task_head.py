@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bert_jax.config.run import free
+from bert_jax.config.resume_policies import free
 from bert_jax.runtime.errors import BadInputError, at_least, fraction
 
 # Name -> indices of the L + 1 hidden states (0 is the embeddings, -1 the last layer), and how they

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,10 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.step import LossSums, means
 
 _LARGEST_EXPONENT = 700.0  # a diverged model has a perplexity that is too large, not an error
+
+# Results that are averaged over the stores of a mixture; the losses are also reported of each.
+_LOSSES = ("loss", "mlm_loss", "nsp_loss")
+_MEANS = (*_LOSSES, "mlm_accuracy", "nsp_accuracy")
 
 
 def evaluate(
@@ -51,10 +55,52 @@ def evaluate(
     if not nsp.count:
         values |= {"nsp_loss": None, "nsp_accuracy": None}
     return values | {
-        "perplexity": math.exp(min(values["mlm_loss"], _LARGEST_EXPONENT)),
+        "perplexity": _perplexity(values["mlm_loss"]),
         "predictions": int(mlm.count),
         "sequences": int(nsp.count),
     }
+
+
+def mean_of_stores(results: Mapping[str, tuple[float, dict[str, Any]]]) -> dict[str, Any]:
+    """Combine the results of `evaluate` on the stores of a mixture.
+
+    Args:
+        results: Name of a store -> its fraction of the rows, and its results; a store without
+            held-out text has none and does not count.
+
+    Returns:
+        The results as of `evaluate`: losses and accuracies are means, weighted by the fractions,
+        and perplexity follows from the mean loss; predictions and sequences are sums. Then
+        ``LOSS/NAME``: the losses of each store.
+    """
+    evaluated = {name: result for name, result in results.items() if result[1]}
+    if not evaluated:
+        return {}
+    values = {name: _weighted_mean(name, list(evaluated.values())) for name in _MEANS}
+    return {
+        **values,
+        "perplexity": _perplexity(values["mlm_loss"]),
+        **{
+            name: sum(result[name] for _, result in evaluated.values())
+            for name in ("predictions", "sequences")
+        },
+        **{
+            f"{metric}/{name}": result[metric]
+            for name, (_, result) in evaluated.items()
+            for metric in _LOSSES
+        },
+    }
+
+
+def _weighted_mean(name: str, results: list[tuple[float, dict[str, Any]]]) -> Any:
+    """Return the mean over the results that have a value; None if none has one."""
+    values = [(weight, result[name]) for weight, result in results if result[name] is not None]
+    total = sum(weight for weight, _ in values)
+    return sum(weight * value for weight, value in values) / total if values else None
+
+
+def _perplexity(mlm_loss: float) -> float:
+    return math.exp(min(mlm_loss, _LARGEST_EXPONENT))
 
 
 def _add(total: LossSums | None, more: LossSums | None) -> LossSums | None:

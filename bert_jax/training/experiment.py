@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bert_jax.config.run import Phase, RunConfig, TrainableConfig
 from bert_jax.nn.encoder import Params
 from bert_jax.training.batch import Batch, TrainingData
-from bert_jax.training.evaluate import evaluate
+from bert_jax.training.evaluate import evaluate, mean_of_stores
 from bert_jax.training.flops import training_flops
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, WarmStart, init_state
@@ -50,11 +50,18 @@ class Experiment:
     criterion: Callable[[dict[str, Any]], float | None] = lambda metrics: metrics.get("loss")
 
 
-class HeldOutData(TrainingData, Protocol):
-    """Data with a held-out part."""
+class HeldOutPart(Protocol):
+    """Held-out text of one store."""
 
     def held_out(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
         """Return the batches of held-out text: at most `limit`, unless that is 0."""
+
+
+class HeldOutData(TrainingData, Protocol):
+    """Training data with held-out text, of one store or of several."""
+
+    def held_out_parts(self, length: int) -> Mapping[str, tuple[float, HeldOutPart]]:
+        """Return name -> (weight, data) of what is evaluated; without a name if it is all."""
 
 
 def pretraining(
@@ -68,8 +75,11 @@ def pretraining(
 
     def evaluate_held_out(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
         rows, limit = partitioner.rows(phase.batch_size), config.train.eval_batches
-        batches = data.held_out(phase.length, phase.batch_size, rows, limit)
-        return evaluate(eval_step, partitioner, params, batches)
+        results = {}
+        for name, (weight, part) in data.held_out_parts(phase.length).items():
+            batches = part.held_out(phase.length, phase.batch_size, rows, limit)
+            results[name] = weight, evaluate(eval_step, partitioner, params, batches)
+        return results[""][1] if "" in results else mean_of_stores(results)
 
     def flops(tokens: int, sequences: int) -> float:
         predictions = round(tokens * config.data.mlm_probability)

@@ -142,7 +142,9 @@ class MetricsLog:
         """
         self.check_finite(step, results)
         self.write(step, {f"eval_{name}": value for name, value in results.items()})
-        values = ", ".join(f"{name} {x:.4g}" for name, x in results.items() if x is not None)
+        # Of the stores of a mixture only the whole loss; metrics.jsonl has its parts.
+        shown = {n: x for n, x in results.items() if "/" not in n or n.startswith("loss/")}
+        values = ", ".join(f"{name} {x:.4g}" for name, x in shown.items() if x is not None)
         say(f"evaluation at step {step:,}: {values}")
         self.restart_clock()
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from bert_jax.config.phases import contradict, written
 from bert_jax.config.renamed_keys import renamed_keys
-from bert_jax.config.run import Phase, RunConfig, TrainableConfig, as_dict, flatten, resume_policies
+from bert_jax.config.resume_policies import resume_policies
+from bert_jax.config.run import Phase, RunConfig, TrainableConfig, as_dict, flatten
+from bert_jax.config.stores import changed_proportions
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import Checkpoints, Meta
@@ -106,7 +108,7 @@ def changes(
     for key, value in now.items():
         if before.get(key) != value:
             lines[policies.get(key, "fixed")].append(f"{key}: {before.get(key)} -> {value}")
-    refused = lines["fixed"] + [
+    refused = [*lines["fixed"], *changed_proportions(saved, new)] + [
         f"{name}: {saved_data.get(name, 'none')[:12]} -> {digest[:12]}"
         for name, digest in data.items()
         if saved_data.get(name) != digest

@@ -57,6 +57,9 @@ def _trained_on(model: LoadedModel) -> str:
         )
     if model.run is None:
         raise BadArgumentsError(f"{model.path} was not trained with bert-jax; give --store DIR")
+    if model.run.data.stores:
+        paths = " or ".join(model.run.data.paths.values())
+        raise BadArgumentsError(f"{model.path} was trained on several stores; give --store {paths}")
     store = model.run.data.store
     if not store.startswith(CLOUD) and not Path(store).exists():
         raise BadInputError(f"the store of the run, {store}, does not exist; give --store DIR")

@@ -22,7 +22,8 @@ def main(argv: Sequence[str]) -> None:
     options, config_options = _parse(argv)
     if not {"--config", "--phases"} & {word.partition("=")[0] for word in config_options}:
         config_options = ["--train.steps", str(options.step + 1), *config_options]
-    config = run_config([*config_options, "--run_dir", "unused", "--data.store", options.store])
+    data = ("--data.store", options.store, "--data.stores", "[]")
+    config = run_config([*config_options, "--run_dir", "unused", *data])
     if not 0 <= options.step < config.steps:
         raise BadArgumentsError(f"--step must be in [0, {config.steps}), not {options.step}")
     config = replace(config, data=replace(config.data, store=options.store))

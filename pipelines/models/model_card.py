@@ -65,6 +65,8 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
     values = as_dict(run)
     del values["run_dir"]
     values["data"].pop("store", None)
+    for entry in values["data"].get("stores", ()):
+        entry["path"] = Path(entry["path"]).name
     values["init"] = Path(run.init).name
     for name in values["data"].keys() & {"train", "validation"}:
         values["data"][name] = Path(values["data"][name]).name
@@ -78,7 +80,7 @@ def results(run_dir: Path, step: int, data: str = "Held-out") -> list[str]:
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
         for name, value in newest.items()
-        if re.fullmatch(r"eval_[\w@]+", name, re.ASCII)
+        if re.fullmatch(r"eval_[\w@]+(/[\w.-]+)?", name, re.ASCII)
         if isinstance(value, float) and math.isfinite(value)
     ]
     if not rows:
@@ -92,10 +94,13 @@ def results(run_dir: Path, step: int, data: str = "Held-out") -> list[str]:
 def _data(card: Path) -> list[str]:
     if not card.is_file():
         return []
-    text = card.read_bytes().decode("utf-8", "replace").partition("\n## ")[0]
+    # The cards of a mixture follow each other.
+    cards = re.split(r"^(?=# )", card.read_bytes().decode("utf-8", "replace"), flags=re.MULTILINE)
+    texts = [part.partition("\n## ")[0].removeprefix("# ").strip() for part in cards]
+    text = "\n\n".join(filter(None, texts))
     # The card came with the store: escape HTML, links and images in it.
     plain = re.sub(r"(\\.)|([<\[])", lambda match: match[1] or f"\\{match[2]}", text)
-    return ["## Data", plain.removeprefix("# ").strip()]
+    return ["## Data", plain]
 
 
 def _fenced(text: str) -> str:

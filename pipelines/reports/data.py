@@ -65,14 +65,18 @@ def open_store(run: Run, config: RunConfig, path: str | None) -> Store:
         BadInputError: It is missing, or another store.
     """
     name = path or config.data.store
+    if not name and config.data.stores:
+        paths = ", ".join(config.data.paths.values())
+        raise BadInputError(f"the run mixes {paths}; give the path of one with --store DIR")
     folder = cache_path(name)
     if not (folder / LEDGER).is_file():
         if name.startswith(CLOUD):
             raise BadInputError(f"{name} was not copied to this machine")
         raise BadInputError(f"the store {name!r} does not exist; give its path with --store DIR")
     store = Store(folder)
-    digest = run.meta.data.get("store") if run.meta else None
-    if digest not in (None, store.ledger.digest):
+    recorded = run.meta.data.items() if run.meta else ()
+    digests = [digest for key, digest in recorded if key.startswith("store")]
+    if digests and store.ledger.digest not in digests:
         raise BadInputError(
             f"{name} is not the store of the run; give the path of that store with --store DIR"
         )

@@ -113,10 +113,11 @@ def _absolute(config: SubmittedConfig) -> SubmittedConfig:
     def absolute(path: str) -> str:
         return path if path.startswith("gs://") or not path else str(Path(path).absolute())
 
+    stores = tuple(replace(x, path=absolute(x.path)) for x in config.data.stores)
     return replace(
         config,
         run_dir=absolute(config.run_dir),
-        data=replace(config.data, store=absolute(config.data.store)),
+        data=replace(config.data, store=absolute(config.data.store), stores=stores),
         init=absolute(config.init),
     )
 

@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
     if options["dry_run"]:
         print(describe_request(launch, files))  # noqa: T201
         return
-    for name, path in (("run_dir", launch.run), ("data.store", config.data.store)):
+    for name, path in {"run_dir": launch.run, **config.data.paths}.items():
         if not path.startswith("gs://"):
             say(f"{name} {path} is not in a bucket: every TPU VM must have it under the same path")
     provider = connect(launch.project)

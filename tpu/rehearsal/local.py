@@ -158,8 +158,9 @@ def main(argv: Sequence[str]) -> None:
     )
     config, options = read(parser, argv)
     config = on_workers(config, options["workers"])
-    if not config.data.store.startswith("gs://"):
-        read_ledger(Path(config.data.store))
+    for path in config.data.paths.values():
+        if not path.startswith("gs://"):
+            read_ledger(Path(path))
     raise_on_signals(
         "the emulated hosts were stopped, as in a power failure; run the same command again to"
         " resume from the newest checkpoint"

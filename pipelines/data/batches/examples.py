@@ -7,8 +7,9 @@ the examples that are packed together. Rows are numbered from 0 over all epochs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -58,6 +59,13 @@ def batch_shape(data: DataConfig, length: int, rows: int) -> BatchShape:
     return BatchShape(rows, length, min(maximum, K * predictions), K)
 
 
+class TokenSource(Protocol):
+    """Tokens that spans refer to: those of a split, or of several."""
+
+    def gather(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Concatenate the tokens [start, start + length) of every span; both are int [N]."""
+
+
 @dataclass(frozen=True)
 class BatchExamples:
     """The examples of a batch; every array is [N].
@@ -73,6 +81,15 @@ class BatchExamples:
     row: np.ndarray
 
 
+class PlanCache:
+    """The newest plans of one store; a store of a mixture does not displace those of others."""
+
+    def __init__(self) -> None:
+        self.sizes = lru_cache(maxsize=8)(_window_sizes)
+        # Epoch 0 for its size, the current epoch, and the next one at a change.
+        self.epochs = lru_cache(maxsize=3)(_window_epoch)
+
+
 @dataclass(frozen=True)
 class Examples:
     """Masked examples of one split at one sequence length."""
@@ -82,6 +99,7 @@ class Examples:
     data: DataConfig
     seed: int
     length: int
+    plans: PlanCache = field(default_factory=PlanCache, compare=False, repr=False)
 
     def __len__(self) -> int:
         """Number of rows that are used per epoch: the number of rows of epoch 0.
@@ -90,11 +108,11 @@ class Examples:
         windows, the smaller the fraction). Excess rows are not used, missing rows are used twice.
         So the epoch of a row is known without planning all epochs before it.
         """
-        return sum(_window_sizes(self))
+        return sum(self.plans.sizes(self))
 
     def fill(self) -> float:
         """Return the fraction of the tokens that are not padding, in the first window."""
-        plan = _window_epoch(self, 0, 0)
+        plan = self.plans.epochs(self, 0, 0)
         return float(plan.pairs.length.sum() / (len(plan) * self.length))
 
     def shape(self, rows: int) -> BatchShape:
@@ -103,16 +121,19 @@ class Examples:
 
     def batch(self, numbers: np.ndarray, rows: slice) -> Batch:
         """Make the batch of the rows `numbers`; arrays of its slice `rows`, counts of all."""
-        examples = self.at(numbers)
+        return self.make(self.at(numbers), len(numbers), rows, self.split)
+
+    def make(self, examples: BatchExamples, total: int, rows: slice, source: TokenSource) -> Batch:
+        """Make a batch of `total` rows of these examples; the spans are those of `source`."""
         tokens = int(examples.pairs.length.sum())
-        first, end, _ = rows.indices(len(numbers))
+        first, end, _ = rows.indices(total)
         part = slice(*np.searchsorted(examples.row, [first, end]))
         local = BatchExamples(examples.pairs[part], examples.key[part], examples.row[part] - first)
-        return Batch(self._arrays(local, end - first), tokens, len(examples.row))
+        return Batch(self._arrays(local, end - first, source), tokens, len(examples.row))
 
     def at(self, numbers: np.ndarray) -> BatchExamples:
         """Return the examples of the rows `numbers`, which become rows 0, 1, … of a batch."""
-        sizes = _window_sizes(self)
+        sizes = self.plans.sizes(self)
         epochs, offsets = numbers // len(self), numbers % len(self)
         parts: list[BatchExamples] = []
         for epoch in np.unique(epochs):
@@ -125,7 +146,7 @@ class Examples:
                 window = int(order[visit])
                 window_offsets = offsets[rows] - (ends[visit] - sizes[window])
                 parts.append(self._window_examples(int(epoch), window, window_offsets, rows))
-        joined = parts[0] if len(parts) == 1 else _concatenated(parts)
+        joined = parts[0] if len(parts) == 1 else concatenated(parts)
         by_row = np.argsort(joined.row, kind="stable")
         return BatchExamples(joined.pairs[by_row], joined.key[by_row], joined.row[by_row])
 
@@ -133,7 +154,7 @@ class Examples:
         self, epoch: int, window: int, offsets: np.ndarray, rows: np.ndarray
     ) -> BatchExamples:
         """Return the examples at `offsets` in the shuffled rows of a window, as rows `rows`."""
-        plan = _window_epoch(self, epoch, window)
+        plan = self.plans.epochs(self, epoch, window)
         index = packed_row = plan.order[offsets % len(plan)]
         if plan.packing is not None:
             starts, ends = plan.packing.starts[packed_row], plan.packing.starts[packed_row + 1]
@@ -144,7 +165,7 @@ class Examples:
         mask_key = counter_rng.key(self.seed, epoch, self.length, window, index, _MASK)
         return BatchExamples(plan.pairs[index], mask_key, rows)
 
-    def _arrays(self, examples: BatchExamples, rows: int) -> Arrays:
+    def _arrays(self, examples: BatchExamples, rows: int, source: TokenSource) -> Arrays:
         pairs = examples.pairs
         length = pairs.length.astype(np.int64)[:, None]
         a = pairs.a_length.astype(np.int64)[:, None]
@@ -153,7 +174,7 @@ class Examples:
         is_separator = (position == a + 1) | (position == length - 1)
         candidates = is_token & ~is_separator & (position > 0)
         token_ids = np.full(is_token.shape, self.tokenizer.pad_id, np.int32)
-        token_ids[candidates] = self._tokens(pairs)
+        token_ids[candidates] = self._tokens(pairs, source)
         token_ids[:, 0] = self.tokenizer.cls_id
         token_ids[is_separator] = self.tokenizer.sep_id
         predictions = mask_tokens(
@@ -182,10 +203,10 @@ class Examples:
             "nsp_weights": (pairs.b_length > 0).astype(np.float32)[:, None],
         }
 
-    def _tokens(self, pairs: Pairs) -> np.ndarray:
+    def _tokens(self, pairs: Pairs, source: TokenSource) -> np.ndarray:
         starts = np.stack([pairs.a_start, pairs.b_start], axis=1).ravel()
         lengths = np.stack([pairs.a_length, pairs.b_length], axis=1).ravel()
-        tokens = self.split.gather(starts, lengths)
+        tokens = source.gather(starts, lengths)
         # The store may not have been verified.
         if tokens.max(initial=0) >= self.tokenizer.vocab_size:
             raise BadInputError(
@@ -236,19 +257,19 @@ def _packed(
     return arrays
 
 
-def _concatenated(parts: list[BatchExamples]) -> BatchExamples:
+def concatenated(parts: list[BatchExamples]) -> BatchExamples:
+    """Concatenate examples of one batch."""
     names = Pairs.__dataclass_fields__
     pairs = Pairs(*(np.concatenate([getattr(x.pairs, name) for x in parts]) for name in names))
     key, row = (np.concatenate([getattr(x, name) for x in parts]) for name in ("key", "row"))
     return BatchExamples(pairs, key, row)
 
 
-@lru_cache(maxsize=8)
 def _window_sizes(examples: Examples) -> tuple[int, ...]:
     """Return the number of rows of each window in epoch 0."""
     windows = examples.split.windows(examples.data.shuffle_tokens)
     if len(windows) == 1:
-        return (len(_window_epoch(examples, 0, 0)),)
+        return (len(examples.plans.epochs(examples, 0, 0)),)
     counts = []
     for number in range(len(windows)):
         pairs, packing = _plan_rows(examples, 0, number)
@@ -256,7 +277,6 @@ def _window_sizes(examples: Examples) -> tuple[int, ...]:
     return tuple(counts)
 
 
-@lru_cache(maxsize=3)  # epoch 0 for its size, the current epoch, and the next one at a change
 def _window_epoch(examples: Examples, epoch: int, number: int) -> WindowEpoch:
     pairs, packing = _plan_rows(examples, epoch, number)
     windows = examples.split.windows(examples.data.shuffle_tokens)

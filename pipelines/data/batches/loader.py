@@ -6,9 +6,10 @@ every process can compute the rows of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -16,8 +17,8 @@ import numpy as np
 from bert_jax.config.run import RunConfig
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.batch import Batch, Shapes
-from pipelines.data.batches.examples import Examples
+from bert_jax.training.batch import Batch, BatchShape, Shapes
+from pipelines.data.batches.examples import Examples, PlanCache
 from pipelines.data.store.token_store import Store
 
 # Held-out pairs and masks do not depend on the seed of the run, so that runs can be compared.
@@ -26,38 +27,33 @@ _HELD_OUT_SEED = 0
 _PREFETCHED = 2  # batches that are prepared during a step
 
 
-class PretrainingData:
-    """The batches of a run.
+class Rows(Protocol):
+    """The numbered rows of one store or of a mixture, at one sequence length."""
 
-    Attributes:
-        digests: Digests of store and tokenizer.
-    """
+    def fill(self) -> float:
+        """Return the fraction of the tokens that are not padding, about."""
 
-    def __init__(self, store: Store, config: RunConfig) -> None:
-        """Open a store for a run.
+    def shape(self, rows: int) -> BatchShape:
+        """Return the shape of a batch with `rows` rows."""
 
-        Raises:
-            BadInputError: The store has fewer than two training documents, or is damaged.
-        """
+    def batch(self, numbers: np.ndarray, rows: slice) -> Batch:
+        """Make the batch of the rows `numbers`; arrays of its slice `rows`, counts of all."""
+
+
+class PhaseBatches:
+    """The batches of the phases of a run, from the rows that a subclass numbers."""
+
+    def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._tokenizer = store.tokenizer
-        self.digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
-        self._train, self._held_out = store.split("train"), store.split("heldout")
-        if self._train.documents < 2:
-            raise BadInputError(
-                f"{store.folder} has {self._train.documents} training document(s); next sentence"
-                " prediction needs two. Separate documents by blank lines and prepare again"
-            )
         self._ends = list(accumulate(phase.steps for phase in config.phases))
 
-    @property
-    def can_evaluate(self) -> bool:
-        """True if there are at least two held-out documents."""
-        return self._held_out.documents >= 2
+    def examples(self, length: int) -> Rows:
+        """Return the rows at one sequence length."""
+        raise NotImplementedError
 
     def shapes(self, length: int, batch_size: int) -> Shapes:
         """Return the shapes and dtypes of the batches of a phase."""
-        return self._examples(length).shape(batch_size).fields()
+        return self.examples(length).shape(batch_size).fields()
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Make the batch of update number `step` (the first is 0)."""
@@ -66,16 +62,58 @@ class PretrainingData:
         first_step = self._ends[number] - phase.steps
         first_row = self._rows_before(number) + (step - first_step) * phase.batch_size
         numbers = first_row + np.arange(phase.batch_size)
-        return self._examples(phase.length).batch(numbers, rows)
+        return self.examples(phase.length).batch(numbers, rows)
 
     def batches(self, first: int, last: int, rows: slice = slice(None)) -> Iterator[Batch]:
         """Yield batches first … last - 1 of one phase, made in a thread beside the consumer."""
-        examples = self._examples(self._config.phases[self._phase(first)].length)
+        length = self._config.phases[self._phase(first)].length
         if self._config.data.packing:
-            say(f"packing: rows of {examples.length} tokens are {examples.fill():.1%} full")
+            say(f"packing: rows of {length} tokens are {self.examples(length).fill():.1%} full")
         source = _Steps(self, first, last, rows)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED)
         return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+
+    def _phase(self, step: int) -> int:
+        return next(number for number, end in enumerate(self._ends) if step < end)
+
+    def _rows_before(self, phase: int) -> int:
+        """Return the number of rows of the same length that earlier phases used."""
+        phases = self._config.phases
+        return sum(
+            earlier.steps * earlier.batch_size
+            for earlier in phases[:phase]
+            if earlier.length == phases[phase].length
+        )
+
+
+class PretrainingData(PhaseBatches):
+    """The batches of a run on one store.
+
+    Attributes:
+        digests: Digests of store and tokenizer.
+        train: The documents to train on.
+    """
+
+    def __init__(self, store: Store, config: RunConfig) -> None:
+        """Open a store for a run.
+
+        Raises:
+            BadInputError: The store has fewer than two training documents, or is damaged.
+        """
+        super().__init__(config)
+        self._tokenizer, self._plans = store.tokenizer, PlanCache()
+        self.digests = {"store": store.ledger.digest, "tokenizer": store.tokenizer.digest}
+        self.train, self._held_out = store.split("train"), store.split("heldout")
+        if self.train.documents < 2:
+            raise BadInputError(
+                f"{store.folder} has {self.train.documents} training document(s); next sentence"
+                " prediction needs two. Separate documents by blank lines and prepare again"
+            )
+
+    @property
+    def can_evaluate(self) -> bool:
+        """True if there are at least two held-out documents."""
+        return self._held_out.documents >= 2
 
     def held_out(
         self, length: int, batch_size: int, rows: slice = slice(None), limit: int = 0
@@ -106,30 +144,25 @@ class PretrainingData:
             return 0
         return -(-len(self._held_out_examples(length)) // batch_size)
 
+    def held_out_parts(self, length: int) -> Mapping[str, tuple[float, PretrainingData]]:
+        """Return the data whose held-out losses are measured: these, without a name."""
+        return {"": (1.0, self)}
+
     def _held_out_examples(self, length: int) -> Examples:
-        return Examples(self._held_out, self._tokenizer, self._config.data, _HELD_OUT_SEED, length)
-
-    def _phase(self, step: int) -> int:
-        return next(number for number, end in enumerate(self._ends) if step < end)
-
-    def _examples(self, length: int) -> Examples:
-        config = self._config
-        return Examples(self._train, self._tokenizer, config.data, config.seed, length)
-
-    def _rows_before(self, phase: int) -> int:
-        """Return the number of rows of the same length that earlier phases used."""
-        phases = self._config.phases
-        return sum(
-            earlier.steps * earlier.batch_size
-            for earlier in phases[:phase]
-            if earlier.length == phases[phase].length
+        return Examples(
+            self._held_out, self._tokenizer, self._config.data, _HELD_OUT_SEED, length, self._plans
         )
+
+    def examples(self, length: int) -> Examples:
+        """Return the training examples at one sequence length."""
+        config = self._config
+        return Examples(self.train, self._tokenizer, config.data, config.seed, length, self._plans)
 
 
 class _Steps:
     """The steps of a phase as a random access source of Grain."""
 
-    def __init__(self, data: PretrainingData, first: int, last: int, rows: slice) -> None:
+    def __init__(self, data: PhaseBatches, first: int, last: int, rows: slice) -> None:
         self._data, self._first, self._last, self._rows = data, first, last, rows
 
     def __len__(self) -> int:

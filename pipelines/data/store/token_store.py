@@ -183,17 +183,31 @@ class Split:
             starts: int64 [N]; a span does not cross a shard.
             lengths: int [N].
         """
-        # An empty span may begin at the end of the last shard.
-        last = len(self._tokens) - 1
-        shard = np.minimum(np.searchsorted(self._starts, starts, side="right") - 1, last)
-        first = starts - self._starts[shard]
-        ends = np.cumsum(lengths)
-        out = np.empty(ends[-1], self._tokens[0].dtype)
-        # Spans are so long that one copy per span is faster than an index per token.
-        spans = zip(shard.tolist(), first.tolist(), lengths.tolist(), ends.tolist(), strict=True)
-        for number, offset, length, end in spans:
-            out[end - length : end] = self._tokens[number][offset : offset + length]
-        return out
+        return gather(self._tokens, self._starts, starts, lengths)
+
+
+def gather(
+    arrays: list[np.ndarray], array_starts: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """Concatenate spans of the concatenation of `arrays`, without copying the arrays.
+
+    Args:
+        arrays: Tokens of the shards.
+        array_starts: int64 [arrays + 1]: start of each array, and the end.
+        starts: int64 [N]; a span does not cross an array.
+        lengths: int [N].
+    """
+    # An empty span may begin at the end of the last shard.
+    last = len(arrays) - 1
+    shard = np.minimum(np.searchsorted(array_starts, starts, side="right") - 1, last)
+    first = starts - array_starts[shard]
+    ends = np.cumsum(lengths)
+    out = np.empty(ends[-1], arrays[0].dtype)
+    # Spans are so long that one copy per span is faster than an index per token.
+    spans = zip(shard.tolist(), first.tolist(), lengths.tolist(), ends.tolist(), strict=True)
+    for number, offset, length, end in spans:
+        out[end - length : end] = arrays[number][offset : offset + length]
+    return out
 
 
 class Store:

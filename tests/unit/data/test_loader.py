@@ -88,7 +88,7 @@ def test_an_epoch_uses_every_pair_and_the_next_epoch_has_new_masks(
     store: Store, config: RunConfig
 ) -> None:
     data = PretrainingData(store, replace(config, phases=(Phase(length=32, steps=400),)))
-    examples = data._examples(32)
+    examples = data.examples(32)
     size = len(examples)
     examples_of_epoch = examples.at(np.arange(size))
     assert len(set(examples_of_epoch.key.tolist())) == size
