@@ -92,7 +92,7 @@ class PassageRanking(Classification):
         """See `Task.read`; returns `Candidate`."""
         table = table_reader.read(source)
         if not table_reader.text_columns(table, columns)[1]:
-            table.column("", tuple(table_reader.PAIRS.values()), "pair")
+            table.column("", tuple(second for _, second in table_reader.PAIRS), "pair")
         examples = table_reader.examples(table, columns, labeled)
         queries = [example.text for example in examples]
         if _QUERY_ID in table.columns:

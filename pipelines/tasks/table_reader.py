@@ -7,6 +7,8 @@
 
 Files are UTF-8. If `Columns` names no column, the first of the usual names below that exists is
 used. A table with both columns of a pair is one of pairs, unless ``Columns.text`` names a column.
+If another column looks like text, it might be the other half of a pair, so it must be named or
+excluded: half of a pair would be learned without a sign.
 """
 
 from __future__ import annotations
@@ -27,18 +29,21 @@ from pipelines.data.sources.numbered_lines import position, records
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.task import Columns, Record
 
-PAIRS = {
-    "sentence1": "sentence2",
-    "question1": "question2",
-    "premise": "hypothesis",
-    "question": "sentence",
-    "query": "passage",
-    "text": "pair",
-    "text1": "text2",
-}
-SINGLES = ("text", "sentence", *(name for name in PAIRS if name != "text"))
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("query", "passage"),
+    ("text", "pair"),
+    ("text", "text_pair"),
+    ("text1", "text2"),
+)
+SINGLES = tuple(dict.fromkeys(("text", "sentence", *(first for first, _ in PAIRS))))
+NO_PAIR = "none"  # the value of `Columns.pair` for single texts beside another column of text
 LABELS = ("label", "class", "category", "sentiment", "label-coarse")
 
+_SAMPLED_ROWS = 1000
 _FIELD_LIMIT = 2**31 - 1  # characters; the default of the csv module is 131,072
 
 
@@ -112,6 +117,17 @@ class Table:
             for location, row in zip(self.locations, self.rows, strict=True)
         ]
 
+    def has_text(self, column: str) -> bool:
+        """Return whether a column looks like text: values of several words that rarely repeat.
+
+        The trees of SNLI and MNLI (``sentence1_parse``) repeat a text that is read.
+        """
+        values = [row.get(column) for row in self.rows[:_SAMPLED_ROWS]]
+        words = [value for value in values if isinstance(value, str) and " " in value.strip()]
+        distinct = len(set(words))
+        is_tree = column.endswith("_parse")
+        return not is_tree and distinct > 1 and 2 * distinct >= len(values)
+
     def names(self, column: str) -> list[str]:
         """Return the labels or ids of a column, without surrounding spaces.
 
@@ -179,14 +195,15 @@ def examples(
         BadInputError: A value is missing. The message names the line or column.
     """
     first, second = text_columns(table, columns)
+    label = table.column(columns.label, labels, "label") if labeled else columns.label
+    report_columns(table, first, second, columns, label)
     texts = table.texts(first)
     pairs = table.texts(second) if second else [""] * len(texts)
     table.warn_of_empty(texts, *([pairs] if second else []))
     names, order = [""] * len(texts), {}
     if labeled:
-        column = table.column(columns.label, labels, "label")
-        names = table.names(column)
-        order = {name: rank for rank, name in enumerate(table.class_names.get(column, ()))}
+        names = table.names(label)
+        order = {name: rank for rank, name in enumerate(table.class_names.get(label, ()))}
     ids = table.ids(columns.id)
     return [
         Example(*row, rank=order.get(row[3], 0))
@@ -205,15 +222,43 @@ def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
     Raises:
         BadInputError: The table lacks a column.
     """
-    pair = columns.pair and table.column(columns.pair, (), "pair")
+    pair = ""
+    if columns.pair and columns.pair != NO_PAIR:
+        pair = table.column(columns.pair, (), "pair")
     if columns.text:
         return table.column(columns.text, (), "text"), pair
     if pair:
         return table.column("", [name for name in SINGLES if name != pair], "text"), pair
-    for first, second in PAIRS.items():
+    for first, second in () if columns.pair else PAIRS:
         if first in table.columns and second in table.columns:
             return first, second
     return table.column("", SINGLES, "text"), ""
+
+
+def report_columns(table: Table, first: str, second: str, columns: Columns, label: str) -> None:
+    """Print which columns are read.
+
+    Args:
+        table: The table.
+        first: The column of the text.
+        second: The column of the second text; may be empty.
+        columns: What the user named.
+        label: The column of the labels; may be empty.
+
+    Raises:
+        BadInputError: A column that is not read looks like the second text.
+    """
+    used = {first: "text", second: "pair", label: "label", columns.id or "id": "id"}
+    ignored = [name for name in table.columns if name not in used]
+    if not (second or columns.pair) and (other := next(filter(table.has_text, ignored), None)):
+        raise BadInputError(
+            f"{table.source}: {first!r} is the text, but {other!r} looks like text, too; if it"
+            f" is the second text of each pair, set columns.pair to {other!r}; for single texts,"
+            f" set columns.pair to {NO_PAIR!r}"
+        )
+    read = ", ".join(f"{kind} {name!r}" for name, kind in used.items() if name in table.columns)
+    rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
+    say(f"{table.source}: {read}{rest}")
 
 
 def read(source: str) -> Table:

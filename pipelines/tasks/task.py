@@ -30,7 +30,7 @@ class Columns:
 
     Args:
         text: The text, or the first text of a pair.
-        pair: The second text of a pair; empty = single texts.
+        pair: The second text of a pair; empty = by the usual names; none = single texts.
         label: The label to predict.
         id: The unique id of an example; empty = a column called id, or the row number.
     """

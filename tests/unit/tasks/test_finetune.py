@@ -100,7 +100,9 @@ def test_a_mismatch_is_reported_in_one_line(tmp_path: Path) -> None:
     assert invoke(*base).returncode == 0
     refused(invoke(*base, "--train.epochs", "0.5"), 78, "raise train.epochs")
     other = options("tagging", tmp_path, run)
-    refused(invoke(*other), 78, "is not a run of tagging")
+    refused(
+        invoke(*other), 78, "is a run of classification, not of tagging; choose another run_dir"
+    )
     refused(invoke(*base, "--head.features", "embeddings"), 78, "head.features")
     (tmp_path / "train.csv").write_text("text,label\nthe man,dry\na store,drink\n", "utf-8")
     refused(invoke(*base[:6], *base[8:], "--data.train", tmp_path / "train.csv"), 78, "train")

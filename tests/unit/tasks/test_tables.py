@@ -14,8 +14,7 @@ import tensorflow_datasets as tfds
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import open_builder, read_split
-from pipelines.tasks import table_reader
-from pipelines.tasks.table_reader import Example, examples, read
+from pipelines.tasks.table_reader import SINGLES, Example, examples, read
 from pipelines.tasks.task import Columns
 
 
@@ -136,7 +135,7 @@ def test_empty_texts_are_counted_and_long_ones_are_read(
     file = write(tmp_path, "a.csv", f"text,label\n{long},x\n ,x\n,y\n")
     assert read_examples(file)[0].text == long
     stderr = capsys.readouterr().err
-    assert stderr.count("\n") == 1
+    assert stderr.count("\n") == 2
     assert "2 of 3 rows have an empty text (first: line 3)" in stderr
 
 
@@ -219,5 +218,33 @@ def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
         read("tfds:alike")
 
 
-def test_every_usual_pair_begins_with_a_usual_text() -> None:
-    assert set(table_reader.PAIRS) <= set(table_reader.SINGLES)
+HEADERS = [
+    "question,answer", "question,passage", "query,document", "sentence,sentence2", "title,text",
+    "premise,claim", "text,context",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_half_of_a_pair_is_not_read_alone(header: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f"{header},label\nis it good,it is good,x\nis it new,a red river,y\n", "utf-8")
+    first, second = header.split(",")
+    with pytest.raises(BadInputError, match=r"columns\.pair"):
+        examples(read(str(file)), Columns(), labeled=True)
+    text = second if first not in SINGLES else ""
+    single = examples(read(str(file)), Columns(text=text, pair="none"), labeled=True)
+    assert [example.pair for example in single] == ["", ""]
+    other = first if text else second
+    pairs = examples(read(str(file)), Columns(text=text, pair=other), labeled=True)
+    assert all(example.text and example.pair for example in pairs)
+
+
+def test_the_columns_that_are_read_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text,text_pair,genre,label\na b,c d,fiction,x\ne f,g h,news,y\n", "utf-8")
+    assert examples(read(str(file)), Columns(), labeled=True)[0].pair == "c d"
+    report = capsys.readouterr().err
+    for column in ("text 'text'", "pair 'text_pair'", "label 'label'", "ignored: genre"):
+        assert column in report

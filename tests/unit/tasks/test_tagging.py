@@ -244,9 +244,7 @@ def test_predictions_are_entities_with_their_offsets(tmp_path: Path, letters: To
     json.dumps(record)
 
 
-def scored(
-    gold: list[str], predicted: list[str], *, of_entities: bool = True
-) -> dict[str, float]:
+def scored(gold: list[str], predicted: list[str], *, of_entities: bool = True) -> dict[str, float]:
     sides = ([tags.split() for tags in side] for side in (gold, predicted))
     return entity_f1.scores(*sides, of_entities)
 
