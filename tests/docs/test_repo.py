@@ -31,7 +31,7 @@ OWNERS = {
     "fastapi": {"pipelines/serving/app.py"},
     "pydantic": {"pipelines/serving/messages.py"},
     "etils": {"bert_jax/runtime/paths.py"},
-    "fsspec": {"bert_jax/runtime/paths.py", "pipelines/data/sources/locations.py"},
+    "fsspec": {"bert_jax/runtime/paths.py", "pipelines/data/sources/remote.py"},
     "gcsfs": {"bert_jax/runtime/paths.py"},
     "sentencepiece": TOKENIZERS,
     "tokenizers": TOKENIZERS,

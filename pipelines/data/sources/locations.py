@@ -1,37 +1,30 @@
 """Files on this machine or at any URL of fsspec, read in ranges.
 
-A local path needs no fsspec. A file at a URL is read with stateless requests of ranges, so a reset
-connection, a busy server and a truncated answer are all handled in one place: the range is
-requested again.
+A local path needs no fsspec.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import io
 import lzma
 import os
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError
+from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import check_kind
+from pipelines.data.sources import remote
 from pipelines.data.sources.decompression import DecompressionError
 
 _BUFFER = 1 << 22  # bytes of one request
-_TRIES = 5
-_FIRST_WAIT = 0.5  # seconds before the second try; doubled for each further one
-# The package of each protocol that fsspec cannot open alone, and our extra that installs it.
-_PACKAGES = {
-    "gs": "'bert-jax[cloud]'", "gcs": "'bert-jax[cloud]'", "s3": "s3fs",
-    "http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub",
-}  # fmt: skip
+_HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -79,39 +72,71 @@ def find(pattern: str) -> list[File]:
         # Not Path.glob, which rejects absolute patterns.
         names = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))  # noqa: PTH111, PTH207
         return [File(name, Path(name).stat().st_size) for name in names if Path(name).is_file()]
-    system = _file_system(pattern)
-    protocol = pattern.partition("://")[0]
-    with readable(pattern):
-        details = _retried(lambda: _details(system, pattern))
-    files = []
-    for name, detail in sorted(details.items()):
-        if detail["type"] != "file":
+    server, separator, path = pattern.partition("://")
+    first, *parts = path.split("/")
+    matches = _matches(f"{server}{separator}{first}", parts, is_http=server in _HTTP)
+    found = {each.url: each for each in matches}
+    return [_file(found[url]) for url in sorted(found)]
+
+
+def _matches(folder: str, parts: list[str], *, is_http: bool) -> Iterator[remote.Entry]:
+    """Yield the files below a URL that match the parts of a pattern.
+
+    This is not the glob of fsspec, which takes a folder that cannot be listed for an empty one.
+    """
+    names = list(takewhile(lambda part: not _has_magic(part, is_http), parts))
+    url = "/".join([folder, *names])
+    if names == parts:
+        file = remote.entry(url)
+        if file is not None and not file.is_folder:
+            yield file
+        return
+    unmatched = parts[len(names) :]
+    part, *rest = unmatched
+    is_deep = part == "**"
+    if is_deep and rest:
+        yield from _matches(url, rest, is_http=is_http)
+    for each in remote.entries(f"{url}/"):
+        # An HTTP server may link to other orders of the list.
+        if (is_http and "?" in each.name) or not _is_match(each.name, part, is_http):
             continue
-        url = name if is_url(name) else f"{protocol}://{name}"
-        if detail.get("size") is None:
-            raise BadInputError(
-                f"{url}: its server does not tell the size of the file; download it first"
-            )
-        files.append(File(url, detail["size"]))
-    return files
+        if each.is_folder and (rest or is_deep):
+            deeper = unmatched if is_deep else rest
+            yield from _matches(each.url.rstrip("/"), deeper, is_http=is_http)
+        elif not each.is_folder and not rest:
+            yield each
 
 
-def _details(system: Any, pattern: str) -> dict[str, Any]:
-    if glob.has_magic(pattern):
-        found: dict[str, Any] = system.glob(pattern, detail=True)
-        return found
-    try:
-        return {pattern: system.info(pattern)}
-    except FileNotFoundError:
-        return {}
+def _has_magic(part: str, is_http: bool) -> bool:
+    return glob.has_magic(part.replace("?", "") if is_http else part)
+
+
+def _is_match(name: str, part: str, is_http: bool) -> bool:
+    """Compare a name with a part of a pattern, as the module glob does."""
+    pattern = part.replace("?", "[?]") if is_http else part
+    is_hidden = name.startswith(".") and not part.startswith(".")
+    return not is_hidden and fnmatch.fnmatchcase(name, pattern)
+
+
+def _file(each: remote.Entry) -> File:
+    known = each if each.size is not None else remote.entry(each.url)
+    if known is None:
+        raise BadInputError(f"{each.url} is listed, but does not exist; check its server")
+    if known.size is None:
+        raise BadInputError(
+            f"{each.url}: its server does not state the size of the file; download it first"
+        )
+    return File(known.url, known.size)
 
 
 def is_folder(name: str) -> bool:
     """Return True if a folder of this name exists."""
     if not is_url(name):
         return Path(name).expanduser().is_dir()
-    with readable(name):
-        return bool(_file_system(name).isdir(name))
+    if name.partition("://")[0] in _HTTP:
+        return name.endswith("/")
+    found = remote.entry(name.rstrip("/"))
+    return found is not None and found.is_folder
 
 
 @contextmanager
@@ -131,51 +156,7 @@ def readable(name: str | Path | File) -> Iterator[None]:
     except (EOFError, zlib.error, lzma.LZMAError, DecompressionError) as error:
         raise BadInputError(f"{name} is damaged: {error}; restore it") from None
     except OSError as error:
-        if is_url(str(name)) and not isinstance(error, PermissionError | FileNotFoundError):
-            raise _unreachable(name, error) from None
         raise BadInputError(f"{name}: {error.strerror or error}") from None
-    except Exception as error:  # every client has classes of its own
-        if is_url(str(name)) and type(error).__module__.partition(".")[0] in _CLIENTS:
-            raise _unreachable(name, error) from None
-        raise
-
-
-# Packages that raise the failures of servers.
-_CLIENTS = {"aiohttp", "asyncio", "botocore", "aiobotocore", "fsspec", "gcsfs", "google", "httpx",
-            "huggingface_hub", "requests", "s3fs", "urllib3"}  # fmt: skip
-
-
-def _unreachable(name: str | Path | File, error: Exception) -> UnreachableError:
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return UnreachableError(f"{name}: {text}; run the same command again when it can be reached")
-
-
-@cache
-def _file_system(url: str) -> Any:
-    import fsspec
-
-    protocol = url.partition("://")[0]
-    try:
-        return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
-    except ImportError:
-        package = _PACKAGES.get(protocol, f"the package of fsspec for {protocol}")
-        raise BadInputError(f"{url} needs another package: pip install {package}") from None
-    except ValueError:
-        raise BadInputError(f"{url}: fsspec has no protocol {protocol!r}; correct it") from None
-
-
-def _retried(request: Any) -> Any:
-    """Call `request` until it succeeds; give up after some tries."""
-    for attempt in range(_TRIES):
-        try:
-            return request()
-        except (FileNotFoundError, PermissionError):
-            raise
-        except Exception:
-            if attempt == _TRIES - 1:
-                raise
-            time.sleep(_FIRST_WAIT * 2**attempt)
-    raise AssertionError
 
 
 class _RangeReader(io.RawIOBase):
@@ -183,8 +164,6 @@ class _RangeReader(io.RawIOBase):
 
     def __init__(self, file: File) -> None:
         self._file, self._position = file, 0
-        protocol = file.name.partition("://")[0]
-        self._system = _file_system(f"{protocol}://")
 
     def readable(self) -> bool:
         return True
@@ -200,19 +179,22 @@ class _RangeReader(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
+    def readall(self) -> bytes:
+        """Read the rest; the default implementation requests a few kilobytes at a time."""
+        with io.BytesIO() as content:
+            while data := self._next(self._file.size):
+                content.write(data)
+            return content.getvalue()
+
     def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._file.size)
-        if end <= self._position:
-            return 0
-
-        def request() -> bytes:
-            data: bytes = self._system.cat_file(self._file.name, self._position, end)
-            if len(data) != end - self._position:
-                raise OSError(f"{len(data)} of {end - self._position} bytes were received")
-            return data
-
-        with readable(self._file):
-            data = _retried(request)
+        data = self._next(len(buffer))
         buffer[: len(data)] = data
-        self._position = end
         return len(data)
+
+    def _next(self, size: int) -> bytes:
+        end = min(self._position + min(size, _BUFFER), self._file.size)
+        if end <= self._position:
+            return b""
+        data = remote.read_range(self._file.name, self._position, end, self._file.size)
+        self._position = end
+        return data
