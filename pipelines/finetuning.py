@@ -121,8 +121,10 @@ def _start(
     """Take network, classes and tokenizer from the run if it has started, else from ``init``."""
     weights = None
     if (meta := run.newest) is not None:
-        if meta.config.get("task") != config.task:
-            raise BadInputError(f"{run.path} is not a run of {config.task}; choose another run_dir")
+        if (previous := meta.config.get("task") or "pre-training") != config.task:
+            raise BadInputError(
+                f"{run.path} is a run of {previous}, not of {config.task}; choose another run_dir"
+            )
         network, classes = network_of(meta, run.path), meta.labels
         tokenizer = tokenizers.load(run.path)
         config = replace(config, init=config.init or meta.config["init"])

@@ -166,8 +166,8 @@ class MetricsLog:
                 self._flush()
         except OSError as error:
             raise UserError(
-                f"{self._file.name}: {error.strerror}; the last checkpoint is safe: run the same"
-                " command again to resume from it"
+                f"{self._file.name} cannot be written: {error.strerror}; fix this, then run the"
+                " same command again to resume from the last checkpoint"
             ) from None
 
     def store(self) -> None:
@@ -284,7 +284,7 @@ def open_truncated(path: Path, step: int) -> AppendedObject | BinaryIO:
         return AppendedObject(path, kept)
     if path.is_file():
         if (damaged := path.read_bytes().count(b"\n") - len(lines)) > 0:
-            say(f"{path}: removed {damaged:,} damaged line(s)")
+            say(f"{path} had damaged lines; removed {damaged:,}")
         draft = path.with_suffix(".tmp")
         draft.write_bytes(kept)
         draft.rename(path)

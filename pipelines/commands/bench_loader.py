@@ -13,7 +13,7 @@ from pipelines.settings import command_parser, parse
 
 def main(argv: Sequence[str]) -> None:
     parser = command_parser("bench-loader", "Measure how fast batches are made, on one core.")
-    parser.add_argument("store", metavar="STORE", help="folder of bert-jax prepare")
+    parser.add_argument("store", metavar="STORE", help="folder made by bert-jax prepare")
     parser.add_argument("--batch", type=int, default=256, help="sequences per batch")
     parser.add_argument("--length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--packing", action="store_true", help="several sequences in one row")

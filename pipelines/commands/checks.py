@@ -119,7 +119,10 @@ def packages() -> Result:
     }
     if outdated:
         problems = ", ".join(
-            f"{need.name} {version or 'is missing'}" for need, version in outdated.items()
+            f"{need.name} {version} does not match {need.specifier}"
+            if version
+            else f"{need.name} is missing"
+            for need, version in outdated.items()
         )
         names = " ".join(f"'{need.name}{need.specifier}'" for need in outdated)
         raise BadInputError(f"{problems}; fix with: pip install -U {names}")

@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("text", metavar="TEXT", help='such as "Paris is the [MASK] of France."')
     parser.add_argument("--top-k", type=int, default=5, help="answers per mask")
-    parser.add_argument("--json", action="store_true", help="print one JSON list per mask")
+    parser.add_argument("--json", action="store_true", help="print JSON: a list for each mask")
     options = parse(parser, argv)
     distributed.enable_compilation_cache()
     model = open_model(options.model)

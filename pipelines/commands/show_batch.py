@@ -45,7 +45,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("store", nargs="?", metavar="STORE", help="folder of bert-jax prepare")
+    parser.add_argument("store", nargs="?", metavar="STORE", help="folder made by bert-jax prepare")
     parser.add_argument(
         "--step", type=int, default=0, help="training step whose batch to show (default: 0)"
     )

@@ -79,7 +79,10 @@ def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("requirements", "words"),
     [
-        (["jax>=99"], f"jax {jax.__version__}; fix with: pip install -U 'jax>=99'"),
+        (
+            ["jax>=99"],
+            f"jax {jax.__version__} does not match >=99; fix with: pip install -U 'jax>=99'",
+        ),
         (["no-such-package>=1"], "no-such-package is missing"),
     ],
 )

@@ -46,7 +46,9 @@ class Settings:
         try:
             return status_files.from_json(cls, status_files.read_text(path))
         except ValueError as error:
-            raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
+            raise BadInputError(
+                f"{path} is damaged or from another version of bert-jax ({error}); submit again"
+            ) from None
 
 
 @dataclass(frozen=True)

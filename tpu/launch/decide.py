@@ -240,7 +240,7 @@ def _limit_reached(observed: Observation, attempts: Sequence[Attempt]) -> str:
         )
     preempted = sum(attempt.ended == "preempted" for attempt in attempts)
     if observed.limits.max_preemptions and preempted >= observed.limits.max_preemptions:
-        return f"{preempted} attempts were preempted (tpu.max_preemptions)"
+        return f"{preempted} attempts were preempted (tpu.max_preemptions); submit again to resume"
     return ""
 
 

@@ -144,7 +144,9 @@ def read_launch(run: Path) -> Launch:
     except BadInputError as error:
         raise BadInputError(f"{error}; submit again") from None
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not of this version ({error}); submit again") from None
+        raise BadInputError(
+            f"{path} is damaged or from another version of bert-jax ({error}); submit again"
+        ) from None
 
 
 def name_of(run: str) -> str:

@@ -91,7 +91,8 @@ def _previous_launch(launch: Launch) -> Launch | None:
     if previous.project != launch.project:
         raise BadInputError(
             f"{launch.run} was submitted in project {previous.project}, not {launch.project};"
-            f" choose another run_dir, or delete that slice and remove {RUN_LAUNCH}/{FILE}"
+            f" choose another run_dir, or run bert-jax tpu delete {launch.run} and remove"
+            f" {run / RUN_LAUNCH / FILE}"
         )
     return previous
 

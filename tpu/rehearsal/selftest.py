@@ -89,7 +89,7 @@ def _delete(
             if gone := is_gone():
                 return
             wait()
-        raise UserError(f"{name} still exists after its deletion")
+        raise UserError(f"{name} still exists after a deletion request; use the command above")
     finally:
         if not gone:
             say(

@@ -62,7 +62,7 @@ def _opened(file: File) -> Any:
 
 def _damaged(file: File, reason: object) -> BadInputError:
     text = " ".join(str(reason).split())[:200]
-    return BadInputError(f"{file} is damaged or no array_record file: {text}; restore it")
+    return BadInputError(f"{file} is damaged or not an array_record file: {text}; restore it")
 
 
 class ArrayRecords(TableFiles):

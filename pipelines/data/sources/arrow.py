@@ -66,7 +66,9 @@ def _batches(file: File) -> Iterator[Iterator[Any]]:
                 yield iter(pyarrow.ipc.open_stream(source))
         except (pyarrow.ArrowException, OSError) as error:
             text = " ".join(str(error).split())[:200]
-            raise BadInputError(f"{file} is damaged or no Arrow file: {text}; restore it") from None
+            raise BadInputError(
+                f"{file} is damaged or not an Arrow file: {text}; restore it"
+            ) from None
 
 
 class Arrow(Source):
@@ -129,7 +131,10 @@ def _data_files(folder: str, split: str, spec: str) -> list[File]:
         return listed
     listed = find(f"{folder}/*.arrow")
     if not listed:
-        raise BadInputError(f"corpus {spec!r}: {folder} has no Arrow files; write {Arrow.form}")
+        raise BadInputError(
+            f"corpus {spec!r}: {folder} has no Arrow files; give a folder that save_to_disk"
+            f" wrote, as in {Arrow.form}"
+        )
     return listed
 
 
@@ -155,6 +160,6 @@ def _json_of(name: str) -> dict[str, Any]:
             except (ValueError, RecursionError):
                 value = None
         if not isinstance(value, dict):
-            raise BadInputError(f"{name} is damaged; restore it")
+            raise BadInputError(f"{name} is damaged: it is not a JSON object; restore it")
         return value
     return {}

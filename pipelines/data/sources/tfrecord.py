@@ -85,7 +85,7 @@ def _exactly(content: io.BufferedReader, size: int, file: File) -> bytes:
 
 def _damaged(file: File, offset: int) -> BadInputError:
     return BadInputError(
-        f"{file} is damaged or no TFRecord file: wrong checksum or end before offset {offset:,};"
+        f"{file} is damaged or not a TFRecord file: wrong checksum or end before offset {offset:,};"
         " restore it"
     )
 

@@ -77,7 +77,7 @@ def read_record(
 
 
 def _damaged(file: File, reason: str) -> BadInputError:
-    return BadInputError(f"{file} is damaged or no WARC file: {reason}; download it again")
+    return BadInputError(f"{file} is damaged or not a WARC file: {reason}; download it again")
 
 
 class Warc(SpanSource):

@@ -300,7 +300,7 @@ def read_ledger(folder: Path) -> Ledger:
             for split, shards in content["splits"].items()
         }
         if set(content["splits"]) != set(SPLITS):
-            raise ValueError(f"splits {', '.join(content['splits'])}")
+            raise ValueError(f"its splits are {', '.join(content['splits'])}")
         return _checked(Ledger(**content))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadInputError(

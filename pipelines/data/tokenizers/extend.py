@@ -143,7 +143,7 @@ def read_words(tokenizer: WordPieceTokenizer, file: Path, limit: int) -> list[st
             )
         words |= dict.fromkeys(word for word in parts if word not in vocabulary)
     if not words:
-        raise BadInputError(f"{file} has no word outside of the vocabulary; list other words")
+        raise BadInputError(f"{file} has no words that the vocabulary lacks; list other words")
     if len(words) > limit:
         raise BadInputError(
             f"{file} has {len(words):,} new words, but the vocabulary has only {limit:,} [unusedN]"

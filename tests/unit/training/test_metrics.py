@@ -211,7 +211,7 @@ def test_damaged_lines_are_removed_and_reported(
     (tmp_path / metrics.FILE).write_text("\n".join([*lines, ""]), "latin-1")
     with closing(MetricsLog(tmp_path, experiment(config), 5, 0, 0.0)):
         assert [line["step"] for line in metrics.read(tmp_path)] == [1]
-    assert "removed 5 damaged line(s)" in capsys.readouterr().err
+    assert "had damaged lines; removed 5" in capsys.readouterr().err
     (tmp_path / metrics.FILE).unlink()
     with closing(MetricsLog(tmp_path, experiment(config), 5, 0, 0.0)):
         assert "is missing; starting a new one at step 6" in capsys.readouterr().err
