@@ -44,8 +44,8 @@ FAULTS = [
     Fault(
         name="same-masks-in-every-epoch",
         file="pipelines/data/batches/examples.py",
-        old="counter_rng.key(self.seed, epoch, self.length, window, index, _MASK)",
-        new="counter_rng.key(self.seed, self.length, window, index, _MASK)",
+        old="counter_rng.key(examples.seed, epoch, examples.length, number)\n",
+        new="counter_rng.key(examples.seed, examples.length, number)\n",
         description="masking is static: later epochs predict the same tokens",
         core=True,
         hint=("test_masking", "test_loader", "test_pairs"),

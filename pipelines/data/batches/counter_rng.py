@@ -17,21 +17,26 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
     """Return a key (uint64) made from integers or from arrays of them, which broadcast."""
-    mixed = np.zeros((), np.uint64)
+    return extended(np.zeros((), np.uint64), *parts)
+
+
+def extended(key: np.ndarray, *parts: int | np.ndarray) -> np.ndarray:
+    """Return the key made from the parts of `key` and from more."""
     for part in parts:
-        mixed = bits(mixed, np.asarray(part).astype(np.uint64))
-    return mixed
+        key = bits(key, np.asarray(part).astype(np.uint64))
+    return key
 
 
 def bits(key: np.ndarray, counter: np.ndarray | np.uint64) -> np.ndarray:
     """Return 64 random bits per pair of a key and a counter; both are uint64 and broadcast."""
     with np.errstate(over="ignore"):
-        x = np.atleast_1d(key + (counter + np.uint64(1)) * _WEYL)
+        state = key + (counter + np.uint64(1)) * _WEYL
+        x = np.atleast_1d(state)
         for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
             x ^= x >> shift
             x *= multiplier
         x ^= x >> _SHIFTS[2]
-    return x.reshape(np.broadcast_shapes(np.shape(key), np.shape(counter)))
+    return x.reshape(np.shape(state))
 
 
 def uniform(bits: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ the examples that are packed together. Rows are numbered from 0 over all epochs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -36,11 +37,13 @@ class WindowEpoch:
         pairs: The examples, in the order of the corpus.
         packing: Their assignment to rows; None for one example per row.
         order: int64: the rows in the order in which they are used.
+        key: uint64: start of the keys of the masks.
     """
 
     pairs: Pairs
     packing: Packing | None
     order: np.ndarray
+    key: np.ndarray
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -79,6 +82,23 @@ class BatchExamples:
     pairs: Pairs
     key: np.ndarray
     row: np.ndarray
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples of a batch that come from one window in one epoch.
+
+    Attributes:
+        plan: The window.
+        index: int64 [N]: examples of `plan`.
+        row: int64 [N]: rows of the batch, ascending.
+        store: Number of the store in a mixture.
+    """
+
+    plan: WindowEpoch
+    index: np.ndarray
+    row: np.ndarray
+    store: int = 0
 
 
 class PlanCache:
@@ -133,9 +153,15 @@ class Examples:
 
     def at(self, numbers: np.ndarray) -> BatchExamples:
         """Return the examples of the rows `numbers`, which become rows 0, 1, … of a batch."""
+        return joined(self.parts(numbers))
+
+    def parts(self, numbers: np.ndarray) -> list[Part]:
+        """Return the same by epoch and window; the rows of each part are ascending."""
         sizes = self.plans.sizes(self)
-        epochs, offsets = numbers // len(self), numbers % len(self)
-        parts: list[BatchExamples] = []
+        epochs, offsets = np.divmod(numbers, sum(sizes))
+        if len(sizes) == 1 and epochs.min() == epochs.max():
+            return [self._window_examples(int(epochs[0]), 0, offsets, np.arange(len(numbers)))]
+        parts: list[Part] = []
         for epoch in np.unique(epochs):
             key = counter_rng.key(self.seed, int(epoch), self.length, _WINDOWS)
             order = counter_rng.shuffled(key, len(sizes))
@@ -146,13 +172,11 @@ class Examples:
                 window = int(order[visit])
                 window_offsets = offsets[rows] - (ends[visit] - sizes[window])
                 parts.append(self._window_examples(int(epoch), window, window_offsets, rows))
-        joined = parts[0] if len(parts) == 1 else concatenated(parts)
-        by_row = np.argsort(joined.row, kind="stable")
-        return BatchExamples(joined.pairs[by_row], joined.key[by_row], joined.row[by_row])
+        return parts
 
     def _window_examples(
         self, epoch: int, window: int, offsets: np.ndarray, rows: np.ndarray
-    ) -> BatchExamples:
+    ) -> Part:
         """Return the examples at `offsets` in the shuffled rows of a window, as rows `rows`."""
         plan = self.plans.epochs(self, epoch, window)
         index = packed_row = plan.order[offsets % len(plan)]
@@ -162,8 +186,7 @@ class Examples:
             rows = np.repeat(rows, counts)
             first = np.repeat(starts - (np.cumsum(counts) - counts), counts)
             index = plan.packing.order[first + np.arange(len(rows))]
-        mask_key = counter_rng.key(self.seed, epoch, self.length, window, index, _MASK)
-        return BatchExamples(plan.pairs[index], mask_key, rows)
+        return Part(plan, index, rows)
 
     def _arrays(self, examples: BatchExamples, rows: int, source: TokenSource) -> Arrays:
         pairs = examples.pairs
@@ -257,12 +280,31 @@ def _packed(
     return arrays
 
 
-def concatenated(parts: list[BatchExamples]) -> BatchExamples:
-    """Concatenate examples of one batch."""
-    names = Pairs.__dataclass_fields__
-    pairs = Pairs(*(np.concatenate([getattr(x.pairs, name) for x in parts]) for name in names))
-    key, row = (np.concatenate([getattr(x, name) for x in parts]) for name in ("key", "row"))
-    return BatchExamples(pairs, key, row)
+def joined(parts: Sequence[Part], starts: Sequence[int] = (0,)) -> BatchExamples:
+    """Join the examples of one batch, in the order of their rows.
+
+    Args:
+        parts: Not empty; their rows are all rows of the batch.
+        starts: First token of each store; `Part.store` is an index of it.
+    """
+    if len(parts) == 1 and not starts[parts[0].store]:
+        part = parts[0]
+        key = counter_rng.extended(part.plan.key, part.index, _MASK)
+        return BatchExamples(part.plan.pairs[part.index], key, part.row)
+    row = np.concatenate([part.row for part in parts])
+    by_row = np.argsort(row, kind="stable")
+    columns = {
+        name: np.concatenate([getattr(part.plan.pairs, name)[part.index] for part in parts])[by_row]
+        for name in Pairs.__dataclass_fields__
+    }
+    sizes = [len(part.row) for part in parts]
+    start = np.repeat([starts[part.store] for part in parts], sizes)[by_row]
+    columns["a_start"] += start
+    columns["b_start"] += start
+    key = np.repeat(np.array([part.plan.key for part in parts]), sizes)
+    index = np.concatenate([part.index for part in parts])
+    mask_key = counter_rng.extended(key, index, _MASK)
+    return BatchExamples(Pairs(**columns), mask_key[by_row], row[by_row])
 
 
 def _window_sizes(examples: Examples) -> tuple[int, ...]:
@@ -282,8 +324,9 @@ def _window_epoch(examples: Examples, epoch: int, number: int) -> WindowEpoch:
     windows = examples.split.windows(examples.data.shuffle_tokens)
     if len(windows) > 1:  # verification has read a store of one window into memory
         examples.split.warm(windows[number])
-    key = counter_rng.key(examples.seed, epoch, examples.length, number, _ORDER)
-    return WindowEpoch(pairs, packing, counter_rng.shuffled(key, len(packing or pairs)))
+    key = counter_rng.key(examples.seed, epoch, examples.length, number)
+    order = counter_rng.shuffled(counter_rng.extended(key, _ORDER), len(packing or pairs))
+    return WindowEpoch(pairs, packing, order, key)
 
 
 def _plan_rows(examples: Examples, epoch: int, number: int) -> tuple[Pairs, Packing | None]:

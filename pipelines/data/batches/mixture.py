@@ -19,9 +19,8 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.batch import Batch, BatchShape
 from pipelines.data.batches import counter_rng
-from pipelines.data.batches.examples import BatchExamples, Examples, concatenated
+from pipelines.data.batches.examples import BatchExamples, Examples, Part, joined
 from pipelines.data.batches.loader import PhaseBatches, PretrainingData
-from pipelines.data.batches.pairs import Pairs
 from pipelines.data.store.token_store import Split, Store, gather
 
 # Rows of a block: fractions are multiples of its inverse.
@@ -34,14 +33,14 @@ class JoinedSplits:
     """The tokens of several splits, as one sequence.
 
     Attributes:
-        starts: int64 [splits]: first token of each split.
+        starts: First token of each split.
     """
 
     def __init__(self, splits: Sequence[Split]) -> None:
         """Join the shards; they are not copied."""
         self._arrays = [tokens for split in splits for _, tokens in split.shards()]
         self._ends = np.cumsum([0, *(len(array) for array in self._arrays)])
-        self.starts = np.cumsum([0, *(split.tokens for split in splits[:-1])])
+        self.starts = np.cumsum([0, *(split.tokens for split in splits[:-1])]).tolist()
 
     def gather(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Concatenate the tokens [start, start + length) of every span; both are int [N]."""
@@ -81,27 +80,23 @@ class Mixture:
     def at(self, numbers: np.ndarray) -> BatchExamples:
         """Return the examples of the rows `numbers`; their spans are those of `source`."""
         stores, numbers = self.positions(numbers)
-        parts: list[BatchExamples] = []
+        parts: list[Part] = []
         for number, store in enumerate(self.stores):
             rows = np.flatnonzero(stores == number)
-            if len(rows):
-                part = store.at(numbers[rows])
-                pairs = _moved(part.pairs, self.source.starts[number])
-                parts.append(BatchExamples(pairs, part.key, rows[part.row]))
-        joined = concatenated(parts)
-        by_row = np.argsort(joined.row, kind="stable")
-        return BatchExamples(joined.pairs[by_row], joined.key[by_row], joined.row[by_row])
+            for part in store.parts(numbers[rows]) if len(rows) else ():
+                parts.append(Part(part.plan, part.index, rows[part.row], number))
+        return joined(parts, self.source.starts)
 
     def positions(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the number of the store of each row, and that of the row in its store."""
-        blocks, offsets = numbers // BLOCK, numbers % BLOCK
-        stores, ranks = np.empty_like(offsets), np.empty_like(offsets)
+        blocks, offsets = np.divmod(numbers, BLOCK)
+        stores, positions = np.empty_like(offsets), np.empty_like(offsets)
         length = self.stores[0].length
         for block in range(int(blocks.min()), int(blocks.max()) + 1):
             rows = blocks == block
-            store, rank = _block(self.quotas, self.seed, length, block)
-            stores[rows], ranks[rows] = store[offsets[rows]], rank[offsets[rows]]
-        return stores, blocks * np.array(self.quotas)[stores] + ranks
+            store, position = _block(self.quotas, self.seed, length, block)
+            stores[rows], positions[rows] = store[offsets[rows]], position[offsets[rows]]
+        return stores, positions
 
 
 class MixedData(PhaseBatches):
@@ -210,17 +205,11 @@ def _quotas(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]:
 def _block(
     quotas: tuple[int, ...], seed: int, length: int, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the store of each row of a block, and its rank among the rows of that store."""
+    """Return the store of each row of a block, and the number of the row in its store."""
     stores = np.repeat(np.arange(len(quotas)), quotas)
     ranks = np.concatenate([np.arange(quota) for quota in quotas])
     key = counter_rng.key(seed, block, length, _JITTER)
     jitter = counter_rng.uniform(counter_rng.bits(key, np.arange(BLOCK, dtype=np.uint64)))
-    order = np.argsort((ranks + jitter) / np.array(quotas)[stores], kind="stable")
-    return stores[order], ranks[order]
-
-
-def _moved(pairs: Pairs, start: int) -> Pairs:
-    """Shift the spans by `start` tokens."""
-    return Pairs(
-        pairs.a_start + start, pairs.a_length, pairs.b_start + start, pairs.b_length, pairs.not_next
-    )
+    per_block = np.array(quotas)[stores]
+    order = np.argsort((ranks + jitter) / per_block, kind="stable")
+    return stores[order], (block * per_block + ranks)[order]
