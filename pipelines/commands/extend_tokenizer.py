@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.runtime.paths import at
 from pipelines.data.sources.registry import corpus_help
 from pipelines.data.tokenizers.extend import extend
+from pipelines.data.tokenizers.fetch import tokenizer_folder
 from pipelines.settings import command_parser, parse
 
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
     parser = command_parser(
         "extend-tokenizer", "Add domain words to the [unusedN] slots of a WordPiece vocabulary."
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a run, model or tokenizer")
+    parser.add_argument("model", metavar="MODEL", help="folder or URL of a run, model or tokenizer")
     parser.add_argument("--corpus", action="append", metavar="SPEC", help=corpus_help())
     parser.add_argument(
         "--words", type=int | None, metavar="N", help="number of words to take from the corpus"
@@ -31,11 +31,12 @@ def main(argv: Sequence[str]) -> None:
         raise BadArgumentsError("--corpus SPEC and --words N belong together; give both or none")
     if options.words is not None and options.words < 1:
         raise BadArgumentsError(f"--words must be at least 1, not {options.words}")
-    extend(
-        at(options.model),
-        Path(options.out),
-        specs=options.corpus or (),
-        limit=options.words or 0,
-        word_list=None if options.list is None else Path(options.list),
-        language=options.language,
-    )
+    with tokenizer_folder(options.model) as model:
+        extend(
+            model,
+            Path(options.out),
+            specs=options.corpus or (),
+            limit=options.words or 0,
+            word_list=None if options.list is None else Path(options.list),
+            language=options.language,
+        )

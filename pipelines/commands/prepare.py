@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.runtime.paths import at
+from pipelines.data.sources.locations import is_url
 from pipelines.data.sources.registry import corpus_help
 from pipelines.data.store.prepare import SentenceMode, prepare
 from pipelines.data.store.shard_runners import Runner
+from pipelines.data.store.upload import local_folder, upload_store
+from pipelines.data.tokenizers.fetch import tokenizer_folder
 from pipelines.settings import ArgumentParser, command_parser, parse
 
 BadRows = Literal["stop", "skip"]
@@ -31,19 +32,23 @@ def main(argv: Sequence[str]) -> None:
         )
     if options.workers < 1:
         raise BadArgumentsError(f"--workers must be at least 1, not {options.workers}")
-    prepare(
-        options.corpus,
-        at(options.tokenizer),
-        Path(options.out),
-        options.held_out,
-        sentences=options.sentences,
-        language=options.language,
-        min_characters=options.min_characters,
-        deduplicate=not options.keep_duplicates,
-        workers=options.workers,
-        max_bad=(_MAX_BAD if options.max_bad is None else options.max_bad) if skips else None,
-        beam=beam_options if options.runner == "beam" else None,
-    )
+    folder = local_folder(options.out, options.scratch)
+    with tokenizer_folder(options.tokenizer) as tokenizer:
+        prepare(
+            options.corpus,
+            tokenizer,
+            folder,
+            options.held_out,
+            sentences=options.sentences,
+            language=options.language,
+            min_characters=options.min_characters,
+            deduplicate=not options.keep_duplicates,
+            workers=options.workers,
+            max_bad=(_MAX_BAD if options.max_bad is None else options.max_bad) if skips else None,
+            beam=beam_options if options.runner == "beam" else None,
+        )
+    if is_url(options.out):
+        upload_store(folder, options.out)
 
 
 def _parser() -> ArgumentParser:
@@ -56,9 +61,11 @@ def _parser() -> ArgumentParser:
         "--tokenizer",
         required=True,
         metavar="MODEL",
-        help="folder of train-tokenizer or of a run, or with BERT's vocab.txt or tokenizer.json",
+        help="folder or URL of train-tokenizer or of a run, or with BERT's vocab.txt or"
+        " tokenizer.json",
     )
-    add("--out", required=True, metavar="STORE", help="folder to write")
+    add("--out", required=True, metavar="STORE", help="folder to write, or gs://… or s3://…")
+    add("--scratch", metavar="FOLDER", help="where a store in a bucket is made before its upload")
     add("--held-out", type=float, default=0.02, help="fraction of the documents for evaluation")
     add(
         "--sentences",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ _T = TypeVar("_T")
 
 _PATIENCE = 60.0  # seconds until a request that fails again and again is given up
 _TIMEOUT = 60.0  # seconds for one request
+_SLOWEST = 1e5  # bytes per second of an upload
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between tries; doubled each time
 # The package of each protocol that fsspec cannot open alone.
 _PACKAGES = {
@@ -120,6 +122,29 @@ def read_range(url: str, start: int, end: int, size: int) -> bytes:
         raise BadInputError(f"{url} has disappeared; restore it") from None
 
 
+def write(url: str, file: Path) -> None:
+    """Write a local file to a bucket.
+
+    Raises:
+        BadInputError: Access is denied, or the bucket does not exist.
+        UnreachableError: The server does not respond.
+    """
+    system, path = _opened(url)
+    size = file.stat().st_size
+    timeout = _TIMEOUT + size / _SLOWEST
+
+    def request() -> None:
+        _wait_for(system, system._put_file, str(file), path, timeout=timeout)
+        stored = _call(system, "info", path)["size"]
+        if stored != size:
+            raise OSError(f"{stored:,} of {size:,} bytes were written")
+
+    try:
+        _repeated(url, request)
+    except FileNotFoundError:
+        raise BadInputError(f"{url}: the bucket does not exist; create it") from None
+
+
 def _opened(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and its path there."""
     if "::" in url:
@@ -161,10 +186,16 @@ def _call(system: Any, method: str, *args: Any, **options: Any) -> Any:
     return getattr(system, method)(*args, **options)
 
 
-def _wait_for(system: Any, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _wait_for(
+    system: Any,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout: float | None = None,
+    **options: Any,
+) -> Any:
     from fsspec.asyn import sync
 
-    return sync(system.loop, function, *args, timeout=_TIMEOUT, **options)
+    return sync(system.loop, function, *args, timeout=timeout or _TIMEOUT, **options)
 
 
 def _repeated(url: str, request: Callable[[], _T]) -> _T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,7 +16,6 @@ from pipelines.data.sources import remote
 from pipelines.data.sources.locations import find, is_folder
 from pipelines.data.sources.registry import open_source
 from support import gcs_emulator, s3_server
-from support.commands import invoke, run_process
 from support.corpora import compressed, write_corpus
 from support.faulty_proxy import FAULTS, Proxy, faulty_proxy
 from support.file_server import file_server
@@ -223,33 +221,3 @@ def test_missing_credentials_are_named(on: Servers, tmp_path: Path) -> None:
     on.patch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(BadInputError, match="AWS_PROFILE"):
         open_source("text:s3://bucket/data/*.txt")
-
-
-def prepared(corpus: str, tokenizer_dir: Path, out: Path, workers: int) -> dict[str, bytes]:
-    """Run ``prepare``; return the files of the store."""
-    words = ("prepare", "--corpus", corpus, "--tokenizer", tokenizer_dir, "--out", out)
-    result = (run_process if workers > 1 else invoke)(*words, "--workers", str(workers))
-    assert result.returncode == 0, result.stderr
-    paths = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
-
-
-@pytest.mark.full  # ten seconds
-@pytest.mark.parametrize("protocol", ["s3", "http"])
-def test_prepare_makes_the_same_store_with_workers(
-    on: Servers, folder: Path, tokenizer_dir: Path, tmp_path: Path, protocol: str
-) -> None:
-    def is_body(method: str, path: str) -> bool:
-        return method == "GET" and ".txt" in path
-
-    expected = prepared(f"text:{folder}/**/*.txt", tokenizer_dir, tmp_path / "local", 1)
-    with faulty_proxy(on.urls[protocol], "reset in body", is_affected=is_body) as proxy:
-        base = on.use(protocol, proxy.url)
-        store = prepared(f"text:{base}/**/*.txt", tokenizer_dir, tmp_path / "remote", 2)
-        assert proxy.injected >= 4
-    assert store.keys() == expected.keys()
-    different_files = {name for name in store if store[name] != expected[name]}
-    assert different_files <= {"ledger.json", "card.md", "card.json"}
-    ledgers = [json.loads(files["ledger.json"]) for files in (store, expected)]
-    different = {name for name in ledgers[0] if ledgers[0][name] != ledgers[1][name]}
-    assert different == {"corpus", "files"}

@@ -1,0 +1,162 @@
+"""Preparing stores from servers and in buckets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bert_jax.runtime.errors import UnreachableError
+from pipelines.data.sources import remote
+from pipelines.data.sources.locations import find
+from pipelines.data.store.upload import upload_store
+from pipelines.data.tokenizers import tokenizer as tokenizers
+from pipelines.data.tokenizers.fetch import tokenizer_folder
+from support import gcs_emulator, s3_server
+from support.commands import invoke, refused, run_process
+from support.corpora import write_corpus
+from support.faulty_proxy import faulty_proxy
+from support.file_server import file_server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text of two files in two folders."""
+    data = tmp_path_factory.mktemp("servers") / "data"
+    (data / "deep").mkdir(parents=True)
+    for name in ("a.txt", "deep/b.txt"):
+        write_corpus(data / name, 30, seed=len(name))
+    return data
+
+
+@pytest.fixture(scope="module")
+def servers(folder: Path, tokenizer_dir: Path) -> Iterator[dict[str, str]]:
+    """URLs of an HTTP server, an S3 and a Google Cloud Storage that clients find."""
+    with ExitStack() as stack:
+        http = stack.enter_context(file_server(folder.parent))
+        s3 = stack.enter_context(s3_server.s3_server())
+        gs, variables = stack.enter_context(gcs_emulator.emulator())
+        s3_server.upload(s3, folder, "s3://bucket/data")
+        s3_server.upload(s3, tokenizer_dir, "s3://bucket/run/tokenizer")
+        gcs_emulator.make_bucket(gs, "bucket")
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(remote, "_FIRST_WAIT", 0.02)
+        for name, value in (variables | s3_server.variables(s3)).items():
+            patch.setenv(name, value)
+        remote._file_system.cache_clear()
+        yield {"http": http, "s3": s3, "gs": gs}
+    remote._file_system.cache_clear()
+
+
+def prepared(corpus: str, tokenizer_dir: Path, out: Path, workers: int) -> dict[str, bytes]:
+    """Run ``prepare``; return the files of the store."""
+    words = ("prepare", "--corpus", corpus, "--tokenizer", tokenizer_dir, "--out", out)
+    result = (run_process if workers > 1 else invoke)(*words, "--workers", str(workers))
+    assert result.returncode == 0, result.stderr
+    paths = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.full  # ten seconds
+@pytest.mark.parametrize("protocol", ["s3", "http"])
+def test_prepare_makes_the_same_store_with_workers(
+    servers: dict[str, str],
+    folder: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+) -> None:
+    def is_body(method: str, path: str) -> bool:
+        return method == "GET" and ".txt" in path
+
+    expected = prepared(f"text:{folder}/**/*.txt", tokenizer_dir, tmp_path / "local", 1)
+    with faulty_proxy(servers[protocol], "reset in body", is_affected=is_body) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        base = "s3://bucket/data" if protocol == "s3" else f"{proxy.url}/data"
+        store = prepared(f"text:{base}/**/*.txt", tokenizer_dir, tmp_path / "remote", 2)
+        assert proxy.injected >= 2
+    assert store.keys() == expected.keys()
+    different_files = {name for name in store if store[name] != expected[name]}
+    assert different_files <= {"ledger.json", "card.md", "card.json"}
+    ledgers = [json.loads(files["ledger.json"]) for files in (store, expected)]
+    different = {name for name in ledgers[0] if ledgers[0][name] != ledgers[1][name]}
+    assert different == {"corpus", "files"}
+
+
+def test_a_tokenizer_at_a_url(servers: dict[str, str], tokenizer_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with file_server(tokenizer_dir.parent) as http:
+        for url in (
+            "s3://bucket/run",
+            "s3://bucket/run/tokenizer/",
+            f"{http}/{tokenizer_dir.name}",
+        ):
+            with tokenizer_folder(url) as copy:
+                assert tokenizers.load(copy).digest == tokenizers.load(tokenizer_dir).digest
+    words = ("prepare", "--corpus", "python-docs", "--out", tmp_path / "store")
+    refused(invoke(*words, "--tokenizer", "s3://bucket/data"), 78, "s3://bucket/data has neither")
+    s3_server.upload(servers["s3"], _damaged(tmp_path / "damaged"), "s3://bucket/damaged")
+    refused(invoke(*words, "--tokenizer", "s3://bucket/damaged"), 78, "s3://bucket/damaged/")
+
+
+def _damaged(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "sentencepiece.model").write_bytes(b"damaged")
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+def test_a_store_in_a_bucket(
+    servers: dict[str, str], folder: Path, tokenizer_dir: Path, tmp_path: Path, protocol: str
+) -> None:
+    out, scratch = f"{protocol}://bucket/{tmp_path.name}/store", tmp_path / "scratch"
+    words = ("prepare", "--corpus", f"text:{folder}/**/*.txt", "--workers", "1")
+    words += ("--tokenizer", str(tokenizer_dir), "--out", f"{out}/")
+    refused(invoke(*words), 64, "--scratch")
+    words += ("--scratch", str(scratch))
+    assert (result := invoke(*words)).returncode == 0, result.stderr
+    names = {str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file()}
+    files = {file.name.removeprefix(f"{out}/"): file for file in find(f"{out}/**")}
+    assert files.keys() == names
+    for name, file in files.items():
+        with file.open() as content:
+            assert content.read() == (scratch / name).read_bytes()
+    assert "already exists" in invoke(*words).stderr
+    other = (*words[:-1], str(tmp_path / "other"))
+    refused(invoke(*other), 78, "is a store already")
+    text = f"{protocol}://bucket/{tmp_path.name}"
+    refused(invoke(*[text if word == f"{out}/" else word for word in words]), 78, "other files")
+
+
+def test_an_unfinished_upload_is_no_store(
+    servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PATIENCE", 0.2)
+    scratch, out = tmp_path / "store", f"s3://bucket/{tmp_path.name}"
+    scratch.mkdir()
+    for name in ("a.tokens.npy", "ledger.json", "z.tokens.npy"):
+        (scratch / name).write_bytes(name.encode() * 1000)
+
+    def is_last(method: str, path: str) -> bool:
+        return method == "PUT" and "z.tokens" in path
+
+    with faulty_proxy(servers["s3"], "503", always=True, is_affected=is_last) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        remote._file_system.cache_clear()
+        with pytest.raises(UnreachableError, match="run the same command again"):
+            upload_store(scratch, out)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", servers["s3"])
+    remote._file_system.cache_clear()
+    assert [file.name for file in find(f"{out}/*")] == [f"{out}/a.tokens.npy"]
+    upload_store(scratch, out)
+    assert [file.size for file in find(f"{out}/*")] == [12_000, 11_000, 12_000]
+
+
+@pytest.mark.parametrize("out", ["https://127.0.0.1/store", "hf://datasets/a/b"])
+def test_only_buckets_are_written(tokenizer_dir: Path, out: str) -> None:
+    words = ("prepare", "--corpus", "python-docs", "--tokenizer", tokenizer_dir, "--out", out)
+    refused(invoke(*words, "--scratch", "scratch"), 64, "s3://")
