@@ -109,6 +109,56 @@ def _damaged(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [("truncated", 1, "run the same command again"), ("403", 78, "access is denied")],
+)
+def test_failures_while_text_is_read_end_with_a_line(
+    servers: dict[str, str],
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    code: int,
+    words: str,
+) -> None:
+    def is_second_file(method: str, path: str) -> bool:
+        return method == "GET" and "b.txt" in path
+
+    monkeypatch.setattr(remote, "_PATIENCE", 0.2)
+    with faulty_proxy(servers["http"], fault, always=True, is_affected=is_second_file) as proxy:
+        corpus, out = f"text:{proxy.url}/data/**/*.txt", tmp_path / "store"
+        options = ("--corpus", corpus, "--tokenizer", tokenizer_dir, "--out", out)
+        result = invoke("prepare", *options, "--workers", "1")
+    refused(result, code, f"{proxy.url}/data/deep/b.txt", words)
+    assert not (out / "ledger.json").exists()
+
+
+@pytest.mark.full  # starts processes
+def test_a_failure_in_a_worker_ends_with_a_line(
+    servers: dict[str, str], tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_range = remote.read_range
+
+    def without_faults(url: str, *span: int) -> bytes:  # in this process, which cuts the files
+        proxy.fault = ""
+        data = read_range(url, *span)
+        proxy.fault = "403"
+        return data
+
+    monkeypatch.setattr(remote, "read_range", without_faults)
+    with faulty_proxy(
+        servers["http"], "403", always=True, is_affected=lambda method, path: "b.txt" in path
+    ) as proxy:
+        proxy.fault = ""
+        corpus, out = f"text:{proxy.url}/data/**/*.txt", tmp_path / "store"
+        options = ("--corpus", corpus, "--tokenizer", tokenizer_dir, "--out", out)
+        result = invoke("prepare", *options, "--workers", "2")
+        assert proxy.injected == 1
+    refused(result, 78, f"{proxy.url}/data/deep/b.txt", "access is denied")
+    assert not (out / "ledger.json").exists()
+
+
 @pytest.mark.parametrize("protocol", ["s3", "gs"])
 def test_a_store_in_a_bucket(
     servers: dict[str, str], folder: Path, tokenizer_dir: Path, tmp_path: Path, protocol: str
