@@ -22,9 +22,9 @@ _MAX_BAD = 0.001
 def main(argv: Sequence[str]) -> None:
     argv = list(argv)
     end = argv.index("--") if "--" in argv else len(argv)
-    options, beam_options = parse(_parser(), argv[:end]), argv[end + 1 :]
-    if beam_options and options.runner != "beam":
-        raise BadArgumentsError(f"{beam_options[0]!r} after -- needs --runner beam")
+    options, engine_options = parse(_parser(), argv[:end]), argv[end + 1 :]
+    if engine_options and options.runner == "local":
+        raise BadArgumentsError(f"{engine_options[0]!r} after -- needs --runner beam or dask")
     skips = options.bad_rows == "skip"
     if options.max_bad is not None and not (skips and 0 <= options.max_bad <= 1):
         raise BadArgumentsError(
@@ -45,10 +45,22 @@ def main(argv: Sequence[str]) -> None:
             deduplicate=not options.keep_duplicates,
             workers=options.workers,
             max_bad=(_MAX_BAD if options.max_bad is None else options.max_bad) if skips else None,
-            beam=beam_options if options.runner == "beam" else None,
+            beam=engine_options if options.runner == "beam" else None,
+            scheduler=_scheduler(engine_options) if options.runner == "dask" else None,
         )
     if is_url(options.out):
         upload_store(folder, options.out)
+
+
+def _scheduler(words: Sequence[str]) -> str:
+    """Parse the options of the runner dask."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--scheduler", required=True, metavar="ADDRESS")
+    try:
+        return str(parse(parser, words).scheduler)
+    except BadArgumentsError as error:
+        remedy = "write: --runner dask -- --scheduler tcp://HOST:8786"
+        raise BadArgumentsError(f"{error}; {remedy}") from None
 
 
 def _parser() -> ArgumentParser:
@@ -95,6 +107,7 @@ def _parser() -> ArgumentParser:
         "--runner",
         type=Runner,
         default="local",
-        help="processes of this machine, or Apache Beam, whose options follow after --",
+        help="processes of this machine, Apache Beam, whose options follow after --, or a Dask"
+        " cluster: -- --scheduler tcp://HOST:8786",
     )
     return parser

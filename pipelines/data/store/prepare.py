@@ -15,6 +15,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.corpora import Block, Corpus, open_corpus
 from pipelines.data.store.assemble import assemble
 from pipelines.data.store.card import CARD
+from pipelines.data.store.dask_runner import run_dask
 from pipelines.data.store.diagnosis import warnings, warnings_of_copies
 from pipelines.data.store.shard_runners import run_beam, run_local
 from pipelines.data.store.shards import RECORD, Job, Recipe, job_spec, read_record, write_json
@@ -50,6 +51,7 @@ def prepare(
     workers: int = 1,
     max_bad: float | None = None,
     beam: Sequence[str] | None = None,
+    scheduler: str | None = None,
 ) -> Ledger:
     """Write the store `out`, or what is missing of it.
 
@@ -66,6 +68,7 @@ def prepare(
         workers: Number of processes.
         max_bad: Largest fraction of bad rows that may be skipped; None to stop at the first one.
         beam: Options of Apache Beam; None to use processes of this machine.
+        scheduler: Address of the scheduler of a Dask cluster, to use its workers instead.
 
     Returns:
         The content of ``ledger.json``: counts, digests and recipe of the store.
@@ -89,7 +92,7 @@ def prepare(
     if (out / LEDGER).is_file():
         return _check_finished(out, spec)
     with _full_disk_explained(out), _work_folder(job, spec, tokenizer):
-        _make_shards(job, corpus, tokenizer, workers, beam)
+        _make_shards(job, corpus, tokenizer, workers, beam, scheduler)
         ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
     _report(ledger, out, started)
     return ledger
@@ -135,12 +138,16 @@ def _make_shards(
     tokenizer: tokenizers.Tokenizer,
     workers: int,
     beam: Sequence[str] | None,
+    scheduler: str | None,
 ) -> None:
     if beam is not None:
         run_beam(job, corpus, beam)
         return
     with _progress(job, corpus, tokenizer) as on_block:
-        run_local(job, corpus, workers, on_block)
+        if scheduler is not None:
+            run_dask(job, corpus, scheduler, on_block)
+        else:
+            run_local(job, corpus, workers, on_block)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Make the shards with processes of this machine or with Apache Beam."""
+"""Make the shards with processes of this machine or with Apache Beam; see also `dask_runner`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bert_jax.runtime.errors import BadArgumentsError, UserError
 from pipelines.data.sources.corpora import Block, Corpus
 from pipelines.data.store.shards import Job, cut, make_shard
 
-Runner = Literal["local", "beam"]
+Runner = Literal["local", "beam", "dask"]
 
 # The default runner of Beam downloads a program, and its multi_threading mode lost records.
 _BEAM_DEFAULTS = ["--runner=BundleBasedDirectRunner", "--direct_running_mode=in_memory"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -121,7 +122,8 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
     Raises:
         BadInputError: The text cannot be read or does not fit the store.
     """
-    tokenizer = _tokenizer(job.work / TOKENIZER)
+    folder = job.work / TOKENIZER
+    tokenizer = _tokenizer(folder, folder.stat().st_mtime_ns)
     whole_lines = job.recipe.whole_lines[int(block.name.partition("-")[0])]
     collected = {split: Collected() for split in SPLITS}
     record: dict[str, Any] = {"read": 0, "too_short": 0, "empty": 0, "characters": 0}
@@ -168,7 +170,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
+def _tokenizer(folder: Path, modified: int) -> tokenizers.Tokenizer:
+    """Load a tokenizer; workers of a cluster may meet another one under the same path later."""
     return tokenizers.load(folder)
 
 
@@ -241,7 +244,8 @@ def _write(
     record: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the folder of a block; return the entry of its record for each split."""
-    draft = work / f"{name}.{os.getpid()}.tmp"
+    # Processes of several machines can have the same number.
+    draft = work / f"{name}.{secrets.token_hex(4)}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     splits: dict[str, Any] = {}
@@ -256,6 +260,9 @@ def _write(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     target = work / name
+    if (target / RECORD).is_file():  # finished by a worker of a cluster that seemed lost
+        shutil.rmtree(draft)
+        return splits
     if target.is_dir():  # without a record, so unfinished
         shutil.rmtree(target)
     draft.rename(target)
