@@ -12,7 +12,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.locations import File, find, is_url, readable
 from pipelines.data.sources.rows import Fields
 from pipelines.data.sources.source import Piece, Source
-from pipelines.data.sources.tables import Table, table_pieces
+from pipelines.data.sources.tables import Table, rows_of_batch, table_pieces
 
 _FILE_MAGIC = b"ARROW1"
 _BATCH = 1024  # rows that become Python objects together
@@ -47,7 +47,7 @@ def _rows(
             )
         needed = batch.select(list(dict.fromkeys(names)))
         for first in range(skipped, batch.num_rows, _BATCH):
-            yield from needed.slice(first, _BATCH).to_pylist()
+            yield from rows_of_batch(needed.slice(first, _BATCH))
         skipped = 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bert_jax.runtime.console import progress
+from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.sources.documents import Document, split_sentences
 from pipelines.data.sources.registry import open_source
@@ -104,7 +104,10 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Sentences:
-    """The sentences of a corpus; can be iterated any number of times."""
+    """The sentences of a corpus; can be iterated any number of times.
+
+    Rows without a text are skipped and reported: a vocabulary does not depend on a few rows.
+    """
 
     corpus: Corpus
     language: str
@@ -113,17 +116,24 @@ class Sentences:
         """Read the sentences and report progress."""
         corpus, language = self.corpus, self.language
         total, done = corpus.size(), 0
+        bad_rows: list[str] = []
+
+        def skip(position: str, reason: str) -> None:
+            bad_rows.append(f"{position}: {reason}")
+
         with progress("reading text, MB", max(1, total >> 20)) as update:
             for number in range(len(corpus.sources)):
                 has_sentence_lines = corpus.has_sentence_lines(number, language)
                 for block in corpus.blocks(number):
-                    for document in block.documents():
+                    for document in block.documents(skip):
                         if has_sentence_lines:
                             yield from document
                         else:
                             yield from split_sentences(document, language)
                         done += sum(map(len, document))
                         update(min(done, total) >> 20, "")
+        if bad_rows:
+            say(f"skipped {len(bad_rows):,} rows without a text, the first at {bad_rows[0]}")
 
 
 def open_corpus(*specs: str) -> Corpus:

@@ -24,6 +24,7 @@ from pipelines.data.sources.source import OnBadRow, Piece, Source, stop_at
 MAX_DOCUMENT = 1 << 26
 
 _CHUNK = 1 << 20
+_TAIL = 256  # bytes
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,12 @@ class FileSource(Source):
         if not self.corpus_files:
             hint = "check it"
             if is_folder(pattern):
-                hint = f"to read a folder, write {self.scheme}:{pattern.rstrip('/')}/*"
+                hint = f"to read a folder, write {self.scheme}:{pattern.rstrip('/')}/**/*"
             raise BadInputError(f"corpus {spec!r}: no file matches {pattern}; {hint}")
 
     def pattern(self) -> str:
-        """Return the pattern of the file names in the specification."""
-        return self.name.partition("#")[0]
+        """Return the pattern of the file names; subclasses remove what follows it."""
+        return self.name
 
     def size(self) -> int:
         return sum(map(text_size, self.corpus_files))
@@ -171,6 +172,9 @@ class SpanSource(FileSource):
         """
         return None
 
+    def check_end(self, file: File, tail: bytes) -> None:
+        """Check the last bytes of a file; a format may show whether it is complete."""
+
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         """See `Source.pieces`; small files are grouped."""
         pieces: list[SpanPiece] = []
@@ -201,14 +205,15 @@ class FileCutter:
         """
         self._name, self._source = file, source
         self._position = self._lines = 0
-        self._unread = b""
+        self._unread = self._end = b""
         with readable(file):
             self._file = file.open()
             self._compressed = file.suffix in DECOMPRESSORS
             if self._compressed:
                 self._file = decompressed(self._file, file.suffix)
             try:
-                check_format(self._file.peek()[:HEAD], file.name, source.scheme)
+                head = self._file.peek()[:HEAD]
+                check_format(head, file.name, source.scheme, source.pattern())
             except BaseException:
                 self.close()
                 raise
@@ -232,8 +237,17 @@ class FileCutter:
                 self._skip_documents(size)
                 self._position = self._file.tell()
         if self._position == start:
+            self._source.check_end(self._name, self._tail())
             return None
+        if data is not None:
+            self._end = data[-_TAIL:]
         return Span(self._name, start, self._position, data, first_line)
+
+    def _tail(self) -> bytes:
+        if self._compressed:
+            return self._end
+        self._file.seek(max(0, self._name.size - _TAIL))
+        return self._file.read()
 
     def close(self) -> None:
         """Close the file."""

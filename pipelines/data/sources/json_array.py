@@ -55,12 +55,15 @@ class JsonArrays(FileSource):
         super().__init__(spec)
         self._fields = Fields.parse(self.name.partition("#")[2])
 
+    def pattern(self) -> str:
+        return self.name.partition("#")[0]
+
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         for file in self.corpus_files:
             carried: list[Any] = []
             first = total = 0
             remaining = text_size(file)
-            for row in _objects(file):
+            for row in _objects(file, self.pattern()):
                 if total >= size and self._may_cut(carried[-1], row):
                     yield (CarriedRows(file, self._fields, first, tuple(carried)),), total
                     remaining -= total
@@ -78,7 +81,7 @@ class JsonArrays(FileSource):
         return bool(keys[0] != keys[1])
 
 
-def _objects(file: File) -> Iterator[Any]:
+def _objects(file: File, pattern: str) -> Iterator[Any]:
     """Yield the elements of the array in a file.
 
     Raises:
@@ -91,7 +94,7 @@ def _objects(file: File) -> Iterator[Any]:
         if file.suffix in DECOMPRESSORS:
             text = decompressed(content, file.suffix)
         head = text.peek()[:HEAD]
-        check_format(head, file.name, JsonArrays.scheme)
+        check_format(head, file.name, JsonArrays.scheme, pattern)
         if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             raise BadInputError(f"{file} is not a JSON array; write [{{…}}, …]")
         try:

@@ -43,6 +43,9 @@ class JsonLines(SpanSource):
         self._fields = Fields.parse(self.name.partition("#")[2])
         self.document_per_line = not self._fields.key
 
+    def pattern(self) -> str:
+        return self.name.partition("#")[0]
+
     def is_boundary(self, line: bytes, following: bytes) -> bool:
         """See `SpanSource.is_boundary`; a group of rows is not cut."""
         keys = []

@@ -10,7 +10,7 @@ from typing import Any
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.locations import File, readable
 from pipelines.data.sources.rows import FIELD_FORM
-from pipelines.data.sources.tables import Table, TableFiles
+from pipelines.data.sources.tables import Table, TableFiles, rows_of_batch
 
 _BATCH = 256  # rows that are decoded together
 # A row group is read in pieces of this size: row groups of the hub exceed 1 GiB.
@@ -112,7 +112,7 @@ def _rows(batches: Iterator[Any], skipped: int) -> Iterator[Any]:
         if skipped >= batch.num_rows:
             skipped -= batch.num_rows
             continue
-        yield from batch.slice(skipped).to_pylist()
+        yield from rows_of_batch(batch.slice(skipped))
         skipped = 0
 
 

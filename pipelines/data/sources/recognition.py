@@ -15,13 +15,12 @@ from pipelines.masked_crc import masked_crc
 
 HEAD = 4096  # bytes
 
-_TEXT = ("text", "files")
 # Bytes of the beginning, name, and the specification to use.
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (b"PAR1", "a Parquet file", "parquet:{name}#text"),
+    (b"PAR1", "a Parquet file", "parquet:{pattern}#text"),
     (b"ARROW1", "an Arrow file", "arrow:{folder}#text"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "arrow:{folder}#text"),
-    (b"\x83\xaf\x70\xd1", "an array_record file", "array_record:{name}#text"),
+    (b"\x83\xaf\x70\xd1", "an array_record file", "array_record:{pattern}#text"),
     (b"BZh", "compressed with bzip2", "rename it to end with .bz2"),
     (b"\x1f\x8b", "compressed with gzip", "rename it to end with .gz"),
     (b"\xfd7zXZ\0", "compressed with xz", "rename it to end with .xz"),
@@ -34,37 +33,48 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\xfe\xff", "UTF-16 text", "convert it with iconv -f utf-16 -t utf-8"),
 )
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
-    (re.compile(rb"\s*<mediawiki\b"), "a dump of a wiki", "wikipedia:{name}"),
-    (re.compile(rb"\s*<doc id="), "output of wikiextractor", "wikiextractor:{name}"),
-    (re.compile(rb"WARC/\d"), "a web archive", "warc:{name}"),
+    (
+        re.compile(rb"\s*(<\?xml[^>]*>\s*)?<mediawiki\b"),
+        "a dump of a wiki",
+        "wikipedia:{pattern}",
+    ),
+    (re.compile(rb"\s*<doc id="), "output of wikiextractor", "wikiextractor:{pattern}"),
+    (re.compile(rb"WARC/\d"), "a web archive", "warc:{pattern}"),
     (re.compile(rb"\s*(<\?xml|<!DOCTYPE|<html)", re.IGNORECASE), "XML or HTML", "extract its text"),
-    (re.compile(rb"\s*\{\s*\"[^\"\n]*\"\s*:"), "JSON Lines", "jsonl:{name}#text"),
-    (re.compile(rb"\s*\[\s*\{\s*\""), "a JSON array", "json:{name}#text"),
+    (re.compile(rb"\s*\{\s*\"[^\"\n]*\"\s*:"), "JSON Lines", "jsonl:{pattern}#text"),
+    (re.compile(rb"\s*\[\s*\{\s*\""), "a JSON array", "json:{pattern}#text"),
 )
-_JSON = ("jsonl", "json")
+_TFRECORD = ("a TFRecord file", "tfrecord:{pattern}#text")
 _TAR = slice(257, 262)
+# Tables begin like text.
+_TABLES = {".csv": "commas", ".tsv": "tabs"}
+# Formats that are recognized for certain: a file that is not recognized has another format.
+_CERTAIN = ("parquet", "tfrecord", "array_record", "wikipedia", "wikiextractor", "warc")
 
 
-def check_format(head: bytes, name: str, scheme: str) -> None:
+def check_format(head: bytes, name: str, scheme: str, pattern: str) -> None:
     """Refuse a file whose first bytes belong to another format.
 
     Args:
         head: The first bytes of the file, decompressed if its suffix says so.
         name: The name of the file.
         scheme: The scheme that is to read it.
+        pattern: The files that the specification names, for the remedy.
 
     Raises:
         BadInputError: The file has another format; the message names it and the remedy.
     """
-    recognized = recognize(head)
-    if recognized is None:
-        return
-    kind, remedy = recognized
-    if remedy.partition(":")[0] == scheme:
-        return
     path = PurePosixPath(name)
+    kind, remedy = recognize(head) or ("", "")
+    if not kind and scheme in ("text", "files") and path.suffix in _TABLES:
+        kind = f"a table of values between {_TABLES[path.suffix]}"
+        remedy = "convert it to JSON Lines or Parquet"
+    if not kind and head and scheme in _CERTAIN:
+        kind, remedy = f"not of the format {scheme}", "check it, or read text with text:GLOB"
+    if not kind or remedy.partition(":")[0] == scheme:
+        return
     if "{" in remedy:
-        remedy = f"read it with --corpus '{remedy.format(name=name, folder=path.parent)}'"
+        remedy = f"read it with --corpus '{remedy.format(pattern=pattern, folder=path.parent)}'"
     raise BadInputError(f"{name} is {kind}; {remedy}")
 
 
@@ -74,7 +84,7 @@ def recognize(head: bytes) -> tuple[str, str] | None:
         if head.startswith(signature):
             return kind, remedy
     if is_tfrecord(head):
-        return "a TFRecord file", "tfrecord:{name}#text"
+        return _TFRECORD
     if head[_TAR] == b"ustar":
         return "a tar archive", "unpack it first"
     for pattern, kind, remedy in _PATTERNS:

@@ -84,7 +84,9 @@ def value_of(row: Any, name: str) -> Any:
     if dot and isinstance(row.get(outer), dict):
         return value_of(row[outer], inner)
     names = ", ".join(map(repr, row)) or "none"
-    raise BadRowError(f"it has no field {name!r}; its fields are {names:.200}")
+    raise BadRowError(
+        f"it has no field {name!r}; its fields are {names:.200} (choose one: {FIELD_FORM})"
+    )
 
 
 def documents_of_rows(

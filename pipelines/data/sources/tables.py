@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.data.sources.documents import Document
 from pipelines.data.sources.files import FileSource
-from pipelines.data.sources.locations import File
+from pipelines.data.sources.locations import File, readable
+from pipelines.data.sources.recognition import HEAD, check_format
 from pipelines.data.sources.rows import BadRowError, Fields, documents_of_rows, value_of
 from pipelines.data.sources.source import OnBadRow, Piece, stop_at
 
@@ -99,6 +100,18 @@ class RowPiece(Piece):
         return f"{self.table.file}, row {number + 1:,}"
 
 
+def rows_of_batch(batch: Any) -> Iterator[Any]:
+    """Yield the rows of a batch of pyarrow; one with text that is not UTF-8 is a BadRowError."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(batch.num_rows):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield BadRowError("a field is not UTF-8 text")
+
+
 def table_pieces(
     tables: Sequence[Table], fields: Fields, size: int
 ) -> Iterator[tuple[tuple[Piece, ...], int]]:
@@ -127,5 +140,11 @@ class TableFiles(FileSource):
         super().__init__(spec)
         self._fields = Fields.parse(self.name.partition("#")[2])
 
+    def pattern(self) -> str:
+        return self.name.partition("#")[0]
+
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
+        for file in self.corpus_files:
+            with readable(file), file.open() as content:
+                check_format(content.peek()[:HEAD], file.name, self.scheme, self.pattern())
         return table_pieces([self.table(file) for file in self.corpus_files], self._fields, size)

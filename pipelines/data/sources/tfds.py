@@ -71,7 +71,7 @@ class TensorFlowDataset(Source):
             if name not in features and name.partition(".")[0] not in features:
                 raise BadInputError(
                     f"tfds:{self._name} has no field {name!r}; its fields are"
-                    f" {', '.join(features)}. Choose one, as in tfds:{self._name}#FIELD"
+                    f" {', '.join(features)}. Choose one, as in {self.spec.partition('#')[0]}#FIELD"
                 )
 
     def size(self) -> int:

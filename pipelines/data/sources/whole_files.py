@@ -55,7 +55,7 @@ class WholeFile(Piece):
             text = file
             if self.file.suffix in DECOMPRESSORS:
                 text = decompressed(file, self.file.suffix)
-            check_format(text.peek()[:HEAD], self.file.name, WholeFiles.scheme)
+            check_format(text.peek()[:HEAD], self.file.name, WholeFiles.scheme, self.file.name)
             content = text.read(files.MAX_DOCUMENT + 1)
         if len(content) > files.MAX_DOCUMENT:
             raise too_long(self.file, files.MAX_DOCUMENT)
@@ -85,6 +85,9 @@ class WholeFiles(FileSource):
         self._mode = self.name.partition("#")[2] or _MODES[0]
         if self._mode not in _MODES:
             raise BadArgumentsError(f"corpus {spec!r}: #{self._mode} is unknown; write {self.form}")
+
+    def pattern(self) -> str:
+        return self.name.partition("#")[0]
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         pieces: list[Piece] = []

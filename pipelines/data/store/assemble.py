@@ -95,7 +95,9 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer, max_bad: float = 0.
         splits=shards,
     )
     signs = warnings(records, corpus, tokenizer) + warnings_of_copies(counts)
-    card.write(job.store, ledger, bad_rows, signs)
+    splits = [split for record in records.values() for split in record["splits"].values()]
+    tokens_read = sum(split["tokens"] for split in splits)
+    card.write(job.store, ledger, tokens_read, bad_rows, signs)
     write_json(job.store / LEDGER, asdict(ledger))
     shutil.rmtree(job.work)
     return ledger
@@ -217,7 +219,7 @@ def _check_enough(shards: dict[SplitName, list[Shard]], spec: str) -> None:
     if train < 2:
         raise BadInputError(
             f"corpus {spec!r} has {train} document(s) for training; next sentence prediction needs"
-            " two. Separate documents by blank lines, or set --held-out 0"
+            " two. Add documents, or check how this format separates them"
         )
 
 

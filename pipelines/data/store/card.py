@@ -20,24 +20,29 @@ _LISTED_BAD_ROWS = 100
 
 
 def write(
-    folder: Path, ledger: Ledger, bad_rows: Sequence[str] = (), warnings: Sequence[str] = ()
+    folder: Path,
+    ledger: Ledger,
+    tokens_read: int,
+    bad_rows: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write both cards of a store.
 
     Args:
         folder: The folder with its shards.
         ledger: Its description.
+        tokens_read: Tokens of all documents, with those of the copies that were dropped.
         bad_rows: The rows that were skipped.
         warnings: What looks wrong in the corpus.
     """
-    content = describe(folder, ledger)
+    content = describe(folder, ledger, tokens_read)
     content |= {"warnings": list(warnings), "bad_rows": list(bad_rows[:_LISTED_BAD_ROWS])}
     (folder / FILES[0]).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     (folder / FILES[1]).write_text(_markdown(content), "utf-8")
 
 
-def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
-    """Return counts, fractions and histograms of lengths."""
+def describe(folder: Path, ledger: Ledger, tokens_read: int) -> dict[str, Any]:
+    """Return counts, fractions and histograms of lengths; `tokens_read` as in `write`."""
     splits: dict[str, Any] = {}
     for name in SPLITS:
         sentences, documents = np.zeros((2, _BINS), np.int64)
@@ -66,7 +71,7 @@ def describe(folder: Path, ledger: Ledger) -> dict[str, Any]:
             for key in ("duplicates", "too_short", "empty", "bad_rows")
         },
         "characters": ledger.counts["characters"],
-        "characters_per_token": round(ledger.counts["characters"] / max(1, tokens), 3),
+        "characters_per_token": round(ledger.counts["characters"] / max(1, tokens_read), 3),
         "unknown_rate": ledger.counts["unknown"] / max(1, tokens),
         "vocab_size": ledger.vocab_size,
         "recipe": ledger.recipe,

@@ -114,8 +114,8 @@ def _structure(signs: list[dict[str, Any]], documents: int, scheme: str) -> Iter
         )
     if wrapped > _MOST * len(signs):
         yield (
-            "the lines look cut at a certain width, so sentences are torn; read the files with"
-            " files:GLOB#join, which joins the lines of a paragraph"
+            "the lines look cut at a certain width, so sentences are torn; join the lines of each"
+            " document with text:GLOB#join, or, if a file is a document, read files:GLOB"
         )
 
 

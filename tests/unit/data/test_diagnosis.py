@@ -56,6 +56,12 @@ def test_copies(tokenizer_dir: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "a.txt", 30)
     write_corpus(tmp_path / "b.txt", 30)
     assert "50%" in warnings(f"text:{tmp_path}/?.txt", tokenizer_dir, tmp_path / "store")
+    prepare([f"text:{tmp_path}/a.txt"], tokenizer_dir, tmp_path / "once", 0.0)
+    twice, once = (
+        json.loads((tmp_path / name / "card.json").read_text("utf-8"))["characters_per_token"]
+        for name in ("store", "once")
+    )
+    assert twice == once
 
 
 def test_documents_of_one_sentence_have_no_pairs() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from bert_jax.runtime.errors import BadInputError
@@ -118,6 +120,24 @@ def test_bad_rows_do_not_break_groups(tmp_path: Path) -> None:
     (block,) = corpus.blocks(0)
     assert list(block.documents(lambda position, _: bad.append(position))) == [["A.", "B."]]
     assert bad == [f"{tmp_path}/a.jsonl, line 2"]
+
+
+@pytest.mark.parametrize("scheme", ["parquet", "arrow"])
+def test_a_column_of_text_that_is_not_utf8_is_a_bad_row(scheme: str, tmp_path: Path) -> None:
+    spec = WRITERS[scheme](tmp_path, ROWS)
+    (path,) = tmp_path.glob(f"a.{scheme}")
+    if scheme == "parquet":
+        table = pyarrow.Table.from_pylist(ROWS)
+        pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    assert content.count(b"Row 0 of 7") == 1
+    path.write_bytes(content.replace(b"Row 0 of 7", b"Row \xe9 of 7"))
+    bad: list[str] = []
+    (block,) = open_corpus(spec).blocks(0)
+    kept = list(block.documents(lambda position, reason: bad.append(f"{position}: {reason}")))
+    assert len(kept) == len(ROWS) - 1
+    assert len(bad) == 1
+    assert "row 19: " in bad[0]
 
 
 PEAK = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.runtime.errors import BadArgumentsError
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from docs import generated
 from pipelines.commands import cli
 from pipelines.data.sources.files import SpanSource
@@ -136,3 +136,39 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
         return
     refused(result, 78)
     assert not out.exists()
+
+
+def test_a_dump_that_ends_between_two_articles_is_refused(tmp_path: Path) -> None:
+    (source,) = (source for source in SOURCES if source.scheme == "wikipedia")
+    assert source.example_file is not None
+    text = source.example_file[1].removesuffix("</mediawiki>\n")
+    (tmp_path / "wiki.xml").write_text(text, "utf-8")
+    with pytest.raises(BadInputError, match="</mediawiki>"):
+        documents(open_source(f"wikipedia:{tmp_path}/wiki.xml"), 10**9)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "scheme", "words"),
+    [
+        ("a.csv", "id,text\n1,A story.\n", "text", "JSON Lines or Parquet"),
+        ("a.txt", "A story.\n", "parquet", "text:"),
+        ("a.txt", "A story.\n", "tfrecord", "text:"),
+        ("a.txt", "A story.\n", "array_record", "text:"),
+        ("a.txt", "A story.\n", "warc", "text:"),
+        ("a.txt", "A story.\n", "wikipedia", "text:"),
+        ("a.txt", "A story.\n", "wikiextractor", "text:"),
+    ],
+)
+def test_another_format_is_named(
+    name: str, content: str, scheme: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    with pytest.raises(BadInputError, match=name) as error:
+        documents(open_source(f"{scheme}:{tmp_path}/{name}"), 10**9)
+    assert words in str(error.value)
+
+
+def test_lines_of_a_document_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A story of a well-\nknown cook.\n\nAnother\none.\n", "utf-8")
+    source = open_source(f"text:{tmp_path}/a.txt#join")
+    assert documents(source, 1) == [["A story of a well-known cook."], ["Another one."]]
