@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.data.sources.corpora import open_corpus
 from pipelines.data.store import dask_runner
 from pipelines.data.store.prepare import prepare
-from pipelines.data.store.shards import RECORD
-from pipelines.data.store.token_store import LEDGER, WORK
+from pipelines.data.store.shards import RECORD, Job, Recipe, make_shard
+from pipelines.data.store.token_store import LEDGER, TOKENIZER, WORK
 from support.commands import invoke, refused, start
 from support.corpora import compressed, content, story
 from support.dask_cluster import DaskCluster, dask_cluster
@@ -81,6 +83,36 @@ def test_a_cluster_reads_relative_names_and_reports_a_wrong_corpus(
         words = ("prepare", "--corpus", "jsonl:bad.jsonl", "--out", "bad", *options)
         refused(invoke(*words, *on(cluster), folder=tmp_path), 78, "bad.jsonl, line 2", "text")
         assert not (tmp_path / "bad").exists()
+
+
+def test_a_worker_reads_the_tokenizer_of_each_store(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    """The second store has the path of the first one, but another tokenizer."""
+    words = ("train-tokenizer", "--corpus", f"text:{corpus}", "--out", tmp_path / "wp")
+    assert invoke(*words, "--vocab-size", "90", "--kind", "wordpiece").returncode == 0
+    prepare([f"text:{corpus}"], tmp_path / "wp", tmp_path / "one", 0.1)
+    out = tmp_path / "store"
+    with dask_cluster(tmp_path / "cluster", 1) as cluster:
+        for tokenizer in (tokenizer_dir, tmp_path / "wp"):
+            shutil.rmtree(out, ignore_errors=True)
+            result = invoke(*arguments(corpus, tokenizer, out), *on(cluster))
+            assert result.returncode == 0, result.stderr
+    assert content(out) == content(tmp_path / "one")
+
+
+def test_a_block_that_two_workers_finish_is_kept(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, Recipe(0.1, "en", (True,), 0, True))
+    job.work.mkdir()
+    shutil.copytree(tokenizer_dir, job.work / TOKENIZER)
+    [block] = open_corpus(f"text:{corpus}").blocks(0)
+    first = make_shard(job, block)
+    times = {path: path.stat().st_mtime_ns for path in (job.work / block.name).iterdir()}
+    assert make_shard(job, block) == first
+    assert {path: path.stat().st_mtime_ns for path in (job.work / block.name).iterdir()} == times
+    assert not list(job.work.glob("*.tmp"))
 
 
 def test_wrong_options_of_a_cluster_are_refused(
