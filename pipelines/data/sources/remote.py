@@ -37,8 +37,9 @@ _CREDENTIALS = {
     "hf": "set HF_TOKEN",
 }
 # Packages that raise the failures of servers.
-_CLIENTS = {"aiohttp", "asyncio", "botocore", "aiobotocore", "fsspec", "gcsfs", "google", "httpx",
-            "huggingface_hub", "requests", "s3fs", "urllib3"}  # fmt: skip
+_CLIENTS = {"aiohttp", "asyncio", "botocore", "aiobotocore", "fsspec", "gcsfs", "google",
+            "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "requests", "s3fs",
+            "urllib3"}  # fmt: skip
 _ABSENT, _DENIED, _TRANSIENT = {404, 410}, {401, 403}, {408, 425, 429}
 
 

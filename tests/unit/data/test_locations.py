@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError
@@ -19,6 +20,7 @@ from support import gcs_emulator, s3_server
 from support.corpora import compressed, write_corpus
 from support.faulty_proxy import FAULTS, Proxy, faulty_proxy
 from support.file_server import file_server
+from support.hub_server import DATA_SET, hub_server
 from support.row_files import WRITERS
 
 PROTOCOLS = ("http", "s3", "gs")
@@ -125,6 +127,28 @@ def test_text_is_cut_into_spans_and_decompressed(on: Servers, folder: Path, prot
         assert text_of(spec.format(base), 1000) == text_of(spec.format(folder), 1000), spec
 
 
+# The client of the hub waits for seconds before it repeats a request.
+@pytest.mark.parametrize(
+    "fault",
+    ["", "short", *(pytest.param(name, marks=pytest.mark.full) for name in ("reset", "truncated"))],
+)
+def test_data_sets_of_the_hugging_face_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.02)
+    with hub_server(folder) as hub, faulty_proxy(hub, fault) as proxy:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": proxy.url})
+        remote._file_system.cache_clear()
+        base = f"hf://datasets/{DATA_SET}"
+        for spec in ("text:{}/**/*.txt", "parquet:{}/parquet/*.parquet"):
+            assert text_of(spec.format(base)) == text_of(spec.format(folder))
+        assert (proxy.injected > 0) == bool(fault)
+        proxy.fault = ""
+        with pytest.raises(BadInputError, match="HF_TOKEN"):
+            open_source("text:hf://datasets/me/none/*.txt")
+    remote._file_system.cache_clear()
+
+
 def test_array_record_is_refused(on: Servers) -> None:
     base = on.use("http", on.urls["http"])
     with pytest.raises(BadInputError, match="copy it first"):
@@ -187,7 +211,7 @@ def test_refused_requests_are_not_repeated(on: Servers, protocol: str, status: s
 
 def test_a_server_without_ranges_is_refused(on: Servers, folder: Path) -> None:
     with file_server(folder.parent, ranges=False) as url:
-        assert text_of(f"text:{url}/data/a.txt", 10**6) == text_of(f"text:{folder}/a.txt")
+        assert text_of(f"files:{url}/data/a.txt") == text_of(f"files:{folder}/a.txt")
         (file,) = find(f"{url}/data/large.bin")
         with file.open() as content:
             content.seek(5_000_000)
