@@ -25,6 +25,8 @@ from pipelines.data.store.token_store import Split, Store, gather
 
 # Rows of a block: fractions are multiples of its inverse.
 BLOCK = 100_000
+_ROW_BITS = BLOCK.bit_length()
+_PLACE_BITS = 62 - _ROW_BITS
 
 _JITTER = 4  # the stream of random numbers; `examples` has 0 to 3
 
@@ -211,5 +213,8 @@ def _block(
     key = counter_rng.key(seed, block, length, _JITTER)
     jitter = counter_rng.uniform(counter_rng.bits(key, np.arange(BLOCK, dtype=np.uint64)))
     per_block = np.array(quotas)[stores]
-    order = np.argsort((ranks + jitter) / per_block, kind="stable")
+    # Integers with the row in their last digits: sorting them is faster than an argsort, and no
+    # two are equal.
+    place = ((ranks + jitter) / per_block * 2.0**_PLACE_BITS).astype(np.int64)
+    order = np.sort((place << _ROW_BITS) + np.arange(BLOCK)) & ((1 << _ROW_BITS) - 1)
     return stores[order], (block * per_block + ranks)[order]
