@@ -21,11 +21,11 @@ class DaskCluster:
         workers: Processes of the workers, with one thread each.
     """
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, folder: Path, address: str, prefix: tuple[str, ...] = ()) -> None:
         self.address = address
         self._folder = folder
         host, port = address.removeprefix("tcp://").split(":")
-        self.scheduler = self._start("scheduler", "--host", host, "--port", port)
+        self.scheduler = self._start("scheduler", "--host", host, "--port", port, prefix=prefix)
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def add_worker(self, prefix: tuple[str, ...] = ()) -> None:
@@ -61,10 +61,10 @@ class DaskCluster:
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
-    """Run a cluster that works and logs in `folder`."""
+def dask_cluster(folder: Path, workers: int, prefix: tuple[str, ...] = ()) -> Iterator[DaskCluster]:
+    """Run a cluster that works and logs in `folder`; `prefix` is a command for its scheduler."""
     folder.mkdir()
-    cluster = DaskCluster(folder, f"tcp://{free_address()}")
+    cluster = DaskCluster(folder, f"tcp://{free_address()}", prefix)
     try:
         cluster.wait_for_log("Scheduler at")
         for _ in range(workers):

@@ -131,6 +131,22 @@ def test_wrong_options_of_a_cluster_are_refused(
 
 
 @pytest.mark.full
+def test_workers_with_other_packages_are_refused(
+    corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other" / "pipelines").mkdir(parents=True)
+    (tmp_path / "other" / "pipelines" / "__init__.py").write_text("raise ImportError('old')")
+    words = arguments(corpus, tokenizer_dir, tmp_path / "store")
+    with dask_cluster(tmp_path / "cluster", 1) as cluster, monkeypatch.context() as patch:
+        versions = dask_runner._versions() | {"tokenizers": "0.1"}
+        patch.setattr(dask_runner, "_versions", lambda: versions)
+        refused(invoke(*words, *on(cluster)), 78, "tokenizers", "this machine 0.1")
+    older = ("env", f"PYTHONPATH={tmp_path}/other")
+    with dask_cluster(tmp_path / "second", 1, older) as cluster:
+        refused(invoke(*words, *on(cluster)), 78, "cannot load bert-jax", "bert-jax[dask]==")
+
+
+@pytest.mark.full
 def test_a_block_of_a_compressed_file_carries_its_text_to_a_worker(
     text: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:

@@ -134,8 +134,9 @@ class _Cluster:
         if not finished and not self._threads():
             self.running.clear()
             raise UnreachableError(
-                f"the Dask scheduler {self.address} has no workers. Finished blocks are kept: start"
-                f" workers with: dask worker {self.address}, and run the same command again"
+                f"the Dask scheduler {self.address} has no workers; if they ended, see their logs."
+                f" Finished blocks are kept: start workers with: dask worker {self.address}, and"
+                " run the same command again"
             )
         for future in finished:
             block = self.running.pop(future)
