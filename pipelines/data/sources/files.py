@@ -11,7 +11,7 @@ import io
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.decompression import DECOMPRESSORS, EXPANSION, decompressed
@@ -150,9 +150,11 @@ class SpanSource(FileSource):
 
     Attributes:
         document_per_line: Whether every line is a document.
+        end: Last bytes of every complete file; empty if the format has none.
     """
 
     document_per_line: bool = False
+    end: ClassVar[bytes] = b""
 
     @abstractmethod
     def piece(self, span: Span) -> SpanPiece:
@@ -171,9 +173,6 @@ class SpanSource(FileSource):
             The bytes of the documents; None if only lines show where a document ends.
         """
         return None
-
-    def check_end(self, file: File, tail: bytes) -> None:
-        """Check the last bytes of a file; a format may show whether it is complete."""
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         """See `Source.pieces`; small files are grouped."""
@@ -237,17 +236,19 @@ class FileCutter:
                 self._skip_documents(size)
                 self._position = self._file.tell()
         if self._position == start:
-            self._source.check_end(self._name, self._tail())
+            if not self._tail().endswith(self._source.end):
+                end = self._source.end.decode()
+                raise BadInputError(f"{self._name} has no end ({end}); download it again")
             return None
         if data is not None:
             self._end = data[-_TAIL:]
         return Span(self._name, start, self._position, data, first_line)
 
     def _tail(self) -> bytes:
-        if self._compressed:
-            return self._end
-        self._file.seek(max(0, self._name.size - _TAIL))
-        return self._file.read()
+        if self._source.end and not self._compressed:
+            self._file.seek(max(0, self._name.size - _TAIL))
+            self._end = self._file.read()
+        return self._end.rstrip()
 
     def close(self) -> None:
         """Close the file."""
