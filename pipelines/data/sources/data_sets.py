@@ -23,9 +23,12 @@ from pipelines.data.sources.tfrecord import TfRecordTable
 TFDS = "tfds:"
 FORM = "tfds:NAME[/CONFIG][:VERSION]:SPLIT"
 
-# A version consists of digits and dots, a split may be train[:10%], and a name may be a path.
+# A version consists of digits and dots, a split may be train[:10%]+test, and a name may be a path.
 _NAME = re.compile(
-    r"(?P<name>.+?(?::\d+(?:\.[\d*]+)*)?)(?::(?P<split>[A-Za-z_]\w*(?:\[[^\]]*\])?))?", re.DOTALL
+    r"(?P<name>.+?(?::\d+(?:\.[\d*]+)*)?)(?::(?P<split>{part}(?:\+{part})*))?".replace(
+        "{part}", r"[A-Za-z_]\w*(?:\[[^\]]*\])?"
+    ),
+    re.DOTALL,
 )
 # Formats that are read here, and their tables; of several, the first is the fastest.
 _TABLES: dict[str, type[Table]] = {
@@ -33,6 +36,7 @@ _TABLES: dict[str, type[Table]] = {
     "tfrecord": TfRecordTable,
     "parquet": ParquetTable,
 }
+_INFO = "dataset_info.json"
 _PARQUET_COLUMN = "data"  # of serialized examples
 
 
@@ -208,10 +212,10 @@ def open_builder(name: str) -> Any:
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line per retry
     try:
-        if is_url(name) or Path(name).expanduser().is_dir() or Path(name).is_absolute():
-            return tfds.builder_from_directory(
-                str(Path(name).expanduser()) if not is_url(name) else name
-            )
+        folder = name if is_url(name) else str(Path(name).expanduser())
+        if is_url(name) or Path(folder).is_dir() or Path(folder).is_absolute():
+            _check_folder(folder)
+            return tfds.builder_from_directory(folder)
         builder = tfds.builder(name)
         if not builder.is_prepared():
             _check_beam(builder, tfds.core.BeamBasedBuilder, name)
@@ -235,6 +239,15 @@ def open_builder(name: str) -> Any:
             " or the folder"
         ) from None
     return builder
+
+
+def _check_folder(folder: str) -> None:
+    """Refuse a folder that is not that of one version of a data set."""
+    if find(f"{folder}/{_INFO}"):
+        return
+    below = [file.name.removesuffix(f"/{_INFO}") for file in find(f"{folder}/**/{_INFO}")]
+    remedy = f"choose {' or '.join(below[:3])}" if below else "check its name"
+    raise BadInputError(f"{folder} has no {_INFO}; {remedy}")
 
 
 def _check_beam(builder: Any, beam_builder: type, name: str) -> None:

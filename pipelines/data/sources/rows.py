@@ -78,11 +78,13 @@ def value_of(row: Any, name: str) -> Any:
     """
     if not isinstance(row, dict):
         raise BadRowError(f"{row!r:.40} is not an object with fields")
-    if name in row:
-        return row[name]
-    outer, dot, inner = name.partition(".")
-    if dot and isinstance(row.get(outer), dict):
-        return value_of(row[outer], inner)
+    value: Any = row
+    rest = name
+    while isinstance(value, dict) and rest not in value and "." in rest:
+        outer, _, rest = rest.partition(".")
+        value = value.get(outer)
+    if isinstance(value, dict) and rest in value:
+        return value[rest]
     names = ", ".join(map(repr, row)) or "none"
     raise BadRowError(
         f"it has no field {name!r}; its fields are {names:.200} (choose one: {FIELD_FORM})"

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -61,7 +62,8 @@ def _in_processes(
     running: dict[Future[Any], Block] = {}
     try:
         for block in blocks:
-            running[pool.submit(make_shard, job, block)] = block
+            with _interrupts_held():
+                running[pool.submit(make_shard, job, block)] = block
             # Few blocks wait, because a block of a compressed file carries its text.
             if len(running) > workers:
                 _collect(running, on_block)
@@ -77,6 +79,16 @@ def _collect(running: dict[Future[Any], Block], on_block: Callable[[Block], None
         block = running.pop(future)
         future.result()
         on_block(block)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C: a process that starts meanwhile never receives it, as it keeps the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _init_worker(alive: Connection) -> None:

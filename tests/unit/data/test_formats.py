@@ -141,3 +141,9 @@ def test_books_that_are_read_as_text_are_reported(tokenizer_dir: Path, tmp_path:
     assert any("files:GLOB" in warning for warning in card["warnings"])
     prepare([f"files:{FORMATS}/books/*.txt"], tokenizer_dir, tmp_path / "b", 0.02)
     assert Store(tmp_path / "b").ledger.counts["read"] == 20
+
+
+def test_splits_and_folders_of_data_sets() -> None:
+    assert len(documents(f"tfds:{SST2}:train[:10%]+validation#sentence")) == 220
+    with pytest.raises(BadInputError, match=SST2):
+        documents(f"tfds:{Path(SST2).parents[1]}:train#sentence")

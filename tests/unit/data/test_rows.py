@@ -163,3 +163,10 @@ def test_a_large_row_group_is_read_in_parts(tmp_path: Path) -> None:
     assert blocks > 1
     assert count == len(rows)
     assert mebibytes < 150
+
+
+def test_a_nested_field_is_named_as_a_whole(tmp_path: Path) -> None:
+    spec = write_jsonl(tmp_path, [{"page": {"body": "A."}, "a.b": "B."}])
+    assert documents(f"{spec}#a.b") == [["B."]]
+    with pytest.raises(BadInputError, match=r"'page\.text'"):
+        documents(f"{spec}#page.text")
