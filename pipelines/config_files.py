@@ -40,8 +40,8 @@ def remedy(path: Path) -> str:
     groups: dict[str, list[str]] = {}
     for folder, _, name in (name.rpartition("/") for name in names):
         groups.setdefault(folder, []).append(name)
-    parts = [
+    listed = [
         f"{folder}/{{{','.join(rest)}}}" if folder else ", ".join(rest)
         for folder, rest in groups.items()
     ]
-    return f"; give a file, or one of {', '.join(parts)}"
+    return f"; give a file, or one of {', '.join(listed)}"

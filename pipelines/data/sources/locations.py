@@ -73,25 +73,25 @@ def find(pattern: str) -> list[File]:
         names = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))  # noqa: PTH111, PTH207
         return [File(name, Path(name).stat().st_size) for name in names if Path(name).is_file()]
     server, separator, path = pattern.partition("://")
-    first, *parts = path.split("/")
-    matches = _matches(f"{server}{separator}{first}", parts, is_http=server in _HTTP)
-    found = {each.url: each for each in matches}
-    return [_file(found[url]) for url in sorted(found)]
+    first, *patterns = path.split("/")
+    matches = _matches(f"{server}{separator}{first}", patterns, is_http=server in _HTTP)
+    by_url = {each.url: each for each in matches}
+    return [_file(by_url[url]) for url in sorted(by_url)]
 
 
-def _matches(folder: str, parts: list[str], *, is_http: bool) -> Iterator[remote.Entry]:
+def _matches(folder: str, patterns: list[str], *, is_http: bool) -> Iterator[remote.Entry]:
     """Yield the files below a URL that match the parts of a pattern.
 
     This is not the glob of fsspec, which takes a folder that cannot be listed for an empty one.
     """
-    names = list(takewhile(lambda part: not _has_magic(part, is_http), parts))
+    names = list(takewhile(lambda part: not _has_magic(part, is_http), patterns))
     url = "/".join([folder, *names])
-    if names == parts:
+    if names == patterns:
         file = remote.entry(url)
         if file is not None and not file.is_folder:
             yield file
         return
-    unmatched = parts[len(names) :]
+    unmatched = patterns[len(names) :]
     part, *rest = unmatched
     is_deep = part == "**"
     if is_deep and rest:
@@ -119,14 +119,14 @@ def _is_match(name: str, part: str, is_http: bool) -> bool:
 
 
 def _file(each: remote.Entry) -> File:
-    known = each if each.size is not None else remote.entry(each.url)
-    if known is None:
+    complete = each if each.size is not None else remote.entry(each.url)
+    if complete is None:
         raise BadInputError(f"{each.url} is listed, but does not exist; check its server")
-    if known.size is None:
+    if complete.size is None:
         raise BadInputError(
             f"{each.url}: its server does not state the size of the file; download it first"
         )
-    return File(known.url, known.size)
+    return File(complete.url, complete.size)
 
 
 def is_folder(name: str) -> bool:
@@ -135,8 +135,8 @@ def is_folder(name: str) -> bool:
         return Path(name).expanduser().is_dir()
     if name.partition("://")[0] in _HTTP:
         return name.endswith("/")
-    found = remote.entry(name.rstrip("/"))
-    return found is not None and found.is_folder
+    entry = remote.entry(name.rstrip("/"))
+    return entry is not None and entry.is_folder
 
 
 @contextmanager

@@ -150,10 +150,10 @@ def _opened(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and its path there."""
     if "::" in url:
         raise BadInputError(f"{url}: a URL in a URL is not supported; unpack the archive first")
-    parts = urlsplit(url)
-    if parts.scheme in _PACKAGES and not parts.netloc:
+    address = urlsplit(url)
+    if address.scheme in _PACKAGES and not address.netloc:
         raise BadInputError(f"{url} names no server or bucket; correct it")
-    system = _file_system(parts.scheme, parts.netloc)
+    system = _file_system(address.scheme, address.netloc)
     return system, system._strip_protocol(url)
 
 

@@ -43,8 +43,8 @@ def local_folder(out: str, scratch: str | None) -> Path:
         )
     folder, out = Path(scratch), out.rstrip("/")
     names = {each.name for each in remote.entries(out)}
-    known = {LEDGER, TOKENIZER, *FILES}
-    other = {name for name in names - known if not name.endswith(".npy")}
+    of_stores = {LEDGER, TOKENIZER, *FILES}
+    other = {name for name in names - of_stores if not name.endswith(".npy")}
     if other:
         raise BadInputError(
             f"--out {out} contains other files ({min(other)}, …); choose an empty folder"
