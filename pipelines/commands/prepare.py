@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
             max_bad=(_MAX_BAD if options.max_bad is None else options.max_bad) if skips else None,
             beam=engine_options if options.runner == "beam" else None,
             scheduler=_scheduler(engine_options) if options.runner == "dask" else None,
+            bucket=options.out if is_url(options.out) else "",
         )
     if is_url(options.out):
         upload_store(folder, options.out)

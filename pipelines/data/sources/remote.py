@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,6 +145,13 @@ def write(url: str, file: Path) -> None:
         _repeated(url, request)
     except FileNotFoundError:
         raise BadInputError(f"{url}: the bucket does not exist; create it") from None
+
+
+def remove(url: str) -> None:
+    """Remove a folder of a bucket with its files, if it exists; see `write` for the errors."""
+    system, path = _opened(url)
+    with suppress(FileNotFoundError):
+        _repeated(url, lambda: _call(system, "rm", path, recursive=True))
 
 
 def _opened(url: str) -> tuple[Any, str]:

@@ -14,10 +14,11 @@ from bert_jax.runtime.console import progress, say, summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.corpora import Block, Corpus, open_corpus
 from pipelines.data.store.assemble import assemble
+from pipelines.data.store.beam_runner import run_beam
 from pipelines.data.store.card import CARD
 from pipelines.data.store.dask_runner import run_dask
 from pipelines.data.store.diagnosis import warnings, warnings_of_copies
-from pipelines.data.store.shard_runners import run_beam, run_local
+from pipelines.data.store.shard_runners import run_local
 from pipelines.data.store.shards import RECORD, Job, Recipe, job_spec, read_record, write_json
 from pipelines.data.store.token_store import (
     LEDGER,
@@ -52,6 +53,7 @@ def prepare(
     max_bad: float | None = None,
     beam: Sequence[str] | None = None,
     scheduler: str | None = None,
+    bucket: str = "",
 ) -> Ledger:
     """Write the store `out`, or what is missing of it.
 
@@ -69,6 +71,7 @@ def prepare(
         max_bad: Largest fraction of bad rows that may be skipped; None to stop at the first one.
         beam: Options of Apache Beam; None to use processes of this machine.
         scheduler: Address of the scheduler of a Dask cluster, to use its workers instead.
+        bucket: URL of the store, through which the workers of Beam send their blocks.
 
     Returns:
         The content of ``ledger.json``: counts, digests and recipe of the store.
@@ -92,7 +95,10 @@ def prepare(
     if (out / LEDGER).is_file():
         return _check_finished(out, spec)
     with _full_disk_explained(out), _work_folder(job, spec, tokenizer):
-        _make_shards(job, corpus, tokenizer, workers, beam, scheduler)
+        if beam is not None:
+            run_beam(job, corpus, beam, bucket)
+        else:
+            _make_shards(job, corpus, tokenizer, workers, scheduler)
         ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
     _report(ledger, out, started)
     return ledger
@@ -137,12 +143,8 @@ def _make_shards(
     corpus: Corpus,
     tokenizer: tokenizers.Tokenizer,
     workers: int,
-    beam: Sequence[str] | None,
     scheduler: str | None,
 ) -> None:
-    if beam is not None:
-        run_beam(job, corpus, beam)
-        return
     with _progress(job, corpus, tokenizer) as on_block:
         if scheduler is not None:
             run_dask(job, corpus, scheduler, on_block)

@@ -1,4 +1,4 @@
-"""Make the shards with processes of this machine or with Apache Beam; see also `dask_runner`."""
+"""Make the shards with processes of this machine; see also `beam_runner` and `dask_runner`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from bert_jax.runtime.errors import BadArgumentsError, UserError
+from bert_jax.runtime.errors import UserError
 from pipelines.data.sources.corpora import Block, Corpus
 from pipelines.data.store.shards import Job, cut, make_shard
 
 Runner = Literal["local", "beam", "dask"]
-
-# The default runner of Beam downloads a program, and its multi_threading mode lost records.
-_BEAM_DEFAULTS = ["--runner=BundleBasedDirectRunner", "--direct_running_mode=in_memory"]
 
 
 def run_local(job: Job, corpus: Corpus, workers: int, on_block: Callable[[Block], None]) -> None:
@@ -99,43 +96,3 @@ def _init_worker(alive: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=exit_with_parent, daemon=True).start()
-
-
-def run_beam(job: Job, corpus: Corpus, options: Sequence[str]) -> None:
-    """Make all missing shards with Apache Beam.
-
-    Every worker must have the text and the store under the same paths.
-
-    Args:
-        job: The store.
-        corpus: Its text.
-        options: Options of Beam, such as ``--runner=FlinkRunner``.
-
-    Raises:
-        BadArgumentsError: Beam is not installed.
-        UserError: Beam failed.
-    """
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise BadArgumentsError(
-            "--runner beam needs Apache Beam: pip install 'bert-jax[beam]'"
-        ) from None
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    arguments = list(options) or _BEAM_DEFAULTS
-    try:
-        with beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
-            _ = (
-                pipeline
-                | "sources" >> beam.Create(range(len(corpus.sources)))
-                | "cut" >> beam.FlatMap(lambda number: cut(job, corpus, number))
-                | "spread" >> beam.Reshuffle()
-                | "tokenize" >> beam.Map(lambda block: make_shard(job, block))
-            )
-    except UserError:
-        raise
-    except Exception as error:  # runners wrap errors in their own
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "InputError" in line), (lines or ["?"])[-1])
-        raise UserError(f"Apache Beam with {' '.join(arguments)}: {reason.strip()[:300]}") from None

@@ -12,7 +12,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources import remote
 from pipelines.data.sources.locations import find, is_url
 from pipelines.data.store.card import FILES
-from pipelines.data.store.token_store import LEDGER, TOKENIZER
+from pipelines.data.store.token_store import LEDGER, TOKENIZER, WORK
 
 _PROTOCOLS = ("gs", "s3")
 
@@ -43,7 +43,7 @@ def local_folder(out: str, scratch: str | None) -> Path:
         )
     folder, out = Path(scratch), out.rstrip("/")
     names = {each.name for each in remote.entries(out)}
-    of_stores = {LEDGER, TOKENIZER, *FILES}
+    of_stores = {LEDGER, TOKENIZER, WORK, *FILES}
     other = {name for name in names - of_stores if not name.endswith(".npy")}
     if other:
         raise BadInputError(

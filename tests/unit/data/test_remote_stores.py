@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bert_jax.runtime.errors import UnreachableError
-from pipelines.data.sources import remote
+from pipelines.data.sources import corpora, remote
+from pipelines.data.sources.corpora import Corpus
 from pipelines.data.sources.locations import find
+from pipelines.data.store import beam_runner
+from pipelines.data.store.prepare import prepare
+from pipelines.data.store.token_store import LEDGER, WORK
 from pipelines.data.store.upload import upload_store
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.fetch import tokenizer_folder
 from support import gcs_emulator, s3_server
 from support.commands import invoke, refused, run_process
-from support.corpora import write_corpus
+from support.corpora import content, write_corpus
 from support.faulty_proxy import faulty_proxy
 from support.file_server import file_server
 
@@ -210,3 +216,67 @@ def test_an_unfinished_upload_is_no_store(
 def test_only_buckets_are_written(tokenizer_dir: Path, out: str) -> None:
     words = ("prepare", "--corpus", "python-docs", "--tokenizer", tokenizer_dir, "--out", out)
     refused(invoke(*words, "--scratch", "scratch"), 64, "s3://")
+
+
+def through_bucket(
+    corpus: Path, tokenizer_dir: Path, folder: Path, url: str, *options: str
+) -> dict[str, bytes]:
+    """Prepare a store whose workers share a bucket alone; return its files."""
+    prepare([f"text:{corpus}"], tokenizer_dir, folder, 0.2, beam=options, bucket=url)
+    upload_store(folder, url)
+    assert find(f"{url}/{WORK}/**/*") == []
+    assert len(find(f"{url}/{LEDGER}")) == 1
+    return content(folder)
+
+
+def alone(_: object, corpus: Corpus, cut: Callable[..., Any], make: Callable[..., Any]) -> None:
+    """Stand in for Beam: cut and make every block in this process."""
+    for number in range(len(corpus.sources)):
+        for block in cut(number):
+            make(block)
+
+
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+@pytest.mark.usefixtures("servers")
+def test_blocks_are_exchanged_through_a_bucket(
+    corpus: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+) -> None:
+    monkeypatch.setattr(corpora, "_BLOCK_BYTES", (3000, 3000))
+    prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "local", 0.2)
+    made: list[str] = []
+
+    def interrupted(_: object, corpus: Corpus, cut: Callable[..., Any], make: Any) -> None:
+        for block in islice(cut(0), 2):
+            make(block)
+        raise UnreachableError("interrupted")
+
+    def counted(_: object, corpus: Corpus, cut: Callable[..., Any], make: Any) -> None:
+        alone(_, corpus, cut, lambda block: (made.append(block.name), make(block)))
+
+    url = f"{protocol}://bucket/exchanged"
+    monkeypatch.setattr(beam_runner, "_run", interrupted)
+    with pytest.raises(UnreachableError):
+        through_bucket(corpus, tokenizer_dir, tmp_path / "store", url)
+    monkeypatch.setattr(beam_runner, "_run", counted)
+    files = through_bucket(corpus, tokenizer_dir, tmp_path / "store", url)
+    assert files == content(tmp_path / "local")
+    assert made
+    assert not {"00-00000", "00-00001"} & set(made)
+
+
+@pytest.mark.usefixtures("servers")
+def test_beam_writes_through_a_bucket(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
+    prepare([f"text:{corpus}"], tokenizer_dir, tmp_path / "local", 0.2)
+    options = (
+        "--runner=FnApiRunner",
+        "--direct_running_mode=multi_processing",
+        "--direct_num_workers=2",
+    )
+    url = "s3://bucket/beam"
+    files = through_bucket(corpus, tokenizer_dir, tmp_path / "store", url, *options)
+    assert files == content(tmp_path / "local")
