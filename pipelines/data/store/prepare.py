@@ -1,4 +1,7 @@
-"""Turn a corpus into a token store."""
+"""Turn a corpus into a token store.
+
+Source of the format of text: ``create_pretraining_data.py`` of google-research/bert.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +67,7 @@ def prepare(
         held_out: Fraction of the documents that is held out, in [0, 1).
         sentences: "lines" if every line is a sentence, "split" to split lines into sentences,
             "auto" to decide by the text.
-        language: ISO 639 code for splitting; see `Recipe` for this and the next two.
-        min_characters: Shorter documents are skipped.
-        deduplicate: Skip exact copies of documents.
+        language, min_characters, deduplicate: See `Recipe`.
         workers: Number of processes.
         max_bad: Largest fraction of bad rows that may be skipped; None to stop at the first one.
         beam: Options of Apache Beam; None to use processes of this machine.
@@ -79,8 +80,6 @@ def prepare(
     Raises:
         BadArgumentsError: `held_out` is not in [0, 1).
         UserError: A wrong corpus or tokenizer, or `out` is another store.
-
-    Source: ``create_pretraining_data.py`` of google-research/bert, for its text format.
     """
     if not 0 <= held_out < 1:
         raise BadArgumentsError(f"--held-out must be in [0, 1), not {held_out}")
