@@ -97,7 +97,7 @@ def documents_of_rows(
     position: Callable[[int], str],
     on_bad_row: OnBadRow,
 ) -> Iterator[Document]:
-    """Make documents of rows.
+    """Make documents of rows; those of empty texts are empty.
 
     Args:
         rows: The rows, each with its number or offset; a row that cannot be read is a BadRowError.
@@ -105,7 +105,7 @@ def documents_of_rows(
         position: Turns a number or offset into a position for messages.
         on_bad_row: Called for each row without a text.
     """
-    document: Document = []
+    document: Document | None = None
     previous: Any = None
     for number, row in rows:
         try:
@@ -116,10 +116,11 @@ def documents_of_rows(
         except BadRowError as error:
             on_bad_row(position(number), str(error))
             continue
-        if document and (key is None or key != previous):
+        if document is not None and key is not None and key == previous:
+            document.extend(lines)
+            continue
+        if document is not None:
             yield document
-            document = []
-        document = document + lines if document else lines
-        previous = key
-    if document:
+        document, previous = lines, key
+    if document is not None:
         yield document

@@ -36,7 +36,10 @@ class Piece(Protocol):
         """Name of the file or data set, for messages."""
 
     def documents(self, on_bad_row: OnBadRow = stop_at) -> Iterator[Document]:
-        """Read the documents; call `on_bad_row` for each row without one."""
+        """Read the documents; call `on_bad_row` for each row without one.
+
+        Only a row with an empty text gives an empty document.
+        """
 
 
 class Source(ABC):

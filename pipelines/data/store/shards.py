@@ -146,6 +146,9 @@ def make_shard(job: Job, block: Block) -> dict[str, Any]:
         if characters < job.recipe.min_characters:
             record["too_short"] += 1
             continue
+        if not document:
+            record["empty"] += 1
+            continue
         record["characters"] += characters
         hashes.append(hashlib.blake2b("\n".join(document).encode(), digest_size=16).digest())
         documents.append(

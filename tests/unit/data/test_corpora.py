@@ -35,7 +35,7 @@ def test_json_lines_are_documents(tmp_path: Path) -> None:
     lines = [{"text": "One.\n\nTwo."}, {"text": ""}, {"text": "Three."}]
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)) + "\n\n", "utf-8")
-    assert list(open_corpus(f"jsonl:{file}").documents()) == [["One.", "Two."], ["Three."]]
+    assert list(open_corpus(f"jsonl:{file}").documents()) == [["One.", "Two."], [], ["Three."]]
     file.write_text('{"body": "Zwei"}\n', "utf-8")
     assert list(open_corpus(f"jsonl:{file}#body").documents()) == [["Zwei"]]
     with pytest.raises(BadInputError, match=r"line 1: .*no field 'text'"):

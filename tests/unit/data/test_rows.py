@@ -14,6 +14,7 @@ import pytest
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.corpora import open_corpus
 from pipelines.data.sources.registry import open_source
+from pipelines.data.store.prepare import prepare
 from support.commands import ROOT
 from support.row_files import WRITERS, write_jsonl, write_parquet
 
@@ -170,3 +171,13 @@ def test_a_nested_field_is_named_as_a_whole(tmp_path: Path) -> None:
     assert documents(f"{spec}#a.b") == [["B."]]
     with pytest.raises(BadInputError, match=r"'page\.text'"):
         documents(f"{spec}#page.text")
+
+
+@each
+def test_empty_texts_are_counted(scheme: str, tokenizer_dir: Path, tmp_path: Path) -> None:
+    rows = [{"text": row["text"] if number % 3 else ""} for number, row in enumerate(ROWS)]
+    (tmp_path / "data").mkdir()
+    spec = WRITERS[scheme](tmp_path / "data", rows)
+    ledger = prepare([spec], tokenizer_dir, tmp_path / "store", 0.0, deduplicate=False)
+    assert ledger.counts["read"] == len(rows)
+    assert ledger.counts["empty"] == sum(not row["text"] for row in rows)
