@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,7 @@ from support.jobs import start_two, wait_for_all
 from support.shared import Shared
 from tpu.config import SubmittedConfig
 from tpu.launch.request import read_launch
+from tpu.rehearsal.fake_validation import ApiError
 from tpu.rehearsal.local import Emulation, emulated, on_workers, rehearse
 from tpu.rehearsal.process_cleanup import processes
 
@@ -192,7 +194,8 @@ def test_killed_terminated_stopped_and_preempted_it_ends_with_the_same_bits(
     assert faults.injected == ["kill", "terminate", "stop", "preempt"]
     first, second = status_files.read_status(run)[0].attempts
     assert (first.ended, second.ended) == ("preempted", "done")
-    assert emulation.cloud.state(read_launch(run).name) == ""
+    with pytest.raises(ApiError):
+        emulation.cloud.call("GetQueuedResource", SimpleNamespace(name=read_launch(run).name))
     assert emulation.vms.running == {}
     log = "".join(path.read_text("utf-8") for path in (run / "logs").glob("*/*.log"))
     assert "no step was done for 30 seconds" in log, log  # the peer of the one that was stopped

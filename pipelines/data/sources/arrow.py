@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,12 +10,14 @@ from itertools import islice
 from typing import Any
 
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
-from pipelines.data.sources.locations import File, find, is_url, readable
+from pipelines.data.sources.locations import File, escaped, find, is_url, readable
 from pipelines.data.sources.rows import Fields
 from pipelines.data.sources.source import Piece, Source
-from pipelines.data.sources.tables import Table, rows_of_batch, table_pieces
+from pipelines.data.sources.tables import Table, check_file, rows_of_batch, table_pieces
 
 _FILE_MAGIC = b"ARROW1"
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream
+_STATE = "state.json"
 _BATCH = 1024  # rows that become Python objects together
 
 
@@ -63,6 +66,10 @@ def _batches(file: File) -> Iterator[Iterator[Any]]:
                 reader = pyarrow.ipc.open_file(source)
                 yield map(reader.get_batch, range(reader.num_record_batches))
             else:
+                # Otherwise, pyarrow takes a stream that was cut for a shorter one.
+                content.seek(-min(len(_END), file.size), io.SEEK_END)
+                if content.read() != _END:
+                    raise BadInputError(f"{file} is damaged: its end is missing; restore it")
                 yield iter(pyarrow.ipc.open_stream(source))
         except (pyarrow.ArrowException, OSError) as error:
             text = " ".join(str(error).split())[:200]
@@ -120,27 +127,32 @@ def _data_files(folder: str, split: str, spec: str) -> list[File]:
             names = ", ".join(map(str, splits)) or "none: the folder is one data set"
             raise BadInputError(f"corpus {spec!r} has no split {split!r}; its splits are {names}")
         folder = f"{folder}/{split}"
-    files = _listed_names(f"{folder}/state.json")
-    if files:
-        listed = [file for name in files for file in find(f"{folder}/{name}")]
-        if len(listed) != len(files):
-            raise BadInputError(
-                f"{folder}/state.json lists {len(files)} files, but {len(listed)} exist; copy the"
-                " whole folder again"
-            )
-        return listed
-    listed = find(f"{folder}/*.arrow")
-    if not listed:
+    files = _listed_names(f"{folder}/{_STATE}")
+    if not files:
         raise BadInputError(
-            f"corpus {spec!r}: {folder} has no Arrow files; give a folder that save_to_disk"
-            f" wrote, as in {Arrow.form}"
+            f"corpus {spec!r}: {folder} has no {_STATE}; give a folder that save_to_disk wrote, as"
+            f" in {Arrow.form}"
         )
+    listed = [file for name in files for file in find(escaped(f"{folder}/{name}"))]
+    if len(listed) != len(files):
+        raise BadInputError(
+            f"{folder}/{_STATE} lists {len(files)} files, but {len(listed)} exist; copy the whole"
+            " folder again"
+        )
+    for file in listed:
+        check_file(file, Arrow.scheme, folder)
     return listed
 
 
 def _listed_names(state: str) -> list[str]:
     """Return the names of the Arrow files that a data set lists; none if it has no list."""
-    entries = _json_of(state).get("_data_files") or []
+    content = _json_of(state)
+    if content.get("_indices_data_files"):
+        raise BadInputError(
+            f"{state}: rows were selected or sorted without being written; save the data set again"
+            " with datasets 2 or later"
+        )
+    entries = content.get("_data_files") or []
     try:
         names = [entry["filename"] for entry in entries]
     except (TypeError, KeyError):
@@ -153,7 +165,7 @@ def _listed_names(state: str) -> list[str]:
 
 def _json_of(name: str) -> dict[str, Any]:
     """Read a JSON object; an empty one if there is no such file."""
-    for file in find(name):
+    for file in find(escaped(name)):
         with readable(file), file.open() as content:
             try:
                 value = json.load(content)

@@ -14,7 +14,7 @@ from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.array_record import ArrayRecordTable
-from pipelines.data.sources.locations import find, is_url
+from pipelines.data.sources.locations import escaped, find, is_url
 from pipelines.data.sources.parquet import ParquetTable
 from pipelines.data.sources.tables import Table
 from pipelines.data.sources.tf_examples import row_of
@@ -64,11 +64,13 @@ class DatasetTable(Table):
         stored: The table of the whole file.
         first: The first row of the split.
         number: Rows of the split.
+        total: Rows of the file.
     """
 
     stored: Table
     first: int
     number: int
+    total: int
 
     def count(self) -> int:
         return self.number
@@ -84,7 +86,10 @@ class DatasetTable(Table):
             BadInputError: The file is damaged.
         """
         start, end = self.first + start, self.first + end
-        if isinstance(self.stored, TfRecordTable | ArrayRecordTable):
+        if isinstance(self.stored, TfRecordTable):
+            yield from self.stored.records(start, end, self.total)
+            return
+        if isinstance(self.stored, ArrayRecordTable):
             yield from self.stored.records(start, end)
             return
         for row in self.stored.rows(start, end, [_PARQUET_COLUMN]):
@@ -173,7 +178,7 @@ def tables_of_split(builder: Any, split: str) -> list[DatasetTable]:
     tables = []
     for part in instructions:
         path = str(part.filename).replace(f".{stored_as}-", f".{readable_as}-")
-        files = find(path)
+        files = find(escaped(path))
         if not files:
             raise BadInputError(
                 f"{path} is missing; move {builder.data_dir} away to prepare it again"
@@ -181,7 +186,7 @@ def tables_of_split(builder: Any, split: str) -> list[DatasetTable]:
         stored = _TABLES[readable_as](files[0])
         _check_count(stored, part.examples_in_shard)
         number = part.examples_in_shard - part.skip if part.take < 0 else part.take
-        tables.append(DatasetTable(files[0], stored, part.skip, number))
+        tables.append(DatasetTable(files[0], stored, part.skip, number, part.examples_in_shard))
     return tables
 
 
@@ -243,9 +248,9 @@ def open_builder(name: str) -> Any:
 
 def _check_folder(folder: str) -> None:
     """Refuse a folder that is not that of one version of a data set."""
-    if find(f"{folder}/{_INFO}"):
+    if find(escaped(f"{folder}/{_INFO}")):
         return
-    below = [file.name.removesuffix(f"/{_INFO}") for file in find(f"{folder}/**/{_INFO}")]
+    below = [file.name.removesuffix(f"/{_INFO}") for file in find(f"{escaped(folder)}/**/{_INFO}")]
     remedy = f"choose {' or '.join(below[:3])}" if below else "check its name"
     raise BadInputError(f"{folder} has no {_INFO}; {remedy}")
 

@@ -78,7 +78,7 @@ class JsonArrays(FileSource):
             keys = [value_of(each, self._fields.key) for each in (row, following)]
         except BadRowError:
             return not self._fields.key
-        return bool(keys[0] != keys[1])
+        return keys[1] is None or bool(keys[0] != keys[1])
 
 
 def _objects(file: File, pattern: str) -> Iterator[Any]:

@@ -54,7 +54,7 @@ class JsonLines(SpanSource):
                 keys.append(value_of(parsed(text), self._fields.key))
             except BadRowError:
                 return False
-        return bool(keys[0] != keys[1])
+        return keys[1] is None or bool(keys[0] != keys[1])
 
     def piece(self, span: Span) -> JsonPiece:
         """See `SpanSource.piece`."""
@@ -64,7 +64,7 @@ class JsonLines(SpanSource):
 def parsed(line: bytes) -> Any:
     """Parse a line; return a BadRowError if it is not JSON."""
     try:
-        return json.loads(line)
+        return json.loads(line.replace(b"\0", b""))  # as BERT does
     except UnicodeDecodeError as error:
         return BadRowError(f"byte {error.start + 1} of the line is not UTF-8")
     except json.JSONDecodeError as error:

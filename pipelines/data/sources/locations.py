@@ -61,6 +61,11 @@ def is_url(name: str) -> bool:
     return bool(separator) and protocol.isalnum()
 
 
+def escaped(name: str) -> str:
+    """Return the pattern that matches a path alone; a URL is not changed."""
+    return name if is_url(name) else glob.escape(name)
+
+
 def find(pattern: str) -> list[File]:
     """List the files that match a pattern, sorted by name; `pattern` is a path or a URL.
 

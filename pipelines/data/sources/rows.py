@@ -111,16 +111,18 @@ def documents_of_rows(
         try:
             if isinstance(row, BadRowError):
                 raise row
-            lines = paragraphs(fields.text_of(row))
             key = value_of(row, fields.key) if fields.key else None
+            if document is not None and (key is None or key != previous):
+                yield document
+                document = None
+            previous = key
+            lines = paragraphs(fields.text_of(row))
         except BadRowError as error:
             on_bad_row(position(number), str(error))
             continue
-        if document is not None and key is not None and key == previous:
+        if document is None:
+            document = lines
+        else:
             document.extend(lines)
-            continue
-        if document is not None:
-            yield document
-        document, previous = lines, key
     if document is not None:
         yield document

@@ -50,6 +50,9 @@ class Table(ABC):
         ]
 
 
+_NO_KEY = object()
+
+
 @dataclass(frozen=True)
 class RowPiece(Piece):
     """Rows `start` to `end` - 1 of a table.
@@ -77,27 +80,44 @@ class RowPiece(Piece):
         return enumerate(self.table.rows(start, end, self.fields.columns), start)
 
     def _grouped_rows(self) -> Iterator[tuple[int, Any]]:
-        first = max(0, self.start - 1)
-        previous: Any = None
-        is_own = self.start == 0
-        for number, row in self._rows(first, self.table.count()):
+        previous = self._key_before_start()
+        is_own = previous is _NO_KEY
+        for number, row in self._rows(self.start, self.table.count()):
             key = self._key(row)
+            if key is _NO_KEY:  # a bad row, which belongs to no document
+                if number < self.end:
+                    yield number, row
+                continue
             starts_document = key is None or key != previous
             if number >= self.end and (starts_document or not is_own):
                 return
-            is_own = is_own or (number >= self.start and starts_document)
+            is_own = is_own or starts_document
             if is_own:
                 yield number, row
-            previous = previous if isinstance(row, BadRowError) else key
+            previous = key
+
+    def _key_before_start(self) -> Any:
+        """Return the key of the last row before the piece that has one."""
+        for number in range(self.start - 1, -1, -1):
+            for _, row in self._rows(number, number + 1):
+                if (key := self._key(row)) is not _NO_KEY:
+                    return key
+        return _NO_KEY
 
     def _key(self, row: Any) -> Any:
         try:
             return value_of(row, self.fields.key)
         except BadRowError:
-            return None
+            return _NO_KEY
 
     def _position(self, number: int) -> str:
         return f"{self.table.file}, row {number + 1:,}"
+
+
+def check_file(file: File, scheme: str, pattern: str) -> None:
+    """Check the first bytes of a file; see `check_format`."""
+    with readable(file), file.open() as content:
+        check_format(content.peek()[:HEAD], file.name, scheme, pattern)
 
 
 def rows_of_batch(batch: Any) -> Iterator[Any]:
@@ -139,12 +159,11 @@ class TableFiles(FileSource):
         """Find the files; see `FileSource` for the errors."""
         super().__init__(spec)
         self._fields = Fields.parse(self.name.partition("#")[2])
+        for file in self.corpus_files:
+            check_file(file, self.scheme, self.pattern())
 
     def pattern(self) -> str:
         return self.name.partition("#")[0]
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
-        for file in self.corpus_files:
-            with readable(file), file.open() as content:
-                check_format(content.peek()[:HEAD], file.name, self.scheme, self.pattern())
         return table_pieces([self.table(file) for file in self.corpus_files], self._fields, size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
@@ -34,16 +35,20 @@ class TfRecordTable(Table):
         del columns
         return (row_of(record) for record in self.records(start, end))
 
-    def records(self, start: int, end: int) -> Iterator[bytes]:
+    def records(self, start: int, end: int, total: int = -1) -> Iterator[bytes]:
         """Yield the bytes of records `start` to `end` - 1.
 
+        Args:
+            start: The first record.
+            end: The record behind the last one.
+            total: Records of the file, if they are known.
+
         Raises:
-            BadInputError: The file is damaged.
+            BadInputError: The file is damaged, or has more records than `total`.
         """
         with readable(self.file), self.file.open() as content:
-            skipped = _skipped(content, self.file)
-            for _ in range(start):
-                next(skipped)
+            for _ in islice(_skipped(content, self.file), start):
+                pass
             for _ in range(start, end):
                 length = _length(content, self.file)
                 record = content.read(length)
@@ -51,6 +56,11 @@ class TfRecordTable(Table):
                 if masked_crc(record) != checksum:
                     raise _damaged(self.file, content.tell())
                 yield record
+            if end == total and content.tell() != self.file.size:
+                raise BadInputError(
+                    f"{self.file} has more than the {total:,} rows that dataset_info.json lists;"
+                    " prepare the data set again"
+                )
 
 
 def _skipped(content: io.BufferedReader, file: File) -> Iterator[None]:

@@ -34,7 +34,8 @@ class WarcPiece(SpanPiece):
                         f"{self.span.file} holds web pages, not their text; use the WET file of the"
                         " same crawl, or extract the text and read it with jsonl:"
                     )
-                if kind != b"conversion" or headers.get(b"content-type") != b"text/plain":
+                content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+                if kind != b"conversion" or content_type != b"text/plain":
                     continue
                 try:
                     document = paragraphs(payload.decode())

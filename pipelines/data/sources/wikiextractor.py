@@ -13,7 +13,7 @@ from pipelines.data.sources.files import Span, SpanPiece, SpanSource
 from pipelines.data.sources.source import OnBadRow, stop_at
 
 _START = re.compile(r"<doc\s[^\n]*>\s*$")
-_TITLE = re.compile(r'\btitle="([^"\n]*)"')
+_TITLE = re.compile(r'\btitle="(.*)"\s*>\s*$')  # it may contain quotes
 _END = "</doc>"
 
 

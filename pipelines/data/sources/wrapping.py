@@ -13,6 +13,7 @@ _WIDTHS = range(40, 121)
 _MIN_LINES = 8
 # Of a wrapped text, nearly all lines within a paragraph are almost full.
 _FULL, _MOST = 0.75, 0.8
+_WIDEST = 0.95
 _ENDS = (".", "!", "?", '."', '!"', '?"', ".\u201d", "!\u201d", "?\u201d")
 # textwrap and most editors also break a line behind a hyphen.
 _HYPHEN = re.compile(r"\w-$")
@@ -24,7 +25,8 @@ def is_wrapped(paragraphs: Iterable[Sequence[str]]) -> bool:
     inner = [line for lines in multiple for line in lines[:-1]]
     if len(inner) < _MIN_LINES:
         return False
-    width = max(len(line) for lines in multiple for line in lines)
+    # Not the longest line, which may be an address or a heading that was not cut.
+    width = sorted(map(len, inner))[int(_WIDEST * (len(inner) - 1))]
     full = sum(len(line) >= _FULL * width for line in inner)
     ended = sum(line.endswith(_ENDS) for line in inner)
     return width in _WIDTHS and full >= _MOST * len(inner) and ended < len(inner) / 2

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -13,7 +16,10 @@ import pytest
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.corpora import open_corpus
+from pipelines.data.sources.locations import File
 from pipelines.data.sources.registry import open_source
+from pipelines.data.sources.rows import BadRowError, Fields
+from pipelines.data.sources.tables import RowPiece, Table
 from pipelines.data.store.prepare import prepare
 from support.commands import ROOT
 from support.row_files import WRITERS, write_jsonl, write_parquet
@@ -181,3 +187,51 @@ def test_empty_texts_are_counted(scheme: str, tokenizer_dir: Path, tmp_path: Pat
     ledger = prepare([spec], tokenizer_dir, tmp_path / "store", 0.0, deduplicate=False)
     assert ledger.counts["read"] == len(rows)
     assert ledger.counts["empty"] == sum(not row["text"] for row in rows)
+
+
+def test_a_bad_row_between_two_pieces_repeats_nothing(tmp_path: Path) -> None:
+    rows = [
+        {"text": "A 0.", "doc": "a"}, {"text": "?", "doc": "a"}, {"text": "A 2.", "doc": "a"},
+        {"text": None, "doc": "b"}, {"text": "B 4.", "doc": "b"}, {"text": "C 5."},
+    ]  # fmt: skip
+    table = BrokenTable(File(f"{tmp_path}/a", 1), tuple(rows))
+    for cut in range(1, len(rows)):
+        bad: list[str] = []
+        pieces = [
+            RowPiece(table, Fields("text", "doc"), *ends) for ends in ((0, cut), (cut, len(rows)))
+        ]
+        found = [
+            document
+            for piece in pieces
+            for document in piece.documents(lambda position, _, bad=bad: bad.append(position))
+        ]
+        assert found == [["A 0.", "A 2."], ["B 4."]], cut
+        assert [position[-5:] for position in bad] == ["row 2", "row 4", "row 6"], cut
+
+
+@dataclass(frozen=True)
+class BrokenTable(Table):
+    """Rows in memory; the text "?" stands for a row that cannot be parsed."""
+
+    all_rows: tuple[dict[str, Any], ...]
+
+    def count(self) -> int:
+        return len(self.all_rows)
+
+    def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
+        for row in self.all_rows[start:end]:
+            yield BadRowError("broken") if row["text"] == "?" else row
+
+
+def test_a_stream_that_is_cut_between_batches_is_refused(tmp_path: Path) -> None:
+    spec = WRITERS["arrow"](tmp_path, ROWS)
+    content = (tmp_path / "a.arrow").read_bytes()
+    (tmp_path / "a.arrow").write_bytes(content[:-8])
+    with pytest.raises(BadInputError, match="end is missing"):
+        documents(spec)
+
+
+def test_a_folder_may_have_the_characters_of_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]"
+    folder.mkdir()
+    assert len(documents(WRITERS["arrow"](folder, ROWS))) == len(ROWS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from docs import generated
 from pipelines.commands import cli
+from pipelines.data.sources import wikipedia
 from pipelines.data.sources.files import SpanSource
 from pipelines.data.sources.registry import SOURCES, corpus_help, open_source
 from pipelines.data.sources.source import Source
@@ -172,3 +174,35 @@ def test_lines_of_a_document_are_joined(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A story of a well-\nknown cook.\n\nAnother\none.\n", "utf-8")
     source = open_source(f"text:{tmp_path}/a.txt#join")
     assert documents(source, 1) == [["A story of a well-known cook."], ["Another one."]]
+
+
+def test_markup_of_wikipedia() -> None:
+    text = (
+        "__NOTOC__ '''A''' [[Re:Zero|show]] of [[B (c)|b]]{{x|y}}.<ref>z</ref>\n"
+        "[[File:a.png|thumb|p]]\n* item\n== Head ==\n"
+        "[[de:A]] [[Datei:b.png|q]] [[Kategorie:D]] [[:File:e|link]] &amp; more"
+    )
+    hidden = frozenset({"file", "datei", "kategorie"})
+    lines = [line.strip() for line in wikipedia.prose(text, hidden).split("\n") if line.strip()]
+    assert lines == ["A show of b.", "link & more"]
+
+
+def test_titles_of_wikiextractor_may_have_quotes(tmp_path: Path) -> None:
+    text = '<doc id="1" url="u" title=""Heroes" (song)">\n"Heroes" (song)\n\nA song.\n</doc>\n'
+    (tmp_path / "wiki_00").write_text(text, "utf-8")
+    assert documents(open_source(f"wikiextractor:{tmp_path}/wiki_00"), 1) == [["A song."]]
+
+
+def test_the_type_of_a_web_page_may_have_parameters(tmp_path: Path) -> None:
+    (source,) = (source for source in SOURCES if source.scheme == "warc")
+    assert source.example_file is not None
+    text = source.example_file[1].replace("text/plain", "Text/Plain; charset=utf-8")
+    (tmp_path / "a.wet").write_text(text, "utf-8", newline="")
+    assert len(documents(open_source(f"warc:{tmp_path}/a.wet"), 1)) == 1
+
+
+def test_one_long_line_does_not_hide_that_lines_are_wrapped(tmp_path: Path) -> None:
+    lines = textwrap.wrap("The old cook of the ship carries some bread to the captain. " * 40, 70)
+    (tmp_path / "a.txt").write_text("\n".join([*lines, "", "u" * 300, "v", ""]), "utf-8")
+    ((first, *_),) = documents(open_source(f"files:{tmp_path}/a.txt"), 1)
+    assert len(first) > 2000
