@@ -70,6 +70,7 @@ def _batches(file: File) -> Iterator[Iterator[Any]]:
                 content.seek(-min(len(_END), file.size), io.SEEK_END)
                 if content.read() != _END:
                     raise BadInputError(f"{file} is damaged: its end is missing; restore it")
+                content.seek(0)
                 yield iter(pyarrow.ipc.open_stream(source))
         except (pyarrow.ArrowException, OSError) as error:
             text = " ".join(str(error).split())[:200]

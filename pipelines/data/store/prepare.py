@@ -1,7 +1,4 @@
-"""Turn a corpus into a token store.
-
-Source of the format of text: ``create_pretraining_data.py`` of google-research/bert.
-"""
+"""Turn a corpus into a token store."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bert_jax.runtime.console import progress, say, summary
-from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.corpora import Block, Corpus, open_corpus
 from pipelines.data.store.assemble import assemble
 from pipelines.data.store.beam_runner import run_beam
@@ -67,7 +64,9 @@ def prepare(
         held_out: Fraction of the documents that is held out, in [0, 1).
         sentences: "lines" if every line is a sentence, "split" to split lines into sentences,
             "auto" to decide by the text.
-        language, min_characters, deduplicate: See `Recipe`.
+        language: ISO 639 code for splitting; see `Recipe` for this and the next two.
+        min_characters: Shorter documents are skipped.
+        deduplicate: Skip exact copies of documents.
         workers: Number of processes.
         max_bad: Largest fraction of bad rows that may be skipped; None to stop at the first one.
         beam: Options of Apache Beam; None to use processes of this machine.
@@ -80,9 +79,9 @@ def prepare(
     Raises:
         BadArgumentsError: `held_out` is not in [0, 1).
         UserError: A wrong corpus or tokenizer, or `out` is another store.
+
+    Source: ``create_pretraining_data.py`` of google-research/bert, for its text format.
     """
-    if not 0 <= held_out < 1:
-        raise BadArgumentsError(f"--held-out must be in [0, 1), not {held_out}")
     started = time.monotonic()
     own(out, "--out", (LEDGER, WORK))
     corpus = open_corpus(*specs)
@@ -94,10 +93,7 @@ def prepare(
     if (out / LEDGER).is_file():
         return _check_finished(out, spec)
     with _full_disk_explained(out), _work_folder(job, spec, tokenizer):
-        if beam is not None:
-            run_beam(job, corpus, beam, bucket)
-        else:
-            _make_shards(job, corpus, tokenizer, workers, scheduler)
+        _make_shards(job, corpus, tokenizer, workers, scheduler, beam, bucket)
         ledger = assemble(job, corpus, tokenizer, max_bad or 0.0)
     _report(ledger, out, started)
     return ledger
@@ -143,7 +139,12 @@ def _make_shards(
     tokenizer: tokenizers.Tokenizer,
     workers: int,
     scheduler: str | None,
+    beam: Sequence[str] | None,
+    bucket: str,
 ) -> None:
+    if beam is not None:
+        run_beam(job, corpus, beam, bucket)
+        return
     with _progress(job, corpus, tokenizer) as on_block:
         if scheduler is not None:
             run_dask(job, corpus, scheduler, on_block)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.runtime.errors import BadInputError, UserError
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
 from pipelines.data.sources.corpora import Block, Corpus
 from pipelines.data.sources.documents import split_sentences
 from pipelines.data.sources.source import stop_at
@@ -71,6 +71,11 @@ class Recipe:
     whole_lines: tuple[bool, ...]
     min_characters: int
     deduplicate: bool
+
+    def __post_init__(self) -> None:
+        """Check the fraction of held-out documents."""
+        if not 0 <= self.heldout < 1:
+            raise BadArgumentsError(f"--held-out must be in [0, 1), not {self.heldout}")
 
 
 @dataclass(frozen=True)
