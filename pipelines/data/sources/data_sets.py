@@ -21,7 +21,6 @@ from pipelines.data.sources.tf_examples import row_of
 from pipelines.data.sources.tfrecord import TfRecordTable
 
 TFDS = "tfds:"
-FORM = "tfds:NAME[/CONFIG][:VERSION]:SPLIT"
 
 # A version consists of digits and dots, a split may be train[:10%]+test, and a name may be a path.
 _NAME = re.compile(

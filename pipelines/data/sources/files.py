@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.decompression import DECOMPRESSORS, EXPANSION, decompressed
+from pipelines.data.sources.decompression import EXPANSION
 from pipelines.data.sources.documents import Document
 from pipelines.data.sources.locations import File, find, is_folder, readable
 from pipelines.data.sources.recognition import HEAD, check_format
@@ -116,8 +116,11 @@ class FileSource(Source):
     """Files that match a pattern, in the order of their names.
 
     Attributes:
+        has_fragment: Whether ``#…`` may follow the pattern.
         corpus_files: The files.
     """
+
+    has_fragment: ClassVar[bool] = False
 
     def __init__(self, spec: str) -> None:
         """Find the files.
@@ -135,8 +138,12 @@ class FileSource(Source):
             raise BadInputError(f"corpus {spec!r}: no file matches {pattern}; {hint}")
 
     def pattern(self) -> str:
-        """Return the pattern of the file names; subclasses remove what follows it."""
-        return self.name
+        """Return the pattern of the file names."""
+        return self.name.partition("#")[0] if self.has_fragment else self.name
+
+    def fragment(self) -> str:
+        """Return what follows the pattern."""
+        return self.name.partition("#")[2]
 
     def size(self) -> int:
         return sum(map(text_size, self.corpus_files))
@@ -206,10 +213,8 @@ class FileCutter:
         self._position = self._lines = 0
         self._unread = self._end = b""
         with readable(file):
-            self._file = file.open()
-            self._compressed = file.suffix in DECOMPRESSORS
-            if self._compressed:
-                self._file = decompressed(self._file, file.suffix)
+            self._file = file.open_text()
+            self._compressed = file.is_compressed
             try:
                 head = self._file.peek()[:HEAD]
                 check_format(head, file.name, source.scheme, source.pattern())
@@ -299,7 +304,7 @@ class FileCutter:
 
 def text_size(file: File) -> int:
     """Return the bytes of text in a file, or an estimate if it is compressed."""
-    return file.size * (EXPANSION if file.suffix in DECOMPRESSORS else 1)
+    return file.size * (EXPANSION if file.is_compressed else 1)
 
 
 def too_long(file: File, offset: int) -> BadInputError:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.decompression import DECOMPRESSORS, decompressed
 from pipelines.data.sources.documents import Document
 from pipelines.data.sources.files import FileSource, text_size
 from pipelines.data.sources.locations import File, readable
 from pipelines.data.sources.recognition import HEAD, check_format
-from pipelines.data.sources.rows import BadRowError, Fields, documents_of_rows, value_of
+from pipelines.data.sources.rows import Fields, documents_of_rows
 from pipelines.data.sources.source import OnBadRow, Piece, stop_at
 
 
@@ -42,6 +41,7 @@ class JsonArrays(FileSource):
     """Files with an array of objects each."""
 
     scheme = "json"
+    has_fragment = True
     form = "json:GLOB[#FIELD[@KEY]]"
     summary = 'a JSON array of objects per file; the text is in FIELD (default "text")'
     example = "json:stories.json#body"
@@ -53,10 +53,7 @@ class JsonArrays(FileSource):
     def __init__(self, spec: str) -> None:
         """Find the files; see `FileSource` for the errors."""
         super().__init__(spec)
-        self._fields = Fields.parse(self.name.partition("#")[2])
-
-    def pattern(self) -> str:
-        return self.name.partition("#")[0]
+        self._fields = Fields.parse(self.fragment())
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         for file in self.corpus_files:
@@ -64,7 +61,7 @@ class JsonArrays(FileSource):
             first = total = 0
             remaining = text_size(file)
             for row in _objects(file, self.pattern()):
-                if total >= size and self._may_cut(carried[-1], row):
+                if total >= size and self._fields.may_cut(carried[-1], row):
                     yield (CarriedRows(file, self._fields, first, tuple(carried)),), total
                     remaining -= total
                     first, total, carried = first + len(carried), 0, []
@@ -72,13 +69,6 @@ class JsonArrays(FileSource):
                 total += len(str(row))
             if carried:
                 yield (CarriedRows(file, self._fields, first, tuple(carried)),), max(0, remaining)
-
-    def _may_cut(self, row: Any, following: Any) -> bool:
-        try:
-            keys = [value_of(each, self._fields.key) for each in (row, following)]
-        except BadRowError:
-            return not self._fields.key
-        return keys[1] is None or bool(keys[0] != keys[1])
 
 
 def _objects(file: File, pattern: str) -> Iterator[Any]:
@@ -89,10 +79,7 @@ def _objects(file: File, pattern: str) -> Iterator[Any]:
     """
     import ijson
 
-    with readable(file), file.open() as content:
-        text = content
-        if file.suffix in DECOMPRESSORS:
-            text = decompressed(content, file.suffix)
+    with readable(file), file.open_text() as text:
         head = text.peek()[:HEAD]
         check_format(head, file.name, JsonArrays.scheme, pattern)
         if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):

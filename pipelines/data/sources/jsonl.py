@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.data.sources.documents import Document
 from pipelines.data.sources.files import Span, SpanPiece, SpanSource
-from pipelines.data.sources.rows import BadRowError, Fields, documents_of_rows, value_of
+from pipelines.data.sources.rows import BadRowError, Fields, documents_of_rows
 from pipelines.data.sources.source import OnBadRow, stop_at
 
 
@@ -29,6 +29,7 @@ class JsonLines(SpanSource):
     """JSON Lines files, plain or compressed."""
 
     scheme = "jsonl"
+    has_fragment = True
     form = "jsonl:GLOB[#FIELD[@KEY]]"
     summary = (
         'a JSON object per line, with the text of a document in FIELD (default "text"); with KEY,'
@@ -40,21 +41,12 @@ class JsonLines(SpanSource):
     def __init__(self, spec: str) -> None:
         """Find the files; see `FileSource` for the errors."""
         super().__init__(spec)
-        self._fields = Fields.parse(self.name.partition("#")[2])
+        self._fields = Fields.parse(self.fragment())
         self.document_per_line = not self._fields.key
-
-    def pattern(self) -> str:
-        return self.name.partition("#")[0]
 
     def is_boundary(self, line: bytes, following: bytes) -> bool:
         """See `SpanSource.is_boundary`; a group of rows is not cut."""
-        keys = []
-        for text in (line, following):
-            try:
-                keys.append(value_of(parsed(text), self._fields.key))
-            except BadRowError:
-                return False
-        return keys[1] is None or bool(keys[0] != keys[1])
+        return self._fields.may_cut(parsed(line), parsed(following))
 
     def piece(self, span: Span) -> JsonPiece:
         """See `SpanSource.piece`."""

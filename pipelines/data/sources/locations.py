@@ -21,7 +21,7 @@ from typing import Any
 from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import check_kind
 from pipelines.data.sources import remote
-from pipelines.data.sources.decompression import DecompressionError
+from pipelines.data.sources.decompression import DECOMPRESSORS, DecompressionError, decompressed
 
 _BUFFER = 1 << 22  # bytes of one request
 _HTTP = ("http", "https")
@@ -53,6 +53,16 @@ class File:
         if is_url(self.name):
             return io.BufferedReader(_RangeReader(self), _BUFFER)
         return Path(self.name).open("rb")
+
+    def open_text(self) -> io.BufferedReader:
+        """Open the file; decompress it if its suffix says so."""
+        content = self.open()
+        return decompressed(content, self.suffix) if self.is_compressed else content
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the suffix is that of a compressed file."""
+        return self.suffix in DECOMPRESSORS
 
 
 def is_url(name: str) -> bool:

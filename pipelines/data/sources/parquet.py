@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -130,6 +131,10 @@ class Parquet(TableFiles):
 
     def size(self) -> int:
         """See `Source.size`; only the fields that are read count."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:
         total = 0
         for file in self.corpus_files:
             with opened(file) as parquet:

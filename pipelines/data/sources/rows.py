@@ -50,6 +50,16 @@ class Fields:
         """The names of the fields, for formats that store columns."""
         return [self.text, self.key] if self.key else [self.text]
 
+    def may_cut(self, row: Any, following: Any) -> bool:
+        """Return whether a document ends between two rows; not beside a row without a key."""
+        if not self.key:
+            return True
+        try:
+            keys = [value_of(each, self.key) for each in (row, following)]
+        except BadRowError:
+            return False
+        return keys[1] is None or bool(keys[0] != keys[1])
+
     def text_of(self, row: Any) -> str:
         """Return the text of a row.
 

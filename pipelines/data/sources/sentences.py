@@ -102,7 +102,7 @@ def _suspect(language: str) -> re.Pattern[str]:
 
 
 def _decide(match: re.Match[str], language: str) -> str:
-    """Return a newline if a sentence ends at the match, and nothing if it goes on."""
+    """Return a newline if a sentence ends at the match, and nothing if it continues."""
     text, start, end = match.string, match.start(), match.end()
     if start == 0 or text[start - 1] == "\n":  # the first sentence of a line
         return "\n"

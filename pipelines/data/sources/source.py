@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol
 
 from bert_jax.runtime.errors import BadInputError
@@ -40,6 +40,22 @@ class Piece(Protocol):
 
         Only a row with an empty text gives an empty document.
         """
+
+
+def grouped(
+    pieces: Iterable[tuple[Piece, int]], size: int
+) -> Iterator[tuple[tuple[Piece, ...], int]]:
+    """Group pieces, each with its bytes, to about `size` bytes; see `Source.pieces`."""
+    group: list[Piece] = []
+    total = 0
+    for piece, bytes_of_piece in pieces:
+        group.append(piece)
+        total += bytes_of_piece
+        if total >= size:
+            yield tuple(group), total
+            group, total = [], 0
+    if group:
+        yield tuple(group), total
 
 
 class Source(ABC):

@@ -12,7 +12,7 @@ from pipelines.data.sources.files import FileSource
 from pipelines.data.sources.locations import File, readable
 from pipelines.data.sources.recognition import HEAD, check_format
 from pipelines.data.sources.rows import BadRowError, Fields, documents_of_rows, value_of
-from pipelines.data.sources.source import OnBadRow, Piece, stop_at
+from pipelines.data.sources.source import OnBadRow, Piece, grouped, stop_at
 
 
 @dataclass(frozen=True)
@@ -136,34 +136,29 @@ def table_pieces(
     tables: Sequence[Table], fields: Fields, size: int
 ) -> Iterator[tuple[tuple[Piece, ...], int]]:
     """Cut tables, one after the other; see `Source.pieces`. Small tables are grouped."""
-    pieces: list[Piece] = []
-    total = 0
-    for table in tables:
-        start = 0
-        for end, run in table.cuts(size, fields.columns):
-            pieces.append(RowPiece(table, fields, start, end))
-            start, total = end, total + run
-            if total >= size:
-                yield tuple(pieces), total
-                pieces, total = [], 0
-    if pieces:
-        yield tuple(pieces), total
+
+    def pieces() -> Iterator[tuple[Piece, int]]:
+        for table in tables:
+            start = 0
+            for end, run in table.cuts(size, fields.columns):
+                yield RowPiece(table, fields, start, end), run
+                start = end
+
+    return grouped(pieces(), size)
 
 
 class TableFiles(FileSource):
     """Files of rows that match a pattern."""
 
+    has_fragment = True
     table: type[Table]
 
     def __init__(self, spec: str) -> None:
         """Find the files; see `FileSource` for the errors."""
         super().__init__(spec)
-        self._fields = Fields.parse(self.name.partition("#")[2])
+        self._fields = Fields.parse(self.fragment())
         for file in self.corpus_files:
             check_file(file, self.scheme, self.pattern())
-
-    def pattern(self) -> str:
-        return self.name.partition("#")[0]
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
         return table_pieces([self.table(file) for file in self.corpus_files], self._fields, size)

@@ -8,12 +8,11 @@ from itertools import groupby
 
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.sources import files
-from pipelines.data.sources.decompression import DECOMPRESSORS, decompressed
 from pipelines.data.sources.documents import Document
 from pipelines.data.sources.files import FileSource, Span, text_size, too_long
 from pipelines.data.sources.locations import File, readable
 from pipelines.data.sources.recognition import HEAD, check_format
-from pipelines.data.sources.source import OnBadRow, Piece, stop_at
+from pipelines.data.sources.source import OnBadRow, Piece, grouped, stop_at
 from pipelines.data.sources.wrapping import is_wrapped, joined
 
 _MODES = ("auto", "join", "keep")
@@ -51,10 +50,7 @@ class WholeFile(Piece):
             yield document
 
     def _content(self) -> bytes:
-        with readable(self.file), self.file.open() as file:
-            text = file
-            if self.file.suffix in DECOMPRESSORS:
-                text = decompressed(file, self.file.suffix)
+        with readable(self.file), self.file.open_text() as text:
             check_format(text.peek()[:HEAD], self.file.name, WholeFiles.scheme, self.file.name)
             content = text.read(files.MAX_DOCUMENT + 1)
         if len(content) > files.MAX_DOCUMENT:
@@ -66,6 +62,7 @@ class WholeFiles(FileSource):
     """UTF-8 text files; each one is a document."""
 
     scheme = "files"
+    has_fragment = True
     form = "files:GLOB[#join|#keep]"
     summary = (
         "UTF-8 text: a file is a document, and blank lines separate paragraphs; lines that were cut"
@@ -82,21 +79,10 @@ class WholeFiles(FileSource):
             BadInputError: No file matches.
         """
         super().__init__(spec)
-        self._mode = self.name.partition("#")[2] or _MODES[0]
+        self._mode = self.fragment() or _MODES[0]
         if self._mode not in _MODES:
             raise BadArgumentsError(f"corpus {spec!r}: #{self._mode} is unknown; write {self.form}")
 
-    def pattern(self) -> str:
-        return self.name.partition("#")[0]
-
     def pieces(self, size: int) -> Iterator[tuple[tuple[Piece, ...], int]]:
-        pieces: list[Piece] = []
-        total = 0
-        for file in self.corpus_files:
-            pieces.append(WholeFile(file, self._mode))
-            total += text_size(file)
-            if total >= size:
-                yield tuple(pieces), total
-                pieces, total = [], 0
-        if pieces:
-            yield tuple(pieces), total
+        files = ((WholeFile(file, self._mode), text_size(file)) for file in self.corpus_files)
+        return grouped(files, size)

@@ -13,7 +13,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.decompression import DECOMPRESSORS, decompressed
 from pipelines.data.sources.documents import Document, paragraphs
 from pipelines.data.sources.files import Span, SpanPiece, SpanSource
 from pipelines.data.sources.locations import readable
@@ -132,10 +131,7 @@ class Wikipedia(SpanSource):
         super().__init__(spec)
         names: set[str] = set()
         for file in self.corpus_files:
-            with readable(file), file.open() as content:
-                text = content
-                if file.suffix in DECOMPRESSORS:
-                    text = decompressed(content, file.suffix)
+            with readable(file), file.open_text() as text:
                 head = text.read(_SITE_INFO).partition(_OPEN)[0].decode("utf-8", "replace")
             names.update(map(str.casefold, _NAMESPACE.findall(head)))
         self._hidden = _HIDDEN | names
