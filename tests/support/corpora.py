@@ -36,6 +36,15 @@ def write_corpus(path: Path, documents: int, seed: int = 0) -> Path:
     return path
 
 
+def write_many(path: Path, documents: int) -> Path:
+    """Write a text of several blocks: about 600 bytes per document, a sentence per line."""
+    rng = random.Random(1)  # noqa: S311
+    texts = ["\n".join(story(rng, 14)) for _ in range(200)]
+    numbered = (f"{number} told.\n{texts[number % 200]}" for number in range(documents))
+    path.write_text("\n\n".join(numbered) + "\n", "utf-8")
+    return path
+
+
 def compressed(path: Path, suffix: str) -> Path:
     """Compress a file in two concatenated parts."""
     compress = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from pipelines.data.store.prepare import prepare
 from pipelines.data.store.shards import RECORD, Job, Recipe, make_shard
 from pipelines.data.store.token_store import LEDGER, TOKENIZER, WORK
 from support.commands import invoke, refused, start
-from support.corpora import compressed, content, story
+from support.corpora import compressed, content, write_many
 from support.dask_cluster import DaskCluster, dask_cluster
 from support.ports import free_address
 
@@ -29,12 +28,7 @@ FINISHED = f"{WORK}/*/{RECORD}"
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text of 24 megabytes, for twelve blocks."""
-    rng = random.Random(1)  # noqa: S311
-    texts = ["\n".join(story(rng, 14)) for _ in range(200)]
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    documents = (f"{number} told.\n{texts[number % 200]}" for number in range(40_000))
-    path.write_text("\n\n".join(documents) + "\n", "utf-8")
-    return path
+    return write_many(tmp_path_factory.mktemp("text") / "text.txt", 40_000)
 
 
 @pytest.fixture(scope="module")

@@ -21,19 +21,13 @@ from pipelines.data.store.token_store import LEDGER, SPLITS, WORK, Store
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.folders import exclusive
 from support.commands import invoke, refused, run_process, small_disk, start
-from support.corpora import compressed, content, story, write_corpus
+from support.corpora import compressed, content, write_corpus, write_many
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text of ten megabytes, for five blocks; one sentence per line."""
-    rng = random.Random(1)  # noqa: S311
-    texts = ["\n".join(story(rng, 14)) for _ in range(200)]
-    folder = tmp_path_factory.mktemp("large")
-    path = folder / "large text \u00fc.txt"
-    documents = (f"{number} told.\n{texts[number % 200]}" for number in range(17_000))
-    path.write_text("\n\n".join(documents) + "\n", "utf-8")
-    return path
+    return write_many(tmp_path_factory.mktemp("large") / "large text \u00fc.txt", 17_000)
 
 
 @pytest.fixture(scope="module")
