@@ -13,9 +13,10 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.tasks import sequences, table_reader
+from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
-from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tables.examples import Example, examples_of, texts
+from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 _MOST_LISTED = 10  # classes in a message
@@ -54,7 +55,7 @@ class Classification(Task):
         return len(classes) != 1
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
-        return table_reader.examples(table_reader.read(source), columns, labeled)
+        return examples_of(read(source), columns, labeled)
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
         """Return the labels in sorted order, or in that of the data set; print their counts.
@@ -154,7 +155,7 @@ class Classification(Task):
     def sample(self, example: Example, prediction: Record) -> Sample:
         predicted = prediction["label"]
         probability = prediction["probabilities"][predicted]
-        inputs = table_reader.texts(example)
+        inputs = texts(example)
         return Sample(inputs, example.label, predicted, probability, predicted == example.label)
 
     def from_request(self, request: MaybePair) -> list[Example]:

@@ -17,7 +17,8 @@ from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences
 from pipelines.tasks.classification import softmax
 from pipelines.tasks.endpoint import Endpoint, Field
-from pipelines.tasks.table_reader import Table, checked, read
+from pipelines.tasks.tables.read import read
+from pipelines.tasks.tables.table import Table, checked
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 CONTEXTS = ("text", "context", "sent1", "question")

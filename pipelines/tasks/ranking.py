@@ -13,10 +13,10 @@ from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks import table_reader
 from pipelines.tasks.classification import Classification
 from pipelines.tasks.endpoint import Endpoint, Field
-from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tables.examples import PAIRS, Example, examples_of, text_columns
+from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import REQUEST_ID, Columns, Record
 
 _QUERY_ID = "query_id"
@@ -90,10 +90,10 @@ class PassageRanking(Classification):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Any]:
         """See `Task.read`; returns `Candidate`."""
-        table = table_reader.read(source)
-        if not table_reader.text_columns(table, columns)[1]:
-            table.column("", tuple(second for _, second in table_reader.PAIRS), "pair")
-        examples = table_reader.examples(table, columns, labeled)
+        table = read(source)
+        if not text_columns(table, columns)[1]:
+            table.column("", tuple(second for _, second in PAIRS), "pair")
+        examples = examples_of(table, columns, labeled)
         queries = [example.text for example in examples]
         if _QUERY_ID in table.columns:
             queries = table.names(_QUERY_ID)

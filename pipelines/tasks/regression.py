@@ -13,9 +13,10 @@ from jax import Array
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.tasks import sequences, table_reader
+from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
-from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tables.examples import Example, examples_of, texts
+from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 LABELS = ("label", "score", "similarity", "value")
@@ -54,7 +55,7 @@ class Regression(Task):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
         """See `Task.read`; labels are numbers."""
-        examples = table_reader.examples(table_reader.read(source), columns, labeled, LABELS)
+        examples = examples_of(read(source), columns, labeled, LABELS)
         for example in examples if labeled else ():
             if not _is_number(example.label):
                 raise BadInputError(
@@ -119,7 +120,7 @@ class Regression(Task):
         }
 
     def sample(self, example: Example, prediction: Record) -> Sample:
-        return Sample(table_reader.texts(example), example.label, f"{prediction['value']:.4g}")
+        return Sample(texts(example), example.label, f"{prediction['value']:.4g}")
 
     def from_request(self, request: MaybePair) -> list[Example]:
         return [Example(REQUEST_ID, request.text, request.pair or "")]

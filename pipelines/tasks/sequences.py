@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.runtime.console import say
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tables.examples import Example
 from pipelines.tasks.task import Arrays
 
 _MULTIPLE = 8  # of T: each length compiles a step, so there are few

@@ -24,7 +24,7 @@ from pipelines.tasks.qa.score import score
 from pipelines.tasks.ranking import Candidate, PassageRanking
 from pipelines.tasks.regression import Regression
 from pipelines.tasks.summarization.rouge import rouge
-from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tables.examples import Example
 from pipelines.tasks.tagging import bio_tags, entity_f1
 from support.commands import ROOT
 

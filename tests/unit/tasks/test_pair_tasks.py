@@ -19,7 +19,7 @@ from pipelines.tasks.classification import Classification, confusion
 from pipelines.tasks.multiple_choice import MultipleChoice
 from pipelines.tasks.ranking import PassageRanking
 from pipelines.tasks.regression import Regression
-from pipelines.tasks.table_reader import Example
+from pipelines.tasks.tables.examples import Example
 from pipelines.tasks.task import Columns, Record
 from support.commands import ROOT
 

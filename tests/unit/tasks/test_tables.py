@@ -14,14 +14,15 @@ import tensorflow_datasets as tfds
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import open_builder, read_split
-from pipelines.tasks.table_reader import SINGLES, Example, examples, read
+from pipelines.tasks.tables.examples import SINGLES, Example, examples_of
+from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import Columns
 
 
 def read_examples(
     file: Path, columns: Columns | None = None, labeled: bool = True
 ) -> list[Example]:
-    return examples(read(str(file)), columns or Columns(), labeled)
+    return examples_of(read(str(file)), columns or Columns(), labeled)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -198,7 +199,7 @@ def pairs_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pairs_data_set")
 def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
     table = read("tfds:alike:train")
-    train = examples(table, Columns(), labeled=True)
+    train = examples_of(table, Columns(), labeled=True)
     assert len(train) == 600
     order = sorted(int(e.text.removeprefix("é ")) for e in train)
     assert order == list(range(600))
@@ -210,8 +211,8 @@ def test_data_sets_give_their_classes_by_name_and_in_their_order() -> None:
     assert table.rows[0]["answers"]["text"] == ["é", "b"]
     assert len(read("tfds:alike:train[:10%]").rows) == 60
     with pytest.raises(BadInputError, match="example 0: 'label' is missing"):
-        examples(read("tfds:alike:test"), Columns(), labeled=True)
-    assert len(examples(read("tfds:alike:test"), Columns(), labeled=False)) == 3
+        examples_of(read("tfds:alike:test"), Columns(), labeled=True)
+    assert len(examples_of(read("tfds:alike:test"), Columns(), labeled=False)) == 3
     with pytest.raises(BadInputError, match=r"alike.* has no split 'dev'"):
         read_split("tfds:alike:dev")
     with pytest.raises(BadInputError, match=re.escape("names no split; write it as in tfds:")):
@@ -230,12 +231,12 @@ def test_half_of_a_pair_is_not_read_alone(header: str, tmp_path: Path) -> None:
     file.write_text(f"{header},label\nis it good,it is good,x\nis it new,a red river,y\n", "utf-8")
     first, second = header.split(",")
     with pytest.raises(BadInputError, match=r"columns\.pair"):
-        examples(read(str(file)), Columns(), labeled=True)
+        examples_of(read(str(file)), Columns(), labeled=True)
     text = second if first not in SINGLES else ""
-    single = examples(read(str(file)), Columns(text=text, pair="none"), labeled=True)
+    single = examples_of(read(str(file)), Columns(text=text, pair="none"), labeled=True)
     assert [example.pair for example in single] == ["", ""]
     other = first if text else second
-    pairs = examples(read(str(file)), Columns(text=text, pair=other), labeled=True)
+    pairs = examples_of(read(str(file)), Columns(text=text, pair=other), labeled=True)
     assert all(example.text and example.pair for example in pairs)
 
 
@@ -244,7 +245,7 @@ def test_the_columns_that_are_read_are_reported(
 ) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text,text_pair,genre,label\na b,c d,fiction,x\ne f,g h,news,y\n", "utf-8")
-    assert examples(read(str(file)), Columns(), labeled=True)[0].pair == "c d"
+    assert examples_of(read(str(file)), Columns(), labeled=True)[0].pair == "c d"
     report = capsys.readouterr().err
     for column in ("text 'text'", "pair 'text_pair'", "label 'label'", "ignored: genre"):
         assert column in report

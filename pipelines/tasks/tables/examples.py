@@ -1,0 +1,133 @@
+"""Examples of one or two texts and a label, from tables.
+
+If `Columns` names no column, the first of the usual names below that exists is used. A table with
+both columns of a pair is one of pairs, unless ``Columns.text`` names a column. If another column
+looks like text, it might be the other half of a pair, so it must be named or excluded: half of a
+pair would be learned without a sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tables.table import Table
+from pipelines.tasks.task import Columns
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("query", "passage"),
+    ("text", "pair"),
+    ("text", "text_pair"),
+    ("text1", "text2"),
+)
+SINGLES = tuple(dict.fromkeys(("text", "sentence", *(first for first, _ in PAIRS))))
+NO_PAIR = "none"  # the value of `Columns.pair` for single texts beside another column of text
+LABELS = ("label", "class", "category", "sentiment", "label-coarse")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One or two texts.
+
+    Attributes:
+        id: Unique.
+        text: The text, or the first text of a pair.
+        pair: The second text; empty = none.
+        label: As in the file; empty without labels.
+        where: File and line, for messages.
+        rank: Index of the label in a data set with ordered classes.
+    """
+
+    id: str
+    text: str
+    pair: str = ""
+    label: str = ""
+    where: str = ""
+    rank: int = 0
+
+
+def examples_of(
+    table: Table, columns: Columns, labeled: bool, labels: Sequence[str] = LABELS
+) -> list[Example]:
+    """Make examples of the rows of a table.
+
+    Args:
+        table: From `read`.
+        columns: Names of the columns.
+        labeled: Require labels. Otherwise labels are ignored.
+        labels: Usual names of the label column.
+
+    Raises:
+        BadInputError: A value is missing. The message names the line or column.
+    """
+    first, second = text_columns(table, columns)
+    label = table.column(columns.label, labels, "label") if labeled else columns.label
+    report_columns(table, first, second, columns, label)
+    texts = table.texts(first)
+    pairs = table.texts(second) if second else [""] * len(texts)
+    table.warn_of_empty(texts, *([pairs] if second else []))
+    names, order = [""] * len(texts), {}
+    if labeled:
+        names = table.names(label)
+        order = {name: rank for rank, name in enumerate(table.class_names.get(label, ()))}
+    ids = table.ids(columns.id)
+    return [
+        Example(*row, rank=order.get(row[3], 0))
+        for row in zip(ids, texts, pairs, names, table.locations, strict=True)
+    ]
+
+
+def texts(example: Example) -> dict[str, str]:
+    """Return the one or two texts of an example, for `Sample.inputs`."""
+    return {"text": example.text} | ({"pair": example.pair} if example.pair else {})
+
+
+def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
+    """Return the columns of the first and second text; the second is empty for single texts.
+
+    Raises:
+        BadInputError: The table lacks a column.
+    """
+    pair = ""
+    if columns.pair and columns.pair != NO_PAIR:
+        pair = table.column(columns.pair, (), "pair")
+    if columns.text:
+        return table.column(columns.text, (), "text"), pair
+    if pair:
+        return table.column("", [name for name in SINGLES if name != pair], "text"), pair
+    for first, second in () if columns.pair else PAIRS:
+        if first in table.columns and second in table.columns:
+            return first, second
+    return table.column("", SINGLES, "text"), ""
+
+
+def report_columns(table: Table, first: str, second: str, columns: Columns, label: str) -> None:
+    """Print which columns are read.
+
+    Args:
+        table: The table.
+        first: The column of the text.
+        second: The column of the second text; may be empty.
+        columns: What the user named.
+        label: The column of the labels; may be empty.
+
+    Raises:
+        BadInputError: A column that is not read looks like the second text.
+    """
+    used = {first: "text", second: "pair", label: "label", columns.id or "id": "id"}
+    ignored = [name for name in table.columns if name not in used]
+    if not (second or columns.pair) and (other := next(filter(table.has_text, ignored), None)):
+        raise BadInputError(
+            f"{table.source}: {first!r} is the text, but {other!r} looks like text, too; if it"
+            f" is the second text of each pair, set columns.pair to {other!r}; for single texts,"
+            f" set columns.pair to {NO_PAIR!r}"
+        )
+    read = ", ".join(f"{kind} {name!r}" for name, kind in used.items() if name in table.columns)
+    rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
+    say(f"{table.source}: {read}{rest}")

@@ -1,0 +1,143 @@
+"""Rows with named columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bert_jax.runtime.console import say
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.sources.rows import HALF_CHARACTER
+from pipelines.tasks.task import Record
+
+_SAMPLED_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with named columns.
+
+    Attributes:
+        source: The file or data set.
+        columns: Names of the columns.
+        rows: Column -> value; JSON objects may lack columns.
+        locations: File and line, or number, of each row.
+        class_names: Column -> its classes, if the data set lists them.
+    """
+
+    source: str
+    columns: list[str]
+    rows: list[Record]
+    locations: list[str]
+    class_names: dict[str, list[str]]
+
+    def column(self, requested: str, usual: Sequence[str], option: str) -> str:
+        """Return the `requested` column, or else the first of the `usual` ones that exists.
+
+        Args:
+            requested: Its name; may be empty.
+            usual: Names to try if it is empty.
+            option: Field of `Columns`, for the message.
+
+        Raises:
+            BadInputError: There is no such column.
+        """
+        for name in [requested] if requested else usual:
+            if name in self.columns:
+                return name
+        missing = repr(requested) if requested else f"called {', '.join(usual)}"
+        raise BadInputError(
+            f"{self.source} has no column {missing}; its columns are {', '.join(self.columns)};"
+            f" choose one with columns.{option}"
+        )
+
+    def texts(self, column: str) -> list[str]:
+        """Return the texts of a column.
+
+        Raises:
+            BadInputError: A text is missing, is not a text, or is not valid Unicode.
+        """
+        return [
+            checked(row.get(column), column, location)
+            for location, row in zip(self.locations, self.rows, strict=True)
+        ]
+
+    def has_text(self, column: str) -> bool:
+        """Return whether a column looks like text: values of several words that rarely repeat.
+
+        The trees of SNLI and MNLI (``sentence1_parse``) repeat a text that is read.
+        """
+        values = [row.get(column) for row in self.rows[:_SAMPLED_ROWS]]
+        words = [value for value in values if isinstance(value, str) and " " in value.strip()]
+        distinct = len(set(words))
+        is_tree = column.endswith("_parse")
+        return not is_tree and distinct > 1 and 2 * distinct >= len(values)
+
+    def names(self, column: str) -> list[str]:
+        """Return the labels or ids of a column, without surrounding spaces.
+
+        Raises:
+            BadInputError: A value is missing, or is neither a text nor a number.
+        """
+        names = []
+        for location, row in zip(self.locations, self.rows, strict=True):
+            value = row.get(column)
+            if isinstance(value, int | float):
+                value = json.dumps(value)  # true, not Python's True
+            name = checked(value, column, location).strip()
+            if not name:
+                raise BadInputError(
+                    f"{location}: {column!r} is empty; fill it in or remove the row"
+                )
+            names.append(name)
+        return names
+
+    def ids(self, column: str) -> list[str]:
+        """Return the ids of the rows, from `column`, from a column called id, or numbers from 0.
+
+        Raises:
+            BadInputError: There is no such column, or two rows have the same id.
+        """
+        if not column and "id" not in self.columns:
+            return list(map(str, range(len(self.rows))))
+        ids = self.names(self.column(column, ("id",), "id"))
+        first: dict[str, str] = {}
+        for location, name in zip(self.locations, ids, strict=True):
+            if first.setdefault(name, location) is not location:
+                raise BadInputError(
+                    f"{location}: {first[name]} has the same id {name!r}; change one of them, or"
+                    " rename the column"
+                )
+        return ids
+
+    def warn_of_empty(self, *columns: Sequence[str]) -> None:
+        """Print a warning if rows have an empty text."""
+        empty = [
+            location
+            for location, texts in zip(self.locations, zip(*columns, strict=True), strict=True)
+            if not all(map(str.strip, texts))
+        ]
+        if empty:
+            first = empty[0].removeprefix(f"{self.source}, ")
+            say(
+                f"{self.source}: {len(empty):,} of {len(self.rows):,} rows have an empty text"
+                f" (first: {first}); they are used anyway"
+            )
+
+
+def checked(value: Any, column: str, location: str) -> str:
+    """Return `value` if it is a text of valid Unicode.
+
+    Raises:
+        BadInputError: It is not.
+    """
+    if isinstance(value, str) and not HALF_CHARACTER.search(value):
+        return value
+    problem = f"is not text but {json.dumps(value, default=str)[:60]}"
+    if value is None:
+        problem = "is missing"
+    elif isinstance(value, str):
+        problem = "contains an unpaired surrogate (one of \\ud800 to \\udfff); remove it"
+    raise BadInputError(f"{location}: {column!r} {problem}")
