@@ -41,9 +41,20 @@ def main(argv: Sequence[str]) -> None:
         "--uncased", dest="uncased", action="store_true", default=True, help="lowercase the text"
     )
     casing.add_argument("--cased", dest="uncased", action="store_false", help="keep capitals")
+    parser.add_argument(
+        "--keep-accents",
+        action="store_true",
+        help="keep accents and vowel signs in lowercase WordPiece; SentencePiece and --cased"
+        " always keep them",
+    )
     options = parse(parser, argv)
     if options.kind == "wordpiece" and options.model:
         raise BadArgumentsError("--model needs --kind sentencepiece; remove one of them")
+    if options.keep_accents and options.kind == "sentencepiece":
+        raise BadArgumentsError(
+            "--keep-accents needs --kind wordpiece; remove it, SentencePiece always keeps accents"
+        )
+    keep_accents = options.keep_accents and options.uncased
     kind: Kind = "wordpiece" if options.kind == "wordpiece" else options.model or "unigram"
     corpus, out = open_corpus(*options.corpus), Path(options.out)
-    train(corpus, options.vocab_size, out, kind, options.uncased, options.language)
+    train(corpus, options.vocab_size, out, kind, options.uncased, options.language, keep_accents)

@@ -17,7 +17,8 @@ import numpy as np
 from pipelines.data.sources.corpora import Corpus
 from pipelines.data.sources.text import TextFiles
 from pipelines.data.sources.wrapping import is_wrapped
-from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.data.tokenizers.letter_marks import marked_words, marks_warning
+from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
 
 KEY = "signs"
 
@@ -59,13 +60,14 @@ class Signs:
 
     def record(self) -> dict[str, Any]:
         """Return the counts as plain data."""
-        letters = "".join(line for lines in self.sample for line in lines)[:_SAMPLED_LETTERS]
+        text = " ".join(line for lines in self.sample for line in lines)[:_SAMPLED_LETTERS]
         return {
             "documents": self.documents,
             "single_sentence": self.single_sentence,
             "single_line": self.single_line,
             "wrapped": is_wrapped(self.sample),
-            "scripts": dict(_scripts(letters)),
+            "scripts": dict(_scripts(text)),
+            "marked_words": marked_words(text),
         }
 
 
@@ -153,6 +155,15 @@ def _vocabulary(
                 f" vocabulary has {pieces[script]:,} words and parts of words; use a tokenizer for"
                 " this language (bert-jax train-tokenizer)"
             )
+    if isinstance(tokenizer, WordPieceTokenizer) and tokenizer.strip_accents:
+        words, marked, examples = zip(
+            # Blocks of earlier versions have no such count.
+            *(sign.get("marked_words", (0, 0, "")) for sign in signs),
+            strict=True,
+        )
+        line = marks_warning(sum(words), sum(marked), next(filter(None, examples), ""))
+        if line:
+            yield line
     if unknown > _UNKNOWN * tokens:
         yield (
             f"{unknown / tokens:.1%} of the tokens are [UNK]; use a tokenizer for this text"

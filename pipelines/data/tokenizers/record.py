@@ -14,6 +14,9 @@ from pipelines.data.tokenizers.tokenizer import DIGEST, RECORD, Tokenizer, load
 from pipelines.folders import check_same, exclusive, own
 from pipelines.json_files import read_json
 
+# Options that records of earlier versions lack.
+_DEFAULTS = {"keep_accents": False}
+
 
 def exists(out: Path, record: Mapping[str, Any]) -> bool:
     """Return whether `out` contains a tokenizer that was made as `record` states.
@@ -28,7 +31,7 @@ def exists(out: Path, record: Mapping[str, Any]) -> bool:
         existing = read_json(out / RECORD)
     except BadInputError as error:
         raise BadInputError(f"{error}, or remove {out} and train it again") from None
-    check_same(existing, record, f"the tokenizer in {out}")
+    check_same(_DEFAULTS | existing, record, f"the tokenizer in {out}")
     load(out)
     return True
 

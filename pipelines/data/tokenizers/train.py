@@ -8,6 +8,8 @@ from pathlib import Path
 from bert_jax.runtime.console import say, summary
 from pipelines.data.sources.corpora import Corpus, Sentences
 from pipelines.data.tokenizers import record as records
+from pipelines.data.tokenizers.letter_marks import MarkCounter, marks_warning
+from pipelines.data.tokenizers.tokenizer import WordPieceTokenizer
 from pipelines.data.tokenizers.vocabulary import Kind, train_vocabulary
 
 
@@ -18,6 +20,7 @@ def train(
     kind: Kind,
     uncased: bool,
     language: str = "en",
+    keep_accents: bool = False,
 ) -> None:
     """Train a tokenizer and write it to `out`, unless it exists.
 
@@ -26,8 +29,9 @@ def train(
         vocab_size: Number of tokens, special ones included.
         out: Folder to write.
         kind: unigram or bpe (SentencePiece), or wordpiece.
-        uncased: Lowercase the text (WordPiece also strips accents).
+        uncased: Lowercase the text (WordPiece also strips accents, as BERT does).
         language: ISO 639 code, for splitting paragraphs into sentences.
+        keep_accents: Uncased WordPiece does not strip accents.
 
     Raises:
         UserError: A wrong argument or corpus, or `out` contains another tokenizer.
@@ -42,12 +46,18 @@ def train(
         "vocab_size": vocab_size,
         "kind": kind,
         "uncased": uncased,
+        "keep_accents": keep_accents,
     }
     if records.exists(out, record):
         say(f"{out}: already exists, {vocab_size:,} tokens ({kind})")
         return
-    tokenizer = train_vocabulary(kind, Sentences(corpus, language), vocab_size, uncased)
+    sentences = MarkCounter(Sentences(corpus, language))
+    tokenizer = train_vocabulary(kind, sentences, vocab_size, uncased, keep_accents)
     records.write(tokenizer, out, record)
+    if isinstance(tokenizer, WordPieceTokenizer) and tokenizer.strip_accents:
+        line = marks_warning(sentences.words, sentences.marked, sentences.example)
+        if line:
+            say(f"warning: {out}: {line}")
     specs = [word for source in corpus.sources for word in ("--corpus", source.spec)]
     summary(
         f"{out}: {tokenizer.vocab_size:,} tokens ({kind}, {'un' if uncased else ''}cased)",

@@ -34,10 +34,18 @@ def train_vocabulary(
     sentences: Iterable[str],
     vocab_size: int,
     uncased: bool,
+    keep_accents: bool = False,
 ) -> Tokenizer:
     """Train a vocabulary; the same sentences always give the same result.
 
     WordPiece reads them twice and keeps only the words; SentencePiece keeps a sample of them.
+
+    Args:
+        kind: unigram or bpe (SentencePiece), or wordpiece.
+        sentences: The text.
+        vocab_size: Number of tokens, special ones included.
+        uncased: Lowercase the text.
+        keep_accents: Uncased WordPiece keeps combining marks; SentencePiece always does.
 
     Raises:
         BadArgumentsError: `vocab_size` is not larger than the number of special tokens.
@@ -49,7 +57,7 @@ def train_vocabulary(
             " tokens"
         )
     if kind == "wordpiece":
-        return _train_wordpiece(sentences, vocab_size, uncased)
+        return _train_wordpiece(sentences, vocab_size, uncased, uncased and not keep_accents)
     return _train_sentencepiece(kind, sentences, vocab_size, uncased)
 
 
@@ -119,8 +127,10 @@ def _training_failure(text: str, sentences: int, vocab_size: int) -> str:
     return f"SentencePiece failed to train a vocabulary: {text}; change --vocab-size or the corpus"
 
 
-def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -> Tokenizer:
-    tokenizer = rust_wordpiece({}, uncased, uncased)
+def _train_wordpiece(
+    sentences: Iterable[str], vocab_size: int, uncased: bool, strip_accents: bool
+) -> Tokenizer:
+    tokenizer = rust_wordpiece({}, uncased, strip_accents)
     # The trainer numbers single characters inside words in the order of a randomly seeded hash
     # table and breaks ties by number. Numbering them first makes the result reproducible.
     inner = {
@@ -145,4 +155,5 @@ def _train_wordpiece(sentences: Iterable[str], vocab_size: int, uncased: bool) -
         raise BadInputError(
             f"the text supports {bound} {len(ids)} tokens; change --vocab-size {vocab_size}"
         )
-    return WordPieceTokenizer(sorted(ids, key=ids.__getitem__), uncased)
+    pieces = sorted(ids, key=ids.__getitem__)
+    return WordPieceTokenizer(pieces, uncased, strip_accents=strip_accents)
