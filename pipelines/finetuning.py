@@ -61,6 +61,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     examples = task.read(config.data.train, config.data.columns, labeled=True)
     source = config.data.validation
     validation_examples = task.read(source, config.data.columns, labeled=True) if source else []
+    task.check_texts(validation_examples, task.text_columns(examples))
     with open_run_folder(config.run_dir) as run:
         config, classes, tokenizer, weights = _start(config, task, examples, partitioner, run)
         length = _row_length(config)
@@ -125,6 +126,7 @@ def _start(
             raise BadInputError(
                 f"{run.path} is a run of {previous}, not of {config.task}; choose another run_dir"
             )
+        task.check_texts(examples, meta.text_columns)
         network, classes = network_of(meta, run.path), meta.labels
         tokenizer = tokenizers.load(run.path)
         config = replace(config, init=config.init or meta.config["init"])

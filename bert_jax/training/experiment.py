@@ -34,6 +34,7 @@ class Experiment:
         absent: Metrics without a meaning in this run.
         architecture: Name of the network with its heads; see `tensor_names`.
         labels: Names of the classes of a task head.
+        text_columns: Names of the columns of text and pair in the training data of a task.
         criterion: Metrics -> the value by which the best checkpoint is chosen, lower is better.
     """
 
@@ -47,6 +48,7 @@ class Experiment:
     absent: tuple[str, ...] = ()
     architecture: str = "BertForPreTraining"
     labels: list[str] = field(default_factory=list)
+    text_columns: list[str] = field(default_factory=list)
     criterion: Callable[[dict[str, Any]], float | None] = lambda metrics: metrics.get("loss")
 
 

@@ -31,6 +31,7 @@ class Meta:
         architecture: Hugging Face's name of the network with its heads.
         labels: Names of the classes of a task head.
         problem_type: Kind of these labels; see `tensor_names.ModelWeights`.
+        text_columns: Names of the columns of text and pair in the training data of a task.
         parts: Names of the existing parts of the parameters (see `tensor_names`); empty = those of
             pre-training.
     """
@@ -43,6 +44,7 @@ class Meta:
     architecture: str = "BertForPreTraining"
     labels: list[str] = field(default_factory=list)
     problem_type: str = ""
+    text_columns: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
 
 
@@ -72,9 +74,10 @@ def verified(saved: dict[str, Any], step: int) -> tuple[Meta, Checksums]:
         value, default = getattr(meta, key), getattr(_EMPTY, key)
         if type(value) is not type(default) and not (key == "seconds" and type(value) is int):
             raise DamagedError(f"{key} is {value!r:.40}")
-    texts = [meta.architecture, meta.problem_type, *meta.labels, *meta.parts, *meta.data.values()]
+    names = (*meta.labels, *meta.text_columns, *meta.parts)
+    texts = [meta.architecture, meta.problem_type, *names, *meta.data.values()]
     if not all(isinstance(text, str) for text in texts):
-        raise DamagedError("a label, part or digest is not a string")
+        raise DamagedError("a label, column, part or digest is not a string")
     return meta, sums
 
 

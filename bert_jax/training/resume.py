@@ -61,6 +61,7 @@ def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta
         data=experiment.data.digests,
         architecture=experiment.architecture,
         labels=experiment.labels,
+        text_columns=experiment.text_columns,
     )
 
 

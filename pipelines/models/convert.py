@@ -118,6 +118,7 @@ def _to_bert_jax(model: LoadedModel, folder: Path) -> None:
         architecture=weights.architecture,
         labels=list(weights.labels),
         problem_type=weights.problem_type,
+        text_columns=list(model.text_columns),
         parts=sorted(parts(weights.params)),
     )
     save_params(folder, weights.params, meta)

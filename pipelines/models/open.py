@@ -52,6 +52,7 @@ class LoadedModel:
         step: Updates; None if unknown.
         run: Config of the pre-training; None for weights from elsewhere.
         finetune: Config of the fine-tuning.
+        text_columns: Columns of text and pair that it read; empty if unknown.
         folder: Of run and tokenizer.
         digests: Of store and tokenizer in training.
     """
@@ -64,6 +65,7 @@ class LoadedModel:
     folder: Path
     digests: dict[str, str]
     finetune: FinetuneConfig | None = None
+    text_columns: tuple[str, ...] = ()
 
     @property
     def network(self) -> ModelConfig:
@@ -179,7 +181,8 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
     weights = ModelWeights(params, network, meta.architecture, labels, meta.problem_type)
     # Converted weights with an unknown step are saved as step 0.
     step = meta.step if run or tuned else meta.step or None
-    return LoadedModel(path, partitioner, weights, step, run, folder, meta.data, tuned)
+    read = tuple(meta.text_columns)
+    return LoadedModel(path, partitioner, weights, step, run, folder, meta.data, tuned, read)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:

@@ -82,7 +82,13 @@ def predict_file(
             f" with {len(classes)}"
         )
     task = PassageRanking() if rank else open_task(name, options)
+    if task.needs_pairs and len(model.text_columns) == 1:
+        raise BadArgumentsError(
+            f"--rank needs a model of pairs, but {model.path} was trained on single texts"
+            f" ({model.text_columns[0]}); train one with data.columns.pair"
+        )
     examples = task.read(source, columns, labeled=labeled)
+    task.check_texts(examples, model.text_columns)
     records = predict(model, task, head, examples, batch_size, length)
     return Predictions(name, task, examples, records, classes)
 

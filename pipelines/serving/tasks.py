@@ -32,6 +32,7 @@ class ServedTask:
         tokenizer: The tokenizer of the model.
         classes: Names of the outputs.
         length: Most tokens of a row.
+        text_columns: Of the training data; see `Task.text_columns`.
     """
 
     tasks: Mapping[str, Task]
@@ -39,6 +40,7 @@ class ServedTask:
     tokenizer: Tokenizer
     classes: tuple[str, ...]
     length: int
+    text_columns: tuple[str, ...]
 
     @classmethod
     def of(cls, model: LoadedModel, tokenizer: Tokenizer) -> ServedTask:
@@ -50,15 +52,23 @@ class ServedTask:
         name, head, options = task_of(model)
         task, classes = open_task(name, options), tuple(model.weights.labels)
         network = task_network_of(model, task, head)
-        tasks = {use.name: use(options) for use in uses(name, classes)}
-        return cls(tasks, network, tokenizer, classes, row_length(model))
+        single = len(model.text_columns) == 1
+        tasks = {
+            use.name: use(options)
+            for use in uses(name, classes)
+            if not (single and use.needs_pairs)
+        }
+        length, columns = row_length(model), model.text_columns
+        return cls(tasks, network, tokenizer, classes, length, columns)
 
     def features(self, task: Task, examples: Sequence[Any]) -> Features:
         """Return the rows of a request.
 
         Raises:
             BadArgumentsError: There are too many.
+            BadInputError: There are more or fewer texts than in the training data.
         """
+        task.check_texts(examples, self.text_columns)
         features = task.features(examples, self.tokenizer, self.length, self.classes)
         ids = features.arrays["token_ids"]
         count = ids.size // ids.shape[-1]

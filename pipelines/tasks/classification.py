@@ -17,7 +17,8 @@ from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.tables.examples import Example, examples_of, texts
 from pipelines.tasks.tables.read import read
-from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
+from pipelines.tasks.task import Columns, Features, Record, Sample
+from pipelines.tasks.text_task import TextTask
 
 _MOST_LISTED = 10  # classes in a message
 
@@ -31,7 +32,7 @@ class Classified:
     truncated: bool
 
 
-class Classification(Task):
+class Classification(TextTask):
     """One output per class, with softmax and cross-entropy."""
 
     name = "classification"
@@ -157,9 +158,6 @@ class Classification(Task):
         probability = prediction["probabilities"][predicted]
         inputs = texts(example)
         return Sample(inputs, example.label, predicted, probability, predicted == example.label)
-
-    def from_request(self, request: MaybePair) -> list[Example]:
-        return [Example(REQUEST_ID, request.text, request.pair or "")]
 
 
 def confusion(

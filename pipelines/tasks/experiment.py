@@ -129,6 +129,7 @@ def finetuning(
         else partial(_warm_start, config, network, weights.params, partitioner),
         architecture=task.architecture if _is_plain(config) else "",
         labels=classes,
+        text_columns=task.text_columns(train.examples),
         criterion=lambda metrics: -metrics[best] if best in metrics else None,
     )
 

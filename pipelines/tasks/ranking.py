@@ -65,6 +65,7 @@ class PassageRanking(Classification):
     name = "ranking"
     summary = "Passages in the order of their relevance"
     best_metric = "mrr"
+    needs_pairs = True
     endpoint = Endpoint(
         Ranked,
         Ranking,

@@ -17,7 +17,8 @@ from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.tables.examples import Example, examples_of, texts
 from pipelines.tasks.tables.read import read
-from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
+from pipelines.tasks.task import Columns, Features, Record, Sample
+from pipelines.tasks.text_task import TextTask
 
 LABELS = ("label", "score", "similarity", "value")
 
@@ -30,7 +31,7 @@ class Measured:
     truncated: bool
 
 
-class Regression(Task):
+class Regression(TextTask):
     """One output, which is the value itself, with squared error."""
 
     name = "regression"
@@ -121,9 +122,6 @@ class Regression(Task):
 
     def sample(self, example: Example, prediction: Record) -> Sample:
         return Sample(texts(example), example.label, f"{prediction['value']:.4g}")
-
-    def from_request(self, request: MaybePair) -> list[Example]:
-        return [Example(REQUEST_ID, request.text, request.pair or "")]
 
 
 def _is_number(label: str) -> bool:

@@ -94,6 +94,7 @@ class Task(ABC):
         architecture: Hugging Face's name of the network with a linear head; empty = none.
         splits_examples: An example that is longer than a row becomes several rows. Otherwise it
             is truncated.
+        needs_pairs: Examples are always pairs of texts.
         length_of: What `Features.lengths` measures, for the report.
         label_title: Heading of the report's table of `counts`.
         endpoint: The HTTP interface; see `from_request` and `response`.
@@ -107,6 +108,7 @@ class Task(ABC):
     best_metric: ClassVar[str]
     architecture: ClassVar[str] = ""
     splits_examples: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
     length_of: ClassVar[str] = "an example"
     label_title: ClassVar[str] = "label"
     endpoint: ClassVar[Endpoint]
@@ -135,6 +137,26 @@ class Task(ABC):
             BadInputError: It cannot be read. The message is one line that names the file and the
                 line or column.
         """
+
+    def text_columns(self, examples: Sequence[Any]) -> list[str]:
+        """Return the columns of text and pair that `read` used, for the model to store.
+
+        Empty if the examples of the task cannot be confused.
+        """
+        del examples
+        return []
+
+    def check_texts(self, examples: Sequence[Any], trained: Sequence[str]) -> None:
+        """Check that examples have as many texts as those that a model was trained on.
+
+        Args:
+            examples: From `read` or `from_request`.
+            trained: From `text_columns`; empty = unknown.
+
+        Raises:
+            BadInputError: A pair is missing, or there is one too many.
+        """
+        del examples, trained
 
     @abstractmethod
     def classes(self, examples: Sequence[Any]) -> list[str]:

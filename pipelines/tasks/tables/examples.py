@@ -1,15 +1,15 @@
 """Examples of one or two texts and a label, from tables.
 
-If `Columns` names no column, the first of the usual names below that exists is used. A table with
-both columns of a pair is one of pairs, unless ``Columns.text`` names a column. If another column
-looks like text, it might be the other half of a pair, so it must be named or excluded: half of a
-pair would be learned without a sign.
+If `Columns` names no column, the first of the usual names below that exists is used, in any case of
+its letters. A table with both columns of a pair is one of pairs, unless ``Columns.text`` names a
+column. If another column looks like text, it might be the other half of a pair, so it must be
+named or excluded: half of a pair would be learned without a sign.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
@@ -25,10 +25,20 @@ PAIRS = (
     ("text", "pair"),
     ("text", "text_pair"),
     ("text1", "text2"),
+    ("#1 string", "#2 string"),  # MRPC
 )
 SINGLES = tuple(dict.fromkeys(("text", "sentence", *(first for first, _ in PAIRS))))
 NO_PAIR = "none"  # the value of `Columns.pair` for single texts beside another column of text
-LABELS = ("label", "class", "category", "sentiment", "label-coarse")
+LABELS = (
+    "label",
+    "gold_label",  # SNLI and MNLI, beside the labels of single annotators
+    "is_duplicate",  # QQP
+    "quality",  # MRPC
+    "class",
+    "category",
+    "sentiment",
+    "label-coarse",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class Example:
         label: As in the file; empty without labels.
         where: File and line, for messages.
         rank: Index of the label in a data set with ordered classes.
+        columns: Names of the columns of text and pair; empty if it is not from a table.
     """
 
     id: str
@@ -50,6 +61,7 @@ class Example:
     label: str = ""
     where: str = ""
     rank: int = 0
+    columns: tuple[str, ...] = field(default=(), compare=False)
 
 
 def examples_of(
@@ -69,6 +81,7 @@ def examples_of(
     first, second = text_columns(table, columns)
     label = table.column(columns.label, labels, "label") if labeled else columns.label
     report_columns(table, first, second, columns, label)
+    read = (first, second) if second else (first,)
     texts = table.texts(first)
     pairs = table.texts(second) if second else [""] * len(texts)
     table.warn_of_empty(texts, *([pairs] if second else []))
@@ -78,7 +91,7 @@ def examples_of(
         order = {name: rank for rank, name in enumerate(table.class_names.get(label, ()))}
     ids = table.ids(columns.id)
     return [
-        Example(*row, rank=order.get(row[3], 0))
+        Example(*row, rank=order.get(row[3], 0), columns=read)
         for row in zip(ids, texts, pairs, names, table.locations, strict=True)
     ]
 
@@ -101,8 +114,9 @@ def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
         return table.column(columns.text, (), "text"), pair
     if pair:
         return table.column("", [name for name in SINGLES if name != pair], "text"), pair
-    for first, second in () if columns.pair else PAIRS:
-        if first in table.columns and second in table.columns:
+    for names in () if columns.pair else PAIRS:
+        first, second = map(table.named, names)
+        if first and second:
             return first, second
     return table.column("", SINGLES, "text"), ""
 
@@ -122,7 +136,9 @@ def report_columns(table: Table, first: str, second: str, columns: Columns, labe
     """
     used = {first: "text", second: "pair", label: "label", columns.id or "id": "id"}
     ignored = [name for name in table.columns if name not in used]
-    if not (second or columns.pair) and (other := next(filter(table.has_text, ignored), None)):
+    others = [name for name in ignored if name.lower() not in LABELS and table.has_text(name)]
+    if others and not (second or columns.pair):
+        other = others[0]
         raise BadInputError(
             f"{table.source}: {first!r} is the text, but {other!r} looks like text, too; if it"
             f" is the second text of each pair, set columns.pair to {other!r}; for single texts,"

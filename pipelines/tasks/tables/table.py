@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.task import Record
 
 _SAMPLED_ROWS = 1000
+_CATEGORIES = 50  # a column with more different values is not one of categories
+_LONG = 4  # words of a text; names of categories have fewer
+# Ideographs, kana, hangul and Thai, Lao, Burmese, Khmer: several of them are several words.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\uac00-\ud7af]")
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,21 @@ class Table:
         Raises:
             BadInputError: There is no such column.
         """
-        for name in [requested] if requested else usual:
-            if name in self.columns:
-                return name
+        if requested in self.columns:
+            return requested
+        if not requested and (found := next(filter(None, map(self.named, usual)), "")):
+            return found
         missing = repr(requested) if requested else f"called {', '.join(usual)}"
         raise BadInputError(
             f"{self.source} has no column {missing}; its columns are {', '.join(self.columns)};"
             f" choose one with columns.{option}"
         )
+
+    def named(self, usual: str) -> str:
+        """Return the column with a usual name, such as Label of label; empty if there is none."""
+        if usual in self.columns:
+            return usual
+        return next((name for name in self.columns if name.lower() == usual), "")
 
     def texts(self, column: str) -> list[str]:
         """Return the texts of a column.
@@ -65,15 +77,21 @@ class Table:
         ]
 
     def has_text(self, column: str) -> bool:
-        """Return whether a column looks like text: values of several words that rarely repeat.
+        """Return whether a column looks like text: most values have several words.
 
-        The trees of SNLI and MNLI (``sentence1_parse``) repeat a text that is read.
+        They also rarely repeat, are many, or are long; other values are names of categories. The
+        trees of SNLI and MNLI (``sentence1_parse``) repeat a text that is read.
         """
         values = [row.get(column) for row in self.rows[:_SAMPLED_ROWS]]
-        words = [value for value in values if isinstance(value, str) and " " in value.strip()]
-        distinct = len(set(words))
-        is_tree = column.endswith("_parse")
-        return not is_tree and distinct > 1 and 2 * distinct >= len(values)
+        strings = [value for value in values if isinstance(value, str) and value.strip()]
+        counts = [words(value) for value in strings]
+        distinct = len(set(strings))
+        if column.endswith("_parse") or distinct < 2:
+            return False
+        if 2 * sum(count > 1 for count in counts) < len(strings):
+            return False
+        is_long = sum(counts) >= _LONG * len(strings)
+        return is_long or distinct > _CATEGORIES or 2 * distinct >= len(strings)
 
     def names(self, column: str) -> list[str]:
         """Return the labels or ids of a column, without surrounding spaces.
@@ -141,3 +159,10 @@ def checked(value: Any, column: str, location: str) -> str:
     elif isinstance(value, str):
         problem = "contains an unpaired surrogate (one of \\ud800 to \\udfff); remove it"
     raise BadInputError(f"{location}: {column!r} {problem}")
+
+
+def words(text: str) -> int:
+    """Count the words with a letter; two characters of an unspaced script are one."""
+    spaced = _UNSPACED.sub(" ", text).split()
+    unspaced = (len(_UNSPACED.findall(text)) + 1) // 2
+    return unspaced + sum(any(map(str.isalpha, word)) for word in spaced)

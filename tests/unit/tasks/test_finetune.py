@@ -57,7 +57,7 @@ def test_a_fine_tuned_model_goes_to_hugging_face_and_predicts_the_same(
     refused(invoke("evaluate", run), 64, "fine-tuned", "--score")
     predictions = []
     ranked = invoke("predict", run, "--input", "x", "--output", "y", "--rank", "--length", "8")
-    refused(ranked, 78, "x")
+    refused(ranked, 64, "--rank")
     for model in (run, tmp_path / "hf"):
         out = tmp_path / "out.jsonl"
         arguments = (

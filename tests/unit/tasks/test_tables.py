@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.data_sets import open_builder, read_split
 from pipelines.tasks.tables.examples import SINGLES, Example, examples_of
 from pipelines.tasks.tables.read import read
+from pipelines.tasks.tables.table import Table
 from pipelines.tasks.task import Columns
 
 
@@ -63,7 +65,7 @@ def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None
         BadInputError, match=r"text, sentence, .*columns are comment, stars; .*text"
     ):
         read_examples(bare)
-    with pytest.raises(BadInputError, match="called label, class"):
+    with pytest.raises(BadInputError, match="called label, "):
         read_examples(bare, Columns(text="comment"))
 
 
@@ -238,6 +240,62 @@ def test_half_of_a_pair_is_not_read_alone(header: str, tmp_path: Path) -> None:
     other = first if text else second
     pairs = examples_of(read(str(file)), Columns(text=text, pair=other), labeled=True)
     assert all(example.text and example.pair for example in pairs)
+
+
+def table(other: Sequence[object], text: str = "text") -> Table:
+    rows = [{text: "the man", "other": value, "label": "x"} for value in other]
+    locations = [f"line {number}" for number in range(len(rows))]
+    return Table("a.jsonl", [text, "other", "label"], rows, locations, {})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a new boat", "a red river", "a new boat"],
+        ["where is the cat"] * 9 + ["where is the dog"] * 9,  # a query with many passages
+        ["一只猫", "二只红狗", "河"],
+        ["แมวตัวหนึ่ง", "แม่น้ำสีแดง"],
+        [None, "", "a man", "a store"],  # some rows have no second text
+        ["a man", "store", "a store"],
+    ],
+)
+def test_a_column_of_text_is_asked_about(values: list[object]) -> None:
+    with pytest.raises(BadInputError, match=r"'other'.*columns\.pair"):
+        examples_of(table(values), Columns(), labeled=True)
+    assert table(values, "claim").has_text("other")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["fiction", "news", "travel"],
+        ["Science and Tech", "World News"] * 9,
+        ["2026-11-30 10:00:00", "2026-12-01 11:30 PM"],
+        ["https://example.org/a", "https://example.org/b"],
+        ["3f2a-9b1c-dd", "77aa-be01-ff"],
+        [1, 2, 3],
+        [0.5, None, 2.0],
+        [["a b", "c d"], ["e f"]],
+        ["the same text", "the same text"],
+        [None, None],
+    ],
+)
+def test_a_column_of_other_things_is_ignored(values: list[object]) -> None:
+    assert all(not e.pair for e in examples_of(table(values), Columns(), labeled=True))
+
+
+def test_a_label_of_several_words_is_not_a_text_when_predicting() -> None:
+    rows = [{"text": "a man", "label": "very good"}, {"text": "a store", "label": "not so good"}]
+    new = Table("a.jsonl", ["text", "label"], rows, ["line 1", "line 2"], {})
+    assert len(examples_of(new, Columns(), labeled=False)) == 2
+
+
+def test_usual_names_are_found_in_any_case(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.tsv", "Quality\t#1 ID\t#1 String\t#2 String\n1\t7\ta man\ta store\n")
+    (example,) = read_examples(file)
+    assert (example.text, example.pair, example.label) == ("a man", "a store", "1")
+    file = write(tmp_path, "b.csv", "Text,Label\na man,x\n")
+    assert [(e.text, e.label) for e in read_examples(file)] == [("a man", "x")]
 
 
 def test_the_columns_that_are_read_are_reported(
