@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -141,12 +141,16 @@ class Bert:
         self.model.require_masked_language_head()
         return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
-    def predict(self, inputs: str | Path, batch_size: int = 32) -> list[dict[str, Any]]:
+    def predict(
+        self, inputs: str | Path, batch_size: int = 32, columns: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
         """Return the predictions of a fine-tuned model; see ``bert-jax predict``.
 
         Args:
             inputs: A file, or ``tfds:NAME:SPLIT``, as for training; labels are not needed.
             batch_size: Rows per batch.
+            columns: Names of columns, by the keys text, pair, label and id; others are as in
+                training. ``{"pair": "none"}`` reads single texts.
 
         Returns:
             One dictionary per example, in the order of the file, with the fields that ``bert-jax
@@ -154,14 +158,22 @@ class Bert:
             ``probabilities`` (class to float, sum 1).
 
         Raises:
+            BadArgumentsError: `columns` has another key.
             BadInputError: The model has no task head, or the input cannot be read.
 
         Source: the heads of Devlin et al. 2018, section 4.
         """
         # A task may import large libraries.
         from pipelines.models.predict import predict_file
+        from pipelines.tasks.task import Columns
 
-        return predict_file(self.model, str(inputs), batch_size).records
+        try:
+            named = Columns(**columns or {})
+        except TypeError:
+            raise BadArgumentsError(
+                f"columns {columns!r:.60}: use the keys text, pair, label and id"
+            ) from None
+        return predict_file(self.model, str(inputs), batch_size, columns=named).records
 
     @cached_property
     def _params(self) -> Params:

@@ -9,6 +9,7 @@ from typing import Any
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.endpoint import MaybePair
 from pipelines.tasks.tables.examples import NO_PAIR, Example
+from pipelines.tasks.tables.table import option
 from pipelines.tasks.task import REQUEST_ID, Task
 
 
@@ -31,13 +32,13 @@ class TextTask(Task, ABC):
             if pairs:
                 raise BadInputError(
                     f"{where}, but the model was trained on pairs ({' and '.join(trained)}); give"
-                    " the second text (in a table: name its column with columns.pair)"
+                    f" the second text, in a table with {option('pair', 'NAME')}"
                 )
             where = f"{example.where}: {names} are read" if names else "there are two texts"
             raise BadInputError(
                 f"{where}, but the model was trained on single texts ({trained[0]}); leave out the"
-                f" second text (in a table: set columns.text to its column, columns.pair to"
-                f" {NO_PAIR})"
+                f" second text, in a table with {option('text', 'NAME')} and"
+                f" {option('pair', NO_PAIR)}"
             )
 
     def from_request(self, request: MaybePair) -> list[Any]:

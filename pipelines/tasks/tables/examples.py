@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.tables.table import Table
+from pipelines.tasks.tables.table import Table, option
 from pipelines.tasks.task import Columns
 
 PAIRS = (
@@ -140,9 +140,9 @@ def report_columns(table: Table, first: str, second: str, columns: Columns, labe
     if others and not (second or columns.pair):
         other = others[0]
         raise BadInputError(
-            f"{table.source}: {first!r} is the text, but {other!r} looks like text, too; if it"
-            f" is the second text of each pair, set columns.pair to {other!r}; for single texts,"
-            f" set columns.pair to {NO_PAIR!r}"
+            f"{table.source}: {first!r} is read as text, but {other!r} looks like text, too; if it"
+            f" is the second text of each pair, add {option('pair', other)}; for single texts,"
+            f" add {option('pair', NO_PAIR)}"
         )
     read = ", ".join(f"{kind} {name!r}" for name, kind in used.items() if name in table.columns)
     rest = f"; ignored: {', '.join(ignored)}" if ignored else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,13 @@ class Table:
     locations: list[str]
     class_names: dict[str, list[str]]
 
-    def column(self, requested: str, usual: Sequence[str], option: str) -> str:
+    def column(self, requested: str, usual: Sequence[str], name: str) -> str:
         """Return the `requested` column, or else the first of the `usual` ones that exists.
 
         Args:
             requested: Its name; may be empty.
             usual: Names to try if it is empty.
-            option: Field of `Columns`, for the message.
+            name: Field of `Columns`, for the message.
 
         Raises:
             BadInputError: There is no such column.
@@ -56,7 +57,7 @@ class Table:
         missing = repr(requested) if requested else f"called {', '.join(usual)}"
         raise BadInputError(
             f"{self.source} has no column {missing}; its columns are {', '.join(self.columns)};"
-            f" choose one with columns.{option}"
+            f" choose one with {option(name, 'NAME')}"
         )
 
     def named(self, usual: str) -> str:
@@ -166,3 +167,9 @@ def words(text: str) -> int:
     spaced = _UNSPACED.sub(" ", text).split()
     unspaced = (len(_UNSPACED.findall(text)) + 1) // 2
     return unspaced + sum(any(map(str.isalpha, word)) for word in spaced)
+
+
+def option(name: str, value: str) -> str:
+    """Return the option that sets a field of `Columns`, for messages."""
+    value = shlex.quote(value)
+    return f"--data.columns.{name} {value} (predict: --columns.{name} {value})"

@@ -56,6 +56,7 @@ def test_a_model_of_pairs_refuses_single_texts(models: dict[str, Path], tmp_path
     assert not out.exists()
     records = predicted(models["pair"], file, "--columns.pair", "reply")
     assert records[0]["probabilities"] != records[1]["probabilities"]
+    assert bert_jax.load(models["pair"]).predict(file, columns={"pair": "reply"}) == records
 
 
 def test_a_model_of_single_texts_refuses_pairs(models: dict[str, Path], tmp_path: Path) -> None:
