@@ -78,6 +78,8 @@ class Classification(TextTask):
         if len(listed) > _MOST_LISTED:
             listed[_MOST_LISTED // 2 : -_MOST_LISTED // 2] = ["…"]
         say(f"{len(classes)} classes: {', '.join(listed)}")
+        if alike := [names for names in _alike(classes) if len(names) > 1]:
+            say(f"are these different classes? {'; '.join(map(' and '.join, alike))}")
         return classes
 
     def features(
@@ -89,10 +91,12 @@ class Classification(TextTask):
         for example in examples:
             if example.label not in number:
                 more = " …" * (len(classes) > _MOST_LISTED)
+                remedy = "remove the row, or train on rows of that class"
+                if classes[0] == "LABEL_0":  # Hugging Face's name of a class without one
+                    remedy = "give the classes their names in id2label of the model's config.json"
                 raise BadInputError(
                     f"{example.where}: label {example.label!r} is not a class of the model"
-                    f" ({', '.join(classes[:_MOST_LISTED])}{more}); remove the row, or train on"
-                    " rows of that class"
+                    f" ({', '.join(classes[:_MOST_LISTED])}{more}); {remedy}"
                 )
         arrays["labels"] = np.array([number[example.label] for example in examples], np.int32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
@@ -174,6 +178,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities, float64 [..., C], of logits [..., C]."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _alike(classes: Sequence[str]) -> list[list[str]]:
+    """Return the classes in groups that differ only in case, spaces or a decimal point."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        plain = "".join(name.casefold().split()).removesuffix(".0")
+        groups.setdefault(plain, []).append(name)
+    return list(groups.values())
 
 
 def _class_numbers(

@@ -138,6 +138,20 @@ def test_an_unknown_label_is_refused(word_piece: Tokenizer) -> None:
         Classification().features(examples, word_piece, 32, ["no", "yes"])
 
 
+def test_classes_without_names_and_classes_that_look_alike_are_named(
+    word_piece: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Classification()
+    with pytest.raises(BadInputError, match="id2label"):
+        task.features(labeled("0", "1"), word_piece, 8, ["LABEL_0", "LABEL_1"])
+    assert task.classes(labeled("Yes", "yes", "no")) == ["Yes", "no", "yes"]
+    assert "Yes and yes" in capsys.readouterr().err
+    assert task.classes(labeled("0", "1", "1.0")) == ["0", "1", "1.0"]
+    assert "1 and 1.0" in capsys.readouterr().err
+    task.classes(labeled("no", "none", "0.1", "0.10"))
+    assert " and " not in capsys.readouterr().err
+
+
 def answered(*labels: str) -> list[Record]:
     return [{"id": str(n), "label": label} for n, label in enumerate(labels)]
 
@@ -367,6 +381,6 @@ def test_queries_without_ids_are_distinguished_by_their_text(tmp_path: Path) -> 
         PassageRanking().classes(PassageRanking().read(str(file), Columns(), labeled=True))
     file.write_text("query,label\nwho,0\n")
     with pytest.raises(
-        BadInputError, match=r"passage, .*columns are query, label; .* columns.pair"
+        BadInputError, match=r"passage, .*columns are query, label; .*columns.pair"
     ):
         PassageRanking().read(str(file), Columns(), labeled=True)
