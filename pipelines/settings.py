@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +22,7 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import check_kind
 from pipelines.config_files import find_config, remedy
 from pipelines.help import essentials, example
+from pipelines.option_errors import LISTS, explained, nearest
 
 C = TypeVar("C")
 
@@ -30,22 +30,8 @@ C = TypeVar("C")
 _MAX_BYTES = 1 << 18
 _MAX_VALUES = 10_000
 
-# Keys whose value is a list of sections.
-_LISTS = {
-    "phases": "[{length: 128, steps: 1000, batch_size: 256}]",
-    "data.stores": "[{path: wiki, fraction: 0.7}, {path: books, fraction: 0.3}]",
-}
-
 # Type -> placeholder of an option's value in the help.
 _METAVARS = {"int": "N", "PositiveInt": "N", "float": "X"}
-
-
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return the end of an error message that suggests the candidate most like `word`, if any."""
-    if word.endswith((".yaml", ".yml")):
-        return f"; did you mean '--config {word}'?"
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class _Help(DefaultHelpFormatter):
@@ -119,7 +105,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = 
         words = [_respelled(word, spellings) for word in argv]
         return parser.parse_args(words, namespace=base)
     except argparse.ArgumentError as error:
-        text = str(error)
+        text = explained(str(error), parser)
     if unknown := re.match(r"unrecognized arguments: (\S+)", text):
         option = unknown[1].partition("=")[0]
         text = f"unknown option {option!r}{nearest(option, names)}"
@@ -127,7 +113,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str], base: Namespace | None = 
         keys = (missing[1] or missing[2]).split(", ")
         options = [spellings.get(f"--{key.replace('_', '-')}", key.upper()) for key in keys]
         text = f"give {', '.join(options)}"
-    raise BadArgumentsError(f"{_plain(text)}  ({parser.prog} --help lists the options)")
+    raise BadArgumentsError(f"{text}  ({parser.prog} --help lists the options)")
 
 
 def _respelled(word: str, spellings: Mapping[str, str]) -> str:
@@ -143,18 +129,6 @@ def _respelled(word: str, spellings: Mapping[str, str]) -> str:
 
 def _report_renamed(old: str, new: str) -> None:
     say(f"{old} is now called {new}; the old name works until version 1.0")
-
-
-def _plain(text: str) -> str:
-    """Rewrite an error of jsonargparse with names of options and types as a user writes them."""
-    for key, form in _LISTS.items():
-        if key in text and ("class_path" in text or "class path" in text or "tuple" in text):
-            return f"{key} must be a list such as {form}"
-    text = re.sub(r'Parser key "([^"]+)":\s*', r"--\1: ", text)
-    text = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", text)
-    text = text.replace("expected tuple", "expected a list such as '[a, b]'")
-    text = re.sub(r"Expected a typing\.Literal\[(.+?)\]", r"expected one of \1", text)
-    return text.replace("Got value:", "got")
 
 
 def run_config(argv: Sequence[str]) -> RunConfig:
@@ -198,7 +172,7 @@ def read_config(
         try:
             base = parser.parse_object(read_yaml(find_config(file), kind, ignored))
         except argparse.ArgumentError as error:
-            raise BadInputError(f"{file}: {_plain(str(error)).replace('--', '', 1)}") from None
+            raise BadInputError(f"{file}: {explained(str(error), parser, in_file=True)}") from None
         except OverflowError as error:  # a number of hundreds of digits
             raise BadInputError(f"{file} contains a number that is too large: {error}") from None
     values = vars(parser.instantiate(parse(parser, argv, base)))
@@ -315,7 +289,7 @@ def config_from_dict(values: Mapping[str, Any], source: str, kind: type[C]) -> C
     try:
         return kind(**vars(parser.instantiate(parser.parse_object(values))))
     except argparse.ArgumentError as error:
-        raise BadInputError(f"{source}: {_plain(str(error)).replace('--', '', 1)}") from None
+        raise BadInputError(f"{source}: {explained(str(error), parser, in_file=True)}") from None
 
 
 def to_yaml(config: Any) -> str:
@@ -344,7 +318,7 @@ def check_keys(values: Mapping[str, Any], kind: type, source: str, prefix: str =
             if not isinstance(value, Mapping):
                 raise BadInputError(f"{source}: {name} must contain keys and values, not {value!r}")
             check_keys(value, cast(type, hints[key]), source, f"{name}.")
-        elif name in _LISTS and isinstance(value, list):
+        elif name in LISTS and isinstance(value, list):
             entry_kind = get_args(hints[key])[0]
             for entry in filter(lambda entry: isinstance(entry, Mapping), value):
                 check_keys(entry, entry_kind, source, f"{name}.")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bert_jax.runtime.entry_point import run
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.help import example
-from pipelines.settings import nearest
+from pipelines.option_errors import nearest
 
 COMMANDS = {
     "types": "list the slices with chips, hosts, memory and prices",

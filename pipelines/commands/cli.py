@@ -49,7 +49,7 @@ def module_of(name: str) -> ModuleType:
         BadArgumentsError: The command is unknown.
     """
     if name not in COMMANDS:
-        from pipelines.settings import nearest
+        from pipelines.option_errors import nearest
 
         raise BadArgumentsError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
     module = "tpu.__main__" if name == "tpu" else f"pipelines.commands.{name.replace('-', '_')}"

@@ -15,7 +15,7 @@ from bert_jax.training.checksums import digest
 from bert_jax.training.flops import training_flops
 from bert_jax.training.state import parameter_count
 from pipelines.models.open import open_model
-from pipelines.settings import nearest
+from pipelines.option_errors import nearest
 
 _LENGTHS = (128, 512)  # of the paper's two phases
 

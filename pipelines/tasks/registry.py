@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.settings import nearest
+from pipelines.option_errors import nearest
 from pipelines.tasks.classification import Classification
 from pipelines.tasks.multiple_choice import MultipleChoice
 from pipelines.tasks.qa.task import QaOptions, QuestionAnswering

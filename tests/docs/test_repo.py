@@ -72,7 +72,7 @@ _BASE = (
     "bert_jax",
     *(f"pipelines.{n}" for n in ("folders", "help", "json_files", "masked_crc", "protobuf")),
 )
-_BASE += ("pipelines.config_files", "pipelines.settings")
+_BASE += ("pipelines.config_files", "pipelines.option_errors", "pipelines.settings")
 # Package -> the packages and modules that it may import besides itself; the first that fits counts.
 ALLOWED = {
     "bert_jax.runtime": (),
@@ -87,7 +87,10 @@ ALLOWED = {
     "pipelines": ("bert_jax",),
     "tpu": (
         "bert_jax",
-        *(f"pipelines.{name}" for name in ("data", "models", "settings", "folders", "help")),
+        *(
+            f"pipelines.{name}"
+            for name in ("data", "models", "settings", "option_errors", "folders", "help")
+        ),
         "pipelines.pretraining",
     ),
 }
