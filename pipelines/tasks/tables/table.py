@@ -116,19 +116,27 @@ class Table:
     def ids(self, column: str) -> list[str]:
         """Return the ids of the rows, from `column`, from a column called id, or numbers from 0.
 
+        A column called id that identifies something else than rows, such as authors, is not used.
+
         Raises:
-            BadInputError: There is no such column, or two rows have the same id.
+            BadInputError: There is no column of that name, or two rows have the same id.
         """
+        numbers = list(map(str, range(len(self.rows))))
         if not column and "id" not in self.columns:
-            return list(map(str, range(len(self.rows))))
-        ids = self.names(self.column(column, ("id",), "id"))
+            return numbers
+        try:
+            return self._unique(self.names(self.column(column, ("id",), "id")))
+        except BadInputError as error:
+            if column:
+                raise
+            say(f"{error}: the numbers of the rows, from 0, are the ids")
+            return numbers
+
+    def _unique(self, ids: list[str]) -> list[str]:
         first: dict[str, str] = {}
         for location, name in zip(self.locations, ids, strict=True):
             if first.setdefault(name, location) is not location:
-                raise BadInputError(
-                    f"{location}: {first[name]} has the same id {name!r}; change one of them, or"
-                    " rename the column"
-                )
+                raise BadInputError(f"{location}: {first[name]} has the same id {name!r}")
         return ids
 
     def warn_of_empty(self, *columns: Sequence[str]) -> None:

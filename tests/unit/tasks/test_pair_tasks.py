@@ -380,7 +380,5 @@ def test_queries_without_ids_are_distinguished_by_their_text(tmp_path: Path) -> 
     ):
         PassageRanking().classes(PassageRanking().read(str(file), Columns(), labeled=True))
     file.write_text("query,label\nwho,0\n")
-    with pytest.raises(
-        BadInputError, match=r"passage, .*columns are query, label; .*columns.pair"
-    ):
+    with pytest.raises(BadInputError, match=r"passage, .*columns are query, label; .*columns.pair"):
         PassageRanking().read(str(file), Columns(), labeled=True)

@@ -129,6 +129,13 @@ def test_ids_occur_once(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"line 4: .*line 2 has the same id '1'"):
         read_examples(file, Columns(id="key"))
     assert [e.id for e in read_examples(file)] == ["0", "1", "2"]
+    with pytest.raises(BadInputError, match="no column 'mood'"):
+        read_examples(file, Columns(id="mood"))
+    for ids in ("7,7,8", "7,,8"):  # of authors, not of rows
+        values = ids.split(",")
+        rows = "".join(f"a,x,{value}\n" for value in values)
+        file = write(tmp_path, "b.csv", f"text,label,id\n{rows}")
+        assert [e.id for e in read_examples(file)] == ["0", "1", "2"]
 
 
 def test_empty_texts_are_counted_and_long_ones_are_read(
