@@ -11,7 +11,7 @@ from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.qa.read import answer_texts, entries_of, has_null
+from pipelines.tasks.qa.entries import Entry, answer_texts, entries_of, has_null
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -47,8 +47,9 @@ def score(
     Raises:
         BadInputError: `gold` has not the format of SQuAD, or an answer is not a text.
     """
-    with_null = has_null(gold)
-    return score_answers(_golds(gold, with_null), predictions, with_null, null_odds, threshold)
+    entries = list(entries_of(gold, "the gold file"))
+    with_null = has_null(entries, gold.get("version", ""))
+    return score_answers(_golds(entries, with_null), predictions, with_null, null_odds, threshold)
 
 
 def score_answers(
@@ -81,11 +82,8 @@ def normalized(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
-def _golds(gold: Mapping[str, Any], with_null: bool) -> dict[str, tuple[str, ...]]:
-    golds = {
-        entry.qa["id"]: answer_texts(entry, with_null)
-        for entry in entries_of(gold, "the gold file")
-    }
+def _golds(entries: Sequence[Entry], with_null: bool) -> dict[str, tuple[str, ...]]:
+    golds = {entry.id: answer_texts(entry, with_null) for entry in entries}
     if not golds:
         raise BadInputError("the gold file has no questions; check that it is a SQuAD file")
     return golds

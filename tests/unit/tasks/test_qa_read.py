@@ -87,7 +87,9 @@ def test_version_2_and_unlabeled_files_are_read(tmp_path: Path) -> None:
             [qa_entry("a", "b", 2) | {"answers": [{"text": "b"}]}],
             r"answers\[0\] has no 'answer_start'",
         ),
-        ([qa_entry("a", "b", 2) | {"id": 7}], "'id' must be a str, not 7"),
+        ([qa_entry("a", "b", 2) | {"id": 7.5}], "'id' must be a str, not 7.5"),
+        ([qa_entry("a", "b", 2) | {"id": True}], "'id' must be a str, not True"),
+        ([qa_entry("7", "b", 2), qa_entry("a", "b", 2) | {"id": 7}], "same id '7'"),
         (
             [qa_entry("a", "b", 2) | {"question": "\ud800"}],
             "'question' contains an unpaired surrogate",
@@ -169,7 +171,11 @@ def test_tensorflow_data_sets_of_squads_shape_are_read(tmp_path: Path) -> None:
     )
     lines = read.stdout.splitlines()
     assert lines[:3] == [f"q{n} café b c () None" for n in range(3)], read.stderr
-    assert "example" in lines[3]
-    assert "has no answers" in lines[3]
-    assert "no split 'test'" in lines[4]
-    assert lines[4].endswith("its splits are train")
+    assert lines[3:6] == [
+        "q0 café b c () None",
+        "q1 café b c ('b',) (5, 6)",
+        "q2 café b c ('b', 'b') (5, 6)",
+    ]
+    assert "1 of 3 questions have no answer" in read.stderr
+    assert "no split 'test'" in lines[6]
+    assert lines[6].endswith("its splits are train")
