@@ -57,7 +57,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     """
     started = time.monotonic()
     trackers.require(config.wandb)
-    task = open_task(config.task, config.options)
+    task = open_task(config.task, config.options, config.data.bad_row_policy())
     examples = task.read(config.data.train, config.data.columns, labeled=True)
     source = config.data.validation
     validation_examples = task.read(source, config.data.columns, labeled=True) if source else []

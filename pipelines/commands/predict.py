@@ -17,6 +17,7 @@ from pipelines.models.open import MODEL_HELP, open_model
 from pipelines.models.predict import predict_file
 from pipelines.settings import Namespace, command_parser, parse
 from pipelines.tasks.experiment import write_records
+from pipelines.tasks.tables.bad_rows import BadRows
 from pipelines.tasks.task import Columns
 
 
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
         columns=Columns(**vars(options.columns)),
         labeled=options.score,
         rank=options.rank,
+        bad_rows=BadRows(options.bad_rows == "skip", 1.0),
     )
     write_records(predictions.ranked(), Path(options.output))
     if options.score and (metrics := predictions.metrics()):
@@ -58,6 +60,13 @@ def _options(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--length", type=int, default=0, help="tokens per row (0: as trained)")
     for name in ("text", "pair", "label", "id"):
         parser.add_argument(f"--columns.{name}", default="", help=f"column of the {name}")
+    parser.add_argument(
+        "--bad-rows",
+        choices=("stop", "skip"),
+        default="stop",
+        help="rows of a table with more or fewer fields than the others: stop at the first one, or"
+        " skip and count them",
+    )
     parser.add_argument(
         "--rank",
         action="store_true",

@@ -14,6 +14,7 @@ from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
 from pipelines.tasks.ranking import PassageRanking, ranked
 from pipelines.tasks.registry import TaskOptions, open_task, task_of_architecture
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.task import Columns, Record, Task
 
 
@@ -57,6 +58,7 @@ def predict_file(
     columns: Columns | None = None,
     labeled: bool = False,
     rank: bool = False,
+    bad_rows: BadRows = STOP,
 ) -> Predictions:
     """Return the predictions for the examples of a file.
 
@@ -68,6 +70,7 @@ def predict_file(
         columns: Names of the columns; those of the training complete them.
         labeled: Read the labels, for metrics.
         rank: Rank the passages of each query.
+        bad_rows: What to do with rows that cannot be read.
 
     Raises:
         BadArgumentsError: The model cannot rank.
@@ -81,7 +84,7 @@ def predict_file(
             f"--rank needs a classification model with 2 classes; {model.path} is a {name} model"
             f" with {len(classes)}"
         )
-    task = PassageRanking() if rank else open_task(name, options)
+    task = PassageRanking(None, bad_rows) if rank else open_task(name, options, bad_rows)
     if task.needs_pairs and len(model.text_columns) == 1:
         raise BadArgumentsError(
             f"--rank needs a model of pairs, but {model.path} was trained on single texts"

@@ -56,7 +56,7 @@ class Classification(TextTask):
         return len(classes) != 1
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
-        return examples_of(read(source), columns, labeled)
+        return examples_of(read(source, columns, self.bad_rows), columns, labeled)
 
     def classes(self, examples: Sequence[Example]) -> list[str]:
         """Return the labels in sorted order, or in that of the data set; print their counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bert_jax.config.run import (
     LoopConfig,
@@ -13,6 +14,7 @@ from bert_jax.config.run import (
 from bert_jax.config.task_head import HeadConfig
 from bert_jax.runtime.errors import BadInputError, fraction
 from pipelines.tasks.registry import TaskOptions
+from pipelines.tasks.tables.bad_rows import BadRows
 from pipelines.tasks.task import Columns
 
 
@@ -21,16 +23,29 @@ class TaskDataConfig:
     """The examples.
 
     Args:
-        train: Training examples: a file, or tfds:NAME[/CONFIG]:SPLIT.
+        train: Training examples: a file, a folder, or tfds:NAME[/CONFIG]:SPLIT.
         validation: Validation examples; empty = no evaluation.
         columns: Names of the columns or keys; empty = the usual names.
         length: Most tokens of a row, with [CLS] and [SEP].
+        bad_rows: Rows of a table that have more or fewer fields than the others, or no label: stop
+            at the first one, or skip and count them.
+        max_bad: Largest fraction of the rows of a table that may be skipped.
     """
 
     train: str = free("")
     validation: str = free("")
     columns: Columns = field(default_factory=Columns, metadata={"resume": "print"})
     length: int = 128
+    bad_rows: Literal["stop", "skip"] = free("stop")
+    max_bad: float = free(BadRows.most)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        fraction("data", self, "max_bad")
+
+    def bad_row_policy(self) -> BadRows:
+        """Return what to do with bad rows."""
+        return BadRows(self.bad_rows == "skip", self.max_bad)
 
 
 @dataclass(frozen=True)

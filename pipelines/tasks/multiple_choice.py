@@ -98,7 +98,7 @@ class MultipleChoice(Task):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Question]:
         """See `Task.read`; every question has the same number of choices."""
-        table = read(source)
+        table = read(source, columns, self.bad_rows)
         text = table.column(columns.text, CONTEXTS, "text")
         texts, choices = table.texts(text), _choices(table)
         beginning = columns.pair and table.column(columns.pair, (), "pair")

@@ -15,7 +15,8 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.classification import Classification
 from pipelines.tasks.endpoint import Endpoint, Field
-from pipelines.tasks.tables.examples import PAIRS, Example, examples_of, text_columns
+from pipelines.tasks.tables.examples import LABELS, PAIRS, Example, examples_of, text_columns
+from pipelines.tasks.tables.labels import labeled as with_labels
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import REQUEST_ID, Columns, Record
 
@@ -91,7 +92,9 @@ class PassageRanking(Classification):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Any]:
         """See `Task.read`; returns `Candidate`."""
-        table = read(source)
+        table = read(source, columns, self.bad_rows)
+        if labeled:  # so that the queries are those of the examples
+            table = with_labels(table, table.column(columns.label, LABELS, "label"))
         if not text_columns(table, columns)[1]:
             table.column("", tuple(second for _, second in PAIRS), "pair")
         examples = examples_of(table, columns, labeled)

@@ -18,6 +18,7 @@ from pipelines.tasks.qa.task import QaOptions, QuestionAnswering
 from pipelines.tasks.ranking import PassageRanking
 from pipelines.tasks.regression import Regression
 from pipelines.tasks.summarization.task import Summarization, SummarizationOptions
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.tagging.task import Tagging, TaggingOptions
 from pipelines.tasks.task import Task
 
@@ -42,8 +43,8 @@ class TaskOptions(SummarizationOptions, QaOptions, TaggingOptions):
     """Options of single tasks; each task reads its own."""
 
 
-def open_task(name: str, options: TaskOptions | None = None) -> Task:
-    """Return the task of that name.
+def open_task(name: str, options: TaskOptions | None = None, bad_rows: BadRows = STOP) -> Task:
+    """Return the task of that name; see `Task` for the arguments.
 
     Raises:
         BadArgumentsError: There is no such task.
@@ -53,7 +54,7 @@ def open_task(name: str, options: TaskOptions | None = None) -> Task:
         raise BadArgumentsError(
             f"unknown task {name!r}; tasks: {', '.join(TASKS)}{nearest(name, TASKS)}"
         )
-    return TASKS[name](options or TaskOptions())
+    return TASKS[name](options or TaskOptions(), bad_rows)
 
 
 def task_of_architecture(architecture: str, classes: Sequence[str]) -> str | None:

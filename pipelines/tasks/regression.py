@@ -56,7 +56,7 @@ class Regression(TextTask):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
         """See `Task.read`; labels are numbers."""
-        examples = examples_of(read(source), columns, labeled, LABELS)
+        examples = examples_of(read(source, columns, self.bad_rows), columns, labeled, LABELS)
         for example in examples if labeled else ():
             if not _is_number(example.label):
                 raise BadInputError(

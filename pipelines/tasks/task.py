@@ -17,6 +17,7 @@ from jax import Array
 from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.endpoint import Endpoint
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
 
 Arrays = dict[str, np.ndarray]
 Record = dict[str, Any]
@@ -114,9 +115,15 @@ class Task(ABC):
     endpoint: ClassVar[Endpoint]
     Options: ClassVar[type] = object
 
-    def __init__(self, options: Any = None) -> None:
-        """Create a task with `options`, an instance of `Options`; None = the defaults."""
+    def __init__(self, options: Any = None, bad_rows: BadRows = STOP) -> None:
+        """Create a task.
+
+        Args:
+            options: An instance of `Options`; None = the defaults.
+            bad_rows: What `read` does with rows that cannot be read, in tables.
+        """
         self.options = self.Options() if options is None else options
+        self.bad_rows = bad_rows
 
     @classmethod
     def fits(cls, classes: Sequence[str]) -> bool:

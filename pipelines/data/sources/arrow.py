@@ -13,24 +13,28 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.data.sources.locations import File, escaped, find, is_url, readable
 from pipelines.data.sources.rows import Fields
 from pipelines.data.sources.source import Piece, Source
-from pipelines.data.sources.tables import Table, check_file, rows_of_batch, table_pieces
+from pipelines.data.sources.tables import ColumnTable, check_file, rows_of_batch, table_pieces
 
 _FILE_MAGIC = b"ARROW1"
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream
-_STATE = "state.json"
+_STATE, _DICT, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 _BATCH = 1024  # rows that become Python objects together
 
 
-class ArrowTable(Table):
+class ArrowTable(ColumnTable):
     """The rows of one Arrow file or stream."""
 
     def count(self) -> int:
-        with _batches(self.file) as batches:
+        with _opened(self.file) as (_, batches):
             return sum(batch.num_rows for batch in batches)
+
+    def schema(self) -> Any:
+        with _opened(self.file) as (schema, _):
+            return schema
 
     def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
         """See `Table.rows`. A local file is mapped, so rows before `start` cost nothing."""
-        with _batches(self.file) as batches:
+        with _opened(self.file) as (_, batches):
             yield from islice(_rows(batches, start, columns, self.file), end - start)
 
 
@@ -55,7 +59,7 @@ def _rows(
 
 
 @contextmanager
-def _batches(file: File) -> Iterator[Iterator[Any]]:
+def _opened(file: File) -> Iterator[tuple[Any, Iterator[Any]]]:
     import pyarrow
 
     with readable(file), file.open() as content:
@@ -64,14 +68,16 @@ def _batches(file: File) -> Iterator[Iterator[Any]]:
         try:
             if is_file:
                 reader = pyarrow.ipc.open_file(source)
-                yield map(reader.get_batch, range(reader.num_record_batches))
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                yield reader.schema, batches
             else:
                 # Otherwise, pyarrow takes a stream that was cut for a shorter one.
                 content.seek(-min(len(_END), file.size), io.SEEK_END)
                 if content.read() != _END:
                     raise BadInputError(f"{file} is damaged: its end is missing; restore it")
                 content.seek(0)
-                yield iter(pyarrow.ipc.open_stream(source))
+                reader = pyarrow.ipc.open_stream(source)
+                yield reader.schema, iter(reader)
         except (pyarrow.ArrowException, OSError) as error:
             text = " ".join(str(error).split())[:200]
             raise BadInputError(
@@ -99,10 +105,10 @@ class Arrow(Source):
         super().__init__(spec)
         location, _, fields = self.name.partition("#")
         self._fields = Fields.parse(fields)
-        folder, split = _folder_and_split(location)
+        folder, split = folder_and_split(location)
         if not folder:
             raise BadArgumentsError(f"corpus {spec!r} names no folder; write {self.form}")
-        self._files = _data_files(folder.rstrip("/"), split, spec)
+        self._files = data_files(folder.rstrip("/"), split, f"corpus {spec!r}")
 
     def size(self) -> int:
         return sum(file.size for file in self._files)
@@ -114,27 +120,61 @@ class Arrow(Source):
         return table_pieces([ArrowTable(file) for file in self._files], self._fields, size)
 
 
-def _folder_and_split(location: str) -> tuple[str, str]:
+def folder_and_split(location: str) -> tuple[str, str]:
+    """Divide ``FOLDER[:SPLIT]``; the split may be empty."""
     folder, colon, split = location.rpartition(":")
     # The colon of a URL is followed by slashes.
     return (folder, split) if colon and "/" not in split else (location, "")
 
 
-def _data_files(folder: str, split: str, spec: str) -> list[File]:
-    splits = _json_of(f"{folder}/dataset_dict.json").get("splits") or []
+def splits_of(folder: str) -> list[str]:
+    """Return the splits of a dictionary of data sets; none if the folder is no dictionary.
+
+    Raises:
+        BadInputError: The list of splits is damaged.
+    """
+    splits = _json_of(f"{folder}/{_DICT}").get("splits") or []
+    # A name could lead out of the folder.
+    if not isinstance(splits, list) or not all(isinstance(s, str) and "/" not in s for s in splits):
+        raise BadInputError(f"{folder}/{_DICT} is damaged: it lists no splits; restore it")
+    return splits
+
+
+def is_data_set(folder: str) -> bool:
+    """Return whether `save_to_disk` wrote a folder."""
+    return any(find(escaped(f"{folder}/{name}")) for name in (_STATE, _DICT))
+
+
+def info_of(folder: str) -> dict[str, Any]:
+    """Read the description of a data set; empty if there is none."""
+    return _json_of(f"{folder}/{_INFO}")
+
+
+def data_files(folder: str, split: str, name: str) -> list[File]:
+    """List the files of a data set, or of a split of a dictionary of data sets (default: train).
+
+    Args:
+        folder: The folder.
+        split: The split; may be empty.
+        name: What the user wrote, for messages.
+
+    Raises:
+        BadInputError: There is no such data set or split, or files are missing.
+    """
+    splits = splits_of(folder)
     if splits or split:
         split = split or "train"
-        if not isinstance(splits, list) or split not in splits:
-            names = ", ".join(map(str, splits)) or "none: the folder is one data set"
-            raise BadInputError(f"corpus {spec!r} has no split {split!r}; its splits are {names}")
+        if split not in splits:
+            names = ", ".join(splits) or "none: the folder is one data set"
+            raise BadInputError(f"{name} has no split {split!r}; its splits are {names}")
         folder = f"{folder}/{split}"
     files = _listed_names(f"{folder}/{_STATE}")
     if not files:
         raise BadInputError(
-            f"corpus {spec!r}: {folder} has no {_STATE}; give a folder that save_to_disk wrote, as"
-            f" in {Arrow.form}"
+            f"{name}: {folder} has no {_STATE}; give a folder that save_to_disk wrote, as in"
+            f" {Arrow.form}"
         )
-    listed = [file for name in files for file in find(escaped(f"{folder}/{name}"))]
+    listed = [file for each in files for file in find(escaped(f"{folder}/{each}"))]
     if len(listed) != len(files):
         raise BadInputError(
             f"{folder}/{_STATE} lists {len(files)} files, but {len(listed)} exist; copy the whole"

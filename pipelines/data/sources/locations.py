@@ -94,6 +94,20 @@ def find(pattern: str) -> list[File]:
     return [_file(by_url[url]) for url in sorted(by_url)]
 
 
+def existing(name: str | Path) -> File:
+    """Return the file of a path or URL; `name` is not a pattern.
+
+    Raises:
+        BadInputError: There is no such file; see `find` for other errors.
+    """
+    with readable(name):
+        if files := find(escaped(str(name))):
+            return files[0]
+        if not is_url(str(name)):
+            Path(name).open("rb").close()  # raises the error that says why
+    raise BadInputError(f"{name} does not exist; check it")
+
+
 def _matches(folder: str, patterns: list[str], *, is_http: bool) -> Iterator[remote.Entry]:
     """Yield the files below a URL that match the parts of a pattern.
 

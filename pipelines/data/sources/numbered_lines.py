@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.locations import readable
+from pipelines.data.sources.locations import File, existing, readable
 from pipelines.data.sources.rows import HALF_CHARACTER
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: str | Path | File) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line of a UTF-8 file; only line feeds end a line.
+
+    Args:
+        path: A path or URL; the file may be compressed.
 
     Raises:
         BadInputError: The file cannot be read, or is not text.
     """
-    with readable(path), path.open("rb") as file:
+    source = path if isinstance(path, File) else existing(path)
+    with readable(source), source.open_text() as file:
         for number, line in enumerate(file, start=1):
             try:
                 text = line.decode("utf-8")
@@ -37,13 +41,19 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text.rstrip("\r\n").removeprefix("\ufeff")
 
 
-def position(path: Path, number: int) -> str:
+def position(path: str | Path | File, number: int) -> str:
     """Return the position of a line for messages: "FILE, line 3"."""
     return f"{path}, line {number:,}"
 
 
-def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def records(
+    path: str | Path | File, skipped: list[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of the line and the content of each JSON object; skip blank lines.
+
+    Args:
+        path: See `lines`.
+        skipped: Collects the positions of lines that are not JSON objects; None = refuse them.
 
     Raises:
         BadInputError: The file cannot be read, or a line is not a JSON object.
@@ -52,21 +62,25 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInputError(
-                f"{position(path, number)}, column {error.colno}: not JSON ({error.msg});"
-                " write one object per line"
-            ) from None
-        except (ValueError, RecursionError) as error:  # huge numbers, very deep lists
-            raise BadInputError(
-                f"{position(path, number)} cannot be read as JSON: {error}"
-            ) from None
-        if not isinstance(record, dict):
-            raise BadInputError(
-                f"{position(path, number)} must be a JSON object, not {line.strip()[:40]}"
-            )
-        yield number, record
+            yield number, _object(line, position(path, number))
+        except BadInputError:
+            if skipped is None:
+                raise
+            skipped.append(position(path, number))
+
+
+def _object(line: str, location: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInputError(
+            f"{location}, column {error.colno}: not JSON ({error.msg}); write one object per line"
+        ) from None
+    except (ValueError, RecursionError) as error:  # huge numbers, very deep lists
+        raise BadInputError(f"{location} cannot be read as JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise BadInputError(f"{location} must be a JSON object, not {line.strip()[:40]}")
+    return record
 
 
 def field(record: dict[str, Any], name: str, location: str) -> Any:

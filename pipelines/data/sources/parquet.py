@@ -11,7 +11,7 @@ from typing import Any
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.locations import File, readable
 from pipelines.data.sources.rows import FIELD_FORM
-from pipelines.data.sources.tables import Table, TableFiles, rows_of_batch
+from pipelines.data.sources.tables import ColumnTable, TableFiles, rows_of_batch
 
 _BATCH = 256  # rows that are decoded together
 # A row group is read in pieces of this size: row groups of the hub exceed 1 GiB.
@@ -19,13 +19,17 @@ _BUFFER = 1 << 20
 _MAGIC = b"PAR1"
 
 
-class ParquetTable(Table):
+class ParquetTable(ColumnTable):
     """The rows of one Parquet file."""
 
     def count(self) -> int:
         with opened(self.file) as parquet:
             count: int = parquet.metadata.num_rows
         return count
+
+    def schema(self) -> Any:
+        with opened(self.file) as parquet:
+            return parquet.schema_arrow
 
     def rows(self, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
         """See `Table.rows`; rows before `start` in its row group are decoded and dropped."""

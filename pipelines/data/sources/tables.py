@@ -50,6 +50,14 @@ class Table(ABC):
         ]
 
 
+class ColumnTable(Table):
+    """A file that stores columns, with a schema."""
+
+    @abstractmethod
+    def schema(self) -> Any:
+        """Return the `pyarrow.Schema` of the file."""
+
+
 _NO_KEY = object()
 
 

@@ -20,6 +20,7 @@ from pipelines.tasks.qa.read import Question, read
 from pipelines.tasks.qa.score import normalized, score_answers
 from pipelines.tasks.reporting import around
 from pipelines.tasks.sequences import row_length
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 SPECIALS = 3  # [CLS] question [SEP] context [SEP]
@@ -76,13 +77,13 @@ class QuestionAnswering(Task):
     Options = QaOptions
     options: QaOptions
 
-    def __init__(self, options: QaOptions | None = None) -> None:
+    def __init__(self, options: QaOptions | None = None, bad_rows: BadRows = STOP) -> None:
         """See `Task`.
 
         Raises:
             BadInputError: An option is out of range.
         """
-        super().__init__(options)
+        super().__init__(options, bad_rows)
         for name in ("stride", "question_length", "n_best", "answer_length"):
             if getattr(self.options, name) < 1:
                 raise BadInputError(f"{name} must be at least 1, not {getattr(self.options, name)}")

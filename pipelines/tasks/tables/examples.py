@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tables.labels import labeled as with_labels
 from pipelines.tasks.tables.table import Table, option
 from pipelines.tasks.task import Columns
 
@@ -79,7 +80,10 @@ def examples_of(
         BadInputError: A value is missing. The message names the line or column.
     """
     first, second = text_columns(table, columns)
-    label = table.column(columns.label, labels, "label") if labeled else columns.label
+    label = columns.label
+    if labeled:
+        label = table.column(columns.label, labels, "label")
+        table = with_labels(table, label)
     report_columns(table, first, second, columns, label)
     read = (first, second) if second else (first,)
     texts = table.texts(first)

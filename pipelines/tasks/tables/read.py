@@ -1,121 +1,204 @@
 """Read a table of labeled data.
 
     FILE.csv                     a header line; quoted fields may contain line breaks
-    FILE.tsv                     a header line; no quoting, as in the files of GLUE
-    FILE.jsonl                   a JSON object per line
+    FILE.tsv, FILE.txt           a header line; quoted only if the whole file shows it
+    FILE.jsonl, FILE.json        a JSON object per line; an array of objects
+    FILE.parquet, FILE.arrow     columns, with the names of classes that Hugging Face stores
+    FOLDER[:SPLIT]               such files; a data set that `save_to_disk` wrote, also as
+                                 arrow:FOLDER[:SPLIT]; texts in a folder for each class
     tfds:NAME[/CONFIG]:SPLIT     a data set of tensorflow_datasets
 
-Files are UTF-8.
+A file or folder may be at a URL, a pattern such as ``train-*.parquet`` may name several files, and
+text files may be compressed. Text is UTF-8.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
 
+from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.data_sets import read_split
-from pipelines.data.sources.locations import readable
-from pipelines.data.sources.numbered_lines import position, records
+from pipelines.data.sources import arrow
+from pipelines.data.sources.arrow import ArrowTable, folder_and_split
+from pipelines.data.sources.data_sets import TFDS, read_split
+from pipelines.data.sources.decompression import DECOMPRESSORS
+from pipelines.data.sources.locations import File, escaped, existing, find, is_folder, readable
+from pipelines.data.sources.parquet import ParquetTable
+from pipelines.data.sources.tables import check_file
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tables.class_folders import TEXT, read_texts, texts_below
+from pipelines.tasks.tables.delimited import read_delimited
+from pipelines.tasks.tables.json_rows import read_document, read_lines
+from pipelines.tasks.tables.stored import read_stored
 from pipelines.tasks.tables.table import Table
+from pipelines.tasks.tables.text import JSON_ARRAY, JSON_LINES, text_of
+from pipelines.tasks.task import Columns
 
-_FIELD_LIMIT = 2**31 - 1  # characters; the default of the csv module is 131,072
+_STORED = {".parquet": ParquetTable, ".arrow": ArrowTable}
+_DELIMITED = {".csv": ",", ".tsv": "\t", TEXT: "\t"}
+_JSON = (".jsonl", ".json")
+_SUFFIXES = (*_STORED, *_JSON, *_DELIMITED)
+FORMS = (
+    f"{', '.join(_SUFFIXES)} (text also with {', '.join(DECOMPRESSORS)}), a folder of such files,"
+    " of save_to_disk or of a folder for each class, or tfds:NAME:SPLIT"
+)
 
 
-def read(source: str) -> Table:
+def read(source: str, columns: Columns | None = None, bad_rows: BadRows = STOP) -> Table:
     """Read a table with at least one row.
+
+    Args:
+        source: Files or a data set; see above.
+        columns: Names or numbers of the columns.
+        bad_rows: What to do with rows that cannot be read.
 
     Raises:
         BadInputError: It cannot be read.
     """
-    if source.startswith("tfds:"):
-        table = _read_data_set(source)
-    else:
-        suffix = Path(source).suffix.lower()
-        if suffix not in (".csv", ".tsv", ".jsonl"):
-            raise BadInputError(
-                f"{source}: unknown file type; use .csv, .tsv or .jsonl, or a data set,"
-                " tfds:NAME:SPLIT"
-            )
-        table = _read_json(source) if suffix == ".jsonl" else _read_csv(source, suffix)
+    table = _read(source, columns or Columns(), bad_rows)
     if not table.rows:
         raise BadInputError(f"{source} has no rows")
     return table
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file.
-
-    Raises:
-        BadInputError: It cannot be read, or has another encoding. The message has the remedy.
-    """
-    with readable(path):
-        data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise BadInputError(f"{path} is UTF-16; convert it: iconv -f utf-16 -t utf-8 '{path}'")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadInputError(
-            f"{path}, line {line} is not UTF-8: byte 0x{data[error.start]:02x}; convert it, for"
-            f" example with iconv -f latin1 -t utf-8 '{path}'"
-        ) from None
+def _read(source: str, columns: Columns, bad_rows: BadRows) -> Table:
+    if source.startswith(TFDS):
+        return _read_data_set(source, bad_rows)
+    location = source.removeprefix(f"{arrow.Arrow.scheme}:")
+    folder, split = folder_and_split(location)
+    if is_folder(location):
+        folder, split = location, ""
+    elif location == source and not (split and is_folder(folder)):
+        files = find(escaped(source)) or find(source) or [existing(source)]
+        return _read_files(source, files, columns, bad_rows)
+    folder = folder.rstrip("/")
+    if location != source or arrow.is_data_set(folder):
+        return _read_saved(source, folder, split, bad_rows)
+    return _read_folder(source, folder, split, columns, bad_rows)
 
 
-def _read_csv(source: str, suffix: str) -> Table:
-    text = read_text(Path(source))
-    quoted = suffix == ".csv"
-    csv.field_size_limit(_FIELD_LIMIT)
-    lines = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter="," if quoted else "\t",
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        strict=True,
-    )
-    records, locations, first_line = [], [], 1
-    try:
-        for record in lines:
-            if record:  # not a blank line
-                records.append(record)
-                locations.append(f"{source}, line {first_line}")
-            first_line = lines.line_num + 1
-    except csv.Error as error:
-        raise BadInputError(
-            f"{source}, line {first_line}: {error}; double the quotes inside a quoted field"
-        ) from None
-    if not records:
-        raise BadInputError(f"{source} is empty; the first line must name the columns")
-    return _table(source, records, locations, quoted)
-
-
-def _table(source: str, records: list[list[str]], locations: list[str], quoted: bool) -> Table:
-    header = [name.strip() for name in records[0]]
-    if duplicate := next((name for name in header if header.count(name) > 1), None):
-        raise BadInputError(f"{locations[0]}: two columns are called {duplicate!r}; rename one")
-    for location, record in zip(locations, records, strict=True):
-        if len(record) != len(header):
-            remedy = "quote fields that contain a comma" if quoted else "remove tabs inside fields"
-            raise BadInputError(
-                f"{location} has {len(record)} columns, but the header has {len(header)}"
-                f" ({', '.join(header)}); {remedy}"
-            )
-    rows = [dict(zip(header, record, strict=True)) for record in records[1:]]
-    return Table(source, header, rows, locations[1:], {})
-
-
-def _read_json(source: str) -> Table:
-    numbers, rows = [], []
-    for number, record in records(Path(source)):
-        numbers.append(number)
-        rows.append(record)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    locations = [position(Path(source), number) for number in numbers]
-    return Table(source, list(columns), rows, locations, {})
-
-
-def _read_data_set(source: str) -> Table:
+def _read_data_set(source: str, bad_rows: BadRows) -> Table:
     data = read_split(source)
     locations = [f"{source}, example {number}" for number in range(len(data.rows))]
-    return Table(source, data.features, data.rows, locations, data.class_names)
+    return Table(source, data.features, data.rows, locations, data.class_names, bad_rows)
+
+
+def _read_saved(source: str, folder: str, split: str, bad_rows: BadRows) -> Table:
+    """Read a folder that `save_to_disk` wrote."""
+    splits = arrow.splits_of(folder)
+    if splits and not split:
+        split = _only(source, splits)
+    files = [ArrowTable(file) for file in arrow.data_files(folder, split, source)]
+    info = arrow.info_of(f"{folder}/{split}" if split else folder)
+    return read_stored(source, files, info.get("features"), bad_rows)
+
+
+def _read_folder(
+    source: str, folder: str, split: str, columns: Columns, bad_rows: BadRows
+) -> Table:
+    """Read the files of a folder, or the texts in it."""
+    for place in (folder, f"{folder}/data"):
+        files = [file for file in find(f"{escaped(place)}/*") if _suffix(file) in _SUFFIXES]
+        suffixes = [suffix for suffix in _SUFFIXES if suffix != TEXT]
+        suffix = next((each for each in suffixes if each in map(_suffix, files)), "")
+        if suffix:
+            files = [file for file in files if _suffix(file) == suffix]
+            names = list(dict.fromkeys(map(_split_of, files)))
+            if split not in names:
+                split = _only(source, names, split)
+            files = [file for file in files if _split_of(file) == split]
+            return _read_files(source, files, columns, bad_rows)
+    if split:
+        folder = f"{folder}/{split}"
+    texts = [file for file in find(f"{escaped(folder)}/*") if file.suffix == TEXT]
+    if labeled := texts_below(folder):
+        return read_texts(source, labeled, True, bad_rows)
+    if texts:
+        return read_texts(source, texts, False, bad_rows)
+    below = find(f"{escaped(folder)}/*/*{TEXT}") or find(f"{escaped(folder)}/*/*/*{TEXT}")
+    names = sorted({PurePosixPath(file.name).relative_to(folder).parts[0] for file in below})
+    remedy = f"choose a folder in it: {', '.join(names)}" if names else f"it needs {FORMS}"
+    raise BadInputError(f"{source} contains no labeled data; {remedy}")
+
+
+def _only(source: str, names: Sequence[str], requested: str = "") -> str:
+    """Return the only split; the training data must not be evaluated by mistake.
+
+    Raises:
+        BadInputError: There are several, or there is none of the requested name.
+    """
+    if len(names) == 1 and not requested:
+        return names[0]
+    listed = ", ".join(name or "(without a name)" for name in names)
+    if requested:
+        raise BadInputError(f"{source} has no split {requested!r}; its splits are {listed}")
+    raise BadInputError(f"{source} has the splits {listed}; choose one, as in {source}:{names[0]}")
+
+
+def _split_of(file: File) -> str:
+    """Return the name of a file without the number of the shard: train-00000-of-00001.parquet."""
+    name = PurePosixPath(file.name.partition("?")[0]).name
+    return re.split(r"(?:^|[-_.])\d", name.partition(".")[0])[0]
+
+
+def _suffix(file: File) -> str:
+    """Return the suffix of the name, without that of a compression."""
+    path = PurePosixPath(file.name.partition("?")[0].lower())
+    return PurePosixPath(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
+
+
+def _read_files(source: str, files: Sequence[File], columns: Columns, bad_rows: BadRows) -> Table:
+    """Read files of one format as one table."""
+    if len(files) > 1:
+        say(f"{source}: {len(files):,} files, {files[0]} to {files[-1]}")
+    suffix = _suffix(files[0])
+    if suffix not in _SUFFIXES:
+        raise BadInputError(f"{files[0]}: unknown file type {suffix!r}; use {FORMS}")
+    if other := next((file for file in files if _suffix(file) != suffix), None):
+        raise BadInputError(f"{source}: {files[0]} and {other} have other formats; choose one")
+    if suffix in _STORED:
+        for file in files:
+            check_file(file, suffix[1:], source)
+        return read_stored(source, list(map(_STORED[suffix], files)), {}, bad_rows)
+    reader = _read_json if suffix in _JSON else _read_delimited
+    tables = [reader(file, suffix, columns, bad_rows) for file in files]
+    return replace(_joined(tables, reader), source=source)
+
+
+def _read_json(file: File, suffix: str, columns: Columns, bad_rows: BadRows) -> Table:
+    del columns
+    with_lines = suffix == ".jsonl"
+    if with_lines and not _starts_with(file, b"["):
+        return read_lines(file.name, file, bad_rows)
+    return read_document(file.name, file, text_of(file, (JSON_LINES, JSON_ARRAY)), bad_rows)
+
+
+def _read_delimited(file: File, suffix: str, columns: Columns, bad_rows: BadRows) -> Table:
+    return read_delimited(file.name, text_of(file), _DELIMITED[suffix], columns, bad_rows)
+
+
+def _starts_with(file: File, sign: bytes) -> bool:
+    with readable(file), file.open_text() as content:
+        return content.peek().removeprefix(b"\xef\xbb\xbf").lstrip().startswith(sign)
+
+
+def _joined(tables: Sequence[Table], reader: Callable[..., Table]) -> Table:
+    """Return the rows of several files as one table."""
+    first, *others = tables
+    for table in others:
+        if reader is _read_delimited and table.columns != first.columns:
+            raise BadInputError(
+                f"{table.source} has the columns {', '.join(table.columns)}, but {first.source} has"
+                f" {', '.join(first.columns)}; read them one at a time"
+            )
+    if not others:
+        return first
+    return replace(
+        first,
+        columns=list(dict.fromkeys(name for table in tables for name in table.columns)),
+        rows=[row for table in tables for row in table.rows],
+        locations=[location for table in tables for location in table.locations],
+    )

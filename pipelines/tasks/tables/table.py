@@ -12,8 +12,10 @@ from typing import Any
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.rows import HALF_CHARACTER
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.task import Record
 
+_SHOWN = 60  # characters of the name of a column
 _SAMPLED_ROWS = 1000
 _CATEGORIES = 50  # a column with more different values is not one of categories
 _LONG = 4  # words of a text; names of categories have fewer
@@ -31,6 +33,8 @@ class Table:
         rows: Column -> value; JSON objects may lack columns.
         locations: File and line, or number, of each row.
         class_names: Column -> its classes, if the data set lists them.
+        bad_rows: What to do with rows that cannot be used.
+        hint: What to do if there is no column of a usual name, with a leading semicolon.
     """
 
     source: str
@@ -38,6 +42,8 @@ class Table:
     rows: list[Record]
     locations: list[str]
     class_names: dict[str, list[str]]
+    bad_rows: BadRows = STOP
+    hint: str = ""
 
     def column(self, requested: str, usual: Sequence[str], name: str) -> str:
         """Return the `requested` column, or else the first of the `usual` ones that exists.
@@ -54,10 +60,11 @@ class Table:
             return requested
         if not requested and (found := next(filter(None, map(self.named, usual)), "")):
             return found
+        names = ", ".join(each[:_SHOWN] for each in self.columns)
         missing = repr(requested) if requested else f"called {', '.join(usual)}"
         raise BadInputError(
-            f"{self.source} has no column {missing}; its columns are {', '.join(self.columns)};"
-            f" choose one with {option(name, 'NAME')}"
+            f"{self.source} has no column {missing}; its columns are {names}; choose one with"
+            f" {option(name, 'NAME')}{self.hint}"
         )
 
     def named(self, usual: str) -> str:

@@ -86,7 +86,7 @@ def test_labels_are_ignored_if_not_requested(tmp_path: Path) -> None:
             "text,label\na,x\nb,y,z\n",
             "line 3 has 3 columns, but the header has 2 .text, label.;",
         ),
-        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, but the header has 2 .*tab"),
+        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, but the header has 2 .*bad_rows"),
         ("a.csv", 'text,label\na,x\n"b" c,y\n', "line 3: .*quotes"),
         ("a.csv", 'text,label\na,x\n"b,y\n', "line 3: unexpected end of data"),
         ("a.csv", "text,text\na,b\n", "line 1: two columns are called 'text'"),
@@ -101,7 +101,8 @@ def test_labels_are_ignored_if_not_requested(tmp_path: Path) -> None:
             '{"text":"\\ud800","label":"x"}',
             "line 1: 'text' contains an unpaired surrogate",
         ),
-        ("a.json", "[]", "unknown file type; use .csv, .tsv or .jsonl"),
+        ("a.json", "[]", "a.json has no rows"),
+        ("a.xlsx", "", "unknown file type '.xlsx'; use .*csv, .tsv"),
     ],
 )
 def test_a_bad_table_is_refused_with_its_line(

@@ -1,0 +1,72 @@
+"""Rows that have no label, which is written in several ways.
+
+None                a class of -1 in a data set that lists its classes, as in test sets of the hub
+"-"                 annotators of SNLI and MNLI did not agree
+-1                  beside the labels 0, 1, 2 and so on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tables.bad_rows import report_skipped
+from pipelines.tasks.tables.table import Table
+
+_NO_AGREEMENT = "-"
+_INFERENCES = {"entailment", "neutral", "contradiction", "not_entailment"}
+
+
+def labeled(table: Table, column: str) -> Table:
+    """Return the rows that have a label in `column`; print how many do not.
+
+    An empty label is an error of the file, so it stays, unless bad rows are skipped.
+
+    Raises:
+        BadInputError: No row has a label.
+    """
+    values = [row.get(column) for row in table.rows]
+    absent = _absent(values, column)
+    if column in table.class_names:
+        absent.append(None)
+    if table.bad_rows.skip:
+        absent += [None, ""]
+    kept = [index for index, value in enumerate(values) if _key(value) not in absent]
+    if not kept:
+        raise BadInputError(
+            f"{table.locations[0]}: {column!r} is missing, as in all {len(values):,} rows; choose"
+            " labeled data"
+        )
+    if len(kept) < len(values):
+        has_label = set(kept)
+        skipped = [each for n, each in enumerate(table.locations) if n not in has_label]
+        report_skipped(table.source, skipped, f"no label in {column!r}")
+        rows = [table.rows[index] for index in kept]
+        table = replace(table, rows=rows, locations=[table.locations[index] for index in kept])
+    return table
+
+
+def _key(value: Any) -> Any:
+    """Return a value that can be compared: texts without spaces; 0 for lists and other objects."""
+    if isinstance(value, str):
+        return value.strip()
+    return value if value is None or isinstance(value, int | float) else 0
+
+
+def _absent(values: Sequence[Any], column: str) -> list[Any]:
+    """Return the values that mean that there is no label."""
+    distinct = {_key(value) for value in values}
+    others = distinct - {_NO_AGREEMENT, None, ""}
+    if _NO_AGREEMENT in distinct and (column == "gold_label" or (others and others <= _INFERENCES)):
+        return [_NO_AGREEMENT]
+    # Labels of -1, 0 and 1, and those with other negative numbers, may be sentiment.
+    whole = [int(x) for x in distinct if isinstance(x, int) or (isinstance(x, str) and _is_int(x))]
+    if len(whole) == len(distinct) > 3 and sorted(whole) == list(range(-1, len(whole) - 1)):
+        return [x for x in distinct if int(x) == -1]
+    return []
+
+
+def _is_int(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
