@@ -70,6 +70,8 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
             for part in (examples, validation_examples)
             if part
         ]
+        for part in sets:
+            part.features.require_token_types(config.model)
         has_labels = examples and sets[0].features.arrays["weights"].any()
         config = planned(config, len(sets[0].features.examples) if has_labels else 0)
         say(f"{len(examples):,} training and {len(validation_examples):,} validation examples")

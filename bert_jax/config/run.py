@@ -51,7 +51,8 @@ class ModelConfig:
         heads: Number of attention heads; must divide hidden_size.
         feed_forward_size: Width inside the feed-forward block.
         max_positions: Maximum sequence length.
-        type_vocab_size: Number of token types (BERT: 2, for the segments A and B).
+        type_vocab_size: Number of token types (BERT: 2, for the segments A and B; 1: single texts
+            only).
         hidden_dropout: Dropout rate after the embeddings and after each sub-block.
         attention_dropout: Dropout rate on the attention probabilities.
         gelu: tanh (approximation, as in google-research/bert) or erf (Hugging Face's "gelu").
@@ -110,8 +111,8 @@ class ModelConfig:
             feed_forward_size=self.feed_forward_size or 4 * hidden_size,
         )
         at_least("model", full, 1, "hidden_size layers heads feed_forward_size max_positions")
+        at_least("model", full, 1, "type_vocab_size")
         at_least("model", full, 0, "vocab_size")
-        at_least("model", full, 2, "type_vocab_size")
         fraction("model", full, "hidden_dropout attention_dropout")
         if full.encoder == "lstm" and full.hidden_size % 2:
             raise BadInputError(
@@ -378,6 +379,11 @@ class RunConfig(TrainableConfig):
         object.__setattr__(self, "phases", phases)
         if not self.init or self.model.is_stated:
             object.__setattr__(self, "model", self.model.resolved())
+        if self.model.type_vocab_size == 1 and self.data.objective != "mlm":
+            raise BadInputError(
+                f"data.objective is {self.data.objective}, which needs pairs, but type_vocab_size"
+                " of the model is 1: it reads single texts only; set data.objective to mlm"
+            )
         every, eval_every = self.checkpoint.every, self.train.eval_every
         if self.checkpoint.keep_best and (not eval_every or every % eval_every):
             raise BadInputError(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -167,12 +167,21 @@ def only(tree: Params, keep: frozenset[str]) -> Params:
     return _nested({path: leaf for path, leaf in named_leaves(tree) if _part(path) in keep})
 
 
+def part_names(naming: Naming, architecture: str, config: ModelConfig) -> dict[str, list[str]]:
+    """Return the names of the tensors of every part that the architecture can have."""
+    names: dict[str, list[str]] = {}
+    for entry in _entries(ARCHITECTURES[architecture]):
+        names.setdefault(_part(entry.path), []).extend(_names(entry, naming, config))
+    return names
+
+
 def from_tensors(
     tensors: Mapping[str, np.ndarray],
     naming: Naming,
     architecture: str,
     config: ModelConfig,
     source: str,
+    without: Collection[str] = (),
 ) -> Params:
     """Convert named tensors to parameters, including parts that the architecture does not require.
 
@@ -182,6 +191,7 @@ def from_tensors(
         architecture: One of ARCHITECTURES.
         config: The network.
         source: The file, for messages.
+        without: Parts that are left out.
 
     Returns:
         A tree of float32 NumPy arrays.
@@ -194,7 +204,8 @@ def from_tensors(
     present = {_part(e.path) for e in entries if _names(e, naming, config)[0] in tensors}
     classes = _classes(tensors, naming, kind)
     shapes = dict(named_leaves(abstract_params(config, classes)))
-    entries = [entry for entry in entries if _part(entry.path) in present | kind.parts]
+    kept = (present | kind.parts) - set(without)
+    entries = [entry for entry in entries if _part(entry.path) in kept]
     _check_names(tensors, naming, architecture, entries, config, source)
     flat = {}
     for entry in entries:
@@ -250,11 +261,6 @@ def to_hugging_face(params: Params, architecture: str) -> dict[str, np.ndarray]:
         for name, layer in zip(names, layers, strict=True):
             tensors[name] = _export_array(layer, entry, "hugging_face")
     return tensors
-
-
-def names_used(params: Params, architecture: str) -> set[str]:
-    """Return the names of the tensors that `to_hugging_face` returns."""
-    return {name for _, names, _ in _exports(params, architecture) for name in names}
 
 
 def _exports(params: Params, architecture: str) -> Iterator[tuple[str, list[str], Entry]]:
@@ -345,6 +351,7 @@ class ModelWeights:
         architecture: One of ARCHITECTURES.
         labels: Names of the classes of a task head.
         problem_type: Hugging Face's ``problem_type``; empty = derived from the number of classes.
+        unusable: Part -> why its tensors in the file are not in `params`, and the remedy.
     """
 
     params: Params
@@ -352,6 +359,16 @@ class ModelWeights:
     architecture: str
     labels: tuple[str, ...] = ()
     problem_type: str = ""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    def require_usable(self, part: str) -> None:
+        """Refuse a model whose tensors of a part cannot be used.
+
+        Raises:
+            BadInputError: The reason in `unusable`.
+        """
+        if part in self.unusable:
+            raise BadInputError(self.unusable[part])
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -43,6 +43,8 @@ def convert(model: LoadedModel, out: Path, to: Literal["hf", "bert-jax"]) -> Non
     Source: names and shapes are those of transformers' BERT models.
     """
     started = time.monotonic()
+    for part in model.weights.unusable:
+        model.weights.require_usable(part)
     if out.is_dir() and (names := sorted(path.name for path in out.iterdir())):
         raise BadInputError(f"OUT {out} is not empty ({names[0]}, …); remove it or choose another")
     own(out, "OUT", ())

@@ -86,7 +86,7 @@ def _plan(model: LoadedModel, length: int | None) -> tuple[RunConfig, int]:
         raise BadArgumentsError(f"--length must be from 5 to {most}, not {length}")
     if model.run is not None:
         return model.run, length or model.run.phases[-1].length
-    has_nsp = NSP in parts(model.weights.params)
+    has_nsp = NSP in parts(model.weights.params) and model.network.type_vocab_size > 1
     length = length or min(128, most)
     config = RunConfig(
         run_dir=str(model.path),

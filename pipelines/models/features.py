@@ -117,7 +117,13 @@ def extract(bert: Bert, source: Path, out: Path, options: Extraction) -> int:
     if out.exists():
         raise BadInputError(f"{out} already exists; remove it or choose another")
     # Read the whole file first, so that its errors appear before hours of computing.
-    total = sum(1 for _ in read(source))
+    total = 0
+    for total, text in enumerate(read(source), start=1):
+        if len(text) > bert.model.network.type_vocab_size:
+            raise BadInputError(
+                f"{source}: text {total} is a pair, but type_vocab_size of the model is 1: it reads"
+                " single texts only; use another model, or single texts"
+            )
     if not total:
         raise BadInputError(f"{source} contains no text; check that it is the right file")
     done = truncated_count = blank = 0

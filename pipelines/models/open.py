@@ -105,6 +105,7 @@ class LoadedModel:
         Raises:
             BadInputError: The head is missing.
         """
+        self.weights.require_usable(MLM)
         if MLM not in parts(self.weights.params):
             raise BadInputError(
                 f"{self.path} is a {self.weights.architecture} without a masked language modeling"

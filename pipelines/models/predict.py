@@ -10,6 +10,7 @@ from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from pipelines.models.formats.hugging_face import CONFIG
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
 from pipelines.tasks.ranking import PassageRanking, ranked
@@ -113,6 +114,7 @@ def predict(
     if not examples:
         return []
     features = task.features(examples, model.tokenizer(), row_length(model, length), classes)
+    features.require_token_types(model.network)
     network = task_network_of(model, task, head)
     params = network.completed(model.weights.params)
     step = logits_step(network, model.partitioner)
@@ -131,12 +133,28 @@ def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
     if model.finetune is not None:
         return model.finetune.task, model.finetune.head, model.finetune.options
     kind = model.weights.architecture
+    model.weights.require_usable(HEAD)
+    _check_problem_type(model)
     task = task_of_architecture(kind, model.weights.labels)
     if HEAD not in parts(model.weights.params) or task is None:
         raise BadInputError(
             f"{model.path} is a {kind} without a task head; train one with bert-jax finetune TASK"
         )
     return task, HeadConfig(), TaskOptions()
+
+
+def _check_problem_type(model: LoadedModel) -> None:
+    """Refuse a head whose ``problem_type`` is not what its number of outputs is here."""
+    kind, count = model.weights.problem_type, len(model.weights.labels)
+    if kind == "multi_label_classification":
+        remedy = "which cannot be predicted; use transformers for this model"
+    elif kind == "regression" and count > 1:
+        remedy = f"but the head has {count} outputs; regression has one. Correct problem_type"
+    elif kind == "single_label_classification" and count == 1:
+        remedy = "but the head has 1 output; set problem_type to regression, or remove it"
+    else:
+        return
+    raise BadInputError(f"{model.path / CONFIG}: problem_type is {kind}, {remedy}")
 
 
 def task_network_of(model: LoadedModel, task: Task, head: HeadConfig) -> TaskNetwork:

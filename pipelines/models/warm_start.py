@@ -12,7 +12,7 @@ from jax import Array
 
 from bert_jax.config.run import RunConfig
 from bert_jax.nn.encoder import Params
-from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.nn.tensor_names import HEAD, MLM, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import at
@@ -49,6 +49,7 @@ def start_from(
             )
         return replace(config, model=config.model.started_from(network_of(newest, run_dir))), None
     model = open_model(config.init, partitioner)
+    model.weights.require_usable(MLM)
     network = model.network
     config = replace(config, model=config.model.started_from(network))
     say(

@@ -70,6 +70,7 @@ class ServedTask:
         """
         task.check_texts(examples, self.text_columns)
         features = task.features(examples, self.tokenizer, self.length, self.classes)
+        features.require_token_types(self.network.config)
         ids = features.arrays["token_ids"]
         count = ids.size // ids.shape[-1]
         if count > MAX_ROWS:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jax import Array
 
+from bert_jax.config.run import ModelConfig
+from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.endpoint import Endpoint
@@ -61,6 +63,19 @@ class Features:
     examples: np.ndarray
     lengths: np.ndarray
     notes: Sequence[Any] = field(default=())
+
+    def require_token_types(self, network: ModelConfig) -> None:
+        """Refuse token types that a network does not have.
+
+        Raises:
+            BadInputError: The network reads single texts, and the rows have pairs.
+        """
+        if self.arrays["token_type_ids"].max(initial=0) >= network.type_vocab_size:
+            raise BadInputError(
+                f"the rows are pairs of texts, but type_vocab_size of the model is"
+                f" {network.type_vocab_size}: it reads single texts only; use another model, or"
+                " single texts"
+            )
 
 
 @dataclass(frozen=True)

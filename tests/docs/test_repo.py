@@ -70,7 +70,10 @@ OWNERS = {
 
 _BASE = (
     "bert_jax",
-    *(f"pipelines.{n}" for n in ("folders", "help", "json_files", "masked_crc", "protobuf")),
+    *(
+        f"pipelines.{n}"
+        for n in ("folders", "help", "json_fields", "json_files", "masked_crc", "protobuf")
+    ),
 )
 _BASE += ("pipelines.config_files", "pipelines.option_errors", "pipelines.settings")
 # Package -> the packages and modules that it may import besides itself; the first that fits counts.

@@ -6,7 +6,9 @@ DIR/config.json, model.safetensors (or several, with an index), tokenizer files
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +16,42 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bert_jax.config.run import ModelConfig
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,
+    ENCODER,
     HEAD,
+    MLM,
+    NSP,
+    POOLER,
     ModelWeights,
     canonical,
     from_tensors,
-    names_used,
-    parts,
+    part_names,
     to_hugging_face,
 )
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import check_kind
+from pipelines.json_fields import check_fields
 from pipelines.json_files import read_json
+from pipelines.models.formats.config_fields import CONFIG_FIELDS
 from pipelines.models.formats.config_json import Gelu, described, network
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Files of weights that are not read -> the reason, and the function that converts them.
+_PICKLE = ("a pickle can run any program", "")
+_FROM_TF = ("version 4 of transformers reads it", "from_tf=True")
+_FROM_FLAX = ("version 4 of transformers reads it, with flax", "from_flax=True")
 _OTHER_WEIGHTS = {
-    "pytorch_model.bin": "a pickle can run any program",
-    "pytorch_model.bin.index.json": "a pickle can run any program",
-    "tf_model.h5": "version 4 of transformers does, with from_tf=True",
+    "pytorch_model.bin": _PICKLE,
+    "pytorch_model.bin.index.json": _PICKLE,
+    "flax_model.msgpack": _FROM_FLAX,
+    "flax_model.msgpack.index.json": _FROM_FLAX,
+    "tf_model.h5": _FROM_TF,
+    "tf_model.h5.index.json": _FROM_TF,
 }
 
 _ACTIVATIONS: Mapping[str, Gelu] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -45,7 +60,25 @@ _COPIES = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-_CONSTANTS = {"bert.embeddings.position_ids"}
+_CONSTANTS = {"bert.embeddings.position_ids", "bert.embeddings.token_type_ids"}
+# Architectures in the order in which tensors are assigned to them.
+_BY_TENSORS = (
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertForPreTraining",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertModel",
+)
+_PART_TITLES = {
+    POOLER: "pooler",
+    MLM: "masked language modeling head",
+    NSP: "next sentence head",
+    HEAD: "task head",
+}
+_NAMED_CLASSES = ("BertForSequenceClassification", "BertForTokenClassification")
+_TAG = re.compile(r"O|[BIESLUM][-_].+|.+[-_][BIESLUM]")
 
 
 def is_folder(folder: Path) -> bool:
@@ -61,82 +94,150 @@ def has_weights(folder: Path) -> bool:
 def read(folder: Path) -> ModelWeights:
     """Read the model of a Hugging Face folder.
 
+    The tensors decide which parts the model has; ``architectures`` decides between architectures
+    that have the same tensors. A part that cannot be used is left out, with the reason, because
+    many commands need only the encoder.
+
     Raises:
         BadInputError: It is not BERT, or a file is missing or damaged.
     """
     path = folder / CONFIG
     config_json = read_json(path)
-    _refuse_relatives(config_json, path)
+    if (kind := config_json.get("model_type", "bert")) != "bert":
+        raise BadInputError(f"{path}: model_type {kind!r} is not BERT; use a model of type bert")
+    check_fields(config_json, CONFIG_FIELDS, path)
     config = network(config_json, path, _ACTIVATIONS)
     tensors = {canonical(name): array for name, array in _tensors(folder).items()}
     file = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
+    unusable = {}
+    if reason := _untied(tensors, config_json, file):
+        unusable[MLM] = reason
+    architecture = _architecture(config_json, tensors, config, path)
+    unusable = _incomplete(tensors, architecture, config, file) | unusable
+    params = from_tensors(tensors, "hugging_face", architecture, config, str(file), unusable)
+    labels: tuple[str, ...] = ()
+    if HEAD in params:
+        try:
+            labels = _labels(config_json, params["head"]["bias"].size, architecture, path)
+        except BadInputError as error:
+            unusable[HEAD] = str(error)
+            del params[HEAD]
+    used = chain(*part_names("hugging_face", architecture, config).values())
+    if ignored := sorted(set(tensors).difference(used) - _CONSTANTS - set(_COPIES)):
+        more = f" and {len(ignored) - 5} more" if len(ignored) > 5 else ""
+        say(
+            f"{file}: ignoring tensors that {architecture} does not have:"
+            f" {', '.join(ignored[:5])}{more}"
+        )
+    for part, reason in unusable.items():
+        say(f"the {_PART_TITLES[part]} is not used: {reason}")
+    problem_type = str(config_json.get("problem_type") or "")
+    return ModelWeights(params, config, architecture, labels, problem_type, unusable)
+
+
+def _untied(tensors: dict[str, np.ndarray], config_json: Mapping[str, Any], file: Path) -> str:
+    """Merge copies of tied tensors; return why the decoder cannot be used, or an empty string."""
+    decoder, *_ = _COPIES
+    is_untied = config_json.get("tie_word_embeddings") is False
+    if is_untied and "cls.predictions.bias" in tensors and decoder not in tensors:
+        return (
+            f"{file}: no tensor {decoder}, although tie_word_embeddings is false; set it to true in"
+            f" {CONFIG} if the decoder is the embedding"
+        )
+    reason = ""
     for copy, of in _COPIES.items():
         if copy in tensors and of not in tensors:
             tensors[of] = tensors.pop(copy)
         elif copy in tensors and not np.array_equal(tensors.pop(copy), tensors[of], equal_nan=True):
-            raise BadInputError(
-                f"{file}: {copy} differs from {of}, but bert-jax has one tensor for both;"
-                " use a model with tied embeddings"
+            reason = reason or (
+                f"{file}: {copy} differs from {of}, but bert-jax has one tensor for both; use a"
+                " model with tied embeddings"
             )
-    architecture = _architecture(config_json, tensors, path)
-    params = from_tensors(tensors, "hugging_face", architecture, config, str(file))
-    used = {canonical(name) for name in names_used(params, architecture)}
-    unused = sorted(set(tensors) - used - _CONSTANTS)
-    if unused:
-        say(f"{file}: ignoring tensors that {architecture} does not have: {', '.join(unused[:5])}")
-    labels = _labels(config_json, params, path)
-    return ModelWeights(
-        params, config, architecture, labels, str(config_json.get("problem_type") or "")
-    )
+    return reason
 
 
-def _refuse_relatives(config_json: Mapping[str, Any], path: Path) -> None:
-    kind = config_json.get("model_type", "bert")
-    if kind != "bert":
-        raise BadInputError(f"{path}: model_type {kind!r} is not BERT; use a model of type bert")
-    absolute = config_json.get("position_embedding_type") in (None, "absolute")
-    for key, fits in {
-        "position_embedding_type": absolute,
-        "is_decoder": not config_json.get("is_decoder"),
-        "add_cross_attention": not config_json.get("add_cross_attention"),
-        "tie_word_embeddings": config_json.get("tie_word_embeddings") is not False,
-    }.items():
-        if not fits:
-            raise BadInputError(
-                f"{path}: {key}: {config_json[key]} is not supported; use a model without it"
-            )
-
-
-def _architecture(config_json: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -> str:
+def _architecture(
+    config_json: Mapping[str, Any], tensors: Mapping[str, Any], config: ModelConfig, path: Path
+) -> str:
+    """Return the architecture of the tensors; print it unless ``architectures`` names it."""
     names = config_json.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadInputError(f"{path}: architectures must be a list of names, not {names!r:.60}")
-    if names:
-        if names[0] not in ARCHITECTURES:
-            raise BadInputError(
-                f"{path}: architecture {names[0]!r} is unknown; valid: {', '.join(ARCHITECTURES)}"
-            )
-        if names[0] != "BertModel":
-            return names[0]
-    if "cls.predictions.bias" not in tensors:
-        return "BertModel"
-    return "BertForPreTraining" if "cls.seq_relationship.bias" in tensors else "BertForMaskedLM"
+    fitting = [name for name in ARCHITECTURES if _fits(name, tensors, config)] or ["BertModel"]
+    for name in names:
+        if name in fitting and name != "BertModel":
+            return name
+    candidates = [name for name in _BY_TENSORS if name in fitting]
+    if candidates[0] == "BertForSequenceClassification" and _has_tags(config_json):
+        candidates.remove(candidates[0])
+    if candidates[0] != (names or ["BertModel"])[0]:
+        named = f"architectures is {', '.join(names)}" if names else "no architectures"
+        say(f"{path}: {named}; the tensors are those of {candidates[0]}, which is used")
+    return candidates[0]
 
 
-def _labels(config_json: Mapping[str, Any], params: Any, path: Path) -> tuple[str, ...]:
-    if HEAD not in parts(params):
-        return ()
-    count = params["head"]["bias"].size
+def _fits(name: str, tensors: Mapping[str, Any], config: ModelConfig) -> bool:
+    """Return whether the tensors contain something of each part of an architecture."""
+    kind = ARCHITECTURES[name]
+    head = tensors.get(f"{kind.head}.weight")
+    if HEAD in kind.parts and (head is None or not _is_head(name, head.shape, config)):
+        return False
+    existing = part_names("hugging_face", name, config)
+    needed = kind.parts - {ENCODER, HEAD}
+    return all(any(tensor in tensors for tensor in existing[part]) for part in needed)
+
+
+def _is_head(name: str, shape: tuple[int, ...], config: ModelConfig) -> bool:
+    outputs = {"BertForQuestionAnswering": 2, "BertForMultipleChoice": 1}.get(name)
+    return len(shape) == 2 and shape[1] == config.hidden_size and outputs in (None, shape[0])
+
+
+def _has_tags(config_json: Mapping[str, Any]) -> bool:
+    """Return whether the classes look like tags of entities (O, B-LOC, …)."""
     names = config_json.get("id2label")
-    if not names or count == 1:  # a score; the config may list the two default classes
-        names = {str(i): f"LABEL_{i}" for i in range(count)}
-    expected = {str(i) for i in range(count)}
-    if not isinstance(names, dict) or set(map(str, names)) != expected:
+    names = list(names.values()) if isinstance(names, dict) else []
+    return "O" in names and all(isinstance(name, str) and _TAG.fullmatch(name) for name in names)
+
+
+def _incomplete(
+    tensors: Mapping[str, Any], architecture: str, config: ModelConfig, file: Path
+) -> dict[str, str]:
+    """Return the parts, except the encoder, of which a tensor is missing, with the reason."""
+    reasons = {}
+    for part, names in part_names("hugging_face", architecture, config).items():
+        missing = [name for name in names if name not in tensors]
+        if part != ENCODER and 0 < len(missing) < len(names):
+            reasons[part] = f"{file}: no tensor {missing[0]}; use a file that has it"
+    return reasons
+
+
+def _labels(
+    config_json: Mapping[str, Any], count: int, architecture: str, path: Path
+) -> tuple[str, ...]:
+    """Return the names of the classes.
+
+    Raises:
+        BadInputError: They do not match the head.
+    """
+    names = config_json.get("id2label")
+    # A single output is a score; the config may list the two default classes.
+    if not names or count == 1 or architecture not in _NAMED_CLASSES:
+        return tuple(f"LABEL_{i}" for i in range(count))
+    if not isinstance(names, dict) or set(names) != {str(i) for i in range(count)}:
         raise BadInputError(
             f"{path}: id2label does not name the {count} classes of the head; correct it"
         )
-    by_id = {str(key): str(value) for key, value in names.items()}
-    return tuple(by_id[str(i)] for i in range(count))
+    labels = tuple(str(names[str(i)]) for i in range(count))
+    if len(set(labels)) < count:
+        second = next(i for i in range(count) if labels[i] in labels[:i])
+        raise BadInputError(
+            f"{path}: id2label gives the classes {labels.index(labels[second])} and {second} the"
+            f" same name {labels[second]!r:.60}; rename one of them"
+        )
+    ids = config_json.get("label2id")
+    if isinstance(ids, dict) and ids and ids != {label: i for i, label in enumerate(labels)}:
+        say(f"{path}: label2id differs from id2label, which is used")
+    return labels
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -156,14 +257,21 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _no_weights(folder: Path) -> str:
-    names = read_json(folder / CONFIG).get("architectures") or ["BertModel"]
-    for name, reason in _OTHER_WEIGHTS.items():
-        if (folder / name).is_file():
+    names = read_json(folder / CONFIG).get("architectures")
+    name = names[0] if isinstance(names, list) and names else "BertModel"
+    for file, (reason, option) in _OTHER_WEIGHTS.items():
+        if (folder / file).is_file():
+            options = f", {option}" if option else ""
             return (
-                f"{folder / name} is not supported ({reason}); convert it with transformers:"
-                f" {names[0]}.from_pretrained({str(folder)!r}).save_pretrained(NEW), which writes"
-                f" {WEIGHTS}"
+                f"{folder / file} is not supported ({reason}); convert it with transformers:"
+                f" {name}.from_pretrained({str(folder)!r}{options}).save_pretrained(NEW), which"
+                f" writes {WEIGHTS}"
             )
+    if (folder / "adapter_config.json").is_file():
+        return (
+            f"{folder} has only an adapter; merge it into its model with peft: merge_and_unload(),"
+            " then save_pretrained(NEW)"
+        )
     return f"{folder} has no {WEIGHTS}; download the model again, with its weights"
 
 
@@ -191,6 +299,8 @@ def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
     tensors = to_hugging_face(model.params, model.architecture)
     # transformers refuses a file without this metadata.
     try:
+        # The library writes the memory of an array in its order there, not the array's.
+        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:
         raise UserError(

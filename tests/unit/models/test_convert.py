@@ -129,8 +129,9 @@ def test_older_names_and_copies_of_tied_tensors_are_understood(theirs: Path) -> 
     jax.tree.map(np.testing.assert_array_equal, plain.params, older.params)
     arrays["cls.predictions.decoder.weight"] = arrays["cls.predictions.decoder.weight"] + 1
     save_file(arrays, theirs / "model.safetensors")
-    with pytest.raises(BadInputError, match=r"decoder\.weight differs from"):
-        hugging_face.read(theirs)
+    untied = hugging_face.read(theirs)
+    assert "decoder.weight differs from" in untied.unusable["mlm"]
+    assert parts(untied.params) == {"encoder", "pooler", "nsp"}
 
 
 def test_a_bare_encoder_has_no_heads(
@@ -165,12 +166,9 @@ def edit(folder: Path, **keys: Any) -> None:
     ("keys", "words"),
     [
         ({"model_type": "roberta"}, "model_type 'roberta' is not BERT"),
-        ({"architectures": ["BertLMHeadModel"]}, "architecture 'BertLMHeadModel' is unknown"),
         ({"architectures": "BertModel"}, "architectures must be a list"),
-        ({"architectures": ["BertForTokenClassification"]}, "no tensor classifier.weight"),
-        ({"is_decoder": True}, "is_decoder: True"),
+        ({"is_decoder": True}, "is_decoder: true"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
         ({"vocab_size": 71}, "word_embeddings.weight has shape [70, 32], but the config needs [71"),
         ({"intermediate_size": 49}, "intermediate.dense.weight has shape [48, 32], but the config"),
