@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--input",
         required=True,
-        help='.txt with a text or "a ||| b" per line, or .jsonl {"text": …}',
+        help='.txt with a text or "a ||| b" per line, or .jsonl {"text": …}; a file or URL',
     )
     parser.add_argument("--output", required=True, help=".npz, or .arrow for Arrow IPC")
     parser.add_argument(
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     if len({layer % (bert.model.network.layers + 1) for layer in layers}) < len(layers):
         raise BadArgumentsError(f"--layers {options.layers} names a layer twice; name it once")
     extraction = Extraction(layers, pooling, options.words, options.batch_size)
-    texts = extract(bert, Path(options.input), Path(options.output), extraction)
+    texts = extract(bert, options.input, Path(options.output), extraction)
     reader = "pyarrow.ipc.open_file" if options.output.endswith(".arrow") else "numpy.load"
     summary(
         f"{options.output}: {texts:,} texts, vectors of {bert.model.network.hidden_size} numbers",

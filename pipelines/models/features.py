@@ -23,6 +23,7 @@ from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.signals import end_at_once, take_over
 from pipelines.data.sources import numbered_lines
+from pipelines.data.sources.locations import existing
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.api import Bert, Pooling
 from pipelines.models.formats import feature_files
@@ -73,29 +74,31 @@ class Row(NamedTuple):
     is_truncated: bool
 
 
-def read(path: Path) -> Iterator[Text]:
+def read(source: str | Path) -> Iterator[Text]:
     """Read the texts of a file.
 
     Args:
-        path: .txt, a text or ``a ||| b`` per line; or .jsonl, whose objects have a ``text``.
+        source: A path or URL of .txt, a text or ``a ||| b`` per line; or .jsonl, whose objects have
+            a ``text``. The file may be compressed.
 
     Raises:
         BadInputError: The file cannot be read; the message names file and line.
     """
-    if path.suffix == ".jsonl":
-        for number, record in numbered_lines.records(path):
-            position = numbered_lines.position(path, number)
+    file = existing(source)
+    if file.content_suffix == ".jsonl":
+        for number, record in numbered_lines.records(file):
+            position = numbered_lines.position(file, number)
             value = numbered_lines.field(record, "text", position)
             yield (numbered_lines.text(value, "text", position),)
-    elif path.suffix == ".txt":
-        for _, line in numbered_lines.lines(path):
+    elif file.content_suffix == ".txt":
+        for _, line in numbered_lines.lines(file):
             first, _, second = line.strip().rpartition(SEPARATOR)
             yield (first, second) if first else (second,)
     else:
-        raise BadInputError(f"{path} must end in .txt (a text per line) or .jsonl; rename it")
+        raise BadInputError(f"{source} must end in .txt (a text per line) or .jsonl; rename it")
 
 
-def extract(bert: Bert, source: Path, out: Path, options: Extraction) -> int:
+def extract(bert: Bert, source: str | Path, out: Path, options: Extraction) -> int:
     """Write the vectors of all texts of a file; `out` exists only when complete.
 
     A text that is too long is truncated at its end; of a pair, the longer text first.

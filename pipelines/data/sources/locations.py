@@ -48,6 +48,12 @@ class File:
         """The last suffix of the name, such as ``.gz``."""
         return PurePosixPath(self.name.partition("?")[0]).suffix
 
+    @property
+    def content_suffix(self) -> str:
+        """The suffix of the name without that of a compression, in lower case."""
+        path = PurePosixPath(self.name.partition("?")[0].lower())
+        return PurePosixPath(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
+
     def open(self) -> io.BufferedReader:
         """Open the file to read bytes at any position."""
         if is_url(self.name):

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,7 @@ from pipelines.tasks.summarization.rouge import (
     rouge,
     words,
 )
+from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import REQUEST_ID, Arrays, Columns, Features, Record, Sample, Task
 
 
@@ -123,8 +123,8 @@ class Summarization(Task):
         named = replace(columns, text=columns.text or "document", label=columns.label or "summary")
         examples: list[Example] = []
         locations: dict[str, str] = {}
-        for number, record in numbered_lines.records(Path(source)):
-            location = numbered_lines.position(Path(source), number)
+        table = read(source, bad_rows=self.bad_rows)
+        for location, record in zip(table.locations, table.rows, strict=True):
             example = self._example(record, len(examples), location, named, labeled)
             if example.id in locations:
                 raise BadInputError(

@@ -40,6 +40,7 @@ from pipelines.tasks.task import Columns
 _STORED = {".parquet": ParquetTable, ".arrow": ArrowTable}
 _DELIMITED = {".csv": ",", ".tsv": "\t", TEXT: "\t"}
 _JSON = (".jsonl", ".json")
+_DATA = (*_STORED, *_JSON, ".csv", ".tsv")  # in folders, where a .txt is a text
 _SUFFIXES = (*_STORED, *_JSON, *_DELIMITED)
 FORMS = (
     f"{', '.join(_SUFFIXES)} (text also with {', '.join(DECOMPRESSORS)}), a folder of such files,"
@@ -101,11 +102,11 @@ def _read_folder(
 ) -> Table:
     """Read the files of a folder, or the texts in it."""
     for place in (folder, f"{folder}/data"):
-        files = [file for file in find(f"{escaped(place)}/*") if _suffix(file) in _SUFFIXES]
-        suffixes = [suffix for suffix in _SUFFIXES if suffix != TEXT]
-        suffix = next((each for each in suffixes if each in map(_suffix, files)), "")
-        if suffix:
-            files = [file for file in files if _suffix(file) == suffix]
+        by_suffix: dict[str, list[File]] = {}
+        for file in find(f"{escaped(place)}/*"):
+            by_suffix.setdefault(file.content_suffix, []).append(file)
+        files = next((by_suffix[each] for each in _DATA if each in by_suffix), [])
+        if files:
             names = list(dict.fromkeys(map(_split_of, files)))
             if split not in names:
                 split = _only(source, names, split)
@@ -144,20 +145,14 @@ def _split_of(file: File) -> str:
     return re.split(r"(?:^|[-_.])\d", name.partition(".")[0])[0]
 
 
-def _suffix(file: File) -> str:
-    """Return the suffix of the name, without that of a compression."""
-    path = PurePosixPath(file.name.partition("?")[0].lower())
-    return PurePosixPath(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
-
-
 def _read_files(source: str, files: Sequence[File], columns: Columns, bad_rows: BadRows) -> Table:
     """Read files of one format as one table."""
     if len(files) > 1:
         say(f"{source}: {len(files):,} files, {files[0]} to {files[-1]}")
-    suffix = _suffix(files[0])
+    suffix = files[0].content_suffix
     if suffix not in _SUFFIXES:
         raise BadInputError(f"{files[0]}: unknown file type {suffix!r}; use {FORMS}")
-    if other := next((file for file in files if _suffix(file) != suffix), None):
+    if other := next((file for file in files if file.content_suffix != suffix), None):
         raise BadInputError(f"{source}: {files[0]} and {other} have other formats; choose one")
     if suffix in _STORED:
         for file in files:

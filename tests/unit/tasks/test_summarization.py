@@ -105,15 +105,15 @@ def test_unreadable_files(tmp_path: Path) -> None:
             Summarization().read(source, columns, labeled=True)
 
     refused(str(tmp_path / "none.jsonl"), "No such file")
-    refused(str(tmp_path), "Is a directory")
+    refused(str(tmp_path), "no labeled data")
     refused("tfds:cnn_dailymail:train", "JSON Lines")
-    refused(write(tmp_path / "empty.jsonl"), "no sentences")
+    refused(write(tmp_path / "empty.jsonl"), "no rows")
     refused(write(tmp_path / "a.jsonl", GOOD), "'other'", Columns(pair="other"))
     refused(write(tmp_path / "a.jsonl", GOOD), r"no field 'guid'", Columns(id="guid"))
-    (tmp_path / "latin").write_bytes(b'{"document": "caf\xe9"}\n')
-    refused(str(tmp_path / "latin"), "line 1: byte 0xe9 in column 18 is not UTF-8")
-    (tmp_path / "wide").write_bytes(json.dumps(GOOD).encode("utf-16-be"))
-    refused(str(tmp_path / "wide"), "NUL")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"document": "caf\xe9"}\n')
+    refused(str(tmp_path / "latin.jsonl"), "line 1: byte 0xe9 in column 18 is not UTF-8")
+    (tmp_path / "wide.jsonl").write_bytes(json.dumps(GOOD).encode("utf-16-be"))
+    refused(str(tmp_path / "wide.jsonl"), "NUL")
 
 
 def test_empty_and_short_documents_are_counted_and_come_through(
