@@ -31,6 +31,7 @@ from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import absent
 from pipelines.models.formats import google_research, hugging_face
+from pipelines.models.formats.other_weights import remedy
 from pipelines.settings import config_from_dict
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.experiment import task_network
@@ -166,10 +167,11 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
                 "give the folder of a run or model; download a model of Hugging Face's hub with:"
                 " hf download NAME --local-dir DIR",
             )
-        raise BadInputError(
+        reason = (
             f"{path} is not a MODEL: it contains neither {FOLDER}/ (a run), {hugging_face.CONFIG}"
             f" (Hugging Face) nor {google_research.CONFIG} (google-research/bert)"
         )
+        raise BadInputError(remedy(path) or reason)
     params, meta = newest_params(
         folder, lambda meta: partitioner.abstract(_abstract(meta, path)), step
     )

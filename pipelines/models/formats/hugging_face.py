@@ -37,22 +37,7 @@ from pipelines.json_fields import check_fields
 from pipelines.json_files import read_json
 from pipelines.models.formats.config_fields import CONFIG_FIELDS
 from pipelines.models.formats.config_json import Gelu, described, network
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-# Files of weights that are not read -> the reason, and the function that converts them.
-_PICKLE = ("a pickle can run any program", "")
-_FROM_TF = ("version 4 of transformers reads it", "from_tf=True")
-_FROM_FLAX = ("version 4 of transformers reads it, with flax", "from_flax=True")
-_OTHER_WEIGHTS = {
-    "pytorch_model.bin": _PICKLE,
-    "pytorch_model.bin.index.json": _PICKLE,
-    "flax_model.msgpack": _FROM_FLAX,
-    "flax_model.msgpack.index.json": _FROM_FLAX,
-    "tf_model.h5": _FROM_TF,
-    "tf_model.h5.index.json": _FROM_TF,
-}
+from pipelines.models.formats.other_weights import CONFIG, INDEX, WEIGHTS, remedy
 
 _ACTIVATIONS: Mapping[str, Gelu] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 # Copies of tied tensors, and a constant, from older versions of transformers.
@@ -101,6 +86,9 @@ def read(folder: Path) -> ModelWeights:
     Raises:
         BadInputError: It is not BERT, or a file is missing or damaged.
     """
+    if not has_weights(folder):
+        reason = f"{folder} has no {WEIGHTS}; download the model again, with its weights"
+        raise BadInputError(remedy(folder) or reason)
     path = folder / CONFIG
     config_json = read_json(path)
     if (kind := config_json.get("model_type", "bert")) != "bert":
@@ -243,8 +231,6 @@ def _labels(
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
     if (folder / WEIGHTS).is_file():
         return _read_file(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
-        raise BadInputError(_no_weights(folder))
     files = read_json(folder / INDEX).get("weight_map")
     if not isinstance(files, dict):
         raise BadInputError(f"{folder / INDEX} has no weight_map; download it again")
@@ -254,25 +240,6 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
             raise BadInputError(f"{folder / INDEX} names {name!r}; move that file beside it")
         tensors |= _read_file(folder / name)
     return tensors
-
-
-def _no_weights(folder: Path) -> str:
-    names = read_json(folder / CONFIG).get("architectures")
-    name = names[0] if isinstance(names, list) and names else "BertModel"
-    for file, (reason, option) in _OTHER_WEIGHTS.items():
-        if (folder / file).is_file():
-            options = f", {option}" if option else ""
-            return (
-                f"{folder / file} is not supported ({reason}); convert it with transformers:"
-                f" {name}.from_pretrained({str(folder)!r}{options}).save_pretrained(NEW), which"
-                f" writes {WEIGHTS}"
-            )
-    if (folder / "adapter_config.json").is_file():
-        return (
-            f"{folder} has only an adapter; merge it into its model with peft: merge_and_unload(),"
-            " then save_pretrained(NEW)"
-        )
-    return f"{folder} has no {WEIGHTS}; download the model again, with its weights"
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:

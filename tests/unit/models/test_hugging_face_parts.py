@@ -314,3 +314,27 @@ def test_arrays_that_are_not_contiguous_are_written_as_they_are(
     hugging_face.write(tmp_path, read, 0)
     written = load_file(tmp_path / WEIGHTS)["bert.embeddings.word_embeddings.weight"]
     np.testing.assert_array_equal(written, table)
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        (["checkpoint-500/config.json", "checkpoint-500/model.safetensors"], "checkpoint-500"),
+        (["config.json", "0_BERT/config.json", "0_BERT/model.safetensors"], "0_BERT"),
+        (["adapter_config.json", "adapter_model.safetensors"], "merge_and_unload"),
+        (["config.json", "model.fp16.safetensors"], "rename it"),
+        (["config.json", "model.onnx"], "ONNX"),
+        (["model.gguf"], "llama.cpp"),
+        (["notes.txt"], "not a MODEL"),
+    ],
+)
+def test_a_folder_without_weights_names_what_it_has(
+    files: list[str], word: str, tmp_path: Path
+) -> None:
+    """Folders of Trainer, sentence-transformers and peft, and of other programs."""
+    for name in files:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("{}")
+    with pytest.raises(BadInputError, match=word):
+        open_model(tmp_path)
