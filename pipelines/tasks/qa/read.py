@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.tasks.qa.entries import (
     has_null,
     text,
 )
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.tables.read import read as read_table
 
 
@@ -45,7 +47,7 @@ class Question:
     impossible: bool = False
 
 
-def read(source: str, labeled: bool) -> list[Question]:
+def read(source: str, labeled: bool, bad_rows: BadRows = STOP) -> list[Question]:
     """Read the questions of a file or data set.
 
     An answer that is not at ``answer_start`` is searched in the context. If the context does not
@@ -54,11 +56,12 @@ def read(source: str, labeled: bool) -> list[Question]:
     Args:
         source: A JSON file, or a table; see `tables.read`.
         labeled: Read answers.
+        bad_rows: What to do with rows of a table that cannot be read.
 
     Raises:
         BadInputError: It cannot be read, lacks a key, has no questions or has an id twice.
     """
-    entries, version = _entries(source)
+    entries, version = _entries(source, bad_rows)
     if not entries:
         raise BadInputError(f"{source} has no questions; check that it is a SQuAD file")
     with_null = labeled and has_null(entries, version)
@@ -82,13 +85,26 @@ def read(source: str, labeled: bool) -> list[Question]:
     return questions
 
 
-def _entries(source: str) -> tuple[list[Entry], Any]:
+def _entries(source: str, bad_rows: BadRows) -> tuple[list[Entry], Any]:
     """Return the questions, and the version of SQuAD if it is stated."""
-    if not source.lower().endswith(".json") or is_url(source):
-        return list(entries_of_table(read_table(source))), ""
+    is_json = source.lower().endswith(".json") and not is_url(source)
+    if not is_json or "*" in source or _has_lines(Path(source)):
+        return list(entries_of_table(read_table(source, bad_rows=bad_rows))), ""
     data = read_value(Path(source))
     version = data.get("version", "") if isinstance(data, dict) else ""
     return list(entries_of(data, source)), version
+
+
+def _has_lines(path: Path) -> bool:
+    """Return whether a file has several lines and the first is an object of JSON."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first, rest = file.readline(), file.read(1)
+    try:
+        return bool(rest.strip()) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _question(

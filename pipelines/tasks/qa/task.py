@@ -94,7 +94,7 @@ class QuestionAnswering(Task):
             raise BadInputError(
                 f"{source}: SQuAD files have fixed keys; remove the column names (data.columns)"
             )
-        return read(source, labeled)
+        return read(source, labeled, self.bad_rows)
 
     def classes(self, examples: Sequence[Question]) -> list[str]:
         """Return two outputs, whose names state whether some questions have no answer."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.qa.read import Question, read
 from pipelines.tasks.qa.score import score
+from support.commands import ROOT
 
+SHARED = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
 CONTEXT = "the cat is good"
 QUESTION = Question("1", "who", CONTEXT, ("the cat",), (0, 7))
 LISTS = {"text": ["the cat"], "answer_start": [0]}
@@ -54,6 +60,33 @@ def test_every_form_of_json(content: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", [ROW, ROW | {"answers": OBJECTS}, ARTICLE, PARAGRAPH])
 def test_json_lines(row: dict[str, Any], tmp_path: Path) -> None:
     assert read(write(tmp_path, [row], "a.jsonl"), labeled=True) == [QUESTION]
+
+
+def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
+    """`Dataset.to_json` of Hugging Face writes them."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | {"id": 2}) + "\n")
+    assert [question.id for question in read(str(path), labeled=True)] == ["1", "2"]
+
+
+def test_tables_of_the_hub(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([ROW, ROW | {"id": 2}])
+    pq.write_table(rows, tmp_path / "a.parquet")
+    assert read(f"{tmp_path}/a.parquet", labeled=True)[0] == QUESTION
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROW).encode()))
+    assert read(f"{tmp_path}/a.jsonl.gz", labeled=True) == [QUESTION]
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(json.dumps({"data": [ARTICLE]}).encode()))
+    assert read(f"{tmp_path}/a.json.gz", labeled=True) == [QUESTION]
+
+
+def test_the_distributed_rows_are_read() -> None:
+    folder = SHARED / "formats" / "finetune"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    questions = read(f"{folder}/hf_squad.jsonl", labeled=True)
+    assert len(questions) == 200
+    assert all(question.span is not None for question in questions)
+    assert read(f"{folder}/hf_squad.parquet", labeled=True)[:9] == questions[:9]
 
 
 def test_rows_without_ids_are_numbered(tmp_path: Path) -> None:
