@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from bert_jax.nn.encoder import Params
 from bert_jax.nn.tensor_names import ModelWeights
 from bert_jax.runtime import trackers
 from bert_jax.runtime.console import say, summary
@@ -21,9 +22,10 @@ from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import RUN_RESULTS
+from pipelines.models.initial_head import initial_head
 from pipelines.models.open import network_of, open_model
 from pipelines.run_folder import RunFolder, open_run_folder
-from pipelines.tasks import reporting
+from pipelines.tasks import reporting, thresholds
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.experiment import (
     PREDICTIONS,
@@ -63,7 +65,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     validation_examples = task.read(source, config.data.columns, labeled=True) if source else []
     task.check_texts(validation_examples, task.text_columns(examples))
     with open_run_folder(config.run_dir) as run:
-        config, classes, tokenizer, weights = _start(config, task, examples, partitioner, run)
+        config, classes, tokenizer, weights, head = _start(config, task, examples, partitioner, run)
         length = _row_length(config)
         sets = [
             Examples(part, task.features(part, tokenizer, length, classes))
@@ -77,14 +79,15 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
         say(f"{len(examples):,} training and {len(validation_examples):,} validation examples")
         step = logits_step(task_network(config, len(classes)), partitioner)
         validation_set = sets[1] if validation_examples else None
-        validation = Validation(validation_set, task, classes, step, partitioner)
+        validation = Validation(validation_set, task, classes, step, partitioner, run.path)
         experiment = finetuning(
-            config, task, classes, sets[0], validation, tokenizer, partitioner, weights
+            config, task, classes, sets[0], validation, tokenizer, partitioner, weights, head
         )
         files = {reporting.DATA: _data_facts(task, sets, length)}
         params = run.train(experiment, partitioner, tokenizer, files)
         if validation.latest is None:  # the run was already complete
-            validation(None, params, config.phases[-1])
+            known = thresholds.read(run.path, config.steps, classes)
+            validation.evaluate(params, config.phases[-1], config.steps, known)
         metrics = _write_results(run.path, config, validation_examples, validation)
         summary(
             f"{run.path} is complete: {config.steps:,} of {config.steps:,} steps",
@@ -120,9 +123,9 @@ def _start(
     examples: Sequence[Any],
     partitioner: Partitioner,
     run: RunFolder,
-) -> tuple[FinetuneConfig, list[str], Tokenizer, ModelWeights | None]:
+) -> tuple[FinetuneConfig, list[str], Tokenizer, ModelWeights | None, Params | None]:
     """Take network, classes and tokenizer from the run if it has started, else from ``init``."""
-    weights = None
+    weights = head = None
     if (meta := run.newest) is not None:
         if (previous := meta.config.get("task") or "pre-training") != config.task:
             raise BadInputError(
@@ -137,13 +140,15 @@ def _start(
     else:
         model = open_model(config.init, partitioner)
         network, tokenizer = model.network, model.tokenizer()
-        classes, weights = task.classes(examples), model.weights
         say(f"weights from {model.described}")
+        classes, head = initial_head(model, config, task, task.classes(examples))
+        weights = model.weights
     return (
         replace(config, model=config.model.started_from(network)),
         list(classes),
         tokenizer,
         weights,
+        head,
     )
 
 
@@ -172,6 +177,13 @@ def _write_results(
     metrics, records = validation.latest
     results: dict[str, Any] = {"step": config.steps, **metrics}
     results |= validation.task.details(examples, records, validation.classes)
+    if validation.task.thresholds:
+        results["thresholds_tuned_on_these_examples"] = validation.tuned
+        if validation.tuned:
+            say(
+                f"thresholds in {run_dir / thresholds.FILE} are tuned on the validation examples,"
+                " so tuned_… metrics of other examples are usually lower (predict --score)"
+            )
     if jax.process_index() == 0:
         write_records(records, run_dir / PREDICTIONS)
         samples = reporting.samples(validation.task, examples, records)

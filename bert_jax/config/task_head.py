@@ -33,6 +33,8 @@ class HeadConfig:
         dropout: Dropout rate before the linear layer.
         trainable: Trained parameters: all, head, or last-N (the head and the last N layers).
         layer_decay: Learning rate of a layer relative to the layer above it.
+        init: The head of the initial model: auto (keep it if task and classes are the same), keep
+            (with its classes) or new.
     """
 
     kind: Literal["linear", "bilstm"] = "linear"
@@ -41,6 +43,7 @@ class HeadConfig:
     dropout: float = free(0.1)
     trainable: str = free("all")
     layer_decay: float = free(1.0)
+    init: Literal["auto", "keep", "new"] = free("auto", "silent")
 
     def __post_init__(self) -> None:
         """Check the values."""

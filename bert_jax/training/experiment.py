@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Protocol
 
 from bert_jax.config.run import Phase, RunConfig, TrainableConfig
-from bert_jax.nn.encoder import Params
 from bert_jax.training.batch import Batch, TrainingData
 from bert_jax.training.evaluate import evaluate, mean_of_stores
 from bert_jax.training.flops import training_flops
@@ -16,7 +15,7 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, WarmStart, init_state
 from bert_jax.training.step import Steps
 
-Evaluate = Callable[[Any, Params, Phase], dict[str, Any]]
+Evaluate = Callable[[Any, TrainState, Phase], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,14 @@ class Experiment:
         steps: One update, one evaluation.
         data: Training batches.
         init_fn: Returns the state before the first update; pure.
-        evaluate: (compiled evaluation, parameters, phase) -> metrics of the held-out data.
+        evaluate: (compiled evaluation, state, phase) -> metrics of the held-out data.
         flops: (tokens, sequences) of an update -> its floating point operations.
         warm_start_fn: Returns the state that a new run with ``init`` starts from.
         absent: Metrics without a meaning in this run.
         architecture: Name of the network with its heads; see `tensor_names`.
         labels: Names of the classes of a task head.
         text_columns: Names of the columns of text and pair in the training data of a task.
+        problem_type: Kind of these labels; see `tensor_names.ModelWeights`.
         criterion: Metrics -> the value by which the best checkpoint is chosen, lower is better.
     """
 
@@ -49,6 +49,7 @@ class Experiment:
     architecture: str = "BertForPreTraining"
     labels: list[str] = field(default_factory=list)
     text_columns: list[str] = field(default_factory=list)
+    problem_type: str = ""
     criterion: Callable[[dict[str, Any]], float | None] = lambda metrics: metrics.get("loss")
 
 
@@ -75,12 +76,12 @@ def pretraining(
     """Return the pre-training run of a config (MLM and NSP)."""
     steps = Steps.of(config)
 
-    def evaluate_held_out(eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
+    def evaluate_held_out(eval_step: Any, state: TrainState, phase: Phase) -> dict[str, Any]:
         rows, limit = partitioner.rows(phase.batch_size), config.train.eval_batches
         results = {}
         for name, (weight, part) in data.held_out_parts(phase.length).items():
             batches = part.held_out(phase.length, phase.batch_size, rows, limit)
-            results[name] = weight, evaluate(eval_step, partitioner, params, batches)
+            results[name] = weight, evaluate(eval_step, partitioner, state.params, batches)
         return results[""][1] if "" in results else mean_of_stores(results)
 
     def flops(tokens: int, sequences: int) -> float:

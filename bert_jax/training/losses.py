@@ -49,3 +49,13 @@ def cross_entropy(logits: Array, targets: Array, weights: Array) -> MetricSums:
         correct=jnp.sum(correct * weights),
         count=jnp.sum(weights),
     )
+
+
+def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Return the cross-entropy of independent yes-or-no predictions, elementwise, in nats.
+
+    Args:
+        logits: float32, of yes.
+        targets: 0 or 1, of the same shape.
+    """
+    return jax.nn.softplus(logits) - logits * targets

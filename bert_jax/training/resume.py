@@ -62,6 +62,7 @@ def note(experiment: Experiment, step: int, tokens: int, seconds: float) -> Meta
         architecture=experiment.architecture,
         labels=experiment.labels,
         text_columns=experiment.text_columns,
+        problem_type=experiment.problem_type,
     )
 
 

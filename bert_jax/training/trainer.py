@@ -133,7 +133,7 @@ class Trainer:
             return None
         self.log.settle()
         phase = self.config.phases[number_of(self.step, self.config.phases) - 1]
-        metrics = self.experiment.evaluate(self.eval_step, self.state.params, phase)
+        metrics = self.experiment.evaluate(self.eval_step, self.state, phase)
         self.log.log_evaluation(self.step, metrics)
         return self.experiment.criterion(metrics)
 

@@ -22,6 +22,7 @@ from pipelines.folders import RUN_TOKENIZER, own
 from pipelines.models.formats import hugging_face
 from pipelines.models.model_card import model_card
 from pipelines.models.open import LoadedModel
+from pipelines.tasks import thresholds
 
 
 def convert(model: LoadedModel, out: Path, to: Literal["hf", "bert-jax"]) -> None:
@@ -124,4 +125,6 @@ def _to_bert_jax(model: LoadedModel, folder: Path) -> None:
         parts=sorted(parts(weights.params)),
     )
     save_params(folder, weights.params, meta)
+    if weights.thresholds:
+        thresholds.write(folder, meta.step, weights.labels, weights.thresholds)
     tokenizer.save(folder / RUN_TOKENIZER)

@@ -33,6 +33,7 @@ from pipelines.folders import absent
 from pipelines.models.formats import google_research, hugging_face
 from pipelines.models.formats.other_weights import remedy
 from pipelines.settings import config_from_dict
+from pipelines.tasks import thresholds
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.experiment import task_network
 
@@ -181,7 +182,10 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
     elif "phases" in meta.config:
         run = config_from_dict(meta.config, str(path), RunConfig)
     network, labels = network_of(meta, path), tuple(meta.labels)
-    weights = ModelWeights(params, network, meta.architecture, labels, meta.problem_type)
+    tuned_thresholds = thresholds.read(folder, meta.step, labels)
+    weights = ModelWeights(
+        params, network, meta.architecture, labels, meta.problem_type, tuned_thresholds
+    )
     # Converted weights with an unknown step are saved as step 0.
     step = meta.step if run or tuned else meta.step or None
     read = tuple(meta.text_columns)

@@ -9,10 +9,12 @@ from typing import Any
 from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.models.formats.hugging_face import CONFIG
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
+from pipelines.tasks.multi_label.task import MultiLabel
 from pipelines.tasks.ranking import PassageRanking, ranked
 from pipelines.tasks.registry import TaskOptions, open_task, task_of_architecture
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
@@ -85,11 +87,20 @@ def predict_file(
             f"--rank needs a classification model with 2 classes; {model.path} is a {name} model"
             f" with {len(classes)}"
         )
-    task = PassageRanking(None, bad_rows) if rank else open_task(name, options, bad_rows)
+    thresholds = model.weights.thresholds
+    task = (
+        PassageRanking(None, bad_rows) if rank else open_task(name, options, bad_rows, thresholds)
+    )
     if task.needs_pairs and len(model.text_columns) == 1:
         raise BadArgumentsError(
             f"--rank needs a model of pairs, but {model.path} was trained on single texts"
             f" ({model.text_columns[0]}); train one with data.columns.pair"
+        )
+    if isinstance(task, MultiLabel):
+        say(
+            "labels are predicted from the thresholds that were tuned in training"
+            if task.thresholds
+            else "labels are predicted from a probability of 0.5: no thresholds were tuned"
         )
     examples = task.read(source, columns, labeled=labeled)
     task.check_texts(examples, model.text_columns)
@@ -135,7 +146,7 @@ def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
     kind = model.weights.architecture
     model.weights.require_usable(HEAD)
     _check_problem_type(model)
-    task = task_of_architecture(kind, model.weights.labels)
+    task = task_of_architecture(kind, model.weights.labels, model.weights.problem_type)
     if HEAD not in parts(model.weights.params) or task is None:
         raise BadInputError(
             f"{model.path} is a {kind} without a task head; train one with bert-jax finetune TASK"
@@ -146,9 +157,7 @@ def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
 def _check_problem_type(model: LoadedModel) -> None:
     """Refuse a head whose ``problem_type`` is not what its number of outputs is here."""
     kind, count = model.weights.problem_type, len(model.weights.labels)
-    if kind == "multi_label_classification":
-        remedy = "which cannot be predicted; use transformers for this model"
-    elif kind == "regression" and count > 1:
+    if kind == "regression" and count > 1:
         remedy = f"but the head has {count} outputs; regression has one. Correct problem_type"
     elif kind == "single_label_classification" and count == 1:
         remedy = "but the head has 1 output; set problem_type to regression, or remove it"

@@ -50,11 +50,12 @@ class ServedTask:
             BadInputError: The task of the head is unknown.
         """
         name, head, options = task_of(model)
-        task, classes = open_task(name, options), tuple(model.weights.labels)
+        thresholds, classes = model.weights.thresholds, tuple(model.weights.labels)
+        task = open_task(name, options, thresholds=thresholds)
         network = task_network_of(model, task, head)
         single = len(model.text_columns) == 1
         tasks = {
-            use.name: use(options)
+            use.name: task if use is type(task) else use(options)
             for use in uses(name, classes)
             if not (single and use.needs_pairs)
         }

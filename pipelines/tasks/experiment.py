@@ -17,7 +17,7 @@ from flax import nnx
 from bert_jax.config.run import Phase
 from bert_jax.nn.encoder import Params
 from bert_jax.nn.task_heads import TaskNetwork
-from bert_jax.nn.tensor_names import HEAD, ModelWeights, parts
+from bert_jax.nn.tensor_names import ModelWeights
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.experiment import Experiment
@@ -27,6 +27,7 @@ from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
 from bert_jax.training.step import Steps, task_objective
 from pipelines.data.tokenizers.tokenizer import Tokenizer
+from pipelines.tasks import thresholds
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS
@@ -86,6 +87,7 @@ def finetuning(
     tokenizer: Tokenizer,
     partitioner: Partitioner,
     weights: ModelWeights | None,
+    head: Params | None = None,
 ) -> Experiment:
     """Return the experiment of a config.
 
@@ -98,6 +100,7 @@ def finetuning(
         tokenizer: The tokenizer of the rows.
         partitioner: The devices.
         weights: Weights to start from; None if the run resumes.
+        head: The head to start from; None = a new one.
     """
     network = task_network(config, len(classes))
     best = task.best_metric
@@ -126,10 +129,11 @@ def finetuning(
         flops=lambda tokens, sequences: training_flops(config.model, tokens, sequences, 0),
         warm_start_fn=None
         if weights is None
-        else partial(_warm_start, config, network, weights.params, partitioner),
+        else partial(_warm_start, config, network, weights.params, head, partitioner),
         architecture=task.architecture if _is_plain(config) else "",
         labels=classes,
         text_columns=task.text_columns(train.examples),
+        problem_type=task.problem_type,
         criterion=lambda metrics: -metrics[best] if best in metrics else None,
     )
 
@@ -139,15 +143,18 @@ def _is_plain(config: FinetuneConfig) -> bool:
 
 
 def _warm_start(
-    config: FinetuneConfig, network: TaskNetwork, weights: Params, partitioner: Partitioner
+    config: FinetuneConfig,
+    network: TaskNetwork,
+    weights: Params,
+    head: Params | None,
+    partitioner: Partitioner,
 ) -> TrainState:
-    new = "head" if "pooler" in weights["bert"] else "head and pooler"
-    say(f"randomly initialized: {new}")
-    if HEAD in parts(weights):
-        say("the task head of the model is not used")
+    missing = {"head": head is None, "pooler": "pooler" not in weights["bert"]}
+    if new := [name for name, is_missing in missing.items() if is_missing]:
+        say(f"randomly initialized: {' and '.join(new)}")
     params = partitioner.build(partial(network.init_params, config.seed))
     # A pooler that the model lacks stays randomly initialized.
-    params |= {"bert": params["bert"] | weights["bert"]}
+    params |= {"bert": params["bert"] | weights["bert"], "head": head or params["head"]}
     return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 
@@ -191,7 +198,9 @@ class Validation:
 
     Attributes:
         validation_set: The examples; None = no evaluation.
+        folder: Of the run, for tuned thresholds; None = they are not saved.
         latest: Metrics and records of the newest evaluation.
+        tuned: The thresholds of the task were tuned on these examples.
     """
 
     validation_set: Examples | None
@@ -199,15 +208,34 @@ class Validation:
     classes: list[str]
     run: Run
     partitioner: Partitioner
+    folder: Path | None = None
     latest: tuple[dict[str, Any], list[Record]] | None = None
+    tuned: bool = False
 
-    def __call__(self, eval_step: Any, params: Params, phase: Phase) -> dict[str, Any]:
-        """Return the metrics of these parameters."""
+    def __call__(self, eval_step: Any, state: TrainState, phase: Phase) -> dict[str, Any]:
+        """Return the metrics of a state in training."""
         del eval_step
+        return self.evaluate(state.params, phase, int(state.step), ())
+
+    def evaluate(
+        self, params: Params, phase: Phase, step: int, known: tuple[float, ...]
+    ) -> dict[str, Any]:
+        """Return the metrics of the parameters after `step`.
+
+        Args:
+            params: The parameters.
+            phase: With the size of a batch.
+            step: Number of updates.
+            known: Thresholds of the task; without any, they are tuned and saved.
+        """
         if self.validation_set is None:
             return {}
         examples, features = self.validation_set.examples, self.validation_set.features
         logits = all_logits(self.run, params, features, phase.batch_size, self.partitioner)
+        self.task.thresholds = known or self.task.tuned_thresholds(features, logits)
+        self.tuned = bool(self.task.thresholds) and not known
+        if self.tuned and self.folder and jax.process_index() == 0:
+            thresholds.write(self.folder, step, self.classes, self.task.thresholds)
         records = self.task.predict(examples, features, logits, self.classes)
         metrics = dict(self.task.score(examples, records, self.classes))
         self.latest = metrics, records

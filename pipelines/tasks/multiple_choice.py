@@ -52,6 +52,7 @@ class MultipleChoice(Task):
     head = "pooled"
     best_metric = "accuracy"
     architecture = "BertForMultipleChoice"
+    outputs = "fixed"
     length_of = "a text with a choice"
     label_title = "right choice"
     endpoint = Endpoint(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.option_errors import nearest
 from pipelines.tasks.classification import Classification
+from pipelines.tasks.multi_label.task import MultiLabel, MultiLabelOptions
 from pipelines.tasks.multiple_choice import MultipleChoice
 from pipelines.tasks.qa.task import QaOptions, QuestionAnswering
 from pipelines.tasks.ranking import PassageRanking
@@ -26,6 +27,7 @@ TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
         Classification,
+        MultiLabel,
         Regression,
         MultipleChoice,
         Tagging,
@@ -39,12 +41,23 @@ OTHER_USES: tuple[type[Task], ...] = (PassageRanking,)
 
 # Dataclass fields are in the reverse order of the bases.
 @dataclass(frozen=True)
-class TaskOptions(SummarizationOptions, QaOptions, TaggingOptions):
+class TaskOptions(SummarizationOptions, QaOptions, TaggingOptions, MultiLabelOptions):
     """Options of single tasks; each task reads its own."""
 
 
-def open_task(name: str, options: TaskOptions | None = None, bad_rows: BadRows = STOP) -> Task:
-    """Return the task of that name; see `Task` for the arguments.
+def open_task(
+    name: str,
+    options: TaskOptions | None = None,
+    bad_rows: BadRows = STOP,
+    thresholds: tuple[float, ...] = (),
+) -> Task:
+    """Return the task of that name.
+
+    Args:
+        name: One of TASKS.
+        options: See `Task`.
+        bad_rows: See `Task`.
+        thresholds: Of a model; see `Task`.
 
     Raises:
         BadArgumentsError: There is no such task.
@@ -54,19 +67,29 @@ def open_task(name: str, options: TaskOptions | None = None, bad_rows: BadRows =
         raise BadArgumentsError(
             f"unknown task {name!r}; tasks: {', '.join(TASKS)}{nearest(name, TASKS)}"
         )
-    return TASKS[name](options or TaskOptions(), bad_rows)
+    task = TASKS[name](options or TaskOptions(), bad_rows)
+    task.thresholds = thresholds
+    return task
 
 
-def task_of_architecture(architecture: str, classes: Sequence[str]) -> str | None:
-    """Return the task of a model that Hugging Face calls `architecture`; None if there is none."""
-    return next(
-        (
-            name
-            for name, task in TASKS.items()
-            if task.architecture and task.architecture == architecture and task.fits(classes)
-        ),
-        None,
-    )
+def task_of_architecture(
+    architecture: str, classes: Sequence[str], problem_type: str = ""
+) -> str | None:
+    """Return the task of a model from Hugging Face; None if there is none.
+
+    Args:
+        architecture: Its name of the network.
+        classes: Names of the outputs.
+        problem_type: Its ``problem_type``; empty = derived from the number of classes.
+    """
+    tasks = [
+        task
+        for task in TASKS.values()
+        if task.architecture and task.architecture == architecture and task.fits(classes)
+        if task.problem_type in ("", problem_type)
+    ]
+    # One that needs this problem_type comes before those that need none.
+    return min(tasks, key=lambda task: not task.problem_type).name if tasks else None
 
 
 def uses(name: str, classes: Sequence[str]) -> list[type[Task]]:

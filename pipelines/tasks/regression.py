@@ -40,6 +40,7 @@ class Regression(TextTask):
     head = "pooled"
     best_metric = "pearson"
     architecture = "BertForSequenceClassification"
+    outputs = "value"
     endpoint = Endpoint(
         MaybePair,
         Measured,

@@ -108,6 +108,9 @@ class Task(ABC):
             the arrays contain ``cls_positions`` int32 [B, K]) or of every token ([B, T, C]).
         best_metric: The metric that selects the best checkpoint; larger is better.
         architecture: Hugging Face's name of the network with a linear head; empty = none.
+        problem_type: Hugging Face's ``problem_type``; empty = derived from the number of classes.
+        outputs: Meaning of the outputs: ``classes`` (their names), ``fixed`` (the same in every
+            model of the task) or ``value`` (a quantity of the data).
         splits_examples: An example that is longer than a row becomes several rows. Otherwise it
             is truncated.
         needs_pairs: Examples are always pairs of texts.
@@ -115,6 +118,7 @@ class Task(ABC):
         label_title: Heading of the report's table of `counts`.
         endpoint: The HTTP interface; see `from_request` and `response`.
         Options: Dataclass of the options that only this task has.
+        thresholds: Of the model, one per class; see `tuned_thresholds`.
     """
 
     name: ClassVar[str]
@@ -123,6 +127,8 @@ class Task(ABC):
     head: ClassVar[Literal["pooled", "tokens"]]
     best_metric: ClassVar[str]
     architecture: ClassVar[str] = ""
+    problem_type: ClassVar[str] = ""
+    outputs: ClassVar[Literal["classes", "fixed", "value"]] = "classes"
     splits_examples: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
     length_of: ClassVar[str] = "an example"
@@ -139,6 +145,7 @@ class Task(ABC):
         """
         self.options = self.Options() if options is None else options
         self.bad_rows = bad_rows
+        self.thresholds: tuple[float, ...] = ()
 
     @classmethod
     def fits(cls, classes: Sequence[str]) -> bool:
@@ -197,6 +204,16 @@ class Task(ABC):
     @abstractmethod
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Return the sums of loss and correct predictions of a batch; `logits` are float32."""
+
+    def tuned_thresholds(self, features: Features, logits: np.ndarray) -> tuple[float, ...]:
+        """Return a threshold per class that suits labeled rows; empty if the task has none.
+
+        Args:
+            features: Of validation examples, from `features`.
+            logits: float32, of all rows.
+        """
+        del features, logits
+        return ()
 
     @abstractmethod
     def predict(

@@ -56,7 +56,11 @@ OWNERS = {
     "rouge_score": {"pipelines/tasks/summarization/rouge.py"},
     "safetensors": {"pipelines/models/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},
-    "sklearn": {"pipelines/tasks/tagging/entity_f1.py", "pipelines/tasks/classification.py"},
+    "sklearn": {
+        "pipelines/tasks/multi_label/scores.py",
+        "pipelines/tasks/tagging/entity_f1.py",
+        "pipelines/tasks/classification.py",
+    },
     "tensorflow_datasets": {
         f"pipelines/data/sources/{name}.py" for name in ("data_sets", "tf_examples")
     },

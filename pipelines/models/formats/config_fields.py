@@ -38,8 +38,10 @@ _GENERATION = """
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens prefix
 """
 
+THRESHOLDS = "label_thresholds"  # our own key: the threshold of each class
+
 CONFIG_FIELDS: Mapping[str, Field] = {
-    **dict.fromkeys(_USED.split(), USED),
+    **dict.fromkeys((*_USED.split(), THRESHOLDS), USED),
     **dict.fromkeys((_HARMLESS + _GENERATION).split(), HARMLESS),
     "problem_type": only(
         "regression",

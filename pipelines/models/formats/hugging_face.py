@@ -35,7 +35,7 @@ from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import check_kind
 from pipelines.json_fields import check_fields
 from pipelines.json_files import read_json
-from pipelines.models.formats.config_fields import CONFIG_FIELDS
+from pipelines.models.formats.config_fields import CONFIG_FIELDS, THRESHOLDS
 from pipelines.models.formats.config_json import Gelu, described, network
 from pipelines.models.formats.other_weights import CONFIG, INDEX, WEIGHTS, remedy
 
@@ -104,9 +104,11 @@ def read(folder: Path) -> ModelWeights:
     unusable = _incomplete(tensors, architecture, config, file) | unusable
     params = from_tensors(tensors, "hugging_face", architecture, config, str(file), unusable)
     labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
     if HEAD in params:
         try:
             labels = _labels(config_json, params["head"]["bias"].size, architecture, path)
+            thresholds = _thresholds(config_json, len(labels), path)
         except BadInputError as error:
             unusable[HEAD] = str(error)
             del params[HEAD]
@@ -120,7 +122,7 @@ def read(folder: Path) -> ModelWeights:
     for part, reason in unusable.items():
         say(f"the {_PART_TITLES[part]} is not used: {reason}")
     problem_type = str(config_json.get("problem_type") or "")
-    return ModelWeights(params, config, architecture, labels, problem_type, unusable)
+    return ModelWeights(params, config, architecture, labels, problem_type, thresholds, unusable)
 
 
 def _untied(tensors: dict[str, np.ndarray], config_json: Mapping[str, Any], file: Path) -> str:
@@ -228,6 +230,17 @@ def _labels(
     return labels
 
 
+def _thresholds(config_json: Mapping[str, Any], count: int, path: Path) -> tuple[float, ...]:
+    values = config_json.get(THRESHOLDS) or []
+    fit = isinstance(values, list) and len(values) in (0, count)
+    if not fit or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
+        raise BadInputError(
+            f"{path}: {THRESHOLDS} must be a list of {count} numbers from 0 to 1; correct it, or"
+            " remove it to use 0.5"
+        )
+    return tuple(map(float, values))
+
+
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
     if (folder / WEIGHTS).is_file():
         return _read_file(folder / WEIGHTS)
@@ -284,6 +297,8 @@ def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
     }
     if model.problem_type:
         config["problem_type"] = model.problem_type
+    if model.thresholds:
+        config[THRESHOLDS] = list(model.thresholds)
     # Multiple choice has one score, without a name in this format.
     if model.labels and model.architecture != "BertForMultipleChoice":
         config["id2label"] = {str(i): name for i, name in enumerate(model.labels)}

@@ -71,6 +71,7 @@ class QuestionAnswering(Task):
     head = "tokens"
     best_metric = "f1"
     architecture = "BertForQuestionAnswering"
+    outputs = "fixed"
     splits_examples = True
     label_title = "the passage contains"
     endpoint = serving.ENDPOINT

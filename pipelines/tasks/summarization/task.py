@@ -15,14 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
-from bert_jax.training.losses import MetricSums
+from bert_jax.training.losses import MetricSums, binary_cross_entropy
 from pipelines.data.sources import numbered_lines
 from pipelines.data.sources.documents import paragraphs, split_sentences
 from pipelines.data.tokenizers.tokenizer import Tokenizer
@@ -85,6 +84,7 @@ class Summarization(Task):
     example_file = "train.jsonl"
     head = "pooled"
     best_metric = "rouge2"
+    outputs = "fixed"
     splits_examples = True
     endpoint = Endpoint(
         Single,
@@ -236,7 +236,7 @@ class Summarization(Task):
             batch: With ``labels`` [B, K] and ``weights`` [B, K].
         """
         x, labels, weights = logits[..., 0], batch["labels"], batch["weights"]
-        loss = jax.nn.softplus(x) - x * labels
+        loss = binary_cross_entropy(x, labels)
         correct = (x > 0) == (labels > 0)
         return MetricSums(jnp.sum(loss * weights), jnp.sum(correct * weights), jnp.sum(weights))
 
