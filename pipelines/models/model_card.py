@@ -17,6 +17,7 @@ from bert_jax.training.checksums import digest
 from bert_jax.training.state import parameter_count
 from pipelines.data.store.card import escaped
 from pipelines.folders import DATA_CARD
+from pipelines.models.formats.hugging_face import THRESHOLDS
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.config import FinetuneConfig
 
@@ -41,6 +42,13 @@ def model_card(model: LoadedModel) -> str:
     ]
     if weights.labels:
         sections.append(f"Classes: {', '.join(map(escaped, weights.labels))}.")
+    if weights.thresholds:
+        pairs = zip(map(escaped, weights.labels), weights.thresholds, strict=True)
+        listed = ", ".join(f"{name} {threshold:.4f}" for name, threshold in pairs)
+        sections.append(
+            "Each label has a probability of its own (a sigmoid). Thresholds with the largest F1 on"
+            f" the validation data, also in config.json as {THRESHOLDS}: {listed}."
+        )
     config = model.run or model.finetune
     if config is None:
         sections.append("The recipe of the training was not saved with these weights.")

@@ -18,11 +18,13 @@ from bert_jax.runtime.paths import absolute
 from bert_jax.training.checkpoint import FOLDER
 from pipelines.reports.run import Run, size
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
+from pipelines.tasks.registry import TASKS
 from pipelines.tasks.reporting import cut
 
 _MAX_EVALUATIONS = 40
 _MAX_CLASSES = 20
 NONE = "-"
+_MORE_SCORES = ("average_precision", "threshold")  # of a label, if the task has them
 # Perplexity of masked tokens in held-out text.
 PUBLISHED = (("BERT-Base", 3.99), ("BERT-Large", 3.23))
 
@@ -214,11 +216,13 @@ def confusion(run: Run) -> Confusion | None:
 
 
 def types(run: Run) -> Table | None:
-    """Return the scores of each type of entity; None if they are missing or damaged."""
+    """Return the scores of each label or type of entity; None if they are missing or damaged."""
     types = run.results.get("types")
     if not isinstance(types, dict):
         return None
-    keys = ("precision", "recall", "f1", "examples")
+    rows_of = [of for of in types.values() if isinstance(of, dict)]
+    more = [key for key in _MORE_SCORES if any(key in of for of in rows_of)]
+    keys = (*more, "precision", "recall", "f1", "examples")
     scores: dict[str, list[float]] = {}
     for name, values in types.items():
         cells = [values.get(key, -1) if isinstance(values, dict) else -1 for key in keys]
@@ -226,7 +230,10 @@ def types(run: Run) -> Table | None:
             scores[printable(cut(name))] = [float(cell) for cell in cells]
     frequent = sorted(scores, key=lambda name: -scores[name][-1])[:_MAX_CLASSES]
     rows = [[name, *map(number, scores[name])] for name in frequent]
-    return Table(["type", "precision", "recall", "F1", "examples"], rows) if rows else None
+    names = [key.replace("_", " ").replace("f1", "F1") for key in keys]
+    task = run.config.task if isinstance(run.config, FinetuneConfig) else ""
+    title = TASKS[task].label_title if task in TASKS else "type"
+    return Table([title, *names], rows) if rows else None
 
 
 def _defaults(run: Run) -> dict[str, Any]:

@@ -203,6 +203,8 @@ const RENDER = {
   ranking: (answer, request) => [
     bars(answer.ranking.map((passage) => ({ name: `${passage.rank}. ${request.passages[passage.index]}`, share: passage.score })), "long"), cut(answer.truncated)],
   summarization: summary,
+  "multi-label": (answer) => [verdict(answer.labels.join(", ") || "No label"),
+    bars(ranked(answer.probabilities).map((item) => ({ ...item, more: answer.labels.includes(item.name) ? "chosen" : null }))), cut(answer.truncated)],
 };
 
 // ---- Requests

@@ -45,6 +45,7 @@ _YES_NO = _FLAGS | _WORDS
 _ABSENT = ("-1", "-1.0", "", "null")  # of a row that nobody labeled
 _LITERAL = re.compile(r"[\[({].*[\])}]", re.DOTALL)
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_QUOTED = re.compile(r"""[\[({]\s*['"]""")  # the beginning of a list of texts
 _ANGLES = re.compile(r"(?:<[^<>]+>)+")
 _QUOTES_APART = re.compile(r"""(?<=['"])\s+(?=['"])""")  # an array of NumPy has no commas
 
@@ -203,7 +204,8 @@ def _split_texts(table: Table, column: str, values: list[Any], separator: str) -
     """Replace texts, and single values, by lists."""
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
     split: Any = None
-    if texts and not separator and all(map(_LITERAL.fullmatch, texts)):
+    quoted = any(map(_QUOTED.match, texts))
+    if texts and not separator and (quoted or all(map(_LITERAL.fullmatch, texts))):
         split = _of_literal
         say(f"{table.source}: {column!r} has lists written as text")
     elif texts and not separator and all(map(_ANGLES.fullmatch, texts)):
@@ -242,6 +244,8 @@ def _of_literal(text: str) -> list[Any] | dict[Any, Any]:
         ValueError: It is not one; also SyntaxError, RecursionError or MemoryError.
     """
     text = text.strip()
+    if not _LITERAL.fullmatch(text):
+        raise ValueError(text)
     try:
         value = json.loads(text)
     except ValueError:

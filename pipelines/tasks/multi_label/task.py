@@ -19,6 +19,7 @@ from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.multi_label import labels, scores
 from pipelines.tasks.multi_label.labels import Names, Sets
+from pipelines.tasks.tables.bad_rows import report_skipped
 from pipelines.tasks.tables.examples import Example, examples_of, texts
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.tables.table import Table, option
@@ -89,7 +90,7 @@ class MultiLabel(TextTask):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[LabeledExample]:
         """See `Task.read` and `labels`; rows that nobody labeled (-1) are skipped."""
-        table = read(source)
+        table = read(source, columns, self.bad_rows)
         others = (columns.text, columns.pair, columns.id)
         found, are_labels = labels.label_columns(table, columns.label if labeled else "", others)
         sets: Sets = [None] * len(table.rows)
@@ -250,9 +251,7 @@ def _attributes(example: Example) -> dict[str, Any]:
 def _labeled(table: Table, examples: list[LabeledExample]) -> list[LabeledExample]:
     """Return the examples that have been labeled; print the number of the others."""
     skipped = [example.where for example in examples if example.labels is None]
-    if skipped:
-        places = _listed([place.removeprefix(f"{table.source}, ") for place in skipped])
-        say(f"{table.source}: {len(skipped):,} rows skipped: not labeled ({places})")
+    report_skipped(table.source, skipped, "not labeled")
     if len(skipped) == len(examples):
         raise BadInputError(f"{table.source}: no row is labeled; give a file with labels")
     return [example for example in examples if example.labels is not None]

@@ -1,0 +1,272 @@
+"""Labels in the forms in which people have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.tokenizers.tokenizer import Tokenizer, load
+from pipelines.tasks.multi_label.task import MultiLabel, MultiLabelOptions
+from pipelines.tasks.task import Columns
+from support.finetuned import MODEL
+from support.task_files.task_files import json_lines
+
+Sets = list[tuple[str, ...]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load(MODEL)
+
+
+def read(
+    path: Path, text: str, label: str = "", **options: str
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the labels of a file, and those of each row."""
+    path.write_text(text, "utf-8")
+    task = MultiLabel(MultiLabelOptions(**options))
+    examples = task.read(str(path), Columns(label=label), labeled=True)
+    assert all(example.text for example in examples)
+    return task.classes(examples), [example.labels or () for example in examples]
+
+
+def rows(values: list[Any], name: str = "labels") -> str:
+    return json_lines(*({"text": f"the {n}", name: value} for n, value in enumerate(values)))
+
+
+def table(values: list[str], name: str = "labels") -> str:
+    quoted = ['"' + value.replace('"', '""') + '"' for value in values]
+    return "\n".join([f"text,{name}", *(f"the {n},{v}" for n, v in enumerate(quoted))]) + "\n"
+
+
+JSON_LINES: list[tuple[list[Any], list[str], Sets]] = [
+    ([["b", "a"], [], ["a"]], ["a", "b"], [("b", "a"), (), ("a",)]),
+    ([["very happy", " sad "], ["sad"]], ["sad", "very happy"], [("very happy", "sad"), ("sad",)]),
+    ([["a", "a"], ["b"]], ["a", "b"], [("a",), ("b",)]),
+    # Ids: in the order of the numbers; a single number is one label.
+    ([[2, 7], [10], 2], ["2", "7", "10"], [("2", "7"), ("10",), ("2",)]),
+    ([[0, 1], [1], [2, 0]], ["0", "1", "2"], [("0", "1"), ("1",), ("2", "0")]),
+    # 0 or 1 for every label, also as transformers needs them: as floats.
+    ([[0, 1, 0], [1, 1, 0]], ["0", "1", "2"], [("1",), ("0", "1")]),
+    ([[0.0, 1.0], [0.0, 0.0]], ["0", "1"], [("1",), ()]),
+    ([[False, True], [True, False]], ["0", "1"], [("1",), ("0",)]),
+    ([[-1, -1, -1], [0, 1, 0]], ["0", "1", "2"], [("1",)]),
+    # Objects: labels that no row has are labels, too.
+    ([{"b": 1, "a": 0, "c": 0}, {"b": 0, "a": 1, "c": 0}], ["b", "a", "c"], [("b",), ("a",)]),
+    ([{"a": True}, {"b": True}, {}], ["a", "b"], [("a",), ("b",), ()]),
+    (["a|b", "c", ""], ["a", "b", "c"], [("a", "b"), ("c",), ()]),
+]
+TEXTS: list[tuple[list[str], list[str], Sets]] = [
+    (["a|b", "", "New York|a"], ["New York", "a", "b"], [("a", "b"), (), ("New York", "a")]),
+    (["a; b", "c"], ["a", "b", "c"], [("a", "b"), ("c",)]),
+    (["a, b", "c"], ["a", "b", "c"], [("a", "b"), ("c",)]),
+    # The first of |;, that occurs separates; names may contain the others.
+    (["Food, drink|Art", "Art"], ["Art", "Food, drink"], [("Food, drink", "Art"), ("Art",)]),
+    (["|a|b|", "|b|"], ["a", "b"], [("a", "b"), ("b",)]),
+    (["<c++><sql>", "<sql>"], ["c++", "sql"], [("c++", "sql"), ("sql",)]),
+    (["2,7", "10"], ["2", "7", "10"], [("2", "7"), ("10",)]),
+    (["a label", "my label"], ["a label", "my label"], [("a label",), ("my label",)]),
+    (["(other)", "a"], ["(other)", "a"], [("(other)",), ("a",)]),
+    # Lists as pandas writes them: of Python, of JSON, of NumPy; tuples and sets.
+    (["['a', \"it's\"]", "[]"], ["a", "it's"], [("a", "it's"), ()]),
+    (['["a", "b"]', '["b"]'], ["a", "b"], [("a", "b"), ("b",)]),
+    (["['a' 'b c']", "['b c']"], ["a", "b c"], [("a", "b c"), ("b c",)]),
+    (["['a'\n 'b']", "['b']"], ["a", "b"], [("a", "b"), ("b",)]),
+    (["('a', 'b')", "('b',)"], ["a", "b"], [("a", "b"), ("b",)]),
+    (["{'b', 'a'}", "{'b'}"], ["a", "b"], [("a", "b"), ("b",)]),
+    (["[a, b c]", "[a]"], ["a", "b c"], [("a", "b c"), ("a",)]),
+    (["[0 1 0]", "[1 1 0]"], ["0", "1", "2"], [("1",), ("0", "1")]),
+    (["[0, 1, 0]", "[1, 1, 0]"], ["0", "1", "2"], [("1",), ("0", "1")]),
+    (["[0. 1.]", "[1. 1.]"], ["0", "1"], [("1",), ("0", "1")]),
+    (["{'a': 1, 'b': 0}", "{'a': 0, 'b': 1}"], ["a", "b"], [("a",), ("b",)]),
+]
+
+
+@pytest.mark.parametrize(("values", "classes", "sets"), JSON_LINES)
+def test_json_lines(values: list[Any], classes: list[str], sets: Sets, tmp_path: Path) -> None:
+    assert read(tmp_path / "a.jsonl", rows(values)) == (classes, sets)
+    assert read(tmp_path / "a.jsonl", rows(values, "mood"), "mood") == (classes, sets)
+
+
+@pytest.mark.parametrize(("values", "classes", "sets"), TEXTS)
+def test_a_column_of_texts(
+    values: list[str], classes: list[str], sets: Sets, tmp_path: Path
+) -> None:
+    assert read(tmp_path / "a.csv", table(values)) == (classes, sets)
+    assert read(tmp_path / "a.jsonl", rows(values, "genres")) == (classes, sets)
+
+
+@pytest.mark.parametrize(
+    ("separator", "text", "labels"),
+    [
+        ("none", "Food, drink", ("Food, drink",)),
+        ("space", "cs.CL  cs.LG", ("cs.CL", "cs.LG")),
+        (" ", "cs.CL cs.LG", ("cs.CL", "cs.LG")),
+        ("/", "a, b/c", ("a, b", "c")),
+        ("comma", "a|b,c", ("a|b", "c")),
+    ],
+)
+def test_a_separator_that_is_not_detected(
+    separator: str, text: str, labels: tuple[str, ...], tmp_path: Path
+) -> None:
+    _, sets = read(tmp_path / "a.csv", table([text, ""]), separator=separator)
+    assert sets == [labels, ()]
+
+
+TOXIC = "id,text,toxic,threat,insult\n7,the,1,0,1\n8,man,0,0,0\n9,in,0,0,1\n"
+TOXIC_SETS: Sets = [("toxic", "insult"), (), ("insult",)]
+
+
+@pytest.mark.parametrize("label", ["", "toxic,threat,insult", "toxic, threat, insult"])
+def test_one_column_per_label(label: str, tmp_path: Path) -> None:
+    names = ["toxic", "threat", "insult"]
+    assert read(tmp_path / "a.csv", TOXIC, label) == (names, TOXIC_SETS)
+    as_words = TOXIC.replace(",1", ",True").replace(",0", ",False")
+    assert read(tmp_path / "a.csv", as_words, label) == (names, TOXIC_SETS)
+    # As Jigsaw marks the rows of the test set that do not count.
+    absent = f"{TOXIC}10,a,-1,-1,-1\n11,milk,-1,-1,-1\n"
+    assert read(tmp_path / "a.csv", absent, label) == (names, TOXIC_SETS)
+    flags = json_lines(
+        {"text": "the", "toxic": 1, "threat": 0}, {"text": "man", "toxic": False, "threat": True}
+    )
+    assert read(tmp_path / "a.jsonl", flags, "toxic,threat")[1] == [("toxic",), ("threat",)]
+
+
+def test_other_columns_of_flags_can_be_left_out(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.csv", TOXIC, "insult,toxic")[0] == ["insult", "toxic"]
+    assert read(tmp_path / "a.csv", TOXIC, "insult") == (["insult"], [("insult",), (), ("insult",)])
+    # True and False beside columns of 0 and 1 are no labels (GoEmotions: example_very_unclear).
+    mixed = "text,unclear,joy,fear,rater\nthe,False,1,0,3\nman,True,0,0,4\n"
+    assert read(tmp_path / "a.csv", mixed)[0] == ["joy", "fear"]
+    # The index that pandas writes is none, even if it is 0 and 1.
+    index = ",text,joy,fear\n0,the,1,0\n1,man,0,1\n"
+    assert read(tmp_path / "a.csv", index)[0] == ["joy", "fear"]
+
+
+def test_numbers_with_a_file_of_names(tmp_path: Path) -> None:
+    names = tmp_path / "emotions.txt"
+    names.write_text("joy\nlove\nfear\n", "utf-8")
+    for text in (rows([[0, 2], [2]]), rows(["0,2", "2"]), rows([["joy", "fear"], "fear"])):
+        classes, sets = read(tmp_path / "a.jsonl", text, label_names=str(names))
+        assert classes == ["joy", "love", "fear"]
+        assert sets == [("joy", "fear"), ("fear",)]
+    vectors = rows([[0, 1, 0], [0, 0, 1]])
+    assert read(tmp_path / "a.jsonl", vectors, label_names=str(names))[1] == [("love",), ("fear",)]
+    for text in (rows([[0, 3]]), rows(["4"]), rows([["anger"]]), rows([[0, 1]] * 2)):
+        with pytest.raises(BadInputError, match="line 1"):
+            read(tmp_path / "a.jsonl", text, label_names=str(names))
+    for wrong in ("joy\n\nfear\n", "joy\nlove\njoy\n"):
+        names.write_text(wrong, "utf-8")
+        with pytest.raises(BadInputError, match=r"emotions\.txt, line [23]"):
+            read(tmp_path / "a.jsonl", rows([[0]]), label_names=str(names))
+
+
+WRONG: list[tuple[str, list[Any], str]] = [
+    ("jsonl", [["a"], None], "line 2"),
+    ("jsonl", [["a"], True], "line 2"),
+    ("jsonl", [["a"], [None]], "line 2"),
+    ("jsonl", [["a"], ["a", ["b"]]], "line 2"),
+    ("jsonl", [["a"], [""]], "line 2"),
+    ("jsonl", [[0.2, 0.8], [1.0, 0.0]], "line 1"),
+    ("jsonl", [{"a": 1}, {"a": 0.4}], "line 2"),
+    ("jsonl", [{"a": 1}, ["a"]], "line 2"),
+    ("jsonl", [[-1, 0], [1, 0]], "line 1"),
+    ("jsonl", [[], []], "line 1"),
+    ("jsonl", ["['a']", "['a', 'b'"], "line 2"),
+    ("jsonl", ["['a']", "b, c"], "line 2"),
+    ("csv", ["['a', 'b'+]", "['a']"], "line 2"),
+    ("csv", ["[1e400]", "[1]"], "line 2"),
+    ("csv", ["[" + "[" * 5000 + "]" * 5000 + "]"], "line 2"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "values", "where"), WRONG)
+def test_what_is_no_list_of_labels(
+    suffix: str, values: list[Any], where: str, tmp_path: Path
+) -> None:
+    text = rows(values) if suffix == "jsonl" else table(values)
+    with pytest.raises(BadInputError, match=where):
+        read(tmp_path / f"a.{suffix}", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "match"),
+    [
+        ("text,note\nthe,x\nman,y\n", "", "columns.label"),
+        (TOXIC, "toxic,obscene", "obscene"),
+        (TOXIC.replace("8,man,0", "8,man,0.4"), "toxic,threat", r"line 3: 'toxic' is '0\.4'"),
+        (TOXIC.replace("8,man,0", "8,man,"), "toxic,threat", "line 3"),
+        ("text,joy,fear\nthe,-1,-1\nman,-1,-1\n", "joy,fear", "a.csv"),
+        ("text,joy,fear\nthe,0,0\nman,0,0\n", "", "no row"),
+    ],
+)
+def test_wrong_columns(text: str, label: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=match):
+        read(tmp_path / "a.csv", text, label)
+
+
+def test_labels_that_the_model_lacks_and_the_other_way_around(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    task, path = MultiLabel(), tmp_path / "a.csv"
+
+    def features(text: str, classes: list[str], label: str = "") -> Any:
+        path.write_text(text, "utf-8")
+        examples = task.read(str(path), Columns(label=label), labeled=True)
+        return task.features(examples, tokenizer, 16, classes).arrays
+
+    arrays = features(TOXIC, ["insult", "threat", "toxic"])
+    assert arrays["labels"].tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
+    assert arrays["weights"].tolist() == [1, 1, 1], "rows without labels count"
+    # A missing column would be 0 in every row.
+    with pytest.raises(BadInputError, match="obscene"):
+        features(TOXIC, ["toxic", "threat", "insult", "obscene"])
+    # A column of 0 and 1 that was found by itself may be anything, one that is named may not.
+    assert features(TOXIC, ["toxic", "threat"])["labels"].tolist() == [[1, 0], [0, 0], [0, 0]]
+    with pytest.raises(BadInputError, match="insult"):
+        features(TOXIC, ["toxic", "threat"], "toxic,threat,insult")
+    with pytest.raises(BadInputError, match=r"line 3.*'c'"):
+        features(table(["a|b", "c"]), ["a", "b"])
+    assert features(table(["a", "b"]), ["a", "b", "c"])["labels"].tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+def test_prediction_needs_no_labels_and_ignores_them(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    task, path = MultiLabel(), tmp_path / "a.csv"
+    label = "breaking news here|sports of today"
+    for text in (TOXIC, "text\nthe\n", f"text,tags\nthe,{label}\nman,{label} again\n"):
+        path.write_text(text, "utf-8")
+        examples = task.read(str(path), Columns(label="toxic,threat"), labeled=False)
+        assert examples[0].text == "the"
+        assert not examples[0].pair
+        arrays = task.features(examples, tokenizer, 16, ["x", "y"]).arrays
+        assert not arrays["weights"].any()
+    # A pair beside the labels.
+    path.write_text("sentence1,sentence2,x,y\nthe,man,1,0\nin,a,0,1\n", "utf-8")
+    (first, _) = task.read(str(path), Columns(), labeled=True)
+    assert (first.text, first.pair, first.labels) == ("the", "man", ("x",))
+
+
+def test_what_is_read_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(tmp_path / "a.csv", f"{TOXIC}10,a,-1,-1,-1\n")
+    printed = capsys.readouterr().err
+    for part in ("toxic, threat, insult", "1 rows skipped", "line 5", "insult 2", "1 of 3 rows"):
+        assert part in printed, part
+    assert "without examples" in printed
+    assert "threat" in printed
+    read(tmp_path / "a.csv", table(["a|b", "c"]))
+    assert "'|'" in capsys.readouterr().err
+    read(tmp_path / "a.csv", table(["a", "c"]))
+    assert "classification" in capsys.readouterr().err
+
+
+def test_every_label_of_a_data_set_is_one(tmp_path: Path) -> None:
+    """As `datasets` writes ClassLabel to JSON: numbers; see also the names of a tfds data set."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(rows([[27], [2, 7]]), "utf-8")
+    examples = MultiLabel().read(str(path), Columns(), labeled=True)
+    assert [example.labels for example in examples] == [("27",), ("2", "7")]
+    assert json.loads(path.read_text("utf-8").splitlines()[1])["labels"] == [2, 7]
