@@ -35,7 +35,7 @@ COLUMNS = (
 WHOLE = "none"  # the separator of labels that are never split
 _SEPARATORS = ("|", ";", ",")  # to try, in this order
 _NAMED = {"space": None, "tab": "\t", "comma": ","}  # None: any white space
-_INDEX = {"id", "idx", "index", "unnamed: 0", ""}  # columns that are never a label
+_INDEX = {"id", "idx", "index", "unnamed: 0", "(column 1)"}  # columns that are never a label
 _MOST = 30_000  # labels
 _MOST_LISTED = 10
 

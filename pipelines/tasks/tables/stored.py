@@ -71,9 +71,11 @@ def features_of(schema: Any) -> dict[str, Any]:
 
 
 def class_names(features: Any) -> dict[str, list[str]]:
-    """Return the names of the classes of each column that has some."""
+    """Return the names of the classes of each column that has some, also in lists."""
     described = features.items() if isinstance(features, dict) else ()
-    return {name: list(classes) for name, feature in described if (classes := _classes(feature))}
+    return {
+        name: list(classes) for name, feature in described if (classes := _classes(_item(feature)))
+    }
 
 
 def with_classes(row: dict[str, Any], features: Any, location: str) -> dict[str, Any]:
@@ -88,6 +90,13 @@ def with_classes(row: dict[str, Any], features: Any, location: str) -> dict[str,
         name: _named(value, features.get(name), f"{location}: {name!r}")
         for name, value in row.items()
     }
+
+
+def _item(feature: Any) -> Any:
+    """Return the description of the items of a list, or of a value that is none."""
+    if isinstance(feature, list) and feature:
+        return feature[0]
+    return feature.get("feature", feature) if isinstance(feature, dict) else feature
 
 
 def _classes(feature: Any) -> list[str]:

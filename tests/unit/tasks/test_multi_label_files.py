@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bert_jax.runtime.errors import BadInputError
@@ -253,7 +255,7 @@ def test_prediction_needs_no_labels_and_ignores_them(tmp_path: Path, tokenizer: 
 def test_what_is_read_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read(tmp_path / "a.csv", f"{TOXIC}10,a,-1,-1,-1\n")
     printed = capsys.readouterr().err
-    for part in ("toxic, threat, insult", "1 rows skipped", "line 5", "insult 2", "1 of 3 rows"):
+    for part in ("toxic, threat, insult", "1 row skipped", "line 5", "insult 2", "1 of 3 rows"):
         assert part in printed, part
     assert "without examples" in printed
     assert "threat" in printed
@@ -264,9 +266,25 @@ def test_what_is_read_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_every_label_of_a_data_set_is_one(tmp_path: Path) -> None:
-    """As `datasets` writes ClassLabel to JSON: numbers; see also the names of a tfds data set."""
-    path = tmp_path / "a.jsonl"
-    path.write_text(rows([[27], [2, 7]]), "utf-8")
-    examples = MultiLabel().read(str(path), Columns(), labeled=True)
-    assert [example.labels for example in examples] == [("27",), ("2", "7")]
-    assert json.loads(path.read_text("utf-8").splitlines()[1])["labels"] == [2, 7]
+    """As `datasets` writes lists of ClassLabel to Parquet, such as those of go_emotions."""
+    classes = {"names": ["joy", "love", "anger"], "_type": "ClassLabel"}
+    for feature in ({"feature": classes, "_type": "List"}, [classes]):
+        features = {"text": {"dtype": "string", "_type": "Value"}, "labels": feature}
+        described = json.dumps({"info": {"features": features}})
+        table = pa.table({"text": ["the", "man", "a"], "labels": [[1, 0], [], [1]]})
+        path = tmp_path / "a.parquet"
+        pq.write_table(table.replace_schema_metadata({"huggingface": described}), path)
+        task = MultiLabel()
+        examples = task.read(str(path), Columns(), labeled=True)
+        assert task.classes(examples) == classes["names"]
+        assert [example.labels for example in examples] == [("love", "joy"), (), ("love",)]
+
+
+def test_a_table_without_a_header(tmp_path: Path) -> None:
+    """As in the repository of go_emotions: text, ids, annotator."""
+    path, names = tmp_path / "a.tsv", tmp_path / "names.txt"
+    path.write_text("the\t2,0\tabc\nman\t1\tdef\na\t\tdef\n", "utf-8")
+    names.write_text("joy\nlove\nanger\n", "utf-8")
+    task = MultiLabel(MultiLabelOptions(label_names=str(names)))
+    examples = task.read(str(path), Columns(text="1", label="2"), labeled=True)
+    assert [example.labels for example in examples] == [("anger", "joy"), ("love",), ()]
