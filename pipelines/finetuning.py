@@ -72,6 +72,7 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
             for part in (examples, validation_examples)
             if part
         ]
+        tokenizer.special_words.report()
         for part in sets:
             part.features.require_token_types(config.model)
         has_labels = examples and sets[0].features.arrays["weights"].any()

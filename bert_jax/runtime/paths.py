@@ -31,6 +31,8 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 # Packages that raise the failures of Google Cloud Storage.
+# The first bytes of what Git LFS checks out without its files; a pointer has about 130 bytes.
+_GIT_LFS, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 _CLIENTS = {"aiohttp", "fsspec", "gcsfs", "google", "requests", "urllib3"}
 # TensorStore raises ValueError for everything. These codes do not mean that a file is damaged.
 _STATUS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED)\b")
@@ -112,19 +114,34 @@ def absolute(path: Path) -> Path:
 
 
 def check_kind(path: Path) -> None:
-    """Refuse a pipe or a device, which would be read without end.
+    """Refuse a pipe or a device, which would be read without end, and a pointer of Git LFS.
 
     Raises:
-        BadInputError: The path is a pipe or a device.
+        BadInputError: The path is a pipe or a device, or a pointer in place of a file.
     """
     if is_remote(path):
         return
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (OSError, ValueError):  # opening it raises the reason
         return
+    mode = status.st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise BadInputError(f"{path} is a pipe or device; replace it with a file")
+    if stat.S_ISREG(mode) and status.st_size < _LARGEST_POINTER and _is_pointer(path):
+        raise BadInputError(
+            f"{path} is a Git LFS pointer instead of the file; run git lfs pull in its folder, or"
+            " download the file"
+        )
+
+
+def _is_pointer(path: Path) -> bool:
+    """Return whether Git stores the content of a file elsewhere."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GIT_LFS)) == _GIT_LFS
+    except OSError:  # opening it again raises the reason
+        return False
 
 
 def remove(folder: Path) -> None:

@@ -13,7 +13,7 @@ import jax
 
 from bert_jax.config.run import as_dict
 from bert_jax.nn.tensor_names import ARCHITECTURES, ENCODER, MLM, ModelWeights, only, parts
-from bert_jax.runtime.console import summary
+from bert_jax.runtime.console import say, summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
 from bert_jax.training.checkpoint import Meta, save_params
 from bert_jax.training.checksums import digest
@@ -107,7 +107,13 @@ def _to_hugging_face(model: LoadedModel, folder: Path) -> None:
         )
     tokenizer = model.tokenizer()
     hugging_face.write(folder, model.weights, tokenizer.pad_id)
-    export(tokenizer, folder, model.network.max_positions)
+    has_masks = MLM in parts(model.weights.params)
+    export(tokenizer, folder, model.network.max_positions, split_specials=not has_masks)
+    if has_masks:
+        say(
+            "transformers reads the name of a special token in a text, such as [SEP], as the token,"
+            " bert-jax as plain text; pass split_special_tokens=True for the same ids"
+        )
     (folder / "README.md").write_text(model_card(model), "utf-8")
 
 

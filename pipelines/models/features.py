@@ -139,6 +139,7 @@ def extract(bert: Bert, source: str | Path, out: Path, options: Extraction) -> i
                 blank += sum(not row.words for row in rows)
                 show(done, "")
         writer.finish().replace(out)
+    bert.tokenizer.special_words.report()
     if truncated_count:
         longest = bert.model.network.max_positions
         say(f"texts truncated to the {longest} tokens of the model: {truncated_count:,}")

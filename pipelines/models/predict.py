@@ -124,7 +124,9 @@ def predict(
     classes = list(model.weights.labels)
     if not examples:
         return []
-    features = task.features(examples, model.tokenizer(), row_length(model, length), classes)
+    tokenizer = model.tokenizer()
+    features = task.features(examples, tokenizer, row_length(model, length), classes)
+    tokenizer.special_words.report()
     features.require_token_types(model.network)
     network = task_network_of(model, task, head)
     params = network.completed(model.weights.params)

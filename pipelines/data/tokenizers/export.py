@@ -2,8 +2,10 @@
 
 The ids are the same, with these exceptions:
 
-* A special token written in a text, such as "[SEP]", is plain text here and the token in
-  transformers; "[MASK]" is as in `Tokenizer.encode_masked`.
+* The name of a special token in a text, such as "[SEP]" or, in SentencePiece models with such
+  pieces, "</s>", is plain text here, as in google-research/bert. In transformers it is the token,
+  unless ``split_special_tokens`` is true: then the ids are those of `Tokenizer.encode`, otherwise
+  "[MASK]" is as in `Tokenizer.encode_masked`.
 * WordPiece: ``BertTokenizer`` of transformers 5 encodes words of more than 100 characters as [UNK],
   regardless of ``tokenizer.json``; the tokenizers library itself follows the file.
 * SentencePiece: see `_normalizers`.
@@ -12,6 +14,7 @@ The ids are the same, with these exceptions:
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
 import unicodedata
@@ -26,6 +29,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as RustTokenizer
 
 from bert_jax.runtime.errors import BadInputError
+from pipelines.data.tokenizers.config_fields import NAMED_SPECIALS
 from pipelines.data.tokenizers.tokenizer import (
     CONFIG_FILE,
     JSON_FILE,
@@ -33,7 +37,6 @@ from pipelines.data.tokenizers.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     WordPieceTokenizer,
-    rust_wordpiece,
 )
 from pipelines.protobuf import fields
 
@@ -46,30 +49,38 @@ _WALL = "\ufdd0"
 _GAP = "\x01"
 
 
-def export(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+def export(
+    tokenizer: Tokenizer, folder: Path, max_length: int, *, split_specials: bool = False
+) -> None:
     """Write the files; `load` reads the same tokenizer from them.
 
     Args:
         tokenizer: The tokenizer.
         folder: Created if it does not exist.
         max_length: Maximum length of a sequence, [CLS] and [SEP] included.
+        split_specials: Names of special tokens in a text are plain text in transformers, too; for
+            models that fill no masks.
 
     Raises:
         BadInputError: ``tokenizer.json`` cannot express the rules of this SentencePiece model.
     """
     config: dict[str, Any]
     if isinstance(tokenizer, WordPieceTokenizer):
-        rust = _wordpiece(tokenizer)
-        config = {"tokenizer_class": "BertTokenizer", **tokenizer.config()}
+        rust = tokenizer.rust(SPECIALS)
+        config = {"tokenizer_class": "BertTokenizer", **tokenizer.all_rules()}
     else:
-        rust = _sentencepiece(_Model(cast(SentencePieceTokenizer, tokenizer).model))
+        model = _Model(cast(SentencePieceTokenizer, tokenizer).model)
+        rust = _sentencepiece(model)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            # The rules are those of tokenizer.json; these describe them.
+            "do_lower_case": model.is_uncased,
+            "strip_accents": False,
+            "tokenize_chinese_chars": False,
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         }
-    config["model_max_length"] = max_length
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    config |= dict(zip(names, SPECIALS, strict=True))
+    config |= {"model_max_length": max_length, "split_special_tokens": split_specials}
+    config |= NAMED_SPECIALS
     rust.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
@@ -78,22 +89,6 @@ def export(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     tokenizer.save(folder)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     (folder / JSON_FILE).write_text(rust.to_str(pretty=True) + "\n", "utf-8")
-
-
-def _wordpiece(tokenizer: WordPieceTokenizer) -> RustTokenizer:
-    rust = rust_wordpiece(
-        {piece: number for number, piece in enumerate(tokenizer.pieces)},
-        tokenizer.uncased,
-        tokenizer.strip_accents,
-        tokenizer.split_cjk,
-        tokenizer.max_word,
-    )
-    rust.add_special_tokens(_added(SPECIALS))
-    return rust
-
-
-def _added(pieces: Iterable[str]) -> list[AddedToken]:
-    return [AddedToken(piece, special=True, normalized=False) for piece in pieces]
 
 
 def _sentencepiece(model: _Model) -> RustTokenizer:
@@ -111,8 +106,14 @@ def _sentencepiece(model: _Model) -> RustTokenizer:
     # One word boundary at the start; the whole text is split at once, as in SentencePiece.
     shape: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": False}
     rust.pre_tokenizer = pre_tokenizers.Metaspace(**shape)
+    specials = [piece for piece, _, kind in model.pieces if kind != _NORMAL]
+    if model.kind == _UNIGRAM:
+        # Unigram finds these pieces in a text, unless they are cut after their first character.
+        names = "|".join(f"{re.escape(p[0])}(?={re.escape(p[1:])})" for p in specials if p[1:])
+        cut = pre_tokenizers.Split(Regex(names), "merged_with_previous")
+        rust.pre_tokenizer = pre_tokenizers.Sequence([rust.pre_tokenizer, cut])
     rust.decoder = decoders.Metaspace(**shape)
-    rust.add_special_tokens(_added(piece for piece, _, kind in model.pieces if kind != _NORMAL))
+    rust.add_special_tokens([AddedToken(p, special=True, normalized=False) for p in specials])
     return rust
 
 
@@ -238,6 +239,11 @@ class _Model:
             "add_dummy_prefix=false": normalizer.get(3, 1) == 0,
             "remove_extra_whitespaces=false": normalizer.get(4, 1) == 0,
         }
+
+    @property
+    def is_uncased(self) -> bool:
+        """True if the normalizer folds case."""
+        return self._rules.endswith("_cf")
 
     def check(self) -> None:
         """Reject models that train-tokenizer does not make.

@@ -161,4 +161,5 @@ def with_words(tokenizer: WordPieceTokenizer, words: dict[int, str]) -> WordPiec
         strip_accents=tokenizer.strip_accents,
         split_cjk=tokenizer.split_cjk,
         max_word=tokenizer.max_word,
+        added=tokenizer.added,
     )

@@ -23,20 +23,21 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.tokenizers import tokenizer_json
+from bert_jax.runtime.paths import check_kind
+from pipelines.data.tokenizers import wordpiece_files
+from pipelines.data.tokenizers.special_words import SpecialWords
+from pipelines.data.tokenizers.tokenizer_json import AddedTokens
+from pipelines.data.tokenizers.wordpiece_files import CONFIG_FILE, JSON_FILE, VOCAB_FILE
 from pipelines.folders import absent
 from pipelines.json_files import read_json
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 SENTENCEPIECE_FILE = "sentencepiece.model"
-VOCAB_FILE = "vocab.txt"
-JSON_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
 # The record of a tokenizer: its training data, to recognize finished work, and its digest, because
 # a damaged vocabulary may still be a valid one.
 RECORD, DIGEST = "training.json", "digest"
@@ -76,6 +77,11 @@ class Tokenizer(ABC):
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[special] for special in SPECIALS
         )
+
+    @cached_property
+    def special_words(self) -> SpecialWords:
+        """The names of special tokens that are plain text in a text, and their counts."""
+        return SpecialWords(SPECIALS)
 
     @property
     def vocab_size(self) -> int:
@@ -144,10 +150,18 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
+        self.special_words.note(texts)
         return self._processor.encode(list(texts), num_threads=1)
+
+    @cached_property
+    def special_words(self) -> SpecialWords:
+        """See `Tokenizer.special_words`; text never matches control pieces or the unknown piece."""
+        model, pieces = self._processor, enumerate(self.pieces)
+        return SpecialWords([p for i, p in pieces if model.is_control(i) or model.is_unknown(i)])
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """See `Tokenizer.encode_with_offsets`; a token for a word boundary has an empty span."""
+        self.special_words.note(texts)
         with self._damage_reported():
             items = self._processor.encode(list(texts), num_threads=1, return_type="offset_mapping")
         return [(item["ids"], item["offsets"]) for item in items]
@@ -203,6 +217,7 @@ class WordPieceTokenizer(Tokenizer):
         strip_accents: bool | None = None,
         split_cjk: bool = True,
         max_word: int = MAX_WORD,
+        added: AddedTokens | None = None,
     ) -> None:
         """Make the tokenizer of the vocabulary `pieces`.
 
@@ -213,6 +228,8 @@ class WordPieceTokenizer(Tokenizer):
             strip_accents: Remove accents; None: as `uncased`.
             split_cjk: Make each Chinese character a word.
             max_word: Longer words are [UNK].
+            added: Tokens that are found in a text before it is split into words: id -> flags. Those
+                at the end of `pieces` are not in the vocabulary of WordPiece.
 
         Raises:
             BadInputError: A token is repeated, or a special token is missing.
@@ -225,14 +242,13 @@ class WordPieceTokenizer(Tokenizer):
         self.strip_accents = uncased if strip_accents is None else strip_accents
         self.split_cjk = split_cjk
         self.max_word = max_word
+        self.added = added or {}
         lines = [*pieces, str(uncased)]
         # Ledgers contain the digest of the pieces and casing only.
         if list(self.config()) != ["do_lower_case"]:
             lines.append(json.dumps(self.config()))
         super().__init__(pieces, hashlib.sha256("\n".join(lines).encode()).hexdigest(), source)
-        self._tokenizer = rust_wordpiece(
-            vocabulary, uncased, self.strip_accents, split_cjk, max_word
-        )
+        self._tokenizer = self.rust()
 
     def config(self) -> dict[str, Any]:
         """Return the entries of ``tokenizer_config.json`` that are not defaults."""
@@ -243,7 +259,34 @@ class WordPieceTokenizer(Tokenizer):
             config["tokenize_chinese_chars"] = False
         if self.max_word != MAX_WORD:
             config["max_input_chars_per_word"] = self.max_word
+        if self.added:
+            config["added_tokens_decoder"] = {str(n): self.added[n] for n in sorted(self.added)}
         return config
+
+    def all_rules(self) -> dict[str, Any]:
+        """Return `config` and the defaults, which differ between versions of transformers."""
+        rules = {"strip_accents": self.strip_accents, "tokenize_chinese_chars": self.split_cjk}
+        return rules | self.config()
+
+    def rust(self, specials: Sequence[str] = ()) -> RustTokenizer:
+        """Make this tokenizer in the Rust library; `specials` are then tokens in a text, too."""
+        vocabulary = {piece: number for number, piece in enumerate(self._vocabulary)}
+        rust = rust_wordpiece(
+            vocabulary, self.uncased, self.strip_accents, self.split_cjk, self.max_word
+        )
+        rust.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+        for _, flags in sorted(self.added.items()):
+            add = rust.add_special_tokens if flags["special"] else rust.add_tokens
+            add([AddedToken(**flags)])
+        return rust
+
+    @property
+    def _vocabulary(self) -> list[str]:
+        """The tokens of WordPiece: all but the added ones at the end."""
+        end = len(self.pieces)
+        while end - 1 in self.added:
+            end -= 1
+        return self.pieces[:end]
 
     def words(self, text: str) -> list[str]:
         """Split a text into words, before they are split into pieces."""
@@ -252,11 +295,13 @@ class WordPieceTokenizer(Tokenizer):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer.encode`."""
+        self.special_words.note(texts)
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """See `Tokenizer.encode_with_offsets`."""
+        self.special_words.note(texts)
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
@@ -276,7 +321,9 @@ class WordPieceTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         """See `Tokenizer.save`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / VOCAB_FILE).write_text("".join(f"{piece}\n" for piece in self.pieces), "utf-8")
+        (folder / VOCAB_FILE).write_text(
+            "".join(f"{piece}\n" for piece in self._vocabulary), "utf-8"
+        )
         config = {"tokenizer_class": "BertTokenizer", **self.config()}
         (folder / CONFIG_FILE).write_text(json.dumps(config) + "\n")
 
@@ -292,6 +339,7 @@ def load(model: Path) -> Tokenizer:
     for folder in (model, model / SUBFOLDER, run / SUBFOLDER):
         if any((folder / name).is_file() for name in names):
             return _load_recorded(folder) if (folder / RECORD).is_file() else _load(folder)
+    wordpiece_files.refuse_others(model)
     if not model.exists():
         raise absent(model, "give the folder of a tokenizer or model")
     is_recorded = (model / RECORD).is_file()
@@ -315,59 +363,11 @@ def _load_recorded(folder: Path) -> Tokenizer:
 def _load(folder: Path) -> Tokenizer:
     file = folder / SENTENCEPIECE_FILE
     if file.is_file():
-        return SentencePieceTokenizer(file.read_bytes(), file)
-    return _load_wordpiece(folder)
-
-
-def _load_wordpiece(folder: Path) -> WordPieceTokenizer:
-    file, config = folder / JSON_FILE, folder / CONFIG_FILE
-    content = tokenizer_json.read(file) if file.is_file() else None
-    entries = read_json(config) if config.is_file() else {}
-    if "Japanese" in str(entries.get("tokenizer_class")):
-        raise BadInputError(
-            f"{config}: {entries['tokenizer_class']} needs a dictionary of Japanese, which is not"
-            " supported; train a tokenizer with train-tokenizer"
-        )
-    source = folder / VOCAB_FILE if (folder / VOCAB_FILE).is_file() else file
-    pieces = _read_pieces(folder, content)
-    options: dict[str, Any] = {
-        "do_lower_case": not _has_capitals(pieces),
-        "max_input_chars_per_word": MAX_WORD,
-    }
-    if content is not None and entries.get("do_lower_case") is None:
-        options |= content.config
-    if content is not None:
-        max_word = content.config["max_input_chars_per_word"]
-        options["max_input_chars_per_word"] = max_word if source == file else MAX_WORD
-    for key, kind in tokenizer_json.CONFIG_KEYS.items():
-        # null means "as do_lower_case" for strip_accents; elsewhere it is ignored.
-        if key in entries and (entries[key] is not None or key == "strip_accents"):
-            options[key] = tokenizer_json.value(entries, key, kind, config)
-    return WordPieceTokenizer(
-        pieces,
-        options["do_lower_case"],
-        source,
-        strip_accents=options.get("strip_accents"),
-        split_cjk=options.get("tokenize_chinese_chars", True),
-        max_word=options["max_input_chars_per_word"],
-    )
-
-
-def _read_pieces(folder: Path, content: tokenizer_json.WordPieceFile | None) -> list[str]:
-    file = folder / VOCAB_FILE
-    try:
-        lines = file.read_text("utf-8").removesuffix("\n").split("\n") if file.is_file() else None
-    except ValueError as error:
-        raise BadInputError(f"{file}: {error}; restore the file") from None
-    pieces = [line.rstrip("\r") for line in lines or ()]
-    if content is None:
-        return pieces
-    expected = (content.pieces, content.pieces[: -content.added or None])
-    if lines is not None and pieces not in expected:
-        raise BadInputError(
-            f"{file} and {JSON_FILE} beside it have different vocabularies; remove the wrong one"
-        )
-    return content.pieces
+        check_kind(file)
+        tokenizer = SentencePieceTokenizer(file.read_bytes(), file)
+        wordpiece_files.check_beside_sentencepiece(folder, tokenizer.pieces)
+        return tokenizer
+    return WordPieceTokenizer(**wordpiece_files.read(folder, MAX_WORD))
 
 
 def rust_wordpiece(
@@ -394,7 +394,3 @@ def rust_wordpiece(
 
 def _is_punctuation(piece: str) -> bool:
     return all(unicodedata.category(character)[0] in "PS" for character in piece)
-
-
-def _has_capitals(pieces: list[str]) -> bool:
-    return any(piece != piece.lower() for piece in pieces if not piece.startswith("["))

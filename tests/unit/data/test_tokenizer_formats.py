@@ -141,21 +141,6 @@ def test_a_run_a_checkpoint_and_a_store_lead_to_their_tokenizer(tmp_path: Path) 
         load(tmp_path)
 
 
-def test_special_tokens_that_were_added_have_ids_but_are_not_read_from_text(
-    tmp_path: Path,
-) -> None:
-    export(WordPieceTokenizer(PIECES, uncased=True), tmp_path, 512)
-    data = json.loads((tmp_path / JSON_FILE).read_text("utf-8"))
-    token = {**data["added_tokens"][0], "id": len(PIECES), "content": "[ENTITY]"}
-    data["added_tokens"].append(token)
-    (tmp_path / JSON_FILE).write_text(json.dumps(data), "utf-8")
-    tokenizer = load(tmp_path)
-    assert tokenizer.pieces == [*PIECES, "[ENTITY]"]
-    assert tokenizer.encode(["hello [ENTITY]"]) == [[8, 1, 1, 1]]
-    (tmp_path / VOCAB_FILE).unlink()
-    assert tokenizer.pieces == load(tmp_path).pieces
-
-
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("described")
@@ -191,7 +176,8 @@ TOKEN = {"id": 15, "content": "hell", "special": True}
         ({"pre_tokenizer.type": "Whitespace"}, 'pre_tokenizer is "Whitespace"'),
         ({"added_tokens": {}}, "not a list"),
         ({"added_tokens": [{"id": 15}]}, "no content"),
-        ({"added_tokens": [{**TOKEN, "special": False}]}, "'hell' is not special"),
+        ({"added_tokens": [{**TOKEN, "lstrip": "no"}]}, "lstrip must be true or false"),
+        ({"normalizer": {"type": "Sequence", "normalizers": []}}, 'normalizer is "Sequence"'),
         ({"added_tokens": [{**TOKEN, "id": 17}]}, "id of 'hell' is 17"),
         ({"added_tokens": [{**TOKEN, "content": "hello"}]}, "has the id 15, in the vocabulary 8"),
     ],
