@@ -31,6 +31,8 @@ REQUEST_ID = "0"  # of an example that is made of a request
 class Columns:
     """Names of the columns of a table, or keys of JSON objects; empty = the task's usual names.
 
+    Numbers count the columns, from 1, of a file without a header.
+
     Args:
         text: The text, or the first text of a pair.
         pair: The second text of a pair; empty = by the usual names; none = single texts.

@@ -40,6 +40,7 @@ from support.corpora import VOCABULARY, write_corpus
 from support.row_files import WRITERS
 from tools.drill import changes
 from tools.drill.observed import Reader
+from tools.drill.readers_labeled import LABELED_READERS
 from tools.drill.readers_report import REPORT_READERS
 from tools.drill.readers_tpu import TPU_READERS
 
@@ -320,6 +321,7 @@ READERS: Sequence[Reader] = (
         "checkpoint", make_checkpoint, read_checkpoint, ("checkpoints/**/*",), (changes.in_meta,)
     ),
     Reader("finished store", make_store, prepare_again, ("words/*", "store/*.json")),
+    *LABELED_READERS,
     *REPORT_READERS,
     *TPU_READERS,
 )

@@ -51,7 +51,7 @@ def report_skipped(source: str, locations: Sequence[str], reason: str) -> None:
 
 def listed(source: str, locations: Sequence[str]) -> str:
     """List the first positions: "lines 4, 9, 12 …"."""
-    places = [each.removeprefix(source).removeprefix(", ") for each in locations[:_LISTED]]
+    places = [each.removeprefix(f"{source}, ") for each in locations[:_LISTED]]
     kinds = {place.rpartition(" ")[0] for place in places}
     if len(places) > 1 and kinds in ({"line"}, {"row"}, {"example"}):
         kind = kinds.pop()

@@ -10,18 +10,18 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tables.bad_rows import REMEDY, BadRows, report_skipped
-from pipelines.tasks.tables.headers import header_of, known, looks_like_data
+from pipelines.tasks.tables.headers import has_row_names, header_of, known, looks_like_data
 from pipelines.tasks.tables.table import Table
 from pipelines.tasks.task import Columns
 
 _FIELD_LIMIT = 2**31 - 1  # characters; the default of the csv module is 131,072
-_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _QUOTED = re.compile(r'(?<![^\t\n])"((?:[^"]|"")*+)"(?![^\t\n])')  # a whole field between tabs
 _HINT = "; if line 1 is no header, name columns by number, from 1: --data.columns.text 2"
 # QQP of GLUE has line breaks inside of some questions.
@@ -36,16 +36,19 @@ class Parsed:
         records: The fields of each line that is not blank.
         numbers: The numbers of these lines.
         bad: Numbers of lines that cannot be divided, if those are skipped.
+        has_backslashes: Whether backslashes precede quotes in fields.
     """
 
     records: list[list[str]]
     numbers: list[int]
     bad: list[int]
+    has_backslashes: bool = False
 
     @property
     def is_constant(self) -> bool:
-        """Whether all lines have the same number of fields."""
-        return len({len(record) for record in self.records}) == 1
+        """Whether all lines have the same number of fields, except for names of rows."""
+        widths = {len(record) for record in self.records}
+        return len(widths) == 1 or has_row_names(self.records)
 
 
 def read_delimited(
@@ -72,6 +75,8 @@ def read_delimited(
         parsed = _divided(text)
     else:
         parsed = _parsed(source, text, separator, bad_rows)
+        if parsed.has_backslashes:
+            say(f"{source}: backslashes precede quotes in fields")
     if not parsed.records:
         raise BadInputError(f"{source} is empty; the first line must name the columns")
     return _table(source, parsed, separator, columns, bad_rows)
@@ -119,8 +124,9 @@ def _is_quoted(source: str, text: str) -> bool:
     """
     if '"' not in text:
         return False
-    fields = _QUOTED.findall(text)
-    if not fields or '"' in _QUOTED.sub("", text):
+    without_escapes = text.replace('\\"', "")  # of R
+    fields = _QUOTED.findall(without_escapes)
+    if not fields or '"' in _QUOTED.sub("", without_escapes):
         return False
     plain = _divided(text)
     is_doubled = any('"' in field for field in fields)
@@ -174,8 +180,7 @@ def _with_backslashes(source: str, text: str, separator: str) -> Parsed | None:
         return None
     if not parsed.is_constant:
         return None
-    say(f"{source}: a backslash precedes quotes in fields")
-    return parsed
+    return replace(parsed, has_backslashes=True)
 
 
 def _read_quoted(
@@ -224,7 +229,8 @@ def _table(
             raise _ragged(location, record, header, separator, in_file)
     report_skipped(source, broken, "a line break in a question divides them")
     bad_rows.check(source, skipped, len(rows) + len(skipped))
-    hint = _HINT if in_file and looks_like_data(header) else ""
+    has_numbers = any(name.isdecimal() for name in (columns.text, columns.label))
+    hint = _HINT if in_file and looks_like_data(header) and not has_numbers else ""
     return Table(source, header, rows, kept, {}, bad_rows, hint)
 
 

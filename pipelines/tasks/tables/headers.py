@@ -28,7 +28,7 @@ def header_of(
     Raises:
         BadInputError: Two columns have the same name.
     """
-    if all(map(_is_cola, records)):
+    if _are_of_cola(records):
         say(f"{source}: no header; its columns are those of CoLA: {', '.join(_COLA)}")
         return _COLA, False
     header = [name.strip() for name in records[0]]
@@ -36,7 +36,7 @@ def header_of(
     requested = [name for name in requested if name and name != NO_PAIR]
     if numbers := [name for name in requested if name.isdecimal()]:
         return _by_number(source, header, records, requested, numbers)
-    if _has_row_names(records):
+    if has_row_names(records):
         header.insert(0, "")
     header = [name or f"(column {number})" for number, name in enumerate(header, start=1)]
     if duplicate := next((name for name in header if header.count(name) > 1), None):
@@ -57,18 +57,22 @@ def looks_like_data(header: Sequence[str]) -> bool:
     return any(len(name.split()) >= _LONG or re.fullmatch(r"[\d.,+-]+", name) for name in header)
 
 
-def _is_cola(record: list[str]) -> bool:
-    return len(record) == len(_COLA) and all(
-        pattern.fullmatch(field) for pattern, field in zip(_COLA_FIELDS, record, strict=True)
-    )
-
-
-def _has_row_names(records: Sequence[list[str]]) -> bool:
+def has_row_names(records: Sequence[list[str]]) -> bool:
     """Return whether each line but the first begins with its number, as R writes tables."""
     width = len(records[0]) + 1
     return len(records) > 1 and all(
         len(record) == width and record[0].strip() == str(number)
         for number, record in enumerate(records[1:], start=1)
+    )
+
+
+def _are_of_cola(records: Sequence[list[str]]) -> bool:
+    """Return whether all lines that are not ragged have the fields of CoLA."""
+    whole = [record for record in records if len(record) == len(_COLA)]
+    return 2 * len(whole) > len(records) and all(
+        pattern.fullmatch(field)
+        for record in whole
+        for pattern, field in zip(_COLA_FIELDS, record, strict=True)
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tables.bad_rows import report_skipped
 from pipelines.tasks.tables.table import Table
@@ -50,6 +51,8 @@ def labeled(table: Table, column: str) -> Table:
 
 def _key(value: Any) -> Any:
     """Return a value that can be compared: texts without spaces; 0 for lists and other objects."""
+    if value != value:  # NaN
+        return None
     if isinstance(value, str):
         return value.strip()
     return value if value is None or isinstance(value, int | float) else 0
@@ -63,8 +66,12 @@ def _absent(values: Sequence[Any], column: str) -> list[Any]:
         return [_NO_AGREEMENT]
     # Labels of -1, 0 and 1, and those with other negative numbers, may be sentiment.
     whole = [int(x) for x in distinct if isinstance(x, int) or (isinstance(x, str) and _is_int(x))]
-    if len(whole) == len(distinct) > 3 and sorted(whole) == list(range(-1, len(whole) - 1)):
+    if len(whole) < len(distinct) or sorted(whole) != list(range(-1, len(whole) - 1)):
+        return []
+    if len(whole) > 3:
         return [x for x in distinct if int(x) == -1]
+    if len(whole) == 3:
+        say(f"{column!r} is -1, 0 or 1; if -1 means that there is no label, remove these rows")
     return []
 
 

@@ -39,7 +39,8 @@ from pipelines.tasks.task import Columns
 
 _STORED = {".parquet": ParquetTable, ".arrow": ArrowTable}
 _DELIMITED = {".csv": ",", ".tsv": "\t", TEXT: "\t"}
-_JSON = (".jsonl", ".json")
+_JSON_LINES = (".jsonl", ".ndjson")
+_JSON = (*_JSON_LINES, ".json")
 _DATA = (*_STORED, *_JSON, ".csv", ".tsv")  # in folders, where a .txt is a text
 _SUFFIXES = (*_STORED, *_JSON, *_DELIMITED)
 FORMS = (
@@ -165,8 +166,7 @@ def _read_files(source: str, files: Sequence[File], columns: Columns, bad_rows: 
 
 def _read_json(file: File, suffix: str, columns: Columns, bad_rows: BadRows) -> Table:
     del columns
-    with_lines = suffix == ".jsonl"
-    if with_lines and not _starts_with(file, b"["):
+    if suffix in _JSON_LINES and not _starts_with(file, b"["):
         return read_lines(file.name, file, bad_rows)
     return read_document(file.name, file, text_of(file, (JSON_LINES, JSON_ARRAY)), bad_rows)
 

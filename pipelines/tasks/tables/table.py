@@ -110,6 +110,8 @@ class Table:
         names = []
         for location, row in zip(self.locations, self.rows, strict=True):
             value = row.get(column)
+            if value != value:  # NaN, as pandas writes missing numbers
+                value = None
             if isinstance(value, int | float):
                 value = json.dumps(value)  # true, not Python's True
             name = checked(value, column, location).strip()

@@ -67,6 +67,8 @@ def test_stray_quotes_belong_to_the_text(lines: list[str], tmp_path: Path) -> No
         ("a.csv", ",text,label\n0,fine,1\n", [("0", "fine", "1")]),  # pandas
         ("a.csv", "text,label,,\nfine,1,,\n", [("fine", "1", "", "")]),  # Excel
         ("a.tsv", "text\tlabel\n1\tfine\tx\n", [("1", "fine", "x")]),  # R
+        ("a.tsv", '"text"\t"label"\n"1"\t"a \\"b\\""\t"x"\n', [("1", 'a "b"', "x")]),
+        ("a.csv", "text|label\na, b|1\nc|2\n", [("a, b", "1"), ("c", "2")]),
         ("a.tsv", "text\tlabel\rfine\t1\r", [("fine", "1")]),  # old Mac
         ("a.tsv", "text\tlabel\r\r\nfine\t1\r\r\n", [("fine", "1")]),  # Windows, converted twice
         ("a.tsv", "text\tlabel\nthe cat\ris good\tpos\n", [("the cat is good", "pos")]),
@@ -154,5 +156,7 @@ def test_cola_is_recognized_by_all_of_its_lines(tmp_path: Path) -> None:
     lines = "gj04\t1\t\tfine\nad03\t0\t??\tbad\n"
     read_rows = rows(tmp_path / "a.tsv", lines)
     assert read_rows == [("gj04", "1", "", "fine"), ("ad03", "0", "??", "bad")]
+    ragged = rows(tmp_path / "a.tsv", f"{lines}gj04\t1\n", skip=True, most=0.5)
+    assert ragged == read_rows
     with_other = rows(tmp_path / "a.tsv", f"{lines}x\t2\t\tother\n")
     assert len(with_other) == 2

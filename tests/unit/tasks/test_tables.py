@@ -102,6 +102,7 @@ def test_labels_are_ignored_if_not_requested(tmp_path: Path) -> None:
             "line 1: 'text' contains an unpaired surrogate",
         ),
         ("a.json", "[]", "a.json has no rows"),
+        ("a.jsonl", '{"text":"a","label":NaN}', "line 1: 'label' is missing"),
         ("a.xlsx", "", "unknown file type '.xlsx'; use .*csv, .tsv"),
     ],
 )
