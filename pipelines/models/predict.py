@@ -102,6 +102,7 @@ def predict_file(
             if task.thresholds
             else "labels are predicted from a probability of 0.5: no thresholds were tuned"
         )
+    task.expect_classes(classes)
     examples = task.read(source, columns, labeled=labeled)
     task.check_texts(examples, model.text_columns)
     records = predict(model, task, head, examples, batch_size, length)

@@ -155,6 +155,10 @@ class Task(ABC):
         del classes
         return True
 
+    def expect_classes(self, classes: Sequence[str]) -> None:
+        """Note the classes of a trained model before `read`: they explain ambiguous labels."""
+        del classes
+
     @abstractmethod
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Any]:
         """Read the examples of a file or data set.

@@ -12,6 +12,11 @@ FEATURES = {
     "text": {"dtype": "string", "_type": "Value"},
     "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
     "tags": {"feature": {"names": ["O", "B-X"], "_type": "ClassLabel"}, "_type": "List"},
+    "tokens": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+    "ner_tags": {
+        "feature": {"names": ["O", "B-PER", "I-PER"], "_type": "ClassLabel"},
+        "_type": "List",
+    },
 }
 ROWS: Rows = [
     {"text": "bad", "label": 0, "tags": [0, 1]},

@@ -15,8 +15,8 @@ FAULTS = [
     Fault(
         name="adjacent-entities-merged",
         file="pipelines/tasks/tagging/bio_tags.py",
-        old='bio[first] = f"B-{label}"',
-        new='bio[first] = f"I-{label}"',
+        old='bio[first] = tag_of("B", label)',
+        new='bio[first] = tag_of("I", label)',
         description="two entities of one type side by side become one",
     ),
     Fault(

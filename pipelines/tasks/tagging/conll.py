@@ -1,204 +1,253 @@
-"""Reader of sentences with tags.
+"""Reader of CoNLL columns: a word per line, a blank line between sentences.
 
-    NAME.jsonl            {"tokens": [...], "tags": [...]} or, without tags, {"text": ...} a line
-    NAME.txt              without tags: a text per line, a blank line between documents
-    others, with tags     CoNLL columns, separated by tabs or else by spaces: a token per line, a
-    .txt too              blank line between sentences, -DOCSTART- lines between documents
-    tfds:NAME:SPLIT       a TensorFlow data set, such as tfds:conll2003:train
+Columns are separated by tabs or else by spaces. ``-DOCSTART-`` lines, ``# newdoc`` and ``#begin
+document`` begin a document. By default the first column is the word and the last the tag, except
+in these formats:
 
-Tokens are used unchanged. Those of WikiANN begin with a language; ``sed 's/^en://'`` removes it.
+    CoNLL-U, CoNLL-X    10 columns, the first numbers the words: word 2, tag 4 (part of speech);
+                        lines of multiword tokens (1-2) and empty nodes (1.1) are skipped
+    GermEval            4 columns, the first numbers the words: word 2, tag 3 (outer entities)
+    CoNLL-2012          after #begin document: word 4, tag 11 (named entities)
+    WikiANN             words begin with their language (en:), which is removed
+
+Lines that begin with # before a sentence are comments, unless they have the columns of a word.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
 
+from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.data_sets import read_split
-from pipelines.data.sources.numbered_lines import lines, records
-from pipelines.data.sources.rows import HALF_CHARACTER
+from pipelines.data.sources.numbered_lines import lines, position
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tables.table import option
+from pipelines.tasks.tagging import schemes
+from pipelines.tasks.tagging.sentence import Sentence, joined
 from pipelines.tasks.task import Columns
 
-_DOCUMENT_MARK = "-DOCSTART-"
-_BYTE_ORDER_MARK = "\ufeff"
-_WORD = re.compile(r"\w+|[^\w\s]")
+DOCUMENT_MARK = "-DOCSTART-"
+
+_BEGIN, _END = "#begin document", "#end document"
+_NEW_DOCUMENT = re.compile(rf"#\s*newdoc\b|{_BEGIN}")
+_KEYWORD = re.compile(r"#\s+(?:newdoc|newpar|[\w.:-]+\s+=)(?:\s|$)")  # of comments of CoNLL-U
+_NUMBER = re.compile(r"[0-9]+(?P<extra>[-.][0-9]+)?")
+_LANGUAGE = re.compile(r"[a-z][a-z-]+:(?=.)")
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """Words of a sentence.
+@dataclass
+class _Block:
+    """A sentence: its rows of cells, their lines, and the number of its document."""
 
-    Attributes:
-        id: Unique.
-        tokens: The words.
-        tags: One per token; None without labels.
-        text: The text for character offsets: the original text, or tokens joined by spaces.
-        starts: First character of each token in `text`.
-        document: Number of the document; neighbors with the same number are of one document.
-        source: File or data set.
-        line: Line in the file, or number of the example, of the first token.
-        token_lines: Each token is on a separate line.
-    """
-
-    id: str
-    tokens: list[str]
-    tags: list[str] | None
-    text: str
-    starts: list[int]
     document: int
-    source: str
-    line: int
-    token_lines: bool = False
+    rows: list[list[str]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
-    def location(self, token: int) -> str:
-        """Return file, line and text of a token, for messages."""
-        line = self.line + (token if self.token_lines else 0)
-        return f"{self.source}, line {line}, {self.tokens[token]!r}"
+    @property
+    def width(self) -> int:
+        return len(self.rows[0])
 
 
-def read_sentences(source: str, columns: Columns, labeled: bool) -> list[Sentence]:
-    """Read the sentences of a file or data set, in their order; some may have no words.
+def read_columns(
+    source: str, columns: Columns, labeled: bool, bad_rows: BadRows = STOP
+) -> list[Sentence]:
+    """Read the sentences of a file; print the columns, and what is skipped.
 
     Args:
-        source: A file or data set; see above.
-        columns: Numbers of CoNLL columns, from 1 (default: the first is the token and the last the
-            tag), or names of fields.
+        source: The file; see `lines`.
+        columns: Numbers of columns, from 1.
         labeled: Require tags. Otherwise tags are ignored.
+        bad_rows: What to do with sentences that have a bad line.
 
     Raises:
-        BadInputError: It cannot be read, has no words, or two sentences have the same id.
+        BadInputError: A line lacks a column, or the format is unclear.
     """
-    if columns.pair:
+    if columns.id:
+        raise BadInputError(f"{source}: CoNLL columns have no ids; remove data.columns.id")
+    content = list(lines(source))
+    skipped: Counter[str] = Counter()
+    blocks = _blocks(content, skipped)
+    if not blocks:
+        return []
+    if is_numbered := _is_numbered(blocks):
+        blocks = _without_extra_rows(blocks, skipped)
+    is_conll_2012 = blocks[0].width >= 12 and any(line.startswith(_BEGIN) for _, line in content)
+    token, tag = "1", str(blocks[0].width)
+    if is_conll_2012:
+        token, tag = "4", "11"
+    elif is_numbered:
+        token, tag = "2", _usual_label(blocks)
+    are_chosen = bool(columns.text) and (bool(columns.label) or not labeled)
+    token, tag = columns.text or token, (columns.label or tag) if labeled else ""
+    if labeled and not tag:
         raise BadInputError(
-            f"tagging has no pairs of texts; remove data.columns.pair ({columns.pair!r})"
+            f"{source} has {blocks[0].width} columns, and the first numbers the words; choose the"
+            f" column of the tags, counted from 1, with {option('label', 'NUMBER')}"
         )
-    path = Path(source)
-    if source.startswith("tfds:"):
-        sentences = list(_data_set(source, columns, labeled))
-    elif path.suffix == ".jsonl":
-        sentences = [
-            _of_record(record, columns, labeled, source, number, count)
-            for count, (number, record) in enumerate(records(path))
-        ]
-    elif path.suffix == ".txt" and not labeled and not columns.text:
-        sentences = list(_text_lines(path))
-    elif path.suffix == ".json":
-        raise BadInputError(f"{source}: tagging reads CoNLL columns or .jsonl, not .json")
-    else:
-        sentences = _columns(path, columns, labeled)
-    if not any(sentence.tokens for sentence in sentences):
-        raise BadInputError(f"{source} has no words; check that it is the right file")
-    first_lines: dict[str, int] = {}
-    for sentence in sentences:
-        if sentence.id in first_lines:
-            raise BadInputError(
-                f"{source}, line {sentence.line}: line {first_lines[sentence.id]} has the same id"
-                f" {sentence.id!r}; change one of them, or remove data.columns.id"
-            )
-        first_lines[sentence.id] = sentence.line
+    width = 0 if is_conll_2012 or are_chosen else blocks[0].width
+    sentences = _sentences(source, blocks, width, token, tag, bad_rows)
+    rest = ", ".join(f"{count:,} {name}" for name, count in skipped.items() if count)
+    if blocks[0].width > 2 or rest:
+        tags = f", column {tag} the tag" if tag else ""
+        say(f"{source}: column {token} is the word{tags}" + (f"; skipped: {rest}" if rest else ""))
+    if not any(block.document for block in blocks):
+        sentences = [replace(s, document=number) for number, s in enumerate(sentences)]
+    return _without_language(source, sentences) if sentences else []
+
+
+def are_columns(content: Sequence[str], columns: Columns) -> bool:
+    """Return whether lines are CoNLL columns and not text, to explain a wrong file name.
+
+    Args:
+        content: Lines of a file.
+        columns: A chosen column of the word makes single words columns.
+    """
+    if any(line.startswith(DOCUMENT_MARK) for line in content):
+        return True
+    words = [line for line in content if line.strip() and line[0] != "#"]
+    rows = [_cells(line) for line in words]
+    widths = {len(row) for row in rows}
+    if widths == {1}:
+        return columns.text == "1"
+    if len(rows) < 2 or len(widths) > 1:
+        return False
+    if all("\t" in line and " " not in line for line in words):
+        return True
+    last = {row[-1] for row in rows}
+    scheme = schemes.recognize(last)
+    return scheme is not None and not scheme.strays and max(map(len, last)) > 2
+
+
+def _blocks(content: Sequence[tuple[int, str]], skipped: Counter[str]) -> list[_Block]:
+    """Return the sentences of numbered lines; count comments in `skipped`."""
+    words = [line for _, line in content if line.strip() and line[0] != "#"]
+    has_tabs = any("\t" in line for line in words)
+    widths = {len(_cells(line)) for line in words}
+    block, document = _Block(0), 0
+    blocks = [block]
+    for number, line in content:
+        cells = _cells(line)
+        is_blank = not any(map(str.strip, cells))
+        is_comment = line.startswith((_BEGIN, _END)) or (
+            not block.rows and _is_comment(line, widths, has_tabs)
+        )
+        if is_comment:
+            skipped["comment lines"] += 1
+        if _NEW_DOCUMENT.match(line) if is_comment else line.lstrip().startswith(DOCUMENT_MARK):
+            document += 1
+        elif not (is_blank or is_comment):
+            block.rows.append(cells)
+            block.numbers.append(number)
+            continue
+        block = _Block(document)
+        blocks.append(block)
+    return [block for block in blocks if block.rows]
+
+
+def _cells(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
+
+
+def _is_comment(line: str, widths: set[int], has_tabs: bool) -> bool:
+    """Return whether a line before a sentence is a comment, and not the word #.
+
+    Args:
+        line: The line.
+        widths: Numbers of columns of the lines of words.
+        has_tabs: Tabs separate these columns.
+    """
+    if not line.startswith("#"):
+        return False
+    width = len(_cells(line)) if not has_tabs or "\t" in line else 1
+    return width not in widths or _KEYWORD.match(line) is not None
+
+
+def _is_numbered(blocks: Sequence[_Block]) -> bool:
+    """Return whether the first of at least three columns numbers the words of each sentence."""
+    for block in blocks:
+        ids = [_NUMBER.fullmatch(row[0]) for row in block.rows if len(row) > 2]
+        plain = [int(match[0]) for match in ids if match and not match["extra"]]
+        if None in ids or len(ids) < len(block.rows) or plain != list(range(1, len(plain) + 1)):
+            return False
+    return True
+
+
+def _without_extra_rows(blocks: Sequence[_Block], skipped: Counter[str]) -> list[_Block]:
+    """Remove the lines of CoNLL-U that are no words: multiword tokens and empty nodes."""
+    kept = []
+    for block in blocks:
+        ids = [row[0] for row in block.rows]
+        skipped["lines of multiword tokens"] += sum("-" in number for number in ids)
+        skipped["empty nodes"] += sum("." in number for number in ids)
+        is_word = [number.isdigit() for number in ids]
+        rows, numbers = compress(block.rows, is_word), compress(block.numbers, is_word)
+        kept.append(_Block(block.document, list(rows), list(numbers)))
+    return [block for block in kept if block.rows]
+
+
+def _usual_label(blocks: Sequence[_Block]) -> str:
+    """Return the number of the column of the tag, if the first numbers the words; may be empty."""
+    width = blocks[0].width
+    if width == 4:
+        outer = {row[2] for block in blocks for row in block.rows if len(row) == 4}
+        return "4" if schemes.recognize(outer) is None else "3"
+    return {3: "3", 10: "4"}.get(width, "")
+
+
+def _sentences(
+    source: str, blocks: Sequence[_Block], width: int, token: str, tag: str, bad_rows: BadRows
+) -> list[Sentence]:
+    """Return the sentences of blocks with `width` columns; 0 = each has as many as it begins with.
+
+    Raises:
+        BadInputError: A line lacks a column.
+    """
+    sentences, bad = [], []
+    for number, block in enumerate(blocks):
+        try:
+            _check_width(source, block, width or block.width)
+            sentences.append(_sentence(source, number, block, token, tag))
+        except BadInputError:
+            if not bad_rows.skip:
+                raise
+            bad.append(position(source, block.numbers[0]))
+    bad_rows.check(source, bad, len(blocks))
     return sentences
 
 
-def split_words(text: str) -> tuple[list[str], list[int]]:
-    """Return the words and single punctuation marks of a text, and the start of each.
-
-    Characters that combine with a letter (vowel signs, accents, joiners) do not match Python's
-    ``\\w``. They stay with their neighbors; otherwise the words of many languages would be split.
-    """
-    words: list[str] = []
-    starts: list[int] = []
-    for match in _WORD.finditer(text):
-        piece = match[0]
-        touches = bool(words) and starts[-1] + len(words[-1]) == match.start()
-        if touches and (_combines(piece[0]) or _combines(words[-1][-1])):
-            words[-1] += piece
-        else:
-            words.append(piece)
-            starts.append(match.start())
-    return words, starts
+def _check_width(source: str, block: _Block, width: int) -> None:
+    for number, row in zip(block.numbers, block.rows, strict=True):
+        if len(row) != width:
+            raise BadInputError(
+                f"{source}, line {number} has {len(row)} columns, but the lines before have"
+                f" {width}: {' '.join(row)!r:.80}; separate the columns of all lines by tabs or"
+                " spaces, and write comments (#) before a sentence"
+            )
 
 
-def _combines(character: str) -> bool:
-    category = unicodedata.category(character)
-    return category[0] == "M" or category == "Cf"
-
-
-def _joined(tokens: list[str]) -> tuple[str, list[int]]:
-    """Return tokens as a text, and the start of each."""
-    starts, position = [], 0
-    for token in tokens:
-        starts.append(position)
-        position += len(token) + 1
-    return " ".join(tokens), starts
-
-
-def _columns(path: Path, columns: Columns, labeled: bool) -> list[Sentence]:
-    if columns.id:
-        raise BadInputError(f"{path}: CoNLL columns have no ids; remove data.columns.id")
-    sentences: list[Sentence] = []
-    rows: list[list[str]] = []
-    first = width = document = 0
-
-    def finish() -> None:
-        if rows:
-            position = (first, len(sentences), document)
-            sentences.append(_of_rows(path, rows, position, columns, labeled))
-            rows.clear()
-
-    for number, line in lines(path):
-        row = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
-        if not any(map(str.strip, row)):
-            finish()
-        elif row[0].startswith(_DOCUMENT_MARK):
-            finish()
-            document += 1
-        else:
-            width = width or len(row)
-            if len(row) != width:
-                raise BadInputError(
-                    f"{path}, line {number} has {len(row)} columns, but the lines before have"
-                    f" {width}: {line!r:.80}; separate the columns of all lines by tabs or spaces"
-                )
-            first = first if rows else number
-            rows.append(row)
-    finish()
-    if document:
-        return sentences
-    return [replace(s, document=number) for number, s in enumerate(sentences)]
-
-
-def _of_rows(
-    path: Path,
-    rows: list[list[str]],
-    position: tuple[int, int, int],
-    columns: Columns,
-    labeled: bool,
-) -> Sentence:
-    line, count, document = position
-    width = len(rows[0])
-    token_column = _column(columns.text or "1", width, f"{path}, line {line}")
-    tokens = [row[token_column].strip(" ") for row in rows]
+def _sentence(source: str, number: int, block: _Block, token: str, label: str) -> Sentence:
+    first = f"{source}, line {block.numbers[0]}"
+    token_column = _column(token, block.width, first)
+    tokens = [row[token_column].strip(" ") for row in block.rows]
     tags = None
-    if labeled:
-        tag_column = _column(columns.label or str(width), width, f"{path}, line {line}")
+    if label:
+        tag_column = _column(label, block.width, first)
         if tag_column == token_column:
             raise BadInputError(
-                f"{path}, line {line} has no tag beside {tokens[0]!r}; add the tag after a tab or"
-                " space"
+                f"{first} has no tag beside {tokens[0]!r}; add the tag after a tab or space"
             )
-        tags = [row[tag_column].strip(" ") for row in rows]
-    for number, token in enumerate(tokens):
-        if not token or (tags is not None and not tags[number]):
-            missing = "tag" if token else "token"
-            raise BadInputError(f"{path}, line {line + number} has no {missing}; add it")
-    text, starts = _joined(tokens)
+        tags = [row[tag_column].strip(" ") for row in block.rows]
+    for row, word in enumerate(tokens):
+        if not word or (tags is not None and not tags[row]):
+            missing = "tag" if word else "token"
+            raise BadInputError(f"{source}, line {block.numbers[row]} has no {missing}; add it")
+    text, starts = joined(tokens)
     return Sentence(
-        str(count), tokens, tags, text, starts, document, str(path), line, token_lines=True
+        str(number), tokens, tags, text, starts, block.document, source, first, block.numbers
     )
 
 
@@ -211,86 +260,17 @@ def _column(number: str, width: int, location: str) -> int:
     return int(number) - 1
 
 
-def _text_lines(path: Path) -> Iterator[Sentence]:
-    document = count = 0
-    for number, line in lines(path):
-        if line.startswith(_DOCUMENT_MARK):
-            raise BadInputError(
-                f"{path}, line {number}: {_DOCUMENT_MARK} marks CoNLL columns, but .txt files are"
-                " plain text; rename the file to .conll, or set data.columns.text"
-            )
-        if not line.strip():
-            document += 1
-            continue
-        words, starts = split_words(line)
-        yield Sentence(str(count), words, None, line, starts, document, str(path), number)
-        count += 1
-
-
-def _of_record(
-    record: dict[str, Any], columns: Columns, labeled: bool, source: str, line: int, count: int
-) -> Sentence:
-    location = f"{source}, line {line}"
-    name = columns.text or ("tokens" if "tokens" in record or labeled else "text")
-    content = _field(record, name, location)
-    tags = None
-    if isinstance(content, str) and not labeled:
-        text = _text(content, name, location)
-        tokens, starts = split_words(text)
-    else:
-        tokens = _texts(content, name, location)
-        text, starts = _joined(tokens)
-    if labeled:
-        label = columns.label or "tags"
-        tags = _texts(_field(record, label, location), label, location)
-        if len(tags) != len(tokens):
-            raise BadInputError(
-                f"{location} has {len(tokens)} tokens in {name!r} but {len(tags)} tags in"
-                f" {label!r}; give each token one tag"
-            )
-        if not all(tags):
-            raise BadInputError(f"{location}: {label!r} contains an empty tag; fill it in")
-    key = str(count)
-    if columns.id:
-        value = _field(record, columns.id, location)
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise BadInputError(f"{location}: {columns.id!r} is neither a text nor an integer")
-        key = _text(str(value), columns.id, location)
-    return Sentence(key, tokens, tags, text, starts, count, source, line)
-
-
-def _field(record: dict[str, Any], name: str, location: str) -> Any:
-    if name not in record:
-        names = ", ".join(map(repr, record)) or "no fields"
-        raise BadInputError(
-            f"{location} has no field {name!r}; choose one of its fields with data.columns"
-            f" ({names:.200})"
-        )
-    return record[name]
-
-
-def _texts(value: Any, name: str, location: str) -> list[str]:
-    if not isinstance(value, list):
-        raise BadInputError(f"{location}: {name!r} is not a list of texts, one per token")
-    return [_text(item, name, location) for item in value]
-
-
-def _text(value: Any, name: str, location: str) -> str:
-    if not isinstance(value, str):
-        raise BadInputError(f"{location}: {name!r} contains {value!r:.40}; write a string")
-    if HALF_CHARACTER.search(value):
-        raise BadInputError(
-            f"{location}: {name!r} contains an unpaired surrogate ({value!a:.40}); remove it"
-        )
-    return value
-
-
-def _data_set(spec: str, columns: Columns, labeled: bool) -> Iterator[Sentence]:
-    data = read_split(spec)
-    label = columns.label or ("ner" if "ner" in data.features else "tags")
-    columns = replace(columns, text=columns.text or "tokens", label=label)
-    for count, record in enumerate(data.rows):
-        if labeled and isinstance(record.get(label), list):
-            # A split without labels has None for each; as empty tags they cause an error.
-            record[label] = ["" if tag is None else tag for tag in record[label]]
-        yield _of_record(record, columns, labeled, spec, count, count)
+def _without_language(source: str, sentences: list[Sentence]) -> list[Sentence]:
+    """Remove the language before every word, as in WikiANN, and print it."""
+    match = _LANGUAGE.match(sentences[0].tokens[0])
+    if not match or not all(
+        token.startswith(match[0]) and token != match[0] for s in sentences for token in s.tokens
+    ):
+        return sentences
+    say(f"{source}: every word begins with {match[0]!r}, which is removed")
+    plain = []
+    for sentence in sentences:
+        tokens = [token.removeprefix(match[0]) for token in sentence.tokens]
+        text, starts = joined(tokens)
+        plain.append(replace(sentence, tokens=tokens, text=text, starts=starts))
+    return plain

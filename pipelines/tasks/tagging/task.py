@@ -12,9 +12,10 @@ paper's results for CoNLL-2003, at the cost of a full row per sentence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -24,9 +25,13 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.endpoint import Endpoint, Field, Single
-from pipelines.tasks.tagging import bio_tags, entity_f1
-from pipelines.tasks.tagging.conll import Sentence, read_sentences, split_words
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tagging import bio_tags, entity_f1, schemes
+from pipelines.tasks.tagging.conversion import in_bio, located_tags
+from pipelines.tasks.tagging.read import read_sentences
 from pipelines.tasks.tagging.rows import SPECIALS, encode_words, tag_rows
+from pipelines.tasks.tagging.sentence import Sentence, split_words
+from pipelines.tasks.tagging.tag_names import are_numbers
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample, Task
 
 _MOST_LISTED = 10  # names in a message
@@ -38,9 +43,11 @@ class TaggingOptions:
 
     Args:
         document_context: tagging: fill up rows with neighboring sentences of the document.
+        tag_names: tagging: file with the names of tags that are numbers: a name per line, or JSON.
     """
 
     document_context: bool = False
+    tag_names: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,19 +96,30 @@ class Tagging(Task):
     Options = TaggingOptions
     options: TaggingOptions
 
+    def __init__(self, options: Any = None, bad_rows: BadRows = STOP) -> None:
+        """See `Task`."""
+        super().__init__(options, bad_rows)
+        # Whether tags mark entities: decided by the classes or the first data set that is read.
+        self._mark_entities: bool | None = None
+
+    def expect_classes(self, classes: Sequence[str]) -> None:
+        self._mark_entities = schemes.recognize(classes) is not None
+
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Sentence]:
-        """See `Task.read` and `pipelines.tasks.tagging.conll`; tags become BIO.
+        """See `Task.read` and `pipelines.tasks.tagging.read`; tags that mark entities become BIO.
 
         Raises:
-            BadInputError: It cannot be read, or only some tags begin with B-, I-, E- or S-.
+            BadInputError: It cannot be read, or tags of several schemes are mixed.
         """
-        sentences = read_sentences(source, columns, labeled)
+        sentences = read_sentences(source, columns, labeled, self.options.tag_names, self.bad_rows)
         if empty := sum(not sentence.tokens for sentence in sentences):
             say(f"{source}: {empty:,} of {len(sentences):,} sentences have no words")
         documents = {sentence.document for sentence in sentences}
         if self.options.document_context and len(documents) == len(sentences):
             say(f"{source} has no -DOCSTART- lines, so sentences have no document context")
-        return _in_bio(source, sentences) if labeled else sentences
+        if labeled:
+            sentences, self._mark_entities = in_bio(source, sentences, self._mark_entities)
+        return sentences
 
     def classes(self, examples: Sequence[Sentence]) -> list[str]:
         """Return the tags, O first; every type of entity has both B- and I-, for other data.
@@ -117,14 +135,17 @@ class Tagging(Task):
                 " different tags, so check the column of the tags (data.columns.label)"
             )
         counts = self.counts(examples)
-        kind = "entities" if bio_tags.mark_entities(tags) else "words"
+        of_entities = self._of_entities(tags)
         listed = (f"{name} {count:,}" for name, count in counts.most_common(_MOST_LISTED + 1))
-        say(f"{counts.total():,} {kind}: {_listed(list(listed))}")
-        if bio_tags.mark_entities(tags):
-            types = {tag[2:] for tag in tags if tag != bio_tags.OUTSIDE}
-            inside = sorted(f"{prefix}-{label}" for prefix in "BI" for label in types)
+        kind = "entities" if of_entities else "words"
+        names = "" if [*counts] == [bio_tags.UNTYPED] else f": {_listed(list(listed))}"
+        say(f"{counts.total():,} {kind}{names}")
+        if of_entities:
+            types = {bio_tags.type_of(tag) for tag in tags if tag != bio_tags.OUTSIDE}
+            inside = sorted(bio_tags.tag_of(letter, name) for letter in "BI" for name in types)
             return [bio_tags.OUTSIDE, *inside]
-        return sorted(tags, key=lambda tag: (tag != bio_tags.OUTSIDE, tag))
+        numbers = are_numbers(set(tags))
+        return sorted(tags, key=lambda tag: int(tag) if numbers else (tag != bio_tags.OUTSIDE, tag))
 
     def features(
         self,
@@ -176,13 +197,14 @@ class Tagging(Task):
         best = chosen.argmax(axis=-1)
         chosen -= chosen.max(axis=-1, keepdims=True)
         score = 1 / np.exp(chosen).sum(axis=-1)
+        scheme = schemes.recognize(classes)
         records, start = [], 0
         for example in examples:
             end = start + len(example.tokens)
             tags = [classes[number] for number in best[start:end]]
-            records.append(
-                _record(example, tags, score[start:end], bio_tags.mark_entities(classes))
-            )
+            bio = tags if scheme is None else scheme.to_bio(tags)
+            spans = [] if scheme is None else bio_tags.entities(bio)
+            records.append(_record(example, bio, score[start:end], spans))
             start = end
         return records
 
@@ -191,27 +213,28 @@ class Tagging(Task):
     ) -> dict[str, float]:
         """See `entity_f1.scores`."""
         tags = _gold_and_predicted(examples, predictions)
-        return entity_f1.scores(*tags, bio_tags.mark_entities(classes))
+        return entity_f1.scores(*tags, schemes.recognize(classes) is not None)
 
     def details(
         self, examples: Sequence[Sentence], predictions: Sequence[Record], classes: Sequence[str]
     ) -> Record:
         """Return the scores of each type."""
         tags = _gold_and_predicted(examples, predictions)
-        return {"types": entity_f1.by_type(*tags, bio_tags.mark_entities(classes))}
+        return {"types": entity_f1.by_type(*tags, schemes.recognize(classes) is not None)}
 
     def counts(self, examples: Sequence[Sentence]) -> Counter[str]:
         """See `Task.counts`; counts entities by type, or tags that mark no entities."""
         tags = _tag_counts(examples)
-        if not bio_tags.mark_entities(tags):
+        if not self._of_entities(tags):
             return tags
-        return Counter({tag[2:]: count for tag, count in tags.items() if tag.startswith("B-")})
+        begins = {tag: count for tag, count in tags.items() if tag.startswith("B")}
+        return Counter({bio_tags.type_of(tag): count for tag, count in begins.items()})
 
     def sample(self, example: Sentence, prediction: Record) -> Sample:
         """See `Task.sample`; lists the entities, or words with tags that mark no entities."""
         words, true, predicted = example.tokens, example.tags or [], prediction["tags"]
-        all_tags = {*true, *predicted}
-        if bio_tags.mark_entities(all_tags) or all_tags <= {bio_tags.OUTSIDE}:
+        tags = {*true, *predicted}
+        if self._of_entities(tags) or tags <= {bio_tags.OUTSIDE}:
             spans = bio_tags.entities(true)
             gold = [f"{label} {' '.join(words[first:end])}" for label, first, end in spans]
             entities = [
@@ -228,11 +251,19 @@ class Tagging(Task):
         inputs = {"words": " ".join(words)}
         return Sample(inputs, true_text, predicted_text, correct=true == predicted)
 
+    def _of_entities(self, tags: Iterable[str]) -> bool:
+        """Return whether the tags of the data set mark entities; `tags` decide if it is unknown."""
+        if self._mark_entities is None:
+            return schemes.recognize(tags) is not None
+        return self._mark_entities
+
     def from_request(self, request: Single) -> list[Sentence]:
         words, starts = split_words(request.text)
         if not words:
             raise BadArgumentsError("the text has no words")
-        return [Sentence(REQUEST_ID, words, None, request.text, starts, 0, "the request", 1)]
+        return [
+            Sentence(REQUEST_ID, words, None, request.text, starts, 0, "the request", "the request")
+        ]
 
 
 def _gold_and_predicted(
@@ -240,36 +271,6 @@ def _gold_and_predicted(
 ) -> tuple[list[list[str]], list[list[str]]]:
     gold = [example.tags or [] for example in examples]
     return gold, [record["tags"] for record in predictions]
-
-
-def _in_bio(source: str, sentences: list[Sentence]) -> list[Sentence]:
-    """Return sentences with their tags in BIO; print how many tags changed."""
-    tags = set(chain.from_iterable(sentence.tags or () for sentence in sentences))
-    if not bio_tags.mark_entities(tags):
-        say(f"{source}: no tag begins with B- or I-, so scores are those of single words")
-        return sentences
-    if invalid := {tag for tag in tags if not bio_tags.is_entity_tag(tag)}:
-        location = next(location for location, tag in _tags(sentences) if tag in invalid)
-        raise BadInputError(
-            f"{location} has a tag that is not O and does not begin with B-, I-, E- or S-, as other"
-            f" tags do ({_listed(sorted(invalid))}); correct these tags"
-        )
-    bio = [replace(sentence, tags=bio_tags.to_bio(sentence.tags or ())) for sentence in sentences]
-    changed = [
-        location
-        for (location, old), (_, new) in zip(_tags(sentences), _tags(bio), strict=True)
-        if old != new
-    ]
-    if changed:
-        say(f"{len(changed):,} tags converted to BIO (first: {changed[0]})")
-    return bio
-
-
-def _tags(sentences: Sequence[Sentence]) -> Iterator[tuple[str, str]]:
-    """Yield location and tag of every word."""
-    for sentence in sentences:
-        for number, tag in enumerate(sentence.tags or ()):
-            yield sentence.location(number), tag
 
 
 def _tag_counts(examples: Sequence[Sentence]) -> Counter[str]:
@@ -281,13 +282,24 @@ def _listed(names: list[str]) -> str:
 
 
 def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.ndarray:
-    """Return the class of every word, int32 [W]; 0 if sentences have no tags."""
-    number = {name: index for index, name in enumerate(classes)}
+    """Return the class of every word, int32 [W]; 0 if sentences have no tags.
+
+    Classes of another scheme than BIO are those of a model from elsewhere, which is not trained
+    here: a tag has the number of any class of its type, so that unknown types are found.
+    """
     if all(example.tags is None for example in examples):
         return np.zeros(sum(len(example.tokens) for example in examples), np.int32)
+    number = {name: index for index, name in enumerate(classes)}
+    if scheme := schemes.recognize(classes):
+        for index, name in enumerate(classes):
+            if scheme.as_bioes[name] == bio_tags.OUTSIDE:
+                number.setdefault(bio_tags.OUTSIDE, index)
+            for label, *_ in bio_tags.entities([scheme.as_bioes[name]]):
+                number.setdefault(bio_tags.tag_of("B", label), index)
+                number.setdefault(bio_tags.tag_of("I", label), index)
     numbers = [number.get(tag, -1) for example in examples for tag in example.tags or ()]
     if -1 in numbers:
-        location, tag = next(item for item in _tags(examples) if item[1] not in number)
+        location, tag = next(item for item in located_tags(examples) if item[1] not in number)
         raise BadInputError(
             f"{location} has the tag {tag!r}, which is not a class of the model"
             f" ({_listed(list(classes))}); correct it, or train on data with this tag"
@@ -295,8 +307,9 @@ def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.n
     return np.array(numbers, np.int32)
 
 
-def _record(example: Sentence, tags: list[str], score: np.ndarray, entities: bool) -> Record:
-    spans: Iterable[bio_tags.Span] = bio_tags.entities(tags) if entities else ()
+def _record(
+    example: Sentence, tags: list[str], score: np.ndarray, spans: Sequence[bio_tags.Span]
+) -> Record:
     records = []
     for label, first, end in spans:
         start, stop = example.starts[first], example.starts[end - 1] + len(example.tokens[end - 1])
@@ -309,5 +322,4 @@ def _record(example: Sentence, tags: list[str], score: np.ndarray, entities: boo
                 "score": float(score[first:end].mean()),
             }
         )
-    tags = bio_tags.to_bio(tags) if entities else tags
     return {"id": example.id, "tokens": example.tokens, "tags": tags, "entities": records}

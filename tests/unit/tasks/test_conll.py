@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.tagging.conll import split_words
+from pipelines.tasks.tagging.sentence import split_words
 from pipelines.tasks.tagging.task import Tagging
 from pipelines.tasks.task import Columns
 from support.commands import ROOT
@@ -67,30 +67,6 @@ def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
 def test_without_labels_a_column_of_tokens_is_enough(tmp_path: Path) -> None:
     (result,) = Tagging().read(write_file(tmp_path, "Ann\nran\n"), DEFAULT, labeled=False)
     assert (result.tokens, result.tags) == (["Ann", "ran"], None)
-
-
-@pytest.mark.parametrize(
-    ("tags", "bio_tags", "changed"),
-    [
-        ("I-PER I-PER O I-LOC I-ORG", "B-PER I-PER O B-LOC B-ORG", 3),  # IOB1
-        ("I-PER B-PER I-PER O O", "B-PER B-PER I-PER O O", 1),  # IOB1, neighbours of one type
-        ("S-PER O B-LOC I-LOC E-LOC", "B-PER O B-LOC I-LOC I-LOC", 2),  # IOBES
-        ("B-PER I-LOC O O O", "B-PER B-LOC O O O", 1),
-        ("B-PER I-PER O B-LOC O", "B-PER I-PER O B-LOC O", 0),
-    ],
-)
-def test_other_ways_to_write_entities_become_bio(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    tags: str,
-    bio_tags: str,
-    changed: int,
-) -> None:
-    text = "".join(f"w {tag}\n" for tag in tags.split())
-    (result,) = Tagging().read(write_file(tmp_path, text), DEFAULT, labeled=True)
-    assert result.tags == bio_tags.split()
-    stderr = capsys.readouterr().err
-    assert (f"{changed} tags converted to BIO" in stderr) if changed else not stderr
 
 
 def test_json_lines_contain_tokens_and_tags(tmp_path: Path) -> None:
@@ -185,7 +161,7 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
     assert ner == [[tokens, ["B-PER", "I-PER", "O"]]]
     assert pos == [[tokens, ["N", "N", "V"]]]
     assert unlabeled == [[tokens, None]]
-    assert "tfds:tagged:test, line 0" in without
+    assert "tfds:tagged:test, example 0" in without
     assert "empty tag" in without
     assert "its splits are train, test" in split
     assert "tfds:tagged names no split" in none
@@ -201,7 +177,7 @@ def test_tensorflow_data_sets_are_read_with_the_names_of_their_tags(tmp_path: Pa
         ("Ann\nran\n", ["line 1", "no tag", "'Ann'"]),
         ("Ann\tO\nran\t\n", ["line 2", "no tag"]),
         ("Ann\tO\n\tO\n", ["line 2", "no token"]),
-        ("\nAnn B-PER\nran PER\n", ["line 3, 'ran'", "is not O", "PER"]),
+        ("\nAnn B-PER\nran PER\n", ["line 3, 'ran'", "'PER'", "'B-PER'"]),
         ("", ["has no words"]),
         ("\n\n-DOCSTART- O\n\n", ["has no words"]),
         (b"Ann O\ncaf\xe9 O\n", ["line 2", "not UTF-8", "0xe9", "iconv"]),

@@ -14,7 +14,7 @@ import pytest
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
 from pipelines.tasks.tagging import bio_tags, entity_f1
-from pipelines.tasks.tagging.conll import Sentence
+from pipelines.tasks.tagging.sentence import Sentence
 from pipelines.tasks.tagging.task import Tagging, TaggingOptions
 from pipelines.tasks.task import Features
 from support.commands import ROOT
@@ -38,7 +38,14 @@ def letters() -> Tokenizer:
 def sentence(*tokens: str, tags: str = "", document: int = 0, number: int = 0) -> Sentence:
     starts = np.cumsum([0, *(len(token) + 1 for token in tokens[:-1])]).tolist() if tokens else []
     return Sentence(
-        str(number), list(tokens), tags.split() or None, " ".join(tokens), starts, document, "f", 1
+        str(number),
+        list(tokens),
+        tags.split() or None,
+        " ".join(tokens),
+        starts,
+        document,
+        "f",
+        "f",
     )
 
 

@@ -1,0 +1,108 @@
+"""Read sentences with tags.
+
+    NAME.jsonl, .json, .parquet, …    {"tokens": [...], "tags": [...]} or, without tags,
+    FOLDER[:SPLIT], tfds:NAME:SPLIT   {"text": ...} a row; see `pipelines.tasks.tables.read`
+    NAME.txt                          without tags: a text per line, a blank line between documents
+    others, with tags .txt too        CoNLL columns; see `conll`
+
+Files may be compressed, or at a URL. Tokens are used unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from bert_jax.runtime.errors import BadInputError
+from pipelines.data.sources.arrow import folder_and_split
+from pipelines.data.sources.decompression import DECOMPRESSORS
+from pipelines.data.sources.locations import is_folder
+from pipelines.data.sources.numbered_lines import lines, position
+from pipelines.tasks.tables import read as tables
+from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tagging.conll import are_columns, read_columns
+from pipelines.tasks.tagging.records import read_rows
+from pipelines.tasks.tagging.sentence import Sentence, split_words
+from pipelines.tasks.tagging.tag_names import named
+from pipelines.tasks.task import Columns
+
+_ROWS = (".jsonl", ".json", ".parquet", ".arrow")
+_SCHEME = re.compile(r"(?:tfds|arrow|hf):(?!//)")
+
+
+def read_sentences(
+    source: str,
+    columns: Columns,
+    labeled: bool,
+    tag_names: str = "",
+    bad_rows: BadRows = STOP,
+) -> list[Sentence]:
+    """Read the sentences of a file or data set, in their order; some may have no words.
+
+    Args:
+        source: A file or data set; see above.
+        columns: Numbers of CoNLL columns, from 1, or names of fields; empty = the usual ones.
+        labeled: Require tags. Otherwise tags are ignored.
+        tag_names: File with the names of tags that are numbers; see `tag_names.read_names`.
+        bad_rows: What to do with rows and sentences that cannot be read.
+
+    Raises:
+        BadInputError: It cannot be read, has no words, or two sentences have the same id.
+    """
+    if columns.pair:
+        raise BadInputError(
+            f"tagging has no pairs of texts; remove data.columns.pair ({columns.pair!r})"
+        )
+    suffix = _suffix(source)
+    if suffix in _ROWS or _SCHEME.match(source) or is_folder(folder_and_split(source)[0]):
+        table = tables.read(source, Columns(), bad_rows)
+        sentences = read_rows(table, columns, labeled, tag_names)
+    elif suffix == ".txt" and not labeled and not _is_conll(source, columns):
+        sentences = list(_text_lines(source))
+    else:
+        sentences = read_columns(source, columns, labeled, bad_rows)
+        if labeled and tag_names:
+            sentences = named(sentences, source, tag_names, "")
+    if not any(sentence.tokens for sentence in sentences):
+        raise BadInputError(f"{source} has no words; check that it is the right file")
+    first: dict[str, str] = {}
+    for sentence in sentences:
+        if sentence.id in first:
+            raise BadInputError(
+                f"{sentence.where}: {first[sentence.id]} has the same id {sentence.id!r}; change"
+                " one of them, or remove data.columns.id"
+            )
+        first[sentence.id] = sentence.where
+    return sentences
+
+
+def _suffix(source: str) -> str:
+    """Return the suffix of a path or URL, without that of a compression."""
+    path = PurePosixPath(source.partition("?")[0].lower())
+    return PurePosixPath(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
+
+
+def _is_conll(source: str, columns: Columns) -> bool:
+    """Return whether a .txt file without labels has CoNLL columns; they must be chosen."""
+    if not are_columns([line for _, line in lines(source)], columns):
+        return False
+    if not columns.text:
+        raise BadInputError(
+            f"{source} has CoNLL columns, but .txt files are plain text; rename the file to .conll,"
+            " or set columns.text to the number of the column of the words"
+        )
+    return True
+
+
+def _text_lines(source: str) -> Iterator[Sentence]:
+    document = count = 0
+    for number, line in lines(source):
+        if not line.strip():
+            document += 1
+            continue
+        words, starts = split_words(line)
+        yield Sentence(
+            str(count), words, None, line, starts, document, source, position(source, number)
+        )
+        count += 1
