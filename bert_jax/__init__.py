@@ -15,8 +15,8 @@ def load(model: str | Path) -> Bert:
     """Open a trained model for use in Python.
 
     Args:
-        model: A run folder or RUN/checkpoints/STEP, a Hugging Face folder, or a folder of
-            google-research/bert.
+        model: A run folder or RUN/checkpoints/STEP, ``hf:ORG/NAME[@REVISION]`` on the Hugging Face
+            hub, a Hugging Face folder, or a folder of google-research/bert.
 
     Returns:
         A model with the methods ``encode(texts)``, ``fill_mask(text)`` and, if it is fine-tuned,

@@ -42,7 +42,8 @@ COMMANDS = {name: summary for group in GROUPS.values() for name, summary in grou
 TERMS = {
     "STORE": "folder with tokenized text, from prepare; works for every sequence length",
     "RUN": "folder of a training run: checkpoints, config, tokenizer, metrics",
-    "MODEL": "a RUN, RUN/checkpoints/STEP, or a folder from Hugging Face or google-research/bert",
+    "MODEL": "a RUN, RUN/checkpoints/STEP, hf:ORG/NAME[@REVISION] of the Hugging Face hub, or a"
+    " folder from there or from google-research/bert",
     "config": "YAML file, or a name such as tiny; each key a.b is also an option --a.b",
 }
 

@@ -16,7 +16,9 @@ def main(argv: Sequence[str]) -> None:
     parser = command_parser(
         "extend-tokenizer", "Add domain words to the [unusedN] slots of a WordPiece vocabulary."
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or URL of a run, model or tokenizer")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder, URL or hf:ORG/NAME of a run, model or tokenizer"
+    )
     parser.add_argument("--corpus", action="append", metavar="SPEC", help=corpus_help())
     parser.add_argument(
         "--words", type=int | None, metavar="N", help="number of words to take from the corpus"

@@ -75,7 +75,7 @@ def _parser() -> ArgumentParser:
         required=True,
         metavar="MODEL",
         help="folder or URL of train-tokenizer or of a run, or with BERT's vocab.txt or"
-        " tokenizer.json",
+        " tokenizer.json, or hf:ORG/NAME",
     )
     add("--out", required=True, metavar="STORE", help="folder to write, or gs://… or s3://…")
     add("--scratch", metavar="FOLDER", help="where a store in a bucket is made before its upload")

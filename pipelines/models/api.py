@@ -33,7 +33,7 @@ class Bert:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open a run, a checkpoint, or a folder from Hugging Face or google-research/bert.
+        """Open a run, a checkpoint, ``hf:ORG/NAME``, or a folder from elsewhere.
 
         Raises:
             BadInputError: The path contains no model, or a damaged one.

@@ -15,6 +15,7 @@ from bert_jax.nn.tensor_names import MLM
 from bert_jax.training import metrics
 from bert_jax.training.checksums import digest
 from bert_jax.training.state import parameter_count
+from pipelines.data.hub.repository import is_hub_name, repository
 from pipelines.data.store.card import escaped
 from pipelines.folders import DATA_CARD
 from pipelines.models.formats.hugging_face import THRESHOLDS
@@ -22,23 +23,32 @@ from pipelines.models.open import LoadedModel
 from pipelines.tasks.config import FinetuneConfig
 
 
-def model_card(model: LoadedModel) -> str:
-    """Return Markdown, with the header for Hugging Face's hub."""
+def model_card(model: LoadedModel, name: str = "", *, is_sentence: bool = False) -> str:
+    """Return Markdown, with the header for Hugging Face's hub.
+
+    Args:
+        model: The model.
+        name: ORG/NAME on the hub; empty = that of its folder.
+        is_sentence: Whether it is in the format of sentence-transformers.
+    """
     weights, network = model.weights, model.network
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["bert", "bert-jax"]}
+    if is_sentence:
+        header["library_name"] = "sentence-transformers"
+        header["pipeline_tag"] = "sentence-similarity"
+    if base := _hub_name(model):
+        header["base_model"] = base
     if MLM in weights.params and weights.architecture in ("BertForPreTraining", "BertForMaskedLM"):
         header["pipeline_tag"] = "fill-mask"
     step = "" if model.step is None else f" after {model.step:,} updates"
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=True)}---",
-        f"# {escaped(model.folder.resolve().name)}",
+        f"# {escaped(name or _title(model))}",
         f"{weights.architecture}{step}: {network.layers} layers, hidden size {network.hidden_size},"
         f" {network.heads} attention heads, {network.vocab_size:,} tokens, sequences up to"
         f" {network.max_positions}; {parameter_count(weights.params):,} parameters. Written by"
         f" bert-jax {__version__}.",
-        f"```python\nfrom transformers import AutoTokenizer, {weights.architecture}\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("DIR")\n'
-        f'model = {weights.architecture}.from_pretrained("DIR")\n```',
+        _usage(weights.architecture, name or "DIR", is_sentence),
     ]
     if weights.labels:
         sections.append(f"Classes: {', '.join(map(escaped, weights.labels))}.")
@@ -68,6 +78,33 @@ def model_card(model: LoadedModel) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def _title(model: LoadedModel) -> str:
+    # The folder of a model of the hub has the name of its commit.
+    return str(model.path) if is_hub_name(model.path) else model.folder.resolve().name
+
+
+def _hub_name(model: LoadedModel) -> str:
+    """Return the name of the hub's model that this one was made from; empty if there is none."""
+    config = model.run or model.finetune
+    source = config.init if config else model.path
+    return repository(source).name if is_hub_name(source) else ""
+
+
+def _usage(architecture: str, name: str, is_sentence: bool) -> str:
+    if is_sentence:
+        code = (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{name}")\nvectors = model.encode(["A text."])'
+        )
+    else:
+        code = (
+            f"from transformers import AutoTokenizer, {architecture}\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+            f'model = {architecture}.from_pretrained("{name}")'
+        )
+    return f"```python\n{code}\n```"
+
+
 def _recipe(run: RunConfig | FinetuneConfig) -> str:
     """Return the config as YAML, without the paths of the machine."""
     values = as_dict(run)
@@ -75,9 +112,10 @@ def _recipe(run: RunConfig | FinetuneConfig) -> str:
     values["data"].pop("store", None)
     for entry in values["data"].get("stores", ()):
         entry["path"] = Path(entry["path"]).name
-    values["init"] = Path(run.init).name
+    values["init"] = run.init if is_hub_name(run.init) else Path(run.init).name
     for name in values["data"].keys() & {"train", "validation"}:
-        values["data"][name] = Path(values["data"][name]).name
+        source = values["data"][name]
+        values["data"][name] = source if is_hub_name(source) else Path(source).name
     return yaml.safe_dump(values, sort_keys=False)
 
 

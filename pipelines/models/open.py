@@ -27,6 +27,8 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import absolute, at, is_remote
 from bert_jax.training.checkpoint import FOLDER, Meta, newest_params
 from bert_jax.training.partitioner import Partitioner
+from pipelines.data.hub.models import model_folder
+from pipelines.data.hub.repository import is_hub_name, repository
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.folders import absent
@@ -40,7 +42,10 @@ from pipelines.tasks.experiment import task_network
 # Largest multiple to which others round the number of embeddings up.
 _ROUNDING = 1024
 
-MODEL_HELP = "run folder, RUN/checkpoints/STEP, or folder from Hugging Face or google-research/bert"
+MODEL_HELP = (
+    "run folder, RUN/checkpoints/STEP, hf:ORG/NAME[@REVISION] on the Hugging Face hub, or folder"
+    " from there or from google-research/bert"
+)
 
 
 @dataclass(frozen=True)
@@ -137,18 +142,21 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
     """Open a model.
 
     Args:
-        path: See MODEL_HELP; a text may name a bucket.
+        path: See MODEL_HELP; a text may name a bucket, or a model of the hub.
         partitioner: The devices; None = the first one of this process.
 
     Raises:
         BadInputError: The path contains no model, or a damaged one.
         DeviceUnavailableError: There is no device.
-        UserError: The bucket cannot be reached.
+        UserError: The bucket or the hub cannot be reached.
     """
     path = at(path) if isinstance(path, str) else path
     if partitioner is None:
         distributed.devices()
         partitioner = Partitioner(jax.local_devices()[:1])
+    if is_hub_name(path):
+        model = open_model(model_folder(path), partitioner)
+        return replace(model, path=Path(str(repository(path))))
     if hugging_face.is_folder(path) or google_research.is_folder(path):
         if is_remote(path):
             raise BadInputError(
@@ -165,8 +173,8 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
         if not path.exists():
             raise absent(
                 path,
-                "give the folder of a run or model; download a model of Hugging Face's hub with:"
-                " hf download NAME --local-dir DIR",
+                "give the folder of a run or model, or hf:ORG/NAME for a model of the Hugging Face"
+                " hub",
             )
         reason = (
             f"{path} is not a MODEL: it contains neither {FOLDER}/ (a run), {hugging_face.CONFIG}"

@@ -53,6 +53,9 @@ OWNERS = {
         "pipelines/data/sources/arrow.py",
         "pipelines/data/sources/parquet.py",
     },
+    "huggingface_hub": {
+        f"pipelines/data/hub/{name}.py" for name in ("repository", "download", "upload")
+    },
     "rouge_score": {"pipelines/tasks/summarization/rouge.py"},
     "safetensors": {"pipelines/models/formats/hugging_face.py"},
     "scipy": {"pipelines/tasks/regression.py"},

@@ -15,6 +15,7 @@ from google.cloud import tpu_v2
 from bert_jax.runtime import status_files
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
+from pipelines.data.hub.repository import HUB
 from pipelines.folders import RUN_LAUNCH
 from pipelines.settings import config_from_dict
 from tpu.config import SubmittedConfig, TpuConfig, complete, resolve_project
@@ -111,7 +112,8 @@ def _absolute(config: SubmittedConfig) -> SubmittedConfig:
     """Make paths independent of the working directory."""
 
     def absolute(path: str) -> str:
-        return path if path.startswith("gs://") or not path else str(Path(path).absolute())
+        is_elsewhere = path.startswith(("gs://", HUB)) or not path
+        return path if is_elsewhere else str(Path(path).absolute())
 
     stores = tuple(replace(x, path=absolute(x.path)) for x in config.data.stores)
     return replace(

@@ -73,7 +73,7 @@ def entry(url: str) -> Entry | None:
     """
     system, path = _opened(url)
     try:
-        detail = _repeated(url, lambda: _call(system, "info", path))
+        detail = repeated(url, lambda: _call(system, "info", path))
     except FileNotFoundError:
         return None
     return Entry(url, detail["type"] == "directory", detail.get("size"))
@@ -87,7 +87,7 @@ def entries(url: str) -> list[Entry]:
     system, path = _opened(url)
     prefix = url.rstrip("/").removesuffix(path.rstrip("/"))
     try:
-        details = _repeated(url, lambda: _call(system, "ls", path, detail=True))
+        details = repeated(url, lambda: _call(system, "ls", path, detail=True))
     except FileNotFoundError:
         return []
     listed = [
@@ -119,7 +119,7 @@ def read_range(url: str, start: int, end: int, size: int) -> bytes:
         return bytes(data)
 
     try:
-        return _repeated(url, request)
+        return repeated(url, request)
     except FileNotFoundError:
         raise BadInputError(f"{url} has disappeared; restore it") from None
 
@@ -142,7 +142,7 @@ def write(url: str, file: Path) -> None:
             raise OSError(f"{stored:,} of {size:,} bytes were written")
 
     try:
-        _repeated(url, request)
+        repeated(url, request)
     except FileNotFoundError:
         raise BadInputError(f"{url}: the bucket does not exist; create it") from None
 
@@ -151,7 +151,40 @@ def remove(url: str) -> None:
     """Remove a folder of a bucket with its files, if it exists; see `write` for the errors."""
     system, path = _opened(url)
     with suppress(FileNotFoundError):
-        _repeated(url, lambda: _call(system, "rm", path, recursive=True))
+        repeated(url, lambda: _call(system, "rm", path, recursive=True))
+
+
+def repeated(url: str, request: Callable[[], _T], patience: float | None = None) -> _T:
+    """Repeat a request until it succeeds.
+
+    Args:
+        url: Its URL, for messages.
+        request: Sends it.
+        patience: Seconds until it is given up; None = a minute.
+
+    Raises:
+        FileNotFoundError: The server has no such file.
+        BadInputError: The server refuses the request.
+        UnreachableError: The server did not respond for so long.
+    """
+    patience = _PATIENCE if patience is None else patience
+    started, wait = time.monotonic(), _FIRST_WAIT
+    while True:
+        try:
+            return request()
+        except UserError:
+            raise
+        except Exception as error:
+            reason = _reason(error)
+            explained = _explained(url, reason)
+            if explained is not None:
+                raise explained from None
+            if isinstance(reason, FileNotFoundError) or not _is_failure(reason):
+                raise
+            if time.monotonic() + wait > started + patience:
+                raise _unreachable(url, reason) from None
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def _opened(url: str) -> tuple[Any, str]:
@@ -183,7 +216,7 @@ def _file_system(protocol: str, server: str) -> Any:
         # A range of a compressed answer is not a range of the file.
         system.kwargs.setdefault("headers", {}).setdefault("Accept-Encoding", "identity")
     elif protocol == "s3":
-        # Only `_repeated` repeats; otherwise s3fs and botocore try 25 times, for minutes.
+        # Only `repeated` repeats; otherwise s3fs and botocore try 25 times, for minutes.
         system.retries = 1
         system.config_kwargs.setdefault("retries", {"max_attempts": 0})
     return system
@@ -205,33 +238,6 @@ def _wait_for(
     from fsspec.asyn import sync
 
     return sync(system.loop, function, *args, timeout=timeout or _TIMEOUT, **options)
-
-
-def _repeated(url: str, request: Callable[[], _T]) -> _T:
-    """Repeat a request until it succeeds.
-
-    Raises:
-        FileNotFoundError: The server has no such file.
-        BadInputError: The server refuses the request.
-        UnreachableError: The server did not respond for a minute.
-    """
-    started, wait = time.monotonic(), _FIRST_WAIT
-    while True:
-        try:
-            return request()
-        except UserError:
-            raise
-        except Exception as error:
-            reason = _reason(error)
-            explained = _explained(url, reason)
-            if explained is not None:
-                raise explained from None
-            if isinstance(reason, FileNotFoundError) or not _is_failure(reason):
-                raise
-            if time.monotonic() + wait > started + _PATIENCE:
-                raise _unreachable(url, reason) from None
-        time.sleep(wait)
-        wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def _reason(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""Tokenizers at URLs."""
+"""Tokenizers at URLs and on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 
 from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import CLOUD, at
+from pipelines.data.hub import models
+from pipelines.data.hub.repository import is_hub_name
 from pipelines.data.sources.locations import find, is_url
 from pipelines.data.tokenizers.tokenizer import (
     CONFIG_FILE,
@@ -30,6 +32,9 @@ def tokenizer_folder(name: str) -> Iterator[Path]:
         BadInputError: There is no tokenizer, or access is denied.
         UnreachableError: The server does not respond.
     """
+    if is_hub_name(name):
+        yield models.tokenizer_folder(name)
+        return
     if not is_url(name) or name.startswith(CLOUD):
         yield at(name)
         return

@@ -308,7 +308,7 @@ def test_nothing_is_overwritten_or_left_half(tmp_path: Path, theirs: Path) -> No
     (theirs / "vocab.txt").unlink()
     refused(invoke("convert", theirs, tmp_path / "new", "--to", "hf"), 78, "vocab.txt")
     refused(invoke("convert", theirs, tmp_path / "new", "--to", "gguf"), 64, "hf")
-    refused(invoke("inspect", tmp_path / "bert-base-uncased"), 78, "hf download")
+    refused(invoke("inspect", tmp_path / "bert-base-uncased"), 78, "hf:ORG/NAME")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "theirs"}
     assert (out / "notes.txt").read_text("utf-8") == "mine"
 

@@ -196,7 +196,7 @@ def test_a_path_without_a_model_is_refused(tmp_path: Path, two_phase_run: Path) 
     meant = f"{mistyped} does not exist; did you mean {two_phase_run}?"
     refused(invoke("inspect", mistyped), 78, meant)
     refused(invoke("report", mistyped), 78, meant)
-    refused(invoke("inspect", tmp_path / "none"), 78, "none does not exist; give", "hf download")
+    refused(invoke("inspect", tmp_path / "none"), 78, "none does not exist; give", "hf:ORG/NAME")
     refused(
         invoke("evaluate", two_phase_run, "--store", tmp_path),
         78,
