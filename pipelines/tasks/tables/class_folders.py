@@ -13,13 +13,18 @@ from pipelines.tasks.tables.table import Table
 from pipelines.tasks.tables.text import text_of
 
 _UNLABELED = "unsup"
+_SPLITS = {"train", "dev", "val", "valid", "validation", "test", _UNLABELED}
 TEXT = ".txt"
 
 
 def texts_below(folder: str) -> list[File]:
-    """List the texts in the folders of a folder: ``.txt``, or files without a suffix."""
+    """List the texts in the folders of a folder: ``.txt``, or files without a suffix.
+
+    There are none if the folders are splits instead of classes.
+    """
     files = [file for file in find(f"{escaped(folder)}/*/*") if _is_text(file)]
-    return [file for file in files if file.suffix] or files
+    files = [file for file in files if file.suffix == TEXT] or files
+    return files if {_class_of(file) for file in files} - _SPLITS else []
 
 
 def _is_text(file: File) -> bool:

@@ -20,6 +20,7 @@ from pipelines.tasks.tables.headers import has_row_names, header_of, known, look
 from pipelines.tasks.tables.table import Table
 from pipelines.tasks.task import Columns
 
+_SAMPLED = 100  # lines
 _FIELD_LIMIT = 2**31 - 1  # characters; the default of the csv module is 131,072
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _QUOTED = re.compile(r'(?<![^\t\n])"((?:[^"]|"")*+)"(?![^\t\n])')  # a whole field between tabs
@@ -98,22 +99,33 @@ def _with_line_feeds(source: str, text: str) -> str:
 
 
 def _separator(source: str, text: str, default: str) -> str:
-    """Return the separator: another than that of the suffix if line 1 has only that."""
-    first = text.lstrip("\n").partition("\n")[0]
-    if default in first:
+    """Return the separator: another than that of the suffix if line 1 has only that.
+
+    Commas of texts do not count if every line has a tab.
+    """
+    lines = [line for line in text.split("\n", _SAMPLED)[:_SAMPLED] if line]
+    if not lines or default == "\t" in lines[0]:
+        return default
+    has_tabs = all("\t" in line for line in lines) and not _is_table(source, text, default)
+    if default in lines[0] and not has_tabs:
         return default
     for separator, name in _SEPARATORS.items():
-        if separator not in first:
+        if separator not in lines[0] or separator == default:
             continue
-        header = next(csv.reader([first], delimiter=separator))
-        try:
-            fits = any(map(known, header)) or _parsed(source, text, separator).is_constant
-        except BadInputError:
-            fits = False
-        if fits:
+        header = next(csv.reader([lines[0]], delimiter=separator))
+        has_all = all(separator in line for line in lines)
+        if any(map(known, header)) or has_all or _is_table(source, text, separator):
             say(f"{source}: its fields are separated by {name}")
             return separator
     return default
+
+
+def _is_table(source: str, text: str, separator: str) -> bool:
+    """Return whether all lines have the same number of fields."""
+    try:
+        return _parsed(source, text, separator).is_constant
+    except BadInputError:
+        return False
 
 
 def _is_quoted(source: str, text: str) -> bool:

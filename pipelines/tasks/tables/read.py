@@ -102,6 +102,8 @@ def _read_folder(
     source: str, folder: str, split: str, columns: Columns, bad_rows: BadRows
 ) -> Table:
     """Read the files of a folder, or the texts in it."""
+    if split and is_folder(f"{folder}/{split}/"):
+        folder, split = f"{folder}/{split}", ""
     for place in (folder, f"{folder}/data"):
         by_suffix: dict[str, list[File]] = {}
         for file in find(f"{escaped(place)}/*"):
@@ -114,14 +116,14 @@ def _read_folder(
             files = [file for file in files if _split_of(file) == split]
             return _read_files(source, files, columns, bad_rows)
     if split:
-        folder = f"{folder}/{split}"
-    texts = [file for file in find(f"{escaped(folder)}/*") if file.suffix == TEXT]
-    if labeled := texts_below(folder):
-        return read_texts(source, labeled, True, bad_rows)
-    if texts:
+        raise BadInputError(f"{source} has no split {split!r}; check the files of {folder}")
+    if classes := texts_below(folder):
+        return read_texts(source, classes, True, bad_rows)
+    if texts := [file for file in find(f"{escaped(folder)}/*") if file.suffix == TEXT]:
         return read_texts(source, texts, False, bad_rows)
-    below = find(f"{escaped(folder)}/*/*{TEXT}") or find(f"{escaped(folder)}/*/*/*{TEXT}")
-    names = sorted({PurePosixPath(file.name).relative_to(folder).parts[0] for file in below})
+    patterns = (f"{escaped(folder)}/{'*/' * depth}*" for depth in (1, 2, 3))
+    below = [each for p in patterns for each in find(p) if each.content_suffix in _SUFFIXES]
+    names = sorted({PurePosixPath(each.name).relative_to(folder).parts[0] for each in below})
     remedy = f"choose a folder in it: {', '.join(names)}" if names else f"it needs {FORMS}"
     raise BadInputError(f"{source} contains no labeled data; {remedy}")
 

@@ -68,6 +68,8 @@ def test_stray_quotes_belong_to_the_text(lines: list[str], tmp_path: Path) -> No
         ("a.csv", "text,label,,\nfine,1,,\n", [("fine", "1", "", "")]),  # Excel
         ("a.tsv", "text\tlabel\n1\tfine\tx\n", [("1", "fine", "x")]),  # R
         ("a.tsv", '"text"\t"label"\n"1"\t"a \\"b\\""\t"x"\n', [("1", 'a "b"', "x")]),
+        # The STS benchmark: its .csv has tabs, and commas in texts.
+        ("a.csv", "text\tlabel\na, b\tx\n", [("a, b", "x")]),
         ("a.csv", "text|label\na, b|1\nc|2\n", [("a, b", "1"), ("c", "2")]),
         ("a.tsv", "text\tlabel\rfine\t1\r", [("fine", "1")]),  # old Mac
         ("a.tsv", "text\tlabel\r\r\nfine\t1\r\r\n", [("fine", "1")]),  # Windows, converted twice

@@ -218,6 +218,23 @@ def test_a_folder_for_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[s
         examples(tmp_path)
 
 
+def test_splits_are_folders_or_parts_of_names(tmp_path: Path) -> None:
+    """Also as in the branch refs/convert/parquet of the hub: CONFIG/SPLIT/0000.parquet."""
+    for split in ("train", "test"):
+        (tmp_path / "config" / split).mkdir(parents=True)
+        (tmp_path / "texts" / split).mkdir(parents=True)
+        write_parquet(tmp_path / "config" / split / "0000.parquet", ROWS)
+        (tmp_path / "texts" / split / "0.txt").write_text("unlabeled")
+    named = [("bad", "neg"), ("good", "pos")]
+    assert summary(f"{tmp_path}/config:train") == summary(f"{tmp_path}/config/train") == named
+    for source in ("config", "texts"):
+        with pytest.raises(BadInputError, match="choose a folder in it: test, train"):
+            examples(tmp_path / source)
+    with pytest.raises(BadInputError, match="no split 'dev'"):
+        examples(f"{tmp_path}/config:dev")
+    assert examples(f"{tmp_path}/texts:test", labeled=False)[0].text == "unlabeled"
+
+
 def test_several_files_are_one_table(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"train-{number}.csv").write_text(f"text,label\n{number},x\n")
