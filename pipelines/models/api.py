@@ -147,7 +147,8 @@ class Bert:
         """Return the predictions of a fine-tuned model; see ``bert-jax predict``.
 
         Args:
-            inputs: A file, or ``tfds:NAME:SPLIT``, as for training; labels are not needed.
+            inputs: A file, ``tfds:NAME:SPLIT`` or ``hf:ORG/NAME:SPLIT``, as for training; labels
+                are not needed.
             batch_size: Rows per batch.
             columns: Names of columns, by the keys text, pair, label and id; others are as in
                 training. ``{"pair": "none"}`` reads single texts.

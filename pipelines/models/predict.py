@@ -67,7 +67,7 @@ def predict_file(
 
     Args:
         model: A fine-tuned model.
-        source: A file, or ``tfds:NAME:SPLIT``, as for training.
+        source: A file, ``tfds:NAME:SPLIT`` or ``hf:ORG/NAME:SPLIT``, as for training.
         batch_size: Rows per batch.
         length: Most tokens of a row; 0 = as trained.
         columns: Names of the columns; those of the training complete them.

@@ -23,7 +23,8 @@ class TaskDataConfig:
     """The examples.
 
     Args:
-        train: Training examples: a file, a folder, or tfds:NAME[/CONFIG]:SPLIT.
+        train: Training examples: a file, a folder, tfds:NAME[/CONFIG]:SPLIT, or
+            hf:ORG/NAME[/CONFIG]:SPLIT on the Hugging Face hub.
         validation: Validation examples; empty = no evaluation.
         columns: Names of the columns or keys; empty = the usual names.
         length: Most tokens of a row, with [CLS] and [SEP].

@@ -164,7 +164,7 @@ class Task(ABC):
         """Read the examples of a file or data set.
 
         Args:
-            source: A file, or ``tfds:NAME[/CONFIG]:SPLIT``.
+            source: A file, ``tfds:NAME[/CONFIG]:SPLIT`` or ``hf:ORG/NAME[/CONFIG]:SPLIT``.
             columns: Names of the columns.
             labeled: Require labels. Otherwise labels are ignored.
 

@@ -154,7 +154,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = self._segments()
         if parts[0] == "store":
-            self._send_content(self._stored(parts[1]), parts[-1], {})
+            self._send_content(self._stored(parts[1]), "/".join(parts[2:]), {})
         elif parts[0] == "api":
             action = next((part for part in parts if part in _ACTIONS), "")
             cut = parts.index(action) if action else len(parts)

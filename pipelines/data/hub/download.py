@@ -28,6 +28,8 @@ def download(
     files: Listing,
     names: Sequence[str],
     check: Callable[[Path], None] = lambda path: None,
+    *,
+    announce: bool = True,
 ) -> Path:
     """Return a folder with files of a repository; download those that the cache lacks.
 
@@ -36,6 +38,7 @@ def download(
         files: From `listing`.
         names: Of the files.
         check: Called with the path of the first file before the others are downloaded.
+        announce: Print the files and their size.
 
     Raises:
         BadInputError: Access is denied, or the cache cannot be written.
@@ -51,7 +54,8 @@ def download(
             f"{snapshot / missing[0].name} is damaged; remove it and download it again, with access"
             " to the hub"
         )
-    say(_announcement(source, files.commit, chosen, missing))
+    if announce:
+        say(_announcement(source, files.commit, chosen, missing))
     if chosen[0] not in missing:
         check(first)
     if not missing:

@@ -7,6 +7,7 @@
     FOLDER[:SPLIT]               such files; a data set that `save_to_disk` wrote, also as
                                  arrow:FOLDER[:SPLIT]; texts in a folder for each class
     tfds:NAME[/CONFIG]:SPLIT     a data set of tensorflow_datasets
+    hf:ORG/NAME[/CONFIG]:SPLIT   such files of a data set on the Hugging Face hub
 
 A file or folder may be at a URL, a pattern such as ``train-*.parquet`` may name several files, and
 text files may be compressed. Text is UTF-8.
@@ -21,18 +22,28 @@ from pathlib import PurePosixPath
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
+from pipelines.data.hub.data_sets import hub_split
+from pipelines.data.hub.repository import is_hub_name
 from pipelines.data.sources import arrow
 from pipelines.data.sources.arrow import ArrowTable, folder_and_split
 from pipelines.data.sources.data_sets import TFDS, read_split
 from pipelines.data.sources.decompression import DECOMPRESSORS
-from pipelines.data.sources.locations import File, escaped, existing, find, is_folder, readable
+from pipelines.data.sources.locations import (
+    File,
+    escaped,
+    existing,
+    find,
+    is_folder,
+    is_url,
+    readable,
+)
 from pipelines.data.sources.parquet import ParquetTable
 from pipelines.data.sources.tables import check_file
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.tables.class_folders import TEXT, read_texts, texts_below
 from pipelines.tasks.tables.delimited import read_delimited
 from pipelines.tasks.tables.json_rows import read_document, read_lines
-from pipelines.tasks.tables.stored import read_stored
+from pipelines.tasks.tables.stored import features_of, read_stored
 from pipelines.tasks.tables.table import Table
 from pipelines.tasks.tables.text import JSON_ARRAY, JSON_LINES, text_of
 from pipelines.tasks.task import Columns
@@ -45,7 +56,8 @@ _DATA = (*_STORED, *_JSON, ".csv", ".tsv")  # in folders, where a .txt is a text
 _SUFFIXES = (*_STORED, *_JSON, *_DELIMITED)
 FORMS = (
     f"{', '.join(_SUFFIXES)} (text also with {', '.join(DECOMPRESSORS)}), a folder of such files,"
-    " of save_to_disk or of a folder for each class, or tfds:NAME:SPLIT"
+    " of save_to_disk or of a folder for each class, tfds:NAME:SPLIT"
+    " or hf:ORG/NAME:SPLIT"
 )
 
 
@@ -69,6 +81,8 @@ def read(source: str, columns: Columns | None = None, bad_rows: BadRows = STOP) 
 def _read(source: str, columns: Columns, bad_rows: BadRows) -> Table:
     if source.startswith(TFDS):
         return _read_data_set(source, bad_rows)
+    if is_hub_name(source) and not is_url(source):
+        return _read_hub(source, columns, bad_rows)
     location = source.removeprefix(f"{arrow.Arrow.scheme}:")
     folder, split = folder_and_split(location)
     if is_folder(location):
@@ -86,6 +100,17 @@ def _read_data_set(source: str, bad_rows: BadRows) -> Table:
     data = read_split(source)
     locations = [f"{source}, example {number}" for number in range(len(data.rows))]
     return Table(source, data.features, data.rows, locations, data.class_names, bad_rows)
+
+
+def _read_hub(source: str, columns: Columns, bad_rows: BadRows) -> Table:
+    """Read a split of a data set on the hub; the features in its files count before others."""
+    split = hub_split(source)
+    files = [File(str(path), path.stat().st_size) for path in split.files]
+    if files[0].content_suffix not in _STORED:
+        return replace(_read_files(source, files, columns, bad_rows), source=source)
+    tables = list(map(ParquetTable, files))
+    features = features_of(tables[0].schema()) or split.features
+    return read_stored(source, tables, features, bad_rows)
 
 
 def _read_saved(source: str, folder: str, split: str, bad_rows: BadRows) -> Table:
