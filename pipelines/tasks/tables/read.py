@@ -127,21 +127,20 @@ def _read_folder(
     source: str, folder: str, split: str, columns: Columns, bad_rows: BadRows
 ) -> Table:
     """Read the files of a folder, or the texts in it."""
-    if split and is_folder(f"{folder}/{split}/"):
-        folder, split = f"{folder}/{split}", ""
+    parts: list[str] = []
     for place in (folder, f"{folder}/data"):
-        by_suffix: dict[str, list[File]] = {}
-        for file in find(f"{escaped(place)}/*"):
-            by_suffix.setdefault(file.content_suffix, []).append(file)
-        files = next((by_suffix[each] for each in _DATA if each in by_suffix), [])
-        if files:
-            names = list(dict.fromkeys(map(_split_of, files)))
-            if split not in names:
-                split = _only(source, names, split)
-            files = [file for file in files if _split_of(file) == split]
+        files = _files_in(place)
+        names = list(dict.fromkeys(map(_split_of, files)))
+        if files and (split in names or not split):
+            part = split or _only(source, names)
+            files = [file for file in files if _split_of(file) == part]
             return _read_files(source, files, columns, bad_rows)
+        parts += names
     if split:
-        raise BadInputError(f"{source} has no split {split!r}; check the files of {folder}")
+        part = f"{folder}/{split}"
+        if parts and not (_files_in(part) or texts_below(part)):
+            _only(source, parts, split)
+        return _read_folder(source, part, "", columns, bad_rows)
     if classes := texts_below(folder):
         return read_texts(source, classes, True, bad_rows)
     if texts := [file for file in find(f"{escaped(folder)}/*") if file.suffix == TEXT]:
@@ -151,6 +150,15 @@ def _read_folder(
     names = sorted({PurePosixPath(each.name).relative_to(folder).parts[0] for each in below})
     remedy = f"choose a folder in it: {', '.join(names)}" if names else f"it needs {FORMS}"
     raise BadInputError(f"{source} contains no labeled data; {remedy}")
+
+
+def _files_in(folder: str) -> list[File]:
+    """List the files of data in a folder: those of one format."""
+    by_suffix: dict[str, list[File]] = {}
+    for file in find(f"{escaped(folder)}/*"):
+        if not PurePosixPath(file.name).name.startswith("dataset_info"):  # about the data
+            by_suffix.setdefault(file.content_suffix, []).append(file)
+    return next((by_suffix[each] for each in _DATA if each in by_suffix), [])
 
 
 def _only(source: str, names: Sequence[str], requested: str = "") -> str:

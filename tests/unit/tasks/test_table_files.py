@@ -230,7 +230,7 @@ def test_splits_are_folders_or_parts_of_names(tmp_path: Path) -> None:
     for source in ("config", "texts"):
         with pytest.raises(BadInputError, match="choose a folder in it: test, train"):
             examples(tmp_path / source)
-    with pytest.raises(BadInputError, match="no split 'dev'"):
+    with pytest.raises(BadInputError, match="config:dev contains no labeled data"):
         examples(f"{tmp_path}/config:dev")
     assert examples(f"{tmp_path}/texts:test", labeled=False)[0].text == "unlabeled"
 

@@ -15,6 +15,7 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources import remote
 from pipelines.models import features
 from pipelines.tasks.classification import Classification
+from pipelines.tasks.registry import TASKS
 from pipelines.tasks.summarization.task import Summarization
 from pipelines.tasks.task import Columns
 from support import gcs_emulator, s3_server
@@ -22,6 +23,7 @@ from support.file_server import file_server
 from support.hub_server import DATA_SET, hub_server
 from support.labeled_files import ROWS, save_to_disk, write_parquet
 
+FILES = {"tagging": "ner.conll", "qa": "questions.jsonl", "multiple-choice": "choices.jsonl"}
 PROTOCOLS = ("http", "s3", "gs", "hf")
 PLACES = (
     "a.csv",
@@ -46,6 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "texts.txt").write_text("one\ntwo ||| three\n")
     document = {"document": ["One is here.", "Two is there."], "summary": "One is here."}
     (data / "documents.jsonl").write_text(json.dumps(document))
+    (data / "ner.conll").write_text("Ada B-PER\nsings O\n")
+    answers = {"text": ["Ada"], "answer_start": [0]}
+    question = {"id": "1", "question": "who?", "context": "Ada sings", "answers": answers}
+    (data / "questions.jsonl").write_text(json.dumps(question))
+    (data / "choices.jsonl").write_text('{"text": "a", "choices": ["b", "c"], "label": 1}')
     write_parquet(data / "hub" / "data" / "train-00000-of-00001.parquet", ROWS)
     save_to_disk(data / "saved", {"train": ROWS})
     return data
@@ -100,5 +107,7 @@ def test_labeled_data_at_urls(servers: dict[str, str], folder: Path, protocol: s
 def test_texts_and_documents_at_urls(servers: dict[str, str], protocol: str) -> None:
     base = servers[protocol]
     assert list(features.read(f"{base}/texts.txt")) == [("one",), ("two", "three")]
+    for task, file in FILES.items():
+        assert len(TASKS[task]().read(f"{base}/{file}", Columns(), labeled=True)) == 1
     [document] = Summarization().read(f"{base}/documents.jsonl", Columns(), labeled=True)
     assert document.sentences == ("One is here.", "Two is there.")
