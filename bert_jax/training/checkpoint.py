@@ -11,6 +11,7 @@ passes is used. `meta` has a SHA-256 of itself for the same reason.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -87,25 +88,36 @@ class Checkpoints:
         Args:
             state: State after ``meta.step`` updates.
             meta: Saved beside it.
-            eval_loss: Held-out loss of `state`, if it was just evaluated.
+            eval_loss: Held-out loss of `state`, if it was just evaluated. A value that is not
+                finite does not count: Orbax treats NaN as the best.
 
         Raises:
             NotFiniteError: A value anywhere in `state` is infinite or NaN; nothing is saved.
-            UserError: The disk is full, or the save before this one failed.
+            UserError: The disk is full, the save before this one failed, or there is a checkpoint
+                of this step or a later one.
         """
+        if eval_loss is not None and not math.isfinite(eval_loss):
+            say(f"step {meta.step}: the evaluation is {eval_loss}, so it cannot be the best step")
+            eval_loss = None
         arrays = {"params": state.params, "opt_state": state.opt_state}
         sums = checksums_if_finite(arrays, meta.step)
         self.wait()
         self._saving = meta.step
         with self._failures_explained():
             self._check_space(state)
-            self._manager.save(
+            is_saved = self._manager.save(
                 meta.step,
                 args=ocp.args.Composite(
                     **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
                     meta=ocp.args.JsonSave(signed(meta, sums)),
                 ),
                 metrics=None if eval_loss is None else {"loss": eval_loss},
+            )
+        if not is_saved:
+            newest = self._manager.latest_step()
+            raise UserError(
+                f"step {meta.step} was not saved, because {self.folder} has step {newest}; another"
+                " process may use the folder: end it, and run the command again to resume"
             )
 
     def wait(self) -> None:
