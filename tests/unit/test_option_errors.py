@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -15,10 +17,10 @@ from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
 from pipelines.commands import cli
 from pipelines.help import COMMANDS
 from pipelines.option_errors import LISTS, _choices, valid_values
-from pipelines.settings import ArgumentParser, config_from_dict, parse, parser_of
+from pipelines.settings import ArgumentParser, _keys, config_from_dict, parse, parser_of
 from pipelines.tasks.config import FinetuneConfig
 from pipelines.tasks.registry import TASKS
-from support.commands import invoke, refused
+from support.commands import ROOT, invoke, refused
 
 WRONG = ("wrong", "{a: [}", "[1, x]", "null")
 # Words of jsonargparse and Python that no user wrote.
@@ -152,3 +154,46 @@ def test_a_config_with_a_wrong_choice_suggests_the_nearest(tmp_path: Path) -> No
     (tmp_path / "a.yaml").write_text("model: {dtype: bfloat}\n")
     result = invoke("pretrain", "--config", tmp_path / "a.yaml")
     refused(result, 78, "a.yaml", "model.dtype", "bfloat16, float32", "did you mean 'bfloat16'")
+
+
+# Options of other programs, of the entry point, of show-batch, and placeholders, in our texts.
+OTHER_OPTIONS = {
+    "--a.b", "--billing-account", "--command", "--debug", "--direct-running-mode", "--file-format",
+    "--force", "--location", "--logdir", "--member", "--nthreads", "--role", "--rows",
+    "--scheduler", "--scopes", "--step", "--the-parser-itself", "--tunnel-through-iap",
+    "--version", "--xla-force-host-platform-device-count",
+}  # fmt: skip
+# Ends of names of files, which look like keys: train.csv.
+FILES = r"ckpt|conll|csv|json|jsonl|md|safetensors|tsv|txt"
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Yield the file and value of every string in the product, but not colors of figures."""
+    for package in ("bert_jax", "pipelines", "tpu"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.name == "figures.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield path.name, node.value
+
+
+def test_options_and_commands_in_messages_exist() -> None:
+    known = {option for _, parser in parsers() for option in parser._option_string_actions}
+    known = {option.replace("_", "-") for option in known} | OTHER_OPTIONS
+    for file, text in texts():
+        for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", text):
+            name = option.rstrip(".-").replace("_", "-")
+            # A message may continue with the name of a column: --data.columns.{name}.
+            assert name in known or f"{name}.text" in known, f"{file}: {option} in {text!r:.80}"
+        for command in re.findall(r"bert-jax ([a-z]+-[a-z-]+)", text):
+            assert command in COMMANDS, f"{file}: {command} in {text!r:.80}"
+
+
+def test_keys_in_messages_exist() -> None:
+    keys = {*_keys(RunConfig), *_keys(FinetuneConfig)}
+    sections = "|".join(sorted({key.split(".")[0] for key in keys if "." in key} - {"model"}))
+    pattern = re.compile(rf"(?<![\w./-])((?:{sections})\.(?!{FILES})[a-z_]+(?:\.[a-z_]+)*)")
+    for file, text in texts():
+        for key in pattern.findall(text):
+            assert key in keys or f"{key}.text" in keys, f"{file}: {key} in {text!r:.80}"

@@ -71,7 +71,6 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer, max_bad: float = 0.
             unknown += sizes.pop("unknown")
             if sizes["documents"]:
                 shards[split].append(Shard(name=f"{split}-{name}", **sizes))
-    _check_enough(shards, corpus.spec)
     counts = {
         "read": sum(record["read"] for record in records.values()),
         "too_short": sum(record["too_short"] for record in records.values()),
@@ -82,6 +81,7 @@ def assemble(job: Job, corpus: Corpus, tokenizer: Tokenizer, max_bad: float = 0.
     }
     if bad_rows:  # otherwise the ledger is that of earlier versions
         counts["bad_rows"] = len(bad_rows)
+    _check_enough(counts, shards, corpus.spec)
     _check_counts(counts, shards)
     tokenizer.save(job.store / TOKENIZER)  # an interruption may have left half of it
     ledger = Ledger(
@@ -212,15 +212,27 @@ def _shard(
     return save_arrays(job.store, f"{split}-{name}.", arrays, unk_id)
 
 
-def _check_enough(shards: dict[SplitName, list[Shard]], spec: str) -> None:
+def _check_enough(counts: dict[str, int], shards: dict[SplitName, list[Shard]], spec: str) -> None:
     train, held_out = (sum(shard.documents for shard in shards[split]) for split in SPLITS)
-    if train + held_out == 0:
-        raise BadInputError(f"corpus {spec!r} is empty: no document has a token; check the text")
-    if train < 2:
+    if train > 1:
+        return
+    skipped = {
+        "are copies; keep them with --keep-duplicates": counts["duplicates"],
+        "are shorter than --min-characters; lower it": counts["too_short"],
+        "are held out; lower --held-out": held_out,
+    }
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if count)
+    if reasons:
         raise BadInputError(
-            f"corpus {spec!r} has {train} document(s) for training; next sentence prediction needs"
-            " two. Add documents, or check how this format separates them"
+            f"corpus {spec!r}: {train} of {counts['read']:,} documents remain for training, which"
+            f" needs two: {reasons}, or add documents"
         )
+    if not train:
+        raise BadInputError(f"corpus {spec!r} is empty: no document has a token; check the text")
+    raise BadInputError(
+        f"corpus {spec!r} has 1 document for training, which needs two; add documents, or check how"
+        " this format separates them"
+    )
 
 
 def _check_counts(counts: dict[str, int], shards: dict[SplitName, list[Shard]]) -> None:

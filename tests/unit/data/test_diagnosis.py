@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bert_jax.runtime.errors import BadInputError
 from pipelines.data.store.diagnosis import pairs_warnings
 from pipelines.data.store.prepare import prepare
 from support.corpora import write_corpus
@@ -68,3 +70,23 @@ def test_documents_of_one_sentence_have_no_pairs() -> None:
     assert pairs_warnings(np.arange(10)) != []
     assert pairs_warnings(np.arange(10) * 3) == []
     assert pairs_warnings(np.zeros(1, np.int64)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "1 of 30 documents remain .*29 are copies.*--keep-duplicates"),
+        ({"held_out": 0.9999}, "0 of 30 .*29 are copies.*1 are held out.*--held-out"),
+        ({"min_characters": 500}, "0 of 30 .*30 are shorter than --min-characters"),
+    ],
+)
+def test_a_corpus_of_which_nothing_remains(
+    options: dict[str, float], words: str, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("A sailor sells. The cook hides.\n\n" * 30)
+    arguments: dict[str, Any] = {"held_out": 0.0, **options}
+    held_out = arguments.pop("held_out")
+    with pytest.raises(BadInputError, match=words):
+        prepare(
+            [f"text:{tmp_path}/a.txt"], tokenizer_dir, tmp_path / "store", held_out, **arguments
+        )
