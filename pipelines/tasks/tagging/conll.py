@@ -171,7 +171,10 @@ def _is_numbered(blocks: Sequence[_Block]) -> bool:
     for block in blocks:
         ids = [_NUMBER.fullmatch(row[0]) for row in block.rows if len(row) > 2]
         plain = [int(match[0]) for match in ids if match and not match["extra"]]
-        if None in ids or len(ids) < len(block.rows) or plain != list(range(1, len(plain) + 1)):
+        first = min(plain, default=0)
+        if None in ids or len(ids) < len(block.rows):
+            return False
+        if plain != list(range(first, first + len(plain))):
             return False
     return True
 
@@ -222,10 +225,12 @@ def _sentences(
 def _check_width(source: str, block: _Block, width: int) -> None:
     for number, row in zip(block.numbers, block.rows, strict=True):
         if len(row) != width:
+            remedy = "separate the columns of all lines by tabs or spaces"
+            if row[0].startswith("#"):
+                remedy = "move comments to the beginning of a sentence"
             raise BadInputError(
                 f"{source}, line {number} has {len(row)} columns, but the lines before have"
-                f" {width}: {' '.join(row)!r:.80}; separate the columns of all lines by tabs or"
-                " spaces, and write comments (#) before a sentence"
+                f" {width}: {' '.join(row)!r:.80}; {remedy}"
             )
 
 

@@ -41,6 +41,7 @@ def read_rows(table: Table, columns: Columns, labeled: bool, tag_names: str = ""
     lists = {name for row in table.rows for name, value in row.items() if isinstance(value, list)}
     words = columns.text or next((name for name in TOKENS if name in lists), TOKENS[0])
     usual = [name for name in TAGS if name in lists and name != words]
+    usual = [name for name in usual if _have_equal_lengths(table, words, name)] or usual
     label = (columns.label or next(iter(usual), "tags")) if labeled else ""
     if labeled:
         used = [name for name in (words, label, columns.id) if name]
@@ -48,6 +49,12 @@ def read_rows(table: Table, columns: Columns, labeled: bool, tag_names: str = ""
         if rest := ", ".join(name for name in names if name not in used):
             say(f"{source}: reads {', '.join(map(repr, used))}; ignored: {rest}{choice}")
         _check_kinds(table, label)
+        lists_of_tags = [row[label] for row in table.rows if isinstance(row.get(label), list)]
+        padded = sum(
+            isinstance(tag, str) and tag != tag.strip() for tags in lists_of_tags for tag in tags
+        )
+        if padded:
+            say(f"{source}: spaces around {padded:,} tags are removed")
     sentences, skipped = [], []
     for count, (row, location) in enumerate(zip(table.rows, table.locations, strict=True)):
         # Without labels, a line may have words or a text.
@@ -61,6 +68,13 @@ def read_rows(table: Table, columns: Columns, labeled: bool, tag_names: str = ""
             skipped.append(location)
     table.bad_rows.check(source, skipped, len(table.rows))
     return named(sentences, source, tag_names, label) if label and tag_names else sentences
+
+
+def _have_equal_lengths(table: Table, words: str, tags: str) -> bool:
+    """Return whether most rows have as many tags as words; others are errors."""
+    pairs = [(row.get(words), row.get(tags)) for row in table.rows]
+    lengths = [(len(a), len(b)) for a, b in pairs if isinstance(a, list) and isinstance(b, list)]
+    return sum(a == b for a, b in lengths) >= 0.5 * len(lengths)
 
 
 def _content(record: Record) -> str:
@@ -112,7 +126,7 @@ def _field(record: Record, name: str, location: str) -> Any:
     if name not in record:
         names = ", ".join(map(repr, record)) or "no fields"
         raise BadInputError(
-            f"{location} has no field {name!r}; choose one of its fields with data.columns"
+            f"{location} has no field {name!r}, a list; choose one of its fields with data.columns"
             f" ({names:.200})"
         )
     return record[name]

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.tasks.tagging.bio_tags import OUTSIDE, UNTYPED, Tags, tag_of, to_bio
+from pipelines.tasks.tagging.bio_tags import OUTSIDE, UNTYPED, Tags, entities, tag_of, to_bio
 
 _SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES", "BMEWO": "BMEW"}
 _AS_BIOES = dict(zip("BIESLUMW", "BIESESIS", strict=True))
@@ -59,6 +59,30 @@ class Scheme:
         """Return the same entities in BIO."""
         return to_bio([self.as_bioes[tag] for tag in tags])
 
+    @property
+    def is_bio(self) -> bool:
+        """The tags are BIO as it is written here."""
+        return self.name == "BIO" and all(tag == bio for tag, bio in self.as_bioes.items())
+
+    def from_bio(self, bio: Sequence[str]) -> Tags:
+        """Return tags of the scheme for BIO; empty where no tag has the type of the entity.
+
+        A letter that does not occur is replaced: B- begins an entity without S-, for example.
+        """
+        written = {bioes: tag for tag, bioes in self.as_bioes.items()}
+        outside = OUTSIDE if OUTSIDE in self.as_bioes else written.get(OUTSIDE, "")
+        tags = [outside] * len(bio)
+        for label, first, end in entities(bio):
+            for word in range(first, end):
+                letters = "IEBS"
+                if word == first:
+                    letters = "SBIE" if end == first + 1 else "BISE"
+                elif word == end - 1:
+                    letters = "EIBS"
+                names = (written.get(tag_of(letter, label)) for letter in letters)
+                tags[word] = next(filter(None, names), "")
+        return tags
+
 
 def recognize(tags: Iterable[str], certain: bool = False) -> Scheme | None:
     """Return the scheme of a set of tags; None if they are classes of single words.
@@ -67,8 +91,8 @@ def recognize(tags: Iterable[str], certain: bool = False) -> Scheme | None:
         tags: All tags of a data set, or all classes of a model.
         certain: They mark entities; only the scheme is unknown.
     """
-    tags = set(tags)
-    words = sorted(tags.difference(_OUTSIDE))
+    tags = sorted(set(tags))
+    words = [tag for tag in tags if tag not in _OUTSIDE]
     typed = [_matches(notation, words) for notation in _TYPED]
     bare = _matches(_BARE, words)
     matches = max(typed, key=len) or bare  # of several with equal length, the first

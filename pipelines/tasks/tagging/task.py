@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -282,24 +282,18 @@ def _listed(names: list[str]) -> str:
 
 
 def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.ndarray:
-    """Return the class of every word, int32 [W]; 0 if sentences have no tags.
-
-    Classes of another scheme than BIO are those of a model from elsewhere, which is not trained
-    here: a tag has the number of any class of its type, so that unknown types are found.
-    """
+    """Return the class of every word, int32 [W]; 0 if sentences have no tags."""
     if all(example.tags is None for example in examples):
         return np.zeros(sum(len(example.tokens) for example in examples), np.int32)
     number = {name: index for index, name in enumerate(classes)}
-    if scheme := schemes.recognize(classes):
-        for index, name in enumerate(classes):
-            if scheme.as_bioes[name] == bio_tags.OUTSIDE:
-                number.setdefault(bio_tags.OUTSIDE, index)
-            for label, *_ in bio_tags.entities([scheme.as_bioes[name]]):
-                number.setdefault(bio_tags.tag_of("B", label), index)
-                number.setdefault(bio_tags.tag_of("I", label), index)
-    numbers = [number.get(tag, -1) for example in examples for tag in example.tags or ()]
+    scheme = schemes.recognize(classes)  # of a model from elsewhere; not always BIO
+    numbers: list[int] = []
+    for example in examples:
+        tags = example.tags or []
+        names = tags if scheme is None or scheme.is_bio else scheme.from_bio(tags)
+        numbers += (number.get(name, -1) for name in names)
     if -1 in numbers:
-        location, tag = next(item for item in located_tags(examples) if item[1] not in number)
+        location, tag = next(islice(located_tags(examples), numbers.index(-1), None))
         raise BadInputError(
             f"{location} has the tag {tag!r}, which is not a class of the model"
             f" ({_listed(list(classes))}); correct it, or train on data with this tag"

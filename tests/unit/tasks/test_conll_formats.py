@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipelines.tasks.tables.bad_rows import BadRows
 from pipelines.tasks.tagging.sentence import Sentence
 from pipelines.tasks.tagging.task import Tagging, TaggingOptions
 from pipelines.tasks.task import Columns
+from support.commands import ROOT
 from support.labeled_files import save_to_disk, write_parquet
 from support.tagged_text import DEFAULT, write_file
 
@@ -136,6 +138,9 @@ def test_the_tag_of_other_numbered_columns_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"6 columns.*--data\.columns\.label"):
         read(text, tmp_path)
     assert content(read(text, tmp_path, label="6")) == [("A B", "B-X O")]
+    for first in (0, 7):  # numbers from 0, or of the whole file
+        text = f"{first}\tA\tB-X\n{first + 1}\tB\tO\n\n{first + 2}\tC\tO\n"
+        assert content(read(text, tmp_path)) == [("A B", "B-X O"), ("C", "O")]
     # A sentence of numbers has no numbers of words.
     assert content(read("1 CD O\n2 CD O\n\nA NN B-X\n", tmp_path)) == [("1 2", "O O"), ("A", "B-X")]
     assert content(read("1 CD B-X\n2 CD O\n", tmp_path, text="1"))[0][0] == "1 2"
@@ -198,6 +203,10 @@ def test_the_usual_fields_are_chosen_and_printed(tmp_path: Path, capsys: Output)
             labeled=True,
         )
         assert (found.tokens, found.tags) == (["Ann"], ["B-X"])
+    record = {"tokens": ["a", "b"], "labels": ["news"], "upos": [" N", "V "]}
+    capsys.readouterr()
+    assert Tagging().read(rows(tmp_path, record), DEFAULT, labeled=True)[0].tags == ["N", "V"]
+    assert "spaces around 2 tags" in capsys.readouterr().err
     for record in ({"sentence": "Ann ran"}, {"words": ["Ann", "ran"], "text": "x"}):
         # Columns by number are those of the CoNLL file that a model was trained on.
         numbers = Columns(text="2", label="4")
@@ -299,3 +308,23 @@ def test_sentences_with_a_bad_line_are_skipped_on_request(tmp_path: Path, capsys
     report = capsys.readouterr().err
     assert "1 row skipped: not readable (line 3)" in report
     assert "1 row skipped: not readable (line 2)" in report
+
+
+SHARED = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.mark.skipif(
+    not (SHARED / "formats/finetune").is_dir(), reason=f"{SHARED} has no formats/finetune"
+)
+def test_real_forms_of_the_same_sentences(tmp_path: Path) -> None:
+    """CoNLL-2003's columns and numbers of the hub give the same entities."""
+    folder = SHARED / "formats/finetune"
+    columns = Tagging()
+    conll = columns.read(str(folder / "eng.train"), DEFAULT, labeled=True)
+    names = write_file(tmp_path, "\n".join(columns.classes(conll)), "names.txt")
+    numbers = Tagging(TaggingOptions(tag_names=names))
+    hub = numbers.read(str(folder / "hf_ner.jsonl"), DEFAULT, labeled=True)
+    assert [s.tags for s in hub] == [s.tags for s in conll]
+    assert numbers.counts(hub).total() == 156
+    universal = Tagging().read(str(folder / "ud.conllu"), DEFAULT, labeled=False)
+    assert [s.tokens for s in universal] == [s.tokens for s in conll][: len(universal)]

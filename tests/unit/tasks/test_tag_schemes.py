@@ -180,3 +180,26 @@ def test_scores_are_those_of_seqeval_in_strict_mode(letters: str, scheme: type) 
     theirs = f1_score(*sides, mode="strict", scheme=scheme)
     assert 0.5 < theirs < 0.95
     assert ours["f1"] == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("classes", "tags"),
+    [
+        ("O B-X I-X B-Y I-Y", "B-X B-X I-X I-X O B-Y I-Y"),
+        ("O B-X I-X L-X U-X B-Y I-Y L-Y U-Y", "U-X B-X I-X L-X O B-Y L-Y"),
+        ("O S-X B-X M-X E-X S-Y B-Y M-Y E-Y", "S-X B-X M-X E-X O B-Y E-Y"),
+        ("O X_B X_I X_U X_L Y_B Y_I Y_L", "X_U X_B X_I X_L O Y_B Y_L"),
+        ("O I-X I-Y", "I-X I-X I-X I-X O I-Y I-Y"),
+        ("[PAD] O B-X I-X I-Y", "B-X B-X I-X I-X O I-Y I-Y"),
+        ("[PAD] B-X I-X B-Y I-Y", "B-X B-X I-X I-X [PAD] B-Y I-Y"),
+    ],
+)
+def test_labels_have_the_scheme_of_the_classes(classes: str, tags: str) -> None:
+    """As if a tagger from elsewhere is trained further, with its head."""
+    scheme = recognize(classes.split())
+    assert scheme is not None
+    bio = ["B-X", "B-X", "I-X", "I-X", "O", "B-Y", "I-Y"]
+    assert scheme.from_bio(bio) == tags.split()
+    if "B-Y" in classes or "Y_B" in classes:
+        assert scheme.to_bio(tags.split()) == bio
+    assert scheme.from_bio(["B-Z", "O"])[0] == ""

@@ -111,3 +111,11 @@ def test_a_tagger_of_another_scheme_from_hugging_face(
         result = invoke("predict", folder, "--input", labeled, "--output", out, "--score")
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout) == dict.fromkeys(METRICS, 1)
+    # Trained further with its head, it learns its own classes.
+    run = tmp_path / "run"
+    arguments = ["--init", folder, "--head.init", "keep", "--run_dir", run, "--data.train", milk]
+    arguments += ["--data.validation", milk, "--train.epochs", "1", "--data.length", "16"]
+    result = invoke("finetune", "tagging", *arguments)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((run / "eval_results.json").read_text("utf-8"))
+    assert {name: results[name] for name in METRICS} == dict.fromkeys(METRICS, 1)
