@@ -146,7 +146,7 @@ def _with_single_questions(table: Table) -> Table:
     if all(new is old for new, old in zip(rows, table.rows, strict=False)):
         return table
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return replace(table, columns=columns, rows=rows, locations=locations)
+    return replace(table, columns=columns, rows=rows, locations=locations, numbers=())
 
 
 def _single(row: Record, location: str) -> Iterator[Record]:

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from bert_jax.runtime.console import say
@@ -228,9 +229,13 @@ def _table(
 ) -> Table:
     locations = [f"{source}, line {number}" for number in parsed.numbers]
     header, in_file = header_of(source, parsed.records, columns)
+    lines = {line: number for number, line in enumerate(sorted(parsed.numbers + parsed.bad))}
     rows, kept, skipped, broken = [], [], [f"{source}, line {n}" for n in parsed.bad], []
-    for location, record in list(zip(locations, parsed.records, strict=True))[in_file:]:
+    numbers: list[int] = []
+    lined = zip(parsed.numbers, locations, parsed.records, strict=True)
+    for line, location, record in islice(lined, in_file, None):
         if len(record) == len(header):
+            numbers.append(lines[line] - in_file)
             rows.append(dict(zip(header, record, strict=True)))
             kept.append(location)
         elif header == _BROKEN_LINES and len(record) < len(header):
@@ -243,7 +248,7 @@ def _table(
     bad_rows.check(source, skipped, len(rows) + len(skipped))
     has_numbers = any(name.isdecimal() for name in (columns.text, columns.label))
     hint = _HINT if in_file and looks_like_data(header) and not has_numbers else ""
-    return Table(source, header, rows, kept, {}, bad_rows, hint)
+    return Table(source, header, rows, kept, {}, bad_rows, hint, numbers)
 
 
 def _ragged(

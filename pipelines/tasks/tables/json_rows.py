@@ -23,13 +23,14 @@ def read_lines(source: str, file: File, bad_rows: BadRows) -> Table:
         BadInputError: A line is not a JSON object.
     """
     skipped: list[str] | None = [] if bad_rows.skip else None
-    numbers, rows = [], []
-    for number, record in records(file, skipped):
-        numbers.append(number)
+    locations, numbers = [], []
+    rows: list[dict[str, Any]] = []
+    for line, record in records(file, skipped):
+        locations.append(position(file, line))
+        numbers.append(len(rows) + len(skipped or ()))
         rows.append(record)
     bad_rows.check(source, skipped or [], len(rows) + len(skipped or []))
-    locations = [position(file, number) for number in numbers]
-    return Table(source, _columns(rows), rows, locations, {}, bad_rows)
+    return Table(source, _columns(rows), rows, locations, {}, bad_rows, numbers=numbers)
 
 
 def read_document(source: str, file: File, text: str, bad_rows: BadRows) -> Table:
@@ -51,11 +52,13 @@ def read_document(source: str, file: File, text: str, bad_rows: BadRows) -> Tabl
         raise BadInputError(f"{source} cannot be read as JSON: {error}") from None
     content, features = _rows_of(source, content)
     rows, locations, skipped = [], [], []
+    numbers: list[int] = []
     for number, row in enumerate(content, start=1):
         location = f"{source}, row {number:,}"
         if isinstance(row, dict):
             rows.append(with_classes(row, features, location) if features else row)
             locations.append(location)
+            numbers.append(number - 1)
         elif bad_rows.skip:
             skipped.append(location)
         else:
@@ -64,7 +67,8 @@ def read_document(source: str, file: File, text: str, bad_rows: BadRows) -> Tabl
                 f" {REMEDY}"
             )
     bad_rows.check(source, skipped, len(content))
-    return Table(source, _columns(rows), rows, locations, class_names(features), bad_rows)
+    classes = class_names(features)
+    return Table(source, _columns(rows), rows, locations, classes, bad_rows, numbers=numbers)
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -44,8 +44,13 @@ def labeled(table: Table, column: str) -> Table:
         has_label = set(kept)
         skipped = [each for n, each in enumerate(table.locations) if n not in has_label]
         report_skipped(table.source, skipped, f"no label in {column!r}")
-        rows = [table.rows[index] for index in kept]
-        table = replace(table, rows=rows, locations=[table.locations[index] for index in kept])
+        numbers = table.numbers or range(len(values))
+        table = replace(
+            table,
+            rows=[table.rows[index] for index in kept],
+            locations=[table.locations[index] for index in kept],
+            numbers=[numbers[index] for index in kept],
+        )
     return table
 
 

@@ -228,6 +228,7 @@ def _joined(tables: Sequence[Table], reader: Callable[..., Table]) -> Table:
         return first
     return replace(
         first,
+        numbers=(),
         columns=list(dict.fromkeys(name for table in tables for name in table.columns)),
         rows=[row for table in tables for row in table.rows],
         locations=[location for table in tables for location in table.locations],

@@ -39,6 +39,7 @@ def read_stored(
     rows: list[dict[str, Any]] = []
     locations: list[str] = []
     skipped: list[str] = []
+    numbers: list[int] = []
     for file in files:
         schema = file.schema()
         if names and schema.names != names:
@@ -55,10 +56,12 @@ def read_stored(
                 continue
             if isinstance(row, BadRowError):
                 raise BadInputError(f"{location}: {row}; correct it, or {REMEDY}")
+            numbers.append(len(rows) + len(skipped))
             rows.append(with_classes(row, features, location))
             locations.append(location)
     bad_rows.check(source, skipped, len(rows) + len(skipped))
-    return Table(source, names, rows, locations, class_names(features), bad_rows)
+    classes = class_names(features)
+    return Table(source, names, rows, locations, classes, bad_rows, numbers=numbers)
 
 
 def features_of(schema: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Table:
         locations: File and line, or number, of each row.
         class_names: Column -> its classes, if the data set lists them.
         bad_rows: What to do with rows that cannot be used.
+        numbers: Number of each row, from 0, among those of the file; empty if all were read.
         hint: What to do if there is no column of a usual name, with a leading semicolon.
     """
 
@@ -44,6 +45,7 @@ class Table:
     class_names: dict[str, list[str]]
     bad_rows: BadRows = STOP
     hint: str = ""
+    numbers: Sequence[int] = ()
 
     def column(self, requested: str, usual: Sequence[str], name: str) -> str:
         """Return the `requested` column, or else the first of the `usual` ones that exists.
@@ -130,7 +132,7 @@ class Table:
         Raises:
             BadInputError: There is no column of that name, or two rows have the same id.
         """
-        numbers = list(map(str, range(len(self.rows))))
+        numbers = list(map(str, self.numbers or range(len(self.rows))))
         if not column and "id" not in self.columns:
             return numbers
         try:

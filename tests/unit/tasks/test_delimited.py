@@ -150,6 +150,8 @@ def test_ragged_lines_are_refused_or_skipped(
         rows(file, RAGGED, skip=True)
     quotes = 'text,label\na,x\n"b" c,y\nd,z\n'
     assert rows(tmp_path / "a.csv", quotes, skip=True, most=0.5) == [("a", "x"), ("d", "z")]
+    table = read(str(tmp_path / "a.csv"), Columns(), BadRows(skip=True, most=0.5))
+    assert table.ids("") == ["0", "2"]
     with pytest.raises(BadInputError, match="end of data"):  # it encloses all other lines
         rows(tmp_path / "a.csv", 'text,label\na,x\n"b,y\nc,z\n', skip=True, most=1.0)
 

@@ -265,6 +265,7 @@ def test_rows_without_a_label_are_skipped_and_counted(
     rows = [{"text": str(number), "label": label} for number, label in enumerate(labels)]
     file.write_text("\n".join(map(json.dumps, rows)))
     assert [row.text for row in examples(file)] == list(map(str, kept))
+    assert [row.id for row in examples(file)] == list(map(str, kept))
     assert ("no label in 'label' (line 1)" in capsys.readouterr().err) == (len(kept) < len(labels))
     assert len(examples(file, labeled=False)) == len(labels)
 
@@ -276,7 +277,8 @@ def test_bad_rows_are_skipped_on_request(
     file = tmp_path / "a.jsonl"
     good = json.dumps(ROW)
     file.write_text(f'{good}\n{{"text": \n[1]\n{good}\n{{"text": "x", "label": null}}\n', "utf-8")
-    assert len(task.read(str(file), Columns(), labeled=True)) == 2
+    # The ids are those of the file, so that predictions can be assigned to its rows.
+    assert [row.id for row in task.read(str(file), Columns(), labeled=True)] == ["0", "3"]
     report = capsys.readouterr().err
     assert "2 rows skipped: not readable (lines 2, 3)" in report
     assert "1 row skipped: no label in 'label' (line 5)" in report
