@@ -1,8 +1,8 @@
 """Extractive summarization as in BERTSUM (Liu 2019, https://arxiv.org/abs/1903.10318).
 
 Every sentence has its own [CLS] token and score. A summary is the sentences with the best scores,
-except those that repeat three consecutive words of a better one. A document is a line of a JSON
-Lines file: ``{"document": TEXT or list of sentences, "summary": TEXT, "id": …}``.
+except those that repeat three consecutive words of a better one. A document is a row of a table:
+``{"document": TEXT or list of sentences, "summary": TEXT, "id": …}``.
 
 The targets are the sentences of a greedy search that maximizes ROUGE with the summary. A document
 that is longer than a row becomes several rows, split between sentences, so that a summary can use
@@ -36,6 +36,10 @@ from pipelines.tasks.summarization.rouge import (
 )
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import REQUEST_ID, Arrays, Columns, Features, Record, Sample, Task
+
+# Usual names of columns: XSum, CNN/DailyMail, BillSum, SAMSum; and arXiv's abstracts.
+DOCUMENTS = ("document", "article", "text", "dialogue")
+SUMMARIES = ("summary", "highlights", "abstract")
 
 
 @dataclass(frozen=True)
@@ -111,19 +115,20 @@ class Summarization(Task):
         Raises:
             BadInputError: The file cannot be read, or a document or summary is not a text.
         """
-        if source.startswith("tfds:"):
-            raise BadInputError(
-                f"{source}: summarization reads JSON Lines files only; save the data set as one"
-            )
         if columns.pair:
             raise BadInputError(
                 f"summarization has no pairs of texts; remove data.columns.pair ({columns.pair!r}),"
                 " and name the summary as data.columns.label"
             )
-        named = replace(columns, text=columns.text or "document", label=columns.label or "summary")
+        table = read(source, columns, self.bad_rows)
+        text = columns.text or table.column("", DOCUMENTS, "text")
+        label = columns.label or (table.column("", SUMMARIES, "label") if labeled else "")
+        ignored = [name for name in table.columns if name not in (text, label, columns.id or "id")]
+        rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
+        say(f"{source}: document {text!r}" + f", summary {label!r}" * labeled + rest)
+        named = replace(columns, text=text, label=label)
         examples: list[Example] = []
         locations: dict[str, str] = {}
-        table = read(source, bad_rows=self.bad_rows)
         for location, record in zip(table.locations, table.rows, strict=True):
             example = self._example(record, len(examples), location, named, labeled)
             if example.id in locations:

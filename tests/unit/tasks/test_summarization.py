@@ -11,6 +11,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
@@ -66,6 +68,38 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
     assert Summarization().read(source, columns, labeled=True) == [Example("x", ("A b.",), "b")]
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("article", "highlights"),  # CNN/DailyMail
+        ("document", "summary"),  # XSum
+        ("text", "summary"),  # BillSum
+        ("article", "abstract"),  # arXiv, PubMed
+        ("dialogue", "summary"),  # SAMSum
+    ],
+)
+def test_columns_of_data_sets_are_found(
+    text: str, label: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {text: "A b.", label: "b", "title": "t", "id": "x"}
+    expected = [Example("x", ("A b.",), "b")]
+    source = write(tmp_path / "a.jsonl", row)
+    assert Summarization().read(source, Columns(), labeled=True) == expected
+    assert f"document {text!r}, summary {label!r}; ignored: title" in capsys.readouterr().err
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert Summarization().read(f"{tmp_path}/a.parquet", Columns(), labeled=True) == expected
+    (tmp_path / "a.csv").write_text(f"id,{text},{label}\nx,A b.,b\n")
+    assert Summarization().read(f"{tmp_path}/a.csv", Columns(), labeled=True) == expected
+
+
+def test_other_columns_are_asked_for(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", {"story": "A b.", "gist": "b"})
+    with pytest.raises(BadInputError, match=r"no column called document.*--data\.columns\.text"):
+        Summarization().read(source, Columns(), labeled=True)
+    with pytest.raises(BadInputError, match=r"no column called summary.*--data\.columns\.label"):
+        Summarization().read(source, Columns(text="story"), labeled=True)
+
+
 GOOD = {"document": "A man. A store.", "summary": "A man."}
 
 
@@ -106,7 +140,6 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
     refused(str(tmp_path / "none.jsonl"), "No such file")
     refused(str(tmp_path), "no labeled data")
-    refused("tfds:cnn_dailymail:train", "JSON Lines")
     refused(write(tmp_path / "empty.jsonl"), "no rows")
     refused(write(tmp_path / "a.jsonl", GOOD), "'other'", Columns(pair="other"))
     refused(write(tmp_path / "a.jsonl", GOOD), r"no field 'guid'", Columns(id="guid"))
