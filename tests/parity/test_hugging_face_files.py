@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bert_jax as package
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.tokenizers.config_fields import SPECIAL_TOKENS_FIELDS, TOKENIZER_FIELDS
@@ -152,6 +153,68 @@ def test_only_a_model_with_masks_reads_them(architecture: str, tmp_path: Path) -
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     (ids,) = ids_of(theirs, ["the [MASK]"])
     assert (theirs.mask_token_id in ids) == (architecture == "BertForPreTraining")
+
+
+def save(folder: Path, architecture: str, **options: Any) -> Any:
+    """Save a model of transformers with a vocabulary of our golden folder; return it."""
+    config = transformers.AutoConfig.from_pretrained(THEIRS)
+    for name, value in options.items():
+        setattr(config, name, value)
+    model = getattr(transformers, architecture)(config).eval()
+    model.save_pretrained(folder)
+    shutil.copy(THEIRS / "vocab.txt", folder)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}', "utf-8")
+    return model
+
+
+def edit(folder: Path, **keys: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | keys), "utf-8")
+
+
+UNUSUAL = {
+    "one token type": ("BertModel", {"type_vocab_size": 1}, {}),
+    "untied": ("BertForPreTraining", {"tie_word_embeddings": False}, {}),
+    "own class": ("BertForSequenceClassification", {}, {"architectures": ["JointBERT"]}),
+    "config of the base": ("BertForMaskedLM", {}, {"architectures": ["BertForPreTraining"]}),
+    "no architectures": ("BertForTokenClassification", {}, {"architectures": None}),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_the_encoder_of_an_unusual_folder_is_as_in_transformers(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    architecture, options, keys_ = UNUSUAL[kind]
+    save(tmp_path, architecture, **options)
+    edit(tmp_path, **keys_)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    for text in ("the man", "the man went to a store"):
+        with torch.no_grad():
+            expected = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy()
+        (states,) = package.load(tmp_path).encode([text], pooling=None)
+        np.testing.assert_allclose(states, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["JointBERT"], None])
+def test_a_classifier_with_a_wrong_name_predicts_as_in_transformers(
+    architectures: list[str] | None, tmp_path: Path
+) -> None:
+    import torch
+
+    names = {0: "neg", 1: "neu", 2: "pos"}
+    model = save(tmp_path, "BertForSequenceClassification", num_labels=3, id2label=names)
+    edit(tmp_path, architectures=architectures)
+    texts = ["the man", "he went to a store"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    records = package.load(tmp_path).predict(tmp_path / "in.jsonl")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text, record in zip(texts, records, strict=True):
+        with torch.no_grad():
+            logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        expected = dict(zip(names.values(), logits.softmax(-1).tolist(), strict=True))
+        assert record["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["transposed", "sliced"])

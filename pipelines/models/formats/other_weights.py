@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bert_jax.nn.tensor_names import ARCHITECTURES
 from pipelines.json_files import read_json
 
 CONFIG = "config.json"
@@ -21,14 +22,10 @@ _MOST = 1000  # entries of a folder that are examined
 
 def remedy(folder: Path) -> str:
     """Return why a folder has no readable weights, and what to do; empty if that is unknown."""
-    for name, (reason, option) in _CONVERTED.items():
-        for file in (folder / name, folder / f"{name}.index.json"):
+    for stem, (reason, option) in _CONVERTED.items():
+        for file in (folder / stem, folder / f"{stem}.index.json"):
             if file.is_file():
-                return (
-                    f"{file} is not supported ({reason}); convert it with transformers:"
-                    f" {_architecture(folder)}.from_pretrained({str(folder)!r}{option})"
-                    f".save_pretrained(NEW), which writes {WEIGHTS}"
-                )
+                return f"{file} is not supported ({reason}); {_conversion(file, option)}"
     if (folder / "adapter_config.json").is_file():
         return (
             f"{folder} has only an adapter; merge it into its model with peft: merge_and_unload(),"
@@ -58,7 +55,18 @@ def _has_model(folder: Path) -> bool:
     )
 
 
-def _architecture(folder: Path) -> str:
-    file = folder / CONFIG
-    names = read_json(file).get("architectures") if file.is_file() else None
-    return str(names[0]) if isinstance(names, list) and names else "BertModel"
+def _conversion(file: Path, option: str) -> str:
+    """Return how to convert weights; a class of transformers drops heads that it does not have."""
+    config = file.with_name(CONFIG)
+    names = read_json(config).get("architectures") if config.is_file() else None
+    known = [name for name in ARCHITECTURES if isinstance(names, list) and name in names]
+    if not known and file.suffix == ".bin":
+        return (
+            "convert it with PyTorch: safetensors.torch.save_file({k: v.contiguous().clone() for"
+            f" k, v in torch.load({str(file)!r}, weights_only=True).items()}},"
+            f" {str(file.with_name(WEIGHTS))!r})"
+        )
+    return (
+        f"convert it with transformers: {[*known, 'BertModel'][0]}.from_pretrained("
+        f"{str(file.parent)!r}{option}).save_pretrained(NEW), which writes {WEIGHTS}"
+    )

@@ -300,6 +300,23 @@ def test_other_weights_name_their_conversion(folder: Path, name: str, words: str
     refused(invoke("inspect", folder), 78, name if "adapter" not in name else "adapter", words)
 
 
+def test_pickled_weights_of_an_unknown_class_keep_their_heads(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    edit(folder, architectures=["JointBERT"])
+    refused(invoke("inspect", folder), 78, "pytorch_model.bin", "weights_only=True")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "model-1-of-1.safetensors"])
+def test_a_pointer_of_git_lfs_is_not_the_file(folder: Path, name: str) -> None:
+    if name.startswith("model-"):
+        (folder / WEIGHTS).unlink()
+        index = {"weight_map": {"a": name}}
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index), "utf-8")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (folder / name).write_text(pointer, "utf-8")
+    refused(invoke("inspect", folder), 78, str(folder / name), "git lfs pull")
+
+
 @pytest.mark.parametrize("layout", ["transposed", "sliced"])
 def test_arrays_that_are_not_contiguous_are_written_as_they_are(
     folder: Path, layout: str, tmp_path: Path
