@@ -8,7 +8,7 @@ from typing import Any
 
 from bert_jax.config.task_head import HeadConfig
 from bert_jax.nn.task_heads import TaskNetwork
-from bert_jax.nn.tensor_names import HEAD, parts
+from bert_jax.nn.tensor_names import ARCHITECTURES, HEAD, POOLER, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from pipelines.models.formats.hugging_face import CONFIG
@@ -147,7 +147,8 @@ def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
     if model.finetune is not None:
         return model.finetune.task, model.finetune.head, model.finetune.options
     kind = model.weights.architecture
-    model.weights.require_usable(HEAD)
+    for part in ARCHITECTURES[kind].parts & {POOLER, HEAD}:
+        model.weights.require_usable(part)
     _check_problem_type(model)
     task = task_of_architecture(kind, model.weights.labels, model.weights.problem_type)
     if HEAD not in parts(model.weights.params) or task is None:

@@ -95,8 +95,9 @@ def read(folder: Path) -> ModelWeights:
         raise BadInputError(f"{path}: model_type {kind!r} is not BERT; use a model of type bert")
     check_fields(config_json, CONFIG_FIELDS, path)
     config = network(config_json, path, _ACTIVATIONS)
-    tensors = {canonical(name): array for name, array in _tensors(folder).items()}
     file = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
+    named = _without_prefix(_tensors(folder), file)
+    tensors = {canonical(name): array for name, array in named.items()}
     unusable = {}
     if reason := _untied(tensors, config_json, file):
         unusable[MLM] = reason
@@ -123,6 +124,16 @@ def read(folder: Path) -> ModelWeights:
         say(f"the {_PART_TITLES[part]} is not used: {reason}")
     problem_type = str(config_json.get("problem_type") or "")
     return ModelWeights(params, config, architecture, labels, problem_type, thresholds, unusable)
+
+
+def _without_prefix(tensors: dict[str, np.ndarray], file: Path) -> dict[str, np.ndarray]:
+    """Remove what a wrapper of the model (DataParallel, Lightning) put before the names."""
+    table = "embeddings.word_embeddings.weight"
+    names = [name for name in tensors if name.endswith(table)]
+    prefix = names[0].removesuffix(table).removesuffix("bert.") if len(names) == 1 else ""
+    if prefix:
+        say(f"{file}: reading tensors without the prefix {prefix!r}")
+    return {name.removeprefix(prefix): array for name, array in tensors.items()}
 
 
 def _untied(tensors: dict[str, np.ndarray], config_json: Mapping[str, Any], file: Path) -> str:

@@ -116,6 +116,28 @@ def test_an_encoder_of_another_class_is_enough(folder: Path, tmp_path: Path) -> 
         task_of(opened(folder))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "0.auto_model.", "encoder."])
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_names_of_a_wrapped_model(
+    folder: Path, prefix: str, is_bare: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = package.load(folder).encode(["the man"])
+    arrays = load_file(folder / WEIGHTS)
+    if is_bare:
+        arrays = {n.removeprefix("bert."): a for n, a in arrays.items() if n.startswith("bert.")}
+    wrapped = {f"{prefix}{name}": array for name, array in arrays.items()}
+    save_file(wrapped, folder / WEIGHTS, {"format": "pt"})
+    assert np.array_equal(package.load(folder).encode(["the man"]), expected)
+    assert repr(prefix) in capsys.readouterr().err
+
+
+def test_a_classifier_needs_its_pooler(folder: Path) -> None:
+    change(folder, "cls.", "bert.pooler.dense.bias", **classifier(3))
+    edit(folder, architectures=[SEQUENCE])
+    with pytest.raises(BadInputError, match=r"bert\.pooler\.dense\.bias"):
+        task_of(opened(folder))
+
+
 def without_mlm(read: ModelWeights) -> None:
     assert parts(read.params) == {"encoder", "pooler", "nsp"}
     assert list(read.unusable) == ["mlm"]
