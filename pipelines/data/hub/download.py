@@ -17,7 +17,14 @@ from typing import Any
 
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError
-from pipelines.data.hub.repository import PROGRAM, TIMEOUT, Listing, RemoteFile, Repository
+from pipelines.data.hub.repository import (
+    PROGRAM,
+    TIMEOUT,
+    Listing,
+    RemoteFile,
+    Repository,
+    unwritable,
+)
 from pipelines.folders import exclusive
 
 _BLOCK = 1 << 20  # bytes
@@ -74,9 +81,7 @@ def download(
                         check(first)
             _name_commit(source, files.commit)
     except OSError as error:
-        raise BadInputError(
-            f"{error.filename or blobs}: {error.strerror or error}; set HF_HOME to another folder"
-        ) from None
+        raise unwritable(error, blobs) from None
     return snapshot
 
 

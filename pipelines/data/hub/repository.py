@@ -7,6 +7,7 @@ Tokens, cache, endpoint and offline mode are those of huggingface_hub.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _PART = r"[A-Za-z0-9][\w.-]{0,95}"
 _NAME = re.compile(rf"(?P<name>{_PART}(/{_PART})?)(@(?P<revision>[\w.+/-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 _T = TypeVar("_T")
 
@@ -106,6 +109,11 @@ class Repository:
                 raise self.absent_offline() from None
             except HfHubHTTPError as error:
                 raise self._explained(error) or error from None
+            except OSError as error:
+                # A local file, such as that of the token; errors of connections name none.
+                if error.filename or error.errno in _DISK:
+                    raise unwritable(error, self.folder) from None
+                raise
 
         return remote.repeated(str(self), send, patience)
 
@@ -158,6 +166,13 @@ class Repository:
                 f" {constants.ENDPOINT}/settings/tokens"
             )
         return None
+
+
+def unwritable(error: OSError, folder: Path) -> BadInputError:
+    """Return the error of a file of huggingface_hub that cannot be read or written."""
+    return BadInputError(
+        f"{error.filename or folder}: {error.strerror or error}; set HF_HOME to another folder"
+    )
 
 
 def is_hub_name(name: object) -> bool:

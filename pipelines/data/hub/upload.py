@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,12 @@ def push(folder: Path, target: Repository) -> str:
         UnreachableError: The hub does not respond; the message has the command to try again.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
     # huggingface_hub 2.4 passes a deprecated argument to its HTTP client.
     warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     api = HfApi(library_name=PROGRAM)
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     paths = {name: path for name, path in paths.items() if path.is_file()}
@@ -72,7 +76,9 @@ def push(folder: Path, target: Repository) -> str:
             )
         )
     except Exception as error:
-        say(f"{folder} is complete; to upload it again: hf upload {target.name} {folder}")
+        # The hub's own protocol, which the client uses for large files if hf_xet is installed.
+        xet = "HF_HUB_DISABLE_XET=1 " if "xet" in str(error) else ""
+        say(f"{folder} is complete; to upload it again: {xet}hf upload {target.name} {folder}")
         if isinstance(error, UserError):
             raise
         # The client raises errors of any type for failed uploads of large files.

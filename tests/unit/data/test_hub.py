@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,6 +305,33 @@ def test_names_of_another_form(hub: Hub, name: str) -> None:
     with pytest.raises(BadInputError, match="ORG/NAME"):
         model_folder(name)
     assert not hub.requests
+
+
+def test_a_home_that_cannot_be_used(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    use(monkeypatch, hub.url, tmp_path / "file")
+    with pytest.raises(BadInputError, match="HF_HOME"):
+        model_folder(NAME)
+    (tmp_path / "home2/hub").mkdir(parents=True)
+    (tmp_path / "home2/hub/models--me--bert").write_text("", "utf-8")
+    use(monkeypatch, hub.url, tmp_path / "home2")
+    with pytest.raises(BadInputError, match="models--me--bert"):
+        model_folder(NAME)
+
+
+def test_a_disk_that_fills_up_ends_the_download(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download, "_shifted", fail)
+    with pytest.raises(BadInputError, match="No space left"):
+        model_folder(NAME)
+    monkeypatch.undo()
+    assert (tmp_path / "home/hub").is_dir()
 
 
 def test_a_full_disk_is_noticed_before_the_download(

@@ -163,6 +163,16 @@ def test_a_failed_upload_leaves_the_folder(
     assert inspected(out)["digest"] == inspected(MODEL)["digest"]
 
 
+def test_a_server_without_xet_is_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    code, text = convert(MODEL, tmp_path / "out", "--to", "hf")
+    assert code == 1
+    assert "HF_HUB_DISABLE_XET=1 hf upload" in text
+
+
 def test_a_commit_of_somebody_else_in_between_is_not_hidden(hub: Hub, tmp_path: Path) -> None:
     server = hub.repositories["models/me/bert"]["main"]
     (tmp_path / "a.txt").write_text("a", "utf-8")
