@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bert_jax.config.run import DataConfig, RunConfig
 from bert_jax.runtime.errors import BadInputError
+from pipelines.data.batches.pairs import Objective
 from pipelines.data.store.diagnosis import pairs_warnings
 from pipelines.data.store.prepare import prepare
+from pipelines.pretraining import _open_store
 from support.corpora import write_corpus
 
 STORY = "The old cook of the ship carries some bread to the captain, who repairs the broken clock. "
@@ -90,3 +93,19 @@ def test_a_corpus_of_which_nothing_remains(
         prepare(
             [f"text:{tmp_path}/a.txt"], tokenizer_dir, tmp_path / "store", held_out, **arguments
         )
+
+
+@pytest.mark.parametrize(("objective", "count"), [("nsp", 1), ("sop", 1), ("mlm", 0)])
+def test_pre_training_on_single_sentences_is_reported(
+    objective: Objective,
+    count: int,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = "\n\n".join(f"A sailor sells {number} boxes." for number in range(20))
+    (tmp_path / "a.txt").write_text(text)
+    prepare([f"text:{tmp_path}/a.txt"], tokenizer_dir, tmp_path / "store", 0.0)
+    capsys.readouterr()
+    _open_store(f"{tmp_path}/store", RunConfig(run_dir="x", data=DataConfig(objective=objective)))
+    assert capsys.readouterr().err.count("have a single sentence") == count
