@@ -31,7 +31,7 @@ def in_bio(
         BadInputError: Some tags do not belong to the scheme of the others.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags or ()}
-    if of_entities is not False and are_brackets(tags):
+    if of_entities is not False and (are_brackets(tags) or (of_entities and tags == {"*"})):
         say(f"{source}: tags are brackets around entities; they are written as BIO")
         return [replace(s, tags=from_brackets(s.tags or ())) for s in sentences], True
     scheme = None if of_entities is False else recognize(tags, certain=of_entities is True)

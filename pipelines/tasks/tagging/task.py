@@ -294,9 +294,12 @@ def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.n
         numbers += (number.get(name, -1) for name in names)
     if -1 in numbers:
         location, tag = next(islice(located_tags(examples), numbers.index(-1), None))
+        remedy = "correct it, or train on data with this tag"
+        if classes[0] == "LABEL_0":  # Hugging Face's name of a class without one
+            remedy = "give the classes their names in id2label of the model's config.json"
         raise BadInputError(
             f"{location} has the tag {tag!r}, which is not a class of the model"
-            f" ({_listed(list(classes))}); correct it, or train on data with this tag"
+            f" ({_listed(list(classes))}); {remedy}"
         )
     return np.array(numbers, np.int32)
 

@@ -129,6 +129,9 @@ def test_one_decision_for_all_files(tmp_path: Path, capsys: Output) -> None:
     capsys.readouterr()
     assert read(tagged(tmp_path, "O O"), task) == "O O"
     assert "precision and recall are 0" in capsys.readouterr().err
+    brackets = Tagging()
+    read(tagged(tmp_path, "(P* *) *"), brackets)
+    assert read(tagged(tmp_path, "* *"), brackets) == "O O"
     parts_of_speech = Tagging()
     read(tagged(tmp_path, "B M I V"), parts_of_speech)
     assert read(tagged(tmp_path, "I I"), parts_of_speech) == "I I"

@@ -73,6 +73,8 @@ def test_an_unknown_tag_is_refused(tmp_path: Path, letters: Tokenizer) -> None:
     examples = Tagging().read(write_file(tmp_path, "a O\nb B-X\n"), DEFAULT, labeled=True)
     with pytest.raises(BadInputError, match=r"line 2, 'b' has the tag 'B-X'.*O, B-PER"):
         Tagging().features(examples, letters, 16, ["O", "B-PER"])
+    with pytest.raises(BadInputError, match=r"line 1, .*'O'.*LABEL_0.*id2label"):
+        Tagging().features(examples, letters, 16, ["LABEL_0", "LABEL_1"])
 
 
 # Rows
