@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def download(
     if chosen[0] not in missing:
         check(first)
     if not missing:
+        if files.is_complete:
+            with suppress(OSError):  # a cache that others write
+                _name_commit(source, files.commit)
         return snapshot
     try:
         blobs.mkdir(parents=True, exist_ok=True)
@@ -237,6 +241,8 @@ def _link(link: Path, blob: Path) -> None:
 
 def _name_commit(source: Repository, commit: str) -> None:
     """Store the commit of a branch, for offline use."""
+    if source.revision == commit:
+        return
     reference = source.folder / "refs" / (source.revision or "main")
     reference.parent.mkdir(parents=True, exist_ok=True)
     reference.write_text(commit, "utf-8")

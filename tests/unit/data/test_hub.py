@@ -194,6 +194,20 @@ def test_offline_the_cache_is_used(hub: Hub, monkeypatch: pytest.MonkeyPatch) ->
         model_folder(NAME)
 
 
+def test_offline_a_branch_is_at_its_last_commit(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = served(hub)
+    second = Path(shutil.copytree(MODEL, tmp_path / "server/second"))
+    folders = [model_folder(NAME)]
+    for folder in (second, first):  # forth and back: the second time everything is in the cache
+        hub.repositories["models/me/bert"] |= {"main": folder, "v1": folder}
+        folders += [model_folder(NAME), model_folder(f"{NAME}@v1")]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert model_folder(NAME) == model_folder(f"{NAME}@v1") == folders[-1] == folders[0]
+    assert folders[1].name == commit_of(second)
+
+
 def test_without_network_the_cache_is_used(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

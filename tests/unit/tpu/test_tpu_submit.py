@@ -271,11 +271,13 @@ def test_paths_are_those_of_where_it_was_submitted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ("--tpu.project", "my-project", "--run_dir", "runs/a", "--data.store", "store")
+    options += ("--init", "hf:me/bert@v1")
     launch, files = prepare(config(*options))
     assert launch.run == str(tmp_path / "runs" / "a")
     sent = yaml.safe_load(files["config.yaml"])
     assert sent["run_dir"] == launch.run
     assert sent["data"]["store"] == str(tmp_path / "store")
+    assert sent["init"] == "hf:me/bert@v1"
 
 
 def test_a_run_without_a_hang_timeout_gets_one(tmp_path: Path) -> None:
