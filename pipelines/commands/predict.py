@@ -53,7 +53,10 @@ def _options(argv: Sequence[str]) -> Namespace:
     parser = command_parser("predict", "Write the predictions of a fine-tuned model.")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "--input", required=True, metavar="FILE", help="as for training; tagging also reads .txt"
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="file, folder, URL or data set, as for training; tagging also reads .txt",
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines file to write")
     parser.add_argument("--batch-size", type=int, default=32, help="rows per batch")

@@ -114,8 +114,10 @@ def _separator(source: str, text: str, default: str) -> str:
         if separator not in lines[0] or separator == default:
             continue
         header = next(csv.reader([lines[0]], delimiter=separator))
-        has_all = all(separator in line for line in lines)
-        if any(map(known, header)) or has_all or _is_table(source, text, separator):
+        # A .tsv or .txt may have a text per line.
+        has_all = default == "," and all(separator in line for line in lines)
+        is_table = has_all or (default == "," and _is_table(source, text, separator))
+        if any(map(known, header)) or is_table:
             say(f"{source}: its fields are separated by {name}")
             return separator
     return default

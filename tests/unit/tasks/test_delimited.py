@@ -123,6 +123,13 @@ def test_numbers_are_names_or_positions(
     assert (table.columns, len(table.rows)) == (names, count)
 
 
+def test_commas_of_texts_do_not_divide_a_file_of_texts(tmp_path: Path) -> None:
+    file = tmp_path / "new.txt"
+    file.write_text("fine, really\nbad, not good\n")
+    examples = Classification().read(str(file), Columns(text="1"), labeled=False)
+    assert [row.text for row in examples] == ["fine, really", "bad, not good"]
+
+
 def test_a_file_without_header_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     for text in (AG, "0,a b,0\n1,c d,1\n"):
