@@ -52,6 +52,7 @@ TASKS = {
     "polarity": ("classification", 64),
     "subjectivity": ("classification", 64),
     "trec": ("classification", 32),
+    "trec_labels": ("multi-label", 32),
     "qnli": ("classification", 96),
     "ranking": ("classification", 96),
     "choice": ("multiple-choice", 96),

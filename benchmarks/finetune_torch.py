@@ -18,6 +18,7 @@ from pipelines.tasks.task import Arrays, Features
 # Task -> class, and the name of its last affine map.
 CLASSES: dict[str, tuple[Any, str]] = {
     "classification": (transformers.BertForSequenceClassification, "classifier"),
+    "multi-label": (transformers.BertForSequenceClassification, "classifier"),
     "multiple-choice": (transformers.BertForMultipleChoice, "classifier"),
     "tagging": (transformers.BertForTokenClassification, "classifier"),
     "qa": (transformers.BertForQuestionAnswering, "qa_outputs"),
@@ -120,6 +121,10 @@ def objective(task: str, scores: torch.Tensor, arrays: Arrays) -> torch.Tensor:
             for number, name in enumerate(("start", "end"))
         ]
         losses = (sides[0] + sides[1]) / 2
+    elif task == "multi-label":
+        losses = binary_cross_entropy_with_logits(
+            scores[:, 0], targets["labels"].float(), reduction="none"
+        ).mean(dim=-1)
     elif task == "summarization":
         losses = binary_cross_entropy_with_logits(
             scores[..., 0], targets["labels"].float(), reduction="none"

@@ -11,6 +11,7 @@ splits consist of whole documents.
     subjectivity  subjectivity/{quote,plot}.tok.gt9.5000 (Pang & Lee 2004): 80/10/10%
     trec          trec/{train,test}.txt (Li & Roth 2002), the six coarse classes; validation is a
                   tenth of train
+    trec_labels   the same, with the coarse class and the fine one (DESC, DESC:manner) as two labels
     qnli          squad/train-subset-4000.json, a tenth of its paragraphs for validation; test:
                   500 paragraphs of squad/dev-v1.1.rebuilt.json. A question with the first sentence
                   of its paragraph that contains an answer (label 1), and with one that does not
@@ -41,7 +42,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +78,10 @@ def main(data: Path, out: Path) -> None:
             data / "subjectivity",
             {"subjective": "quote.tok.gt9.5000", "objective": "plot.tok.gt9.5000"},
         ),
-        "trec": _trec(data / "trec"),
+        "trec": _trec(data / "trec", lambda label: {"label": label.partition(":")[0]}),
+        "trec_labels": _trec(
+            data / "trec", lambda label: {"labels": [label.partition(":")[0], label]}
+        ),
     }
     paragraphs = _paragraphs(data / "squad")
     tasks["qnli"] = {name: _questions(paragraphs[name]) for name in NAMES}
@@ -117,15 +121,15 @@ def _two_files(folder: Path, files: dict[str, str]) -> Splits:
     return _cut(rows, 0.8, 0.9)
 
 
-def _trec(folder: Path) -> Splits:
+def _trec(folder: Path, labels: Callable[[str], dict[str, Any]]) -> Splits:
     read = {}
     for name in ("test", "train"):
         lines = (folder / f"{name}.txt").read_text("latin-1").splitlines()
         parts = [line.partition(" ") for line in lines]
-        read[name] = {text.strip(): label.partition(":")[0] for label, _, text in parts}
+        read[name] = {text.strip(): labels(label) for label, _, text in parts}
     fresh = [text for text in read["train"] if text not in read["test"]]
-    train = _cut([{"text": text, "label": read["train"][text]} for text in fresh], 0.9, 1.0)
-    test = [{"text": text, "label": label} for text, label in read["test"].items()]
+    train = _cut([{"text": text, **read["train"][text]} for text in fresh], 0.9, 1.0)
+    test = [{"text": text, **label} for text, label in read["test"].items()]
     return train | {"test": test}
 
 

@@ -47,5 +47,5 @@ def write(folder: Path, step: int, classes: Sequence[str], thresholds: Sequence[
     steps = read_json(path) if path.is_file() else {}
     steps[str(step)] = dict(zip(classes, map(float, thresholds), strict=True))
     draft = path.with_name(f"{FILE}.tmp")
-    draft.write_text(json.dumps(steps, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    draft.write_text(json.dumps(steps, indent=1) + "\n", "utf-8")
     draft.replace(path)

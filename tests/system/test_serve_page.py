@@ -120,6 +120,7 @@ def test_answers_are_marked_in_their_text(page: Page) -> None:
     [
         ("classification", "classification", {"text": HOSTILE, "pair": "the milk"}),
         ("classification", "ranking", {"query": "the man", "passages": f"in\n{HOSTILE}\na store"}),
+        ("multi-label", "multi-label", {"text": HOSTILE, "pair": "the milk"}),
         ("regression", "regression", {"text": HOSTILE * 9}),
         ("multiple-choice", "multiple-choice", {"text": "the", "choices": f"{HOSTILE}\n{LONG}"}),
         ("summarization", "summarization", {"text": f"The man. {HOSTILE}. Milk.\n{LONG}"}),
@@ -149,7 +150,10 @@ def test_the_answer_of_a_task_is_shown(
             assert names.all_inner_texts() == [text for text, _ in bars]
             fractions = [float(text.rstrip(" %")) / 100 for text in values.all_inner_texts()]
             assert fractions == pytest.approx([fraction for _, fraction in bars], abs=1e-3)
-            if name != "ranking":
+            if name == "multi-label":
+                assert verdict.inner_text() == (", ".join(answer["labels"]) or "No label")
+                assert result.locator(".bars .more").count() == len(answer["labels"])
+            elif name != "ranking":
                 assert verdict.inner_text() == answer.get("choice", answer["label"])
         assert result.locator(".note").count() == answer.get("truncated", False)
         for width in (1280, 360):

@@ -32,6 +32,7 @@ from pipelines.models import features, model_card
 from pipelines.models.formats import google_research, hugging_face
 from pipelines.models.open import network_of, open_model
 from pipelines.settings import command_parser, config_from_dict, read_config, run_config, to_yaml
+from pipelines.tasks import thresholds
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.qa import score
 from pipelines.tasks.registry import OTHER_USES, TASKS
@@ -184,6 +185,16 @@ def read_examples(task: type[Task], folder: Path) -> None:
             task().classes(task().read(str(path), Columns(), labeled=True))
 
 
+def make_thresholds(folder: Path) -> None:
+    for step in (3, 6):
+        thresholds.write(folder, step, ["a", "b"], (0.25, 0.5))
+
+
+def read_thresholds(folder: Path) -> None:
+    thresholds.read(folder, 3, ["a", "b"])
+    thresholds.write(folder, 9, ["a", "b"], (0.25, 0.5))
+
+
 def read_squad(folder: Path) -> None:
     score.score(read_json(folder / "a.json"), {"a": "two lines", "b": ""})
 
@@ -312,6 +323,7 @@ READERS: Sequence[Reader] = (
         )
         for task in (*TASKS.values(), *OTHER_USES)
     ),
+    Reader("thresholds.json", make_thresholds, read_thresholds, ("*",)),
     Reader("SQuAD scores", partial(make_examples, "qa"), read_squad, ("*",)),
     Reader("JSON Lines of texts", make_texts, read_texts, ("*",)),
     Reader("corpora", make_corpora, read_corpora, ("*/*",), (changes.bomb,)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from pipelines.tasks.text_task import TextTask
 NO_LABEL = "(no label)"  # in counts and reports
 _MOST_LISTED = 10  # names in a message
 _NO_NAMES = Names(())
+_attributes = attrgetter(*(field.name for field in fields(Example)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class MultiLabel(TextTask):
         rest = [name for name in table.columns if name not in found or name in others]
         plain = examples_of(replace(table, columns=rest), replace(columns, label=""), False)
         examples = [
-            LabeledExample(**_attributes(example), labels=of, names=names)
+            LabeledExample(*(*_attributes(example), of, names))
             for example, of in zip(plain, sets, strict=True)
         ]
         return _labeled(table, examples) if labeled else examples
@@ -242,10 +244,6 @@ class MultiLabel(TextTask):
 
     def from_request(self, request: MaybePair) -> list[LabeledExample]:
         return [LabeledExample(REQUEST_ID, request.text, request.pair or "")]
-
-
-def _attributes(example: Example) -> dict[str, Any]:
-    return {field.name: getattr(example, field.name) for field in fields(example)}
 
 
 def _labeled(table: Table, examples: list[LabeledExample]) -> list[LabeledExample]:

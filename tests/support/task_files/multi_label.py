@@ -21,12 +21,15 @@ SAMPLES = {
         {"text": "one, two", "labels": ["x", "y"]},
         {"text": "three", "labels": []},
         {"text": "four", "labels": "['x']"},
-        {"text": "five", "labels": {"x": 1, "z": 0}},
     ),
-    "b.csv": "text,genres\none,x|y\ntwo,\nthree,\"['x', 'z']\"\n",
+    "b.csv": "text,genres\none,x|y\ntwo,\nthree,z\n",
+    "f.csv": "text,genres\none,\"['x', 'z']\"\ntwo,[]\n",
     "c.csv": "id,text,x,y\n0,one,1,0\n1,two,0,1\n2,three,-1,-1\n",
     "d.jsonl": json_lines(
         {"text": "one", "labels": [0, 1, 0]}, {"text": "two", "labels": [1, 1, 0]}
+    ),
+    "e.jsonl": json_lines(
+        {"text": "one", "labels": {"x": 1, "z": 0}}, {"text": "two", "labels": {"x": 0, "z": 1}}
     ),
 }
 
