@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bert_jax.config.run import DataConfig, RunConfig
+from bert_jax.config.run import RunConfig
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.batches.pairs import Objective
 from pipelines.data.store.diagnosis import pairs_warnings
@@ -99,6 +100,7 @@ def test_a_corpus_of_which_nothing_remains(
 def test_pre_training_on_single_sentences_is_reported(
     objective: Objective,
     count: int,
+    config: RunConfig,
     tokenizer_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -107,5 +109,7 @@ def test_pre_training_on_single_sentences_is_reported(
     (tmp_path / "a.txt").write_text(text)
     prepare([f"text:{tmp_path}/a.txt"], tokenizer_dir, tmp_path / "store", 0.0)
     capsys.readouterr()
-    _open_store(f"{tmp_path}/store", RunConfig(run_dir="x", data=DataConfig(objective=objective)))
+    _open_store(
+        f"{tmp_path}/store", replace(config, data=replace(config.data, objective=objective))
+    )
     assert capsys.readouterr().err.count("have a single sentence") == count
