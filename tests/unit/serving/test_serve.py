@@ -114,8 +114,6 @@ def test_a_fine_tuned_model_answers_as_predict_does(
         assert described["abilities"][0] == task
         assert "fill-mask" not in described["abilities"]
         same_answers(client, task, source, expected)
-        if task == "classification":
-            _ranks(client)
         if task == "qa":
             answer = client.result("qa", question="the man in?", context="the man " * 200 + "milk")
             assert answer["answer"] in "the man " * 200 + "milk"
@@ -143,15 +141,16 @@ def same_answers(client: Client, task: str, source: Path, expected: list[Any]) -
     assert len({json.dumps(record | {"id": ""}) for record, _ in pairs}) > 1
 
 
-def _ranks(client: Client) -> None:
+def test_a_classifier_ranks_passages() -> None:
     passages = ["the man in a store", "the milk in a store", "the store"]
-    answer = client.result("ranking", query="the man", passages=passages)["ranking"]
-    # The last class, "dry", stands for relevant.
-    single = [
-        client.result("classification", text="the man", pair=passage)["probabilities"]["dry"]
-        for passage in passages
-    ]
+    with served(with_head("classification")) as client:
+        answer = client.result("ranking", query="the man", passages=passages)["ranking"]
+        # The last class, "wet", stands for relevant.
+        single = [
+            client.result("classification", text="the man", pair=passage)["probabilities"]["wet"]
+            for passage in passages
+        ]
+        assert client.result("classification", text="the man " * 50)["truncated"]
     assert_close([passage["score"] for passage in answer], sorted(single, reverse=True))
     assert [passage["rank"] for passage in answer] == [1, 2, 3]
     assert sorted(passage["index"] for passage in answer) == [0, 1, 2]
-    assert client.result("classification", text="the man " * 50)["truncated"]
