@@ -19,12 +19,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.numbered_lines import lines
 from pipelines.tasks.tables.examples import PAIRS, SINGLES
 from pipelines.tasks.tables.table import Table, checked, option
 
@@ -182,22 +180,6 @@ def sets_of_column(
         )
     in_order = sorted(found, key=int if all(map(_NUMBER.fullmatch, found)) else str)
     return Names(tuple(in_order)), sets
-
-
-def read_names(path: str) -> list[str]:
-    """Read a file with the name of a label in each line.
-
-    Raises:
-        BadInputError: It cannot be read, or a name is missing or repeated.
-    """
-    names = [text.strip() for _, text in lines(Path(path))] if path else []
-    while names and not names[-1]:
-        names.pop()
-    for number, name in enumerate(names, start=1):
-        if not name or name in names[: number - 1]:
-            problem = "repeats a name" if name else "is empty"
-            raise BadInputError(f"{path}, line {number}: the line {problem}; write one label each")
-    return names
 
 
 def _split_texts(table: Table, column: str, values: list[Any], separator: str) -> list[Any]:

@@ -21,6 +21,7 @@ from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.multi_label import labels, scores
 from pipelines.tasks.multi_label.labels import Names, Sets
 from pipelines.tasks.tables.bad_rows import report_skipped
+from pipelines.tasks.tables.class_names import read_names
 from pipelines.tasks.tables.examples import Example, examples_of, texts
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.tables.table import Table, option
@@ -40,7 +41,8 @@ class MultiLabelOptions:
     Args:
         separator: multi-label: separates labels in a column, such as "|", space or tab; empty =
             detect it; none = every text is one label.
-        label_names: multi-label: file with a name per line, for labels that are numbers from 0.
+        label_names: multi-label: file with the names of labels that are numbers: a name per line,
+            or JSON.
     """
 
     separator: str = ""
@@ -122,7 +124,8 @@ class MultiLabel(TextTask):
             say(f"{table.source}: {len(columns)} columns are labels: {listed}")
             return labels.sets_of_flags(table, columns, detected)
         say(f"{table.source}: labels in {columns[0]!r}")
-        names = labels.read_names(self.options.label_names)
+        file = self.options.label_names
+        names = read_names(file) if file else []
         return labels.sets_of_column(table, columns[0], self.options.separator, names)
 
     def classes(self, examples: Sequence[LabeledExample]) -> list[str]:

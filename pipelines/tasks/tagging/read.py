@@ -44,7 +44,7 @@ def read_sentences(
         source: A file or data set; see above.
         columns: Numbers of CoNLL columns, from 1, or names of fields; empty = the usual ones.
         labeled: Require tags. Otherwise tags are ignored.
-        tag_names: File with the names of tags that are numbers; see `tag_names.read_names`.
+        tag_names: File with the names of tags that are numbers; see `read_names`.
         bad_rows: What to do with rows and sentences that cannot be read.
 
     Raises:

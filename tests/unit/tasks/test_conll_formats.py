@@ -232,7 +232,7 @@ NAMES = ["O", "B-PER", "I-PER"]
 @pytest.mark.parametrize(
     "names",
     [
-        "O\nB-PER\n\nI-PER\n",
+        "O\nB-PER\nI-PER\n\n",
         json.dumps(NAMES, indent=1),
         json.dumps({"id2label": {"2": "I-PER", "0": "O", "1": "B-PER"}, "model_type": "bert"}),
         json.dumps({"label2id": {name: number for number, name in enumerate(NAMES)}}),
@@ -263,7 +263,9 @@ def test_names_of_numbers(tmp_path: Path, capsys: Output, names: str) -> None:
         task.read(rows(tmp_path, ROW | {"ner_tags": [1, 3]}), DEFAULT, labeled=True)
 
 
-@pytest.mark.parametrize("names", ["", "[1, 2]", "{", '{"features": {}}', '{"0": "O", "2": "B-X"}'])
+@pytest.mark.parametrize(
+    "names", ["", "O\n\nB-X", "O\nO", "[1, 2]", "{", '{"features": {}}', '{"0": "O", "2": "B-X"}']
+)
 def test_files_without_names_are_refused(tmp_path: Path, names: str) -> None:
     task = Tagging(TaggingOptions(tag_names=write_file(tmp_path, names, "names")))
     with pytest.raises(BadInputError, match=r"names.*a name per line"):

@@ -163,7 +163,7 @@ def test_numbers_with_a_file_of_names(tmp_path: Path) -> None:
             read(tmp_path / "a.jsonl", text, label_names=str(names))
     for wrong in ("joy\n\nfear\n", "joy\nlove\njoy\n"):
         names.write_text(wrong, "utf-8")
-        with pytest.raises(BadInputError, match=r"emotions\.txt, line [23]"):
+        with pytest.raises(BadInputError, match=r"emotions\.txt(, line 2|: name 3)"):
             read(tmp_path / "a.jsonl", rows([[0]]), label_names=str(names))
 
 
