@@ -37,7 +37,7 @@ def read_names(file: str, field: str = "") -> list[str]:
         )
     if again := next((n for n, name in enumerate(names) if name in names[:n]), None):
         raise BadInputError(
-            f"{path}: name {again + 1}, {names[again]!r}, is there before; each number needs its own"
+            f"{path}: name {again + 1} repeats {names[again]!r}; each number needs its own name"
         )
     return [*names]
 

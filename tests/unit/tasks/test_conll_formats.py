@@ -268,7 +268,7 @@ def test_names_of_numbers(tmp_path: Path, capsys: Output, names: str) -> None:
 )
 def test_files_without_names_are_refused(tmp_path: Path, names: str) -> None:
     task = Tagging(TaggingOptions(tag_names=write_file(tmp_path, names, "names")))
-    with pytest.raises(BadInputError, match=r"names.*a name per line"):
+    with pytest.raises(BadInputError, match=r"names.*name"):
         task.read(rows(tmp_path, ROW), DEFAULT, labeled=True)
 
 
