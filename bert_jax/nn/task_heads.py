@@ -141,11 +141,14 @@ class TaskNetwork:
         return nnx.to_pure_dict(nnx.state(BertForTask(self, nnx.Rngs(seed))))
 
     def completed(self, params: Params) -> Params:
-        """Add zeros for a missing pooler that no output depends on.
+        """Return the parameters of this network, without the heads of pre-training.
+
+        A missing pooler that no output depends on has zeros.
 
         Raises:
             BadInputError: The pooler is missing, and outputs depend on it.
         """
+        params = {name: params[name] for name in ("bert", "head")}
         if "pooler" in params["bert"]:
             return params
         if not self.tokens:

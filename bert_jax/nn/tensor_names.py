@@ -351,6 +351,7 @@ class ModelWeights:
         architecture: One of ARCHITECTURES.
         labels: Names of the classes of a task head.
         problem_type: Hugging Face's ``problem_type``; empty = derived from the number of classes.
+        text_columns: Columns of text and pair in the training data of a task; empty if unknown.
         thresholds: Probability from which each class is predicted; empty = those of the task.
         unusable: Part -> why its tensors in the file are not in `params`, and the remedy.
     """
@@ -361,6 +362,7 @@ class ModelWeights:
     labels: tuple[str, ...] = ()
     problem_type: str = ""
     thresholds: tuple[float, ...] = ()
+    text_columns: tuple[str, ...] = ()
     unusable: Mapping[str, str] = field(default_factory=dict)
 
     def require_usable(self, part: str) -> None:

@@ -64,8 +64,6 @@ def convert(
     Source: names and shapes are those of transformers' BERT models.
     """
     started = time.monotonic()
-    for part in model.weights.unusable:
-        model.weights.require_usable(part)
     if out.is_dir() and (names := sorted(path.name for path in out.iterdir())):
         raise BadInputError(f"OUT {out} is not empty ({names[0]}, …); remove it or choose another")
     own(out, "OUT", ())
@@ -74,6 +72,9 @@ def convert(
         _report_pooling(model, pooling)
     elif to == "hf" or model.finetune is None:
         model = replace(model, weights=_trained_weights(model))
+    if to != "sentence-transformers" and model.weights.architecture:
+        for part in ARCHITECTURES[model.weights.architecture].parts:
+            model.weights.require_usable(part)
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(model.weights.params))
     _check_space(out, needed)
     draft = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
@@ -133,7 +134,7 @@ def _check_space(out: Path, needed: int) -> None:
 def _encoder(model: LoadedModel) -> ModelWeights:
     """Return the weights that vectors of texts need."""
     kept = only(model.weights.params, frozenset({ENCODER, POOLER}))
-    return replace(model.weights, params=kept, architecture="BertModel", labels=(), problem_type="")
+    return ModelWeights(kept, model.weights.config, "BertModel")
 
 
 def _report_pooling(model: LoadedModel, pooling: Pooling) -> None:
@@ -179,7 +180,7 @@ def _to_bert_jax(model: LoadedModel, folder: Path) -> None:
         architecture=weights.architecture,
         labels=list(weights.labels),
         problem_type=weights.problem_type,
-        text_columns=list(model.text_columns),
+        text_columns=list(weights.text_columns),
         parts=sorted(parts(weights.params)),
     )
     save_params(folder, weights.params, meta)

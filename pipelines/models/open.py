@@ -59,7 +59,6 @@ class LoadedModel:
         step: Updates; None if unknown.
         run: Config of the pre-training; None for weights from elsewhere.
         finetune: Config of the fine-tuning.
-        text_columns: Columns of text and pair that it read; empty if unknown.
         folder: Of run and tokenizer.
         digests: Of store and tokenizer in training.
     """
@@ -72,7 +71,6 @@ class LoadedModel:
     folder: Path
     digests: dict[str, str]
     finetune: FinetuneConfig | None = None
-    text_columns: tuple[str, ...] = ()
 
     @property
     def network(self) -> ModelConfig:
@@ -191,13 +189,13 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
         run = config_from_dict(meta.config, str(path), RunConfig)
     network, labels = network_of(meta, path), tuple(meta.labels)
     tuned_thresholds = thresholds.read(folder, meta.step, labels)
+    columns = tuple(meta.text_columns)
     weights = ModelWeights(
-        params, network, meta.architecture, labels, meta.problem_type, tuned_thresholds
+        params, network, meta.architecture, labels, meta.problem_type, tuned_thresholds, columns
     )
     # Converted weights with an unknown step are saved as step 0.
     step = meta.step if run or tuned else meta.step or None
-    read = tuple(meta.text_columns)
-    return LoadedModel(path, partitioner, weights, step, run, folder, meta.data, tuned, read)
+    return LoadedModel(path, partitioner, weights, step, run, folder, meta.data, tuned)
 
 
 def run_and_step(path: Path) -> tuple[Path, int | None]:

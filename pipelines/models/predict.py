@@ -91,10 +91,11 @@ def predict_file(
     task = (
         PassageRanking(None, bad_rows) if rank else open_task(name, options, bad_rows, thresholds)
     )
-    if task.needs_pairs and len(model.text_columns) == 1:
+    trained = model.weights.text_columns
+    if task.needs_pairs and len(trained) == 1:
         raise BadArgumentsError(
             f"--rank needs a model of pairs, but {model.path} was trained on single texts"
-            f" ({model.text_columns[0]}); train one with data.columns.pair"
+            f" ({trained[0]}); train one with data.columns.pair"
         )
     if isinstance(task, MultiLabel):
         say(
@@ -104,7 +105,7 @@ def predict_file(
         )
     task.expect_classes(classes)
     examples = task.read(source, columns, labeled=labeled)
-    task.check_texts(examples, model.text_columns)
+    task.check_texts(examples, trained)
     records = predict(model, task, head, examples, batch_size, length)
     return Predictions(name, task, examples, records, classes)
 

@@ -53,13 +53,13 @@ class ServedTask:
         thresholds, classes = model.weights.thresholds, tuple(model.weights.labels)
         task = open_task(name, options, thresholds=thresholds)
         network = task_network_of(model, task, head)
-        single = len(model.text_columns) == 1
+        single = len(model.weights.text_columns) == 1
         tasks = {
             use.name: task if use is type(task) else use(options)
             for use in uses(name, classes)
             if not (single and use.needs_pairs)
         }
-        length, columns = row_length(model), model.text_columns
+        length, columns = row_length(model), model.weights.text_columns
         return cls(tasks, network, tokenizer, classes, length, columns)
 
     def features(self, task: Task, examples: Sequence[Any]) -> Features:

@@ -38,10 +38,11 @@ _GENERATION = """
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens prefix
 """
 
-THRESHOLDS = "label_thresholds"  # our own key: the threshold of each class
+# Keys of our own: the threshold of each class; the columns of text and pair in training.
+THRESHOLDS, TEXT_COLUMNS = "label_thresholds", "text_columns"
 
 CONFIG_FIELDS: Mapping[str, Field] = {
-    **dict.fromkeys((*_USED.split(), THRESHOLDS), USED),
+    **dict.fromkeys((*_USED.split(), THRESHOLDS, TEXT_COLUMNS), USED),
     **dict.fromkeys((_HARMLESS + _GENERATION).split(), HARMLESS),
     "problem_type": only(
         "regression",

@@ -35,7 +35,7 @@ from bert_jax.runtime.errors import BadInputError, UserError
 from bert_jax.runtime.paths import check_kind
 from pipelines.json_fields import check_fields
 from pipelines.json_files import read_json
-from pipelines.models.formats.config_fields import CONFIG_FIELDS, THRESHOLDS
+from pipelines.models.formats.config_fields import CONFIG_FIELDS, TEXT_COLUMNS, THRESHOLDS
 from pipelines.models.formats.config_json import Gelu, described, network
 from pipelines.models.formats.other_weights import CONFIG, INDEX, WEIGHTS, remedy
 
@@ -123,7 +123,10 @@ def read(folder: Path) -> ModelWeights:
     for part, reason in unusable.items():
         say(f"the {_PART_TITLES[part]} is not used: {reason}")
     problem_type = str(config_json.get("problem_type") or "")
-    return ModelWeights(params, config, architecture, labels, problem_type, thresholds, unusable)
+    columns = _text_columns(config_json, path) if HEAD in params else ()
+    return ModelWeights(
+        params, config, architecture, labels, problem_type, thresholds, columns, unusable
+    )
 
 
 def _without_prefix(tensors: dict[str, np.ndarray], file: Path) -> dict[str, np.ndarray]:
@@ -221,8 +224,9 @@ def _labels(
         BadInputError: They do not match the head.
     """
     names = config_json.get("id2label")
-    # A single output is a score; the config may list the two default classes.
-    if not names or count == 1 or architecture not in _NAMED_CLASSES:
+    # A single output is a score, unless it is a label; the config may list two default classes.
+    is_score = count == 1 and config_json.get("problem_type") != "multi_label_classification"
+    if not names or is_score or architecture not in _NAMED_CLASSES:
         return tuple(f"LABEL_{i}" for i in range(count))
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(count)}:
         raise BadInputError(
@@ -250,6 +254,16 @@ def _thresholds(config_json: Mapping[str, Any], count: int, path: Path) -> tuple
             " remove it to use 0.5"
         )
     return tuple(map(float, values))
+
+
+def _text_columns(config_json: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    names = config_json.get(TEXT_COLUMNS) or []
+    fit = isinstance(names, list) and len(names) <= 2
+    if not fit or not all(isinstance(name, str) for name in names):
+        raise BadInputError(
+            f"{path}: {TEXT_COLUMNS} must be a list of one or two names; correct it, or remove it"
+        )
+    return tuple(names)
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -310,6 +324,8 @@ def write(folder: Path, model: ModelWeights, pad_id: int) -> None:
         config["problem_type"] = model.problem_type
     if model.thresholds:
         config[THRESHOLDS] = list(model.thresholds)
+    if model.text_columns:
+        config[TEXT_COLUMNS] = list(model.text_columns)
     # Multiple choice has one score, without a name in this format.
     if model.labels and model.architecture != "BertForMultipleChoice":
         config["id2label"] = {str(i): name for i, name in enumerate(model.labels)}

@@ -8,13 +8,14 @@ named or excluded: half of a pair would be learned without a sign.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tables.labels import labeled as with_labels
-from pipelines.tasks.tables.table import Table, option
+from pipelines.tasks.tables.table import Table, option, text_in
 from pipelines.tasks.task import Columns
 
 PAIRS = (
@@ -29,6 +30,11 @@ PAIRS = (
     ("#1 string", "#2 string"),  # MRPC
 )
 SINGLES = tuple(dict.fromkeys(("text", "sentence", *(first for first, _ in PAIRS))))
+# Names of the second text of a pair, which may have a single word, or be the same in all rows.
+_SECOND = re.compile(
+    r"(text|sentence|question|query|title|s|seq|sequence)[_ ]?(2|b)|answers?|context|document|reply"
+    r"|response|passage|paragraph|evidence|claim|hypothesis|text_pair|pair"
+)
 NO_PAIR = "none"  # the value of `Columns.pair` for single texts beside another column of text
 LABELS = (
     "label",
@@ -140,7 +146,7 @@ def report_columns(table: Table, first: str, second: str, columns: Columns, labe
     """
     used = {first: "text", second: "pair", label: "label", columns.id or "id": "id"}
     ignored = [name for name in table.columns if name not in used]
-    others = [name for name in ignored if name.lower() not in LABELS and table.has_text(name)]
+    others = [name for name in ignored if _may_be_pair(table, name)]
     if others and not (second or columns.pair):
         other = others[0]
         raise BadInputError(
@@ -151,3 +157,11 @@ def report_columns(table: Table, first: str, second: str, columns: Columns, labe
     read = ", ".join(f"{kind} {name!r}" for name, kind in used.items() if name in table.columns)
     rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
     say(f"{table.source}: {read}{rest}")
+
+
+def _may_be_pair(table: Table, column: str) -> bool:
+    name = column.lower()
+    if name in LABELS:
+        return False
+    by_name = _SECOND.fullmatch(name) and any(text_in(row.get(column)) for row in table.rows)
+    return bool(by_name) or table.has_text(column)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ _SHOWN = 60  # characters of the name of a column
 _SAMPLED_ROWS = 1000
 _CATEGORIES = 50  # a column with more different values is not one of categories
 _LONG = 4  # words of a text; names of categories have fewer
+_RARE = 0.05  # of the rows: texts may be absent in the others
 # Ideographs, kana, hangul and Thai, Lao, Burmese, Khmer: several of them are several words.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\uac00-\ud7af]")
 
@@ -87,21 +89,23 @@ class Table:
         ]
 
     def has_text(self, column: str) -> bool:
-        """Return whether a column looks like text: most values have several words.
+        """Return whether a column looks like text: several words, in values that rarely repeat.
 
-        They also rarely repeat, are many, or are long; other values are names of categories. The
-        trees of SNLI and MNLI (``sentence1_parse``) repeat a text that is read.
+        Values that repeat are names of categories, unless they are long or many. Lists of sentences
+        are text, too. The trees of SNLI and MNLI (``sentence1_parse``) repeat a text that is read.
         """
-        values = [row.get(column) for row in self.rows[:_SAMPLED_ROWS]]
-        strings = [value for value in values if isinstance(value, str) and value.strip()]
-        counts = [words(value) for value in strings]
-        distinct = len(set(strings))
-        if column.endswith("_parse") or distinct < 2:
+        values = [text_in(row.get(column)) for row in self.rows[:_SAMPLED_ROWS]]
+        given = [value for value in values if value]
+        counts = Counter(value for value in given if words(value) > 1)
+        if column.endswith("_parse"):
             return False
-        if 2 * sum(count > 1 for count in counts) < len(strings):
+        once = sum(count == 1 for count in counts.values())
+        if once > 1 and once >= _RARE * len(values):  # other rows may have no second text
+            return True
+        if len(counts) < 2 or 2 * counts.total() < len(given):
             return False
-        is_long = sum(counts) >= _LONG * len(strings)
-        return is_long or distinct > _CATEGORIES or 2 * distinct >= len(strings)
+        is_long = sum(map(words, given)) >= _LONG * len(given)
+        return is_long or len(counts) > _CATEGORIES or 2 * len(counts) >= len(given)
 
     def names(self, column: str) -> list[str]:
         """Return the labels or ids of a column, without surrounding spaces.
@@ -182,10 +186,25 @@ def checked(value: Any, column: str, location: str) -> str:
 
 
 def words(text: str) -> int:
-    """Count the words with a letter; two characters of an unspaced script are one."""
+    """Count the words with a letter; two characters of an unspaced script are one.
+
+    A text with more digits than letters is a date or a number, without words.
+    """
+    if sum(map(str.isdigit, text)) >= sum(map(str.isalpha, text)):
+        return 0
     spaced = _UNSPACED.sub(" ", text).split()
     unspaced = (len(_UNSPACED.findall(text)) + 1) // 2
     return unspaced + sum(any(map(str.isalpha, word)) for word in spaced)
+
+
+def text_in(value: Any) -> str:
+    """Return the text of a value, without spaces around it; sentences of a list are joined."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        sentences = [item for item in value if isinstance(item, str) and words(item) > 1]
+        return " ".join(sentences)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def option(name: str, value: str) -> str:

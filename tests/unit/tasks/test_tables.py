@@ -266,6 +266,10 @@ def table(other: Sequence[object], text: str = "text") -> Table:
         ["แมวตัวหนึ่ง", "แม่น้ำสีแดง"],
         [None, "", "a man", "a store"],  # some rows have no second text
         ["a man", "store", "a store"],
+        [None, "a man", None, None, "a store", None],
+        ["no evidence"] * 9 + ["a red boat", "an old boat", "a man"],
+        [["a red river", "in the store"], ["an old man"], []],
+        [{"text": "a red river"}, {"text": "in the store"}],
     ],
 )
 def test_a_column_of_text_is_asked_about(values: list[object]) -> None:
@@ -280,17 +284,29 @@ def test_a_column_of_text_is_asked_about(values: list[object]) -> None:
         ["fiction", "news", "travel"],
         ["Science and Tech", "World News"] * 9,
         ["2026-11-30 10:00:00", "2026-12-01 11:30 PM"],
+        ["Mon Apr 06 22:19:45 PDT 2009", "Tue Apr 07 10:00:01 PDT 2009"],
+        [["a", "man"], ["a", "store"]],
         ["https://example.org/a", "https://example.org/b"],
         ["3f2a-9b1c-dd", "77aa-be01-ff"],
         [1, 2, 3],
         [0.5, None, 2.0],
-        [["a b", "c d"], ["e f"]],
         ["the same text", "the same text"],
         [None, None],
     ],
 )
 def test_a_column_of_other_things_is_ignored(values: list[object]) -> None:
     assert all(not e.pair for e in examples_of(table(values), Columns(), labeled=True))
+
+
+@pytest.mark.parametrize("name", ["answer", "document", "sentence_2", "text2", "context"])
+def test_a_second_text_may_be_a_word_or_repeat(name: str) -> None:
+    for values in (["Paris", "London"], ["the same long passage of text"] * 2):
+        rows = [{"text": "the man", name: value, "label": "x"} for value in values]
+        new = Table("a.jsonl", ["text", name, "label"], rows, ["line 1", "line 2"], {})
+        with pytest.raises(BadInputError, match=rf"'{name}'.*columns\.pair"):
+            examples_of(new, Columns(), labeled=True)
+        labels = examples_of(new, Columns(label=name), labeled=True)
+        assert [example.label for example in labels] == values
 
 
 def test_a_label_of_several_words_is_not_a_text_when_predicting() -> None:

@@ -107,9 +107,10 @@ def test_a_server_refuses_another_number_of_texts(models: dict[str, Path]) -> No
         client.refused(404, "ranking", query="the man", passages=["a store", "a river"])
 
 
-def test_a_converted_model_still_compares(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["bert-jax", "hf"])
+def test_a_converted_model_still_compares(to: str, models: dict[str, Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    assert invoke("convert", models["pair"], copy, "--to", "bert-jax").returncode == 0
+    assert invoke("convert", models["pair"], copy, "--to", to).returncode == 0
     file = tmp_path / "a.csv"
     file.write_text(SINGLES, "utf-8")
     refused(invoke("predict", copy, "--input", file, "--output", tmp_path / "o"), 78, "sentence2")
