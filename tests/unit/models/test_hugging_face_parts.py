@@ -13,50 +13,30 @@ from safetensors.numpy import load_file, save_file
 
 import bert_jax as package
 from bert_jax.nn.tensor_names import ModelWeights, parts
-from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.partitioner import Partitioner
 from pipelines.models.convert import convert
 from pipelines.models.formats import hugging_face
 from pipelines.models.formats.config_fields import CONFIG_FIELDS
 from pipelines.models.formats.hugging_face import CONFIG, WEIGHTS
-from pipelines.models.open import LoadedModel, open_model
+from pipelines.models.open import open_model
 from pipelines.models.predict import task_of
-from support.commands import ROOT, invoke, refused
-
-THEIRS = ROOT / "tests/golden/hugging_face"
-MLM_BIAS, DECODER = "cls.predictions.bias", "cls.predictions.decoder.weight"
-SEQUENCE, TOKENS = "BertForSequenceClassification", "BertForTokenClassification"
+from support.commands import invoke, refused
+from support.hugging_face_folders import (
+    DECODER,
+    MLM_BIAS,
+    SEQUENCE,
+    THEIRS,
+    TOKENS,
+    change,
+    classifier,
+    edit,
+    opened,
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(THEIRS, tmp_path / "theirs"))
-
-
-def edit(folder: Path, **keys: Any) -> None:
-    """Change config.json; None removes a key."""
-    path = folder / CONFIG
-    content = json.loads(path.read_text("utf-8")) | keys
-    content = {key: value for key, value in content.items() if value is not None}
-    path.write_text(json.dumps(content), "utf-8")
-
-
-def change(folder: Path, *without: str, **new: np.ndarray) -> None:
-    """Remove the tensors that begin with `without`; add `new`, with ``__`` for a dot."""
-    arrays = load_file(folder / WEIGHTS)
-    arrays = {name: a for name, a in arrays.items() if not name.startswith(without or ("-",))}
-    arrays |= {name.replace("__", "."): array for name, array in new.items()}
-    save_file(arrays, folder / WEIGHTS, {"format": "pt"})
-
-
-def classifier(classes: int, name: str = "classifier") -> dict[str, np.ndarray]:
-    weight = np.arange(classes * 32, dtype=np.float32).reshape(classes, 32)
-    return {f"{name}__weight": weight, f"{name}__bias": np.zeros(classes, np.float32)}
-
-
-def opened(folder: Path) -> LoadedModel:
-    return open_model(folder, Partitioner(devices()[:1]))
 
 
 TAGS = {"0": "O", "1": "B-LOC", "2": "I-LOC"}
@@ -378,53 +358,3 @@ def test_a_folder_without_weights_names_what_it_has(
         file.write_text("{}")
     with pytest.raises(BadInputError, match=word):
         open_model(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "head", "name", "content"),
-    [
-        (SEQUENCE, classifier(3), "a.csv", "text\nthe man\n"),
-        (TOKENS, classifier(3), "a.conll", "the O\nman O\n"),
-        (
-            "BertForQuestionAnswering",
-            classifier(2, "qa_outputs"),
-            "a.json",
-            '[{"id": 1, "question": "who?", "context": "the man in a store"}]',
-        ),
-    ],
-)
-def test_heads_of_pre_training_do_not_disturb_a_task(
-    kind: str, head: dict[str, np.ndarray], name: str, content: str, folder: Path, tmp_path: Path
-) -> None:
-    """A head that was added to a model of pre-training, whose other heads stay in the file."""
-    change(folder, **head)
-    edit(folder, architectures=[kind])
-    file = tmp_path / name
-    file.write_text(content, "utf-8")
-    result = invoke("predict", folder, "--input", file, "--output", tmp_path / "out.jsonl")
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out.jsonl").read_text("utf-8").count("\n") == 1
-
-
-def test_only_parts_that_are_written_are_required(folder: Path, tmp_path: Path) -> None:
-    table = load_file(folder / WEIGHTS)["bert.embeddings.word_embeddings.weight"]
-    change(folder, cls__predictions__decoder__weight=table + 1)
-    edit(folder, tie_word_embeddings=False)
-    encoder = ("--to", "sentence-transformers")
-    assert invoke("convert", folder, tmp_path / "st", *encoder).returncode == 0
-    refused(invoke("convert", folder, tmp_path / "hf", "--to", "hf"), 78, "decoder")
-    change(folder, **classifier(3))
-    edit(folder, architectures=[SEQUENCE])
-    for to in ("hf", "bert-jax"):
-        assert invoke("convert", folder, tmp_path / to, "--to", to).returncode == 0
-    edit(folder, id2label={"0": "x", "1": "y", "2": "x"})
-    assert invoke("convert", folder, tmp_path / "st2", *encoder).returncode == 0
-    refused(invoke("convert", folder, tmp_path / "hf2", "--to", "hf"), 78, "'x'")
-
-
-def test_a_single_label_keeps_its_name(folder: Path) -> None:
-    change(folder, **classifier(1))
-    edit(folder, architectures=[SEQUENCE], id2label={"0": "toxic"})
-    assert hugging_face.read(folder).labels == ("LABEL_0",)  # a score
-    edit(folder, problem_type="multi_label_classification")
-    assert hugging_face.read(folder).labels == ("toxic",)
