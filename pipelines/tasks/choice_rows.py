@@ -26,6 +26,7 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.json_files import read_json
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.tables.examples import NO_PAIR
+from pipelines.tasks.tables.labels import NO_LABEL
 from pipelines.tasks.tables.labels import labeled as with_labels
 from pipelines.tasks.tables.read import read as read_table
 from pipelines.tasks.tables.table import Table, checked, option
@@ -305,7 +306,7 @@ def _indices(
         BadInputError: A label is not the label, the index, the letter or the column of a choice.
     """
     indices = []
-    rows = zip(table.locations, table.names(column), choices, strict=True)
+    rows = zip(table.locations, table.names(column, NO_LABEL), choices, strict=True)
     for location, label, row in rows:
         count = len(row.texts)
         letters = string.ascii_uppercase[:count]

@@ -24,19 +24,27 @@ class BadRows:
     skip: bool = False
     most: float = 0.1
 
-    def check(self, source: str, skipped: Sequence[str], rows: int) -> None:
+    def check(
+        self, source: str, skipped: Sequence[str], rows: int, reason: str = "not readable"
+    ) -> None:
         """Report the positions of skipped rows.
 
+        Args:
+            source: The file or data set.
+            skipped: Positions of the rows.
+            rows: Number of all rows.
+            reason: Why they are skipped.
+
         Raises:
-            BadInputError: They are more than the limit; `rows` is their number with the others.
+            BadInputError: They are more than the limit.
         """
         if len(skipped) > self.most * rows:
             raise BadInputError(
-                f"{source}: {len(skipped):,} of {rows:,} rows cannot be read"
+                f"{source}: {len(skipped):,} of {rows:,} rows cannot be used: {reason}"
                 f" ({listed(source, skipped)}), a larger fraction than"
                 f" data.max_bad {self.most:g}; correct them, or raise data.max_bad"
             )
-        report_skipped(source, skipped, "not readable")
+        report_skipped(source, skipped, reason)
 
 
 STOP = BadRows()

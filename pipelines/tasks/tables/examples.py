@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tables.labels import NO_LABEL
 from pipelines.tasks.tables.labels import labeled as with_labels
 from pipelines.tasks.tables.table import Table, option, text_in
 from pipelines.tasks.task import Columns
@@ -97,7 +98,7 @@ def examples_of(
     table.warn_of_empty(texts, *([pairs] if second else []))
     names, order = [""] * len(texts), {}
     if labeled:
-        names = table.names(label)
+        names = table.names(label, NO_LABEL)
         order = {name: rank for rank, name in enumerate(table.class_names.get(label, ()))}
     ids = table.ids(columns.id)
     return [

@@ -13,9 +13,10 @@ from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.tables.bad_rows import report_skipped
+from pipelines.tasks.tables.bad_rows import REMEDY, report_skipped
 from pipelines.tasks.tables.table import Table
 
+NO_LABEL = f"fill it in, or {REMEDY}"
 _NO_AGREEMENT = "-"
 _INFERENCES = {"entailment", "neutral", "contradiction", "not_entailment"}
 
@@ -26,24 +27,25 @@ def labeled(table: Table, column: str) -> Table:
     An empty label is an error of the file, so it stays, unless bad rows are skipped.
 
     Raises:
-        BadInputError: No row has a label.
+        BadInputError: No row has a label, or too many labels are empty.
     """
     values = [row.get(column) for row in table.rows]
     absent = _absent(values, column)
     if column in table.class_names:
         absent.append(None)
-    if table.bad_rows.skip:
-        absent += [None, ""]
-    kept = [index for index, value in enumerate(values) if _key(value) not in absent]
+    empty = [None, ""] if table.bad_rows.skip else []
+    kept = [index for index, value in enumerate(values) if _key(value) not in [*absent, *empty]]
     if not kept:
         raise BadInputError(
             f"{table.locations[0]}: {column!r} is missing, as in all {len(values):,} rows; choose"
             " labeled data"
         )
     if len(kept) < len(values):
-        has_label = set(kept)
-        skipped = [each for n, each in enumerate(table.locations) if n not in has_label]
-        report_skipped(table.source, skipped, f"no label in {column!r}")
+        reason = f"no label in {column!r}"
+        places = list(zip(table.locations, map(_key, values), strict=True))
+        report_skipped(table.source, [place for place, key in places if key in absent], reason)
+        bad = [place for place, key in places if key in empty and key not in absent]
+        table.bad_rows.check(table.source, bad, len(values), reason)
         numbers = table.numbers or range(len(values))
         table = replace(
             table,

@@ -107,8 +107,12 @@ class Table:
         is_long = sum(map(words, given)) >= _LONG * len(given)
         return is_long or len(counts) > _CATEGORIES or 2 * len(counts) >= len(given)
 
-    def names(self, column: str) -> list[str]:
+    def names(self, column: str, remedy: str = "fill it in, or remove the row") -> list[str]:
         """Return the labels or ids of a column, without surrounding spaces.
+
+        Args:
+            column: Its name.
+            remedy: For a missing value.
 
         Raises:
             BadInputError: A value is missing, or is neither a text nor a number.
@@ -116,15 +120,13 @@ class Table:
         names = []
         for location, row in zip(self.locations, self.rows, strict=True):
             value = row.get(column)
-            if value != value:  # NaN, as pandas writes missing numbers
-                value = None
+            if value is None or value != value:  # NaN, as pandas writes missing numbers
+                raise BadInputError(f"{location}: {column!r} is missing; {remedy}")
             if isinstance(value, int | float):
                 value = json.dumps(value)  # true, not Python's True
             name = checked(value, column, location).strip()
             if not name:
-                raise BadInputError(
-                    f"{location}: {column!r} is empty; fill it in or remove the row"
-                )
+                raise BadInputError(f"{location}: {column!r} is empty; {remedy}")
             names.append(name)
         return names
 

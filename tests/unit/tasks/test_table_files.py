@@ -286,3 +286,30 @@ def test_bad_rows_are_skipped_on_request(
         Classification(bad_rows=BadRows(skip=True)).read(str(file), Columns(), labeled=True)
     with pytest.raises(BadInputError, match="line 2"):
         examples(file)
+
+
+def test_few_empty_labels_are_skipped_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, jsonl = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    rows = [f"{number},{'' if number % 3 == 2 else 'good'}" for number in range(24)]
+    file.write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
+    missing = [{"text": "x", "label": None if number % 3 == 0 else "a"} for number in range(24)]
+    jsonl.write_text("\n".join(map(json.dumps, missing)), "utf-8")
+    for path, first in ((file, "line 4"), (jsonl, "line 1")):
+        with pytest.raises(BadInputError, match=rf"{first}: .*data\.bad_rows skip .*--bad-rows"):
+            examples(path)
+        with pytest.raises(BadInputError, match=r"8 of 24 rows .*'label'.*max_bad 0\.1"):
+            Classification(bad_rows=BadRows(skip=True)).read(str(path), Columns(), labeled=True)
+        task = Classification(bad_rows=BadRows(skip=True, most=0.4))
+        assert len(task.read(str(path), Columns(), labeled=True)) == 16
+        assert "8 rows skipped: no label in 'label'" in capsys.readouterr().err
+    # Rows that are known to have no label do not count.
+    labels = ["-", "entailment", "-", "neutral", "-", *["neutral"] * 6, ""]
+    known = [{"text": "x", "label": label} for label in labels]
+    jsonl.write_text("\n".join(map(json.dumps, known)), "utf-8")
+    task = Classification(bad_rows=BadRows(skip=True))
+    assert len(task.read(str(jsonl), Columns(), labeled=True)) == 8
+    report = capsys.readouterr().err
+    assert "3 rows skipped: no label in 'label' (lines 1, 3, 5)" in report
+    assert "1 row skipped: no label in 'label' (line 12)" in report
