@@ -142,32 +142,38 @@ class Bert:
         return fill_mask(self._params, self.model.network, self.tokenizer, text, top_k)
 
     def predict(
-        self, inputs: str | Path, batch_size: int = 32, columns: Mapping[str, str] | None = None
+        self,
+        inputs: str | Path | Sequence[Any],
+        batch_size: int = 32,
+        columns: Mapping[str, str] | None = None,
     ) -> list[dict[str, Any]]:
         """Return the predictions of a fine-tuned model; see ``bert-jax predict``.
 
         Args:
-            inputs: A file, ``tfds:NAME:SPLIT`` or ``hf:ORG/NAME:SPLIT``, as for training; labels
-                are not needed.
+            inputs: A file, or ``tfds:NAME:SPLIT``, as for training; labels are not needed. Or a
+                list: texts, pairs of texts, or dictionaries such as ``{"question": …, "context":
+                …}`` with the fields of a request to ``serve``.
             batch_size: Rows per batch.
             columns: Names of columns, by the keys text, pair, label and id; others are as in
                 training. ``{"pair": "none"}`` reads single texts.
 
         Returns:
-            One dictionary per example, in the order of the file, with the fields that ``bert-jax
-            predict`` writes for the task: for classification ``id``, ``label`` and
-            ``probabilities`` (class to float, sum 1).
+            One dictionary per example, in their order, with the fields that ``bert-jax predict``
+            writes for the task: for classification ``id``, ``label`` and ``probabilities`` (class
+            to float, sum 1).
 
         Raises:
-            BadArgumentsError: `columns` has another key.
+            BadArgumentsError: `columns` has another key, or a list contains something else.
             BadInputError: The model has no task head, or the input cannot be read.
 
         Source: the heads of Devlin et al. 2018, section 4.
         """
         # A task may import large libraries.
-        from pipelines.models.predict import predict_file
+        from pipelines.models.predict import predict_file, predict_objects
         from pipelines.tasks.task import Columns
 
+        if not isinstance(inputs, str | Path):
+            return predict_objects(self.model, inputs, batch_size)
         try:
             named = Columns(**columns or {})
         except TypeError:

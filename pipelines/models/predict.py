@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bert_jax.config.task_head import HeadConfig
@@ -11,6 +11,7 @@ from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import ARCHITECTURES, HEAD, POOLER, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
+from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.models.formats.hugging_face import CONFIG
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
@@ -108,6 +109,55 @@ def predict_file(
     task.check_texts(examples, trained)
     records = predict(model, task, head, examples, batch_size, length)
     return Predictions(name, task, examples, records, classes)
+
+
+def predict_objects(
+    model: LoadedModel, inputs: Iterable[Any], batch_size: int = 32
+) -> list[Record]:
+    """Return the predictions for objects of a program, in their order.
+
+    Args:
+        model: A fine-tuned model.
+        inputs: Texts, pairs of texts, or dictionaries with the fields of a request to ``serve``.
+        batch_size: Rows per batch.
+
+    Raises:
+        BadArgumentsError: An object is none of these.
+        BadInputError: The model has no task head, or was trained on another number of texts.
+    """
+    name, head, options = task_of(model)
+    task = open_task(name, options)
+    task.expect_classes(list(model.weights.labels))
+    examples = [
+        replace(example, id=str(number))
+        for number, item in enumerate(inputs)
+        for example in task.from_request(_request(task, item, number))
+    ]
+    task.check_texts(examples, model.weights.text_columns)
+    return predict(model, task, head, examples, batch_size)
+
+
+def _request(task: Task, item: Any, number: int) -> Any:
+    """Return an item of a list as an object of type ``endpoint.request``."""
+    names = [field.name for field in fields(task.endpoint.request)]
+    values = item
+    if isinstance(item, str):
+        values = {names[0]: item}
+    elif isinstance(item, tuple | list) and len(item) <= len(names):
+        values = dict(zip(names, item, strict=False))
+    if isinstance(values, dict) and all(map(_is_text, values.values())):
+        try:
+            return task.endpoint.request(**values)
+        except TypeError:  # a field is missing or unknown
+            pass
+    raise BadArgumentsError(
+        f"inputs[{number}] is {item!r:.60}; give texts, or dictionaries with {', '.join(names)}"
+    )
+
+
+def _is_text(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and not HALF_CHARACTER.search(text) for text in texts)
 
 
 def predict(

@@ -97,7 +97,7 @@ class PassageRanking(Classification):
             table = with_labels(table, table.column(columns.label, LABELS, "label"))
         if not text_columns(table, columns)[1]:
             table.column("", tuple(second for _, second in PAIRS), "pair")
-        examples = examples_of(table, columns, labeled)
+        examples = examples_of(table, columns, labeled, more=(_QUERY_ID,))
         queries = [example.text for example in examples]
         if _QUERY_ID in table.columns:
             queries = table.names(_QUERY_ID)

@@ -27,18 +27,19 @@ class TextTask(Task, ABC):
         for example in examples:
             if (bool(example.pair) or len(example.columns) > 1) == pairs:
                 continue
-            names = ", ".join(map(repr, example.columns))
+            names = " and ".join(map(repr, example.columns))
             where = f"{example.where}: only {names} is read" if names else "there is one text"
             if pairs:
+                remedy = option("pair", "NAME") if names else "the second text as pair"
                 raise BadInputError(
-                    f"{where}, but the model was trained on pairs ({' and '.join(trained)}); give"
-                    f" the second text, in a table with {option('pair', 'NAME')}"
+                    f"{where}, but the model was trained on pairs ({' and '.join(trained)}); add"
+                    f" {remedy}"
                 )
             where = f"{example.where}: {names} are read" if names else "there are two texts"
+            remedy = f"add {option('text', 'NAME')} and {option('pair', NO_PAIR)}"
             raise BadInputError(
-                f"{where}, but the model was trained on single texts ({trained[0]}); leave out the"
-                f" second text, in a table with {option('text', 'NAME')} and"
-                f" {option('pair', NO_PAIR)}"
+                f"{where}, but the model was trained on single texts ({trained[0]});"
+                f" {remedy if names else 'leave out the pair'}"
             )
 
     def from_request(self, request: MaybePair) -> list[Any]:

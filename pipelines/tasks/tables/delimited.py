@@ -17,7 +17,13 @@ from typing import Any
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tables.bad_rows import REMEDY, BadRows, report_skipped
-from pipelines.tasks.tables.headers import has_row_names, header_of, known, looks_like_data
+from pipelines.tasks.tables.headers import (
+    by_number,
+    has_row_names,
+    header_of,
+    known,
+    looks_like_data,
+)
 from pipelines.tasks.tables.table import Table
 from pipelines.tasks.task import Columns
 
@@ -25,7 +31,6 @@ _SAMPLED = 100  # lines
 _FIELD_LIMIT = 2**31 - 1  # characters; the default of the csv module is 131,072
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _QUOTED = re.compile(r'(?<![^\t\n])"((?:[^"]|"")*+)"(?![^\t\n])')  # a whole field between tabs
-_HINT = "; if line 1 is no header, name columns by number, from 1: --data.columns.text 2"
 # QQP of GLUE has line breaks inside of some questions.
 _BROKEN_LINES = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
 
@@ -249,7 +254,9 @@ def _table(
     report_skipped(source, broken, "a line break in a question divides them")
     bad_rows.check(source, skipped, len(rows) + len(skipped))
     has_numbers = any(name.isdecimal() for name in (columns.text, columns.label))
-    hint = _HINT if in_file and looks_like_data(header) and not has_numbers else ""
+    hint = ""
+    if in_file and not has_numbers and (looks_like_data(header) or not any(map(known, header))):
+        hint = f"; if line 1 is data, choose columns by number, from 1: {by_number(header)}"
     return Table(source, header, rows, kept, {}, bad_rows, hint, numbers)
 
 

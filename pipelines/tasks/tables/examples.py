@@ -30,7 +30,14 @@ PAIRS = (
     ("text1", "text2"),
     ("#1 string", "#2 string"),  # MRPC
 )
-SINGLES = tuple(dict.fromkeys(("text", "sentence", *(first for first, _ in PAIRS))))
+SINGLES = tuple(
+    dict.fromkeys(
+        (
+            *("text", "sentence", *(first for first, _ in PAIRS)),
+            *("review", "comment_text", "content", "tweet", "utterance"),
+        )
+    )
+)
 # Names of the second text of a pair, which may have a single word, or be the same in all rows.
 _SECOND = re.compile(
     r"(text|sentence|question|query|title|s|seq|sequence)[_ ]?(2|b)|answers?|context|document|reply"
@@ -73,7 +80,11 @@ class Example:
 
 
 def examples_of(
-    table: Table, columns: Columns, labeled: bool, labels: Sequence[str] = LABELS
+    table: Table,
+    columns: Columns,
+    labeled: bool,
+    labels: Sequence[str] = LABELS,
+    more: Sequence[str] = (),
 ) -> list[Example]:
     """Make examples of the rows of a table.
 
@@ -82,6 +93,7 @@ def examples_of(
         columns: Names of the columns.
         labeled: Require labels. Otherwise labels are ignored.
         labels: Usual names of the label column.
+        more: Columns that the task reads by itself.
 
     Raises:
         BadInputError: A value is missing. The message names the line or column.
@@ -91,7 +103,7 @@ def examples_of(
     if labeled:
         label = table.column(columns.label, labels, "label")
         table = with_labels(table, label)
-    report_columns(table, first, second, columns, label)
+    report_columns(table, first, second, columns, label, more)
     read = (first, second) if second else (first,)
     texts = table.texts(first)
     pairs = table.texts(second) if second else [""] * len(texts)
@@ -132,8 +144,15 @@ def text_columns(table: Table, columns: Columns) -> tuple[str, str]:
     return table.column("", SINGLES, "text"), ""
 
 
-def report_columns(table: Table, first: str, second: str, columns: Columns, label: str) -> None:
-    """Print which columns are read.
+def report_columns(
+    table: Table,
+    first: str,
+    second: str,
+    columns: Columns,
+    label: str,
+    more: Sequence[str] = (),
+) -> None:
+    """Print which columns are read; stop if one that is not read may belong to a pair.
 
     Args:
         table: The table.
@@ -141,11 +160,13 @@ def report_columns(table: Table, first: str, second: str, columns: Columns, labe
         second: The column of the second text; may be empty.
         columns: What the user named.
         label: The column of the labels; may be empty.
+        more: Columns that the task reads by itself.
 
     Raises:
         BadInputError: A column that is not read looks like the second text.
     """
     used = {first: "text", second: "pair", label: "label", columns.id or "id": "id"}
+    used |= dict.fromkeys(more, "also")
     ignored = [name for name in table.columns if name not in used]
     others = [name for name in ignored if _may_be_pair(table, name)]
     if others and not (second or columns.pair):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tables.examples import LABELS, NO_PAIR, PAIRS, SINGLES
+from pipelines.tasks.tables.table import option
 from pipelines.tasks.task import Columns
 
 _KNOWN = {*(name for pair in PAIRS for name in pair), *SINGLES, *LABELS, "index", "idx", "score"}
@@ -42,7 +43,7 @@ def header_of(
     if duplicate := next((name for name in header if header.count(name) > 1), None):
         remedy = "rename one"
         if looks_like_data(header):
-            remedy = "if it is no header, name columns by number, as in --data.columns.text 2"
+            remedy = f"if it is data, choose columns by number, from 1: {by_number(header)}"
         raise BadInputError(f"{source}, line 1: two columns are called {duplicate!r:.40}; {remedy}")
     return header, True
 
@@ -55,6 +56,12 @@ def known(name: str) -> bool:
 def looks_like_data(header: Sequence[str]) -> bool:
     """Return whether names of columns look like a row of data: numbers and sentences."""
     return any(len(name.split()) >= _LONG or re.fullmatch(r"[\d.,+-]+", name) for name in header)
+
+
+def by_number(header: Sequence[str]) -> str:
+    """Return the option for the longest field of line 1, by its number."""
+    longest = max(range(len(header)), key=lambda index: len(header[index]))
+    return option("text", str(longest + 1))
 
 
 def has_row_names(records: Sequence[list[str]]) -> bool:

@@ -134,7 +134,7 @@ def test_a_file_without_header_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     for text in (AG, "0,a b,0\n1,c d,1\n"):
         file.write_text(text)
-        with pytest.raises(BadInputError, match=r"number.*columns\.text 2"):
+        with pytest.raises(BadInputError, match=r"number.*columns\.text [23]"):
             Classification().read(str(file), Columns(), labeled=True)
     with pytest.raises(BadInputError, match="no column '4'; its columns are 1, 2, 3"):
         Classification().read(str(file), Columns(text="4", label="1"), labeled=True)
@@ -171,3 +171,21 @@ def test_cola_is_recognized_by_all_of_its_lines(tmp_path: Path) -> None:
     assert ragged == read_rows
     with_other = rows(tmp_path / "a.tsv", f"{lines}x\t2\t\tother\n")
     assert len(with_other) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("the old cat is near the house\nthe dog\n", "1"),
+        ("7\tgood\tthe old cat is here\n8\ta\tb\n", "3"),
+    ],
+)
+def test_a_file_without_a_header_names_the_number_of_its_text(
+    text: str, number: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(text, "utf-8")
+    task = Classification()
+    with pytest.raises(BadInputError, match=rf"columns\.text {number} \(predict"):
+        task.read(str(file), Columns(), labeled=False)
+    assert len(task.read(str(file), Columns(text=number, pair="none"), labeled=False)) == 2

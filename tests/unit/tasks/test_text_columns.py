@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import bert_jax
-from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from support.commands import invoke, refused
 from support.finetuned import MODEL
 from support.model_server import served
@@ -114,3 +115,36 @@ def test_a_converted_model_still_compares(to: str, models: dict[str, Path], tmp_
     file = tmp_path / "a.csv"
     file.write_text(SINGLES, "utf-8")
     refused(invoke("predict", copy, "--input", file, "--output", tmp_path / "o"), 78, "sentence2")
+
+
+def test_a_program_gives_texts_pairs_or_dictionaries(
+    models: dict[str, Path], finetuned: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(SINGLES, "utf-8")
+    single, pair = bert_jax.load(models["one"]), bert_jax.load(models["pair"])
+    assert single.predict(["the man", "the store"]) == single.predict(file)
+    assert single.predict([]) == []
+    file.write_text(PAIRS, "utf-8")
+    texts = [("the man", "in the store"), {"text": "the man", "pair": "a red river"}]
+    assert pair.predict(texts) == pair.predict(file)
+    with pytest.raises(BadInputError, match="sentence2"):
+        pair.predict(["the man"])
+    with pytest.raises(BadInputError, match="single"):
+        single.predict(texts)
+    for wrong in (3, None, {"txt": "a"}, ("a", "b", "c"), {"text": 1}, "\ud800"):
+        with pytest.raises(BadArgumentsError, match=r"inputs\[1\]"):
+            single.predict(["the man", wrong])
+    answer = bert_jax.load(finetuned("qa") / "run")
+    (record,) = answer.predict([{"question": "the man in?", "context": "the man in a store"}])
+    assert record["answer"] in "the man in a store"
+
+
+def test_queries_are_named_among_the_columns(models: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("query_id,query,passage\nq1,the man,a store\nq1,the man,a river\n", "utf-8")
+    out = tmp_path / "out.jsonl"
+    result = invoke("predict", models["pair"], "--input", file, "--output", out, "--rank")
+    assert result.returncode == 0, result.stderr
+    assert "'query_id'" in result.stderr
+    assert "ignored" not in result.stderr
