@@ -89,6 +89,47 @@ def test_added_tokens_of_older_folders_have_the_same_ids(file: str, tmp_path: Pa
     assert load(folder).encode(texts) == ids_of(theirs, texts)
 
 
+LISTED = {"additional_special_tokens": ["[E1]"]}
+NAMED = {"extra_special_tokens": {"entity_token": "[E1]"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "is_found"),
+    [
+        ("special_tokens_map.json", LISTED, True),
+        ("special_tokens_map.json", {"extra_special_tokens": ["[E1]"]}, False),
+        ("special_tokens_map.json", {"bos_token": "[E1]"}, False),
+        ("special_tokens_map.json", LISTED | {"eos_token": "[E1]"}, False),
+        ("special_tokens_map.json", NAMED, True),
+        ("tokenizer_config.json", LISTED, False),
+        ("tokenizer_config.json", {"extra_special_tokens": ["[E1]"]}, False),
+        ("tokenizer_config.json", {"bos_token": "[E1]"}, False),
+        ("tokenizer_config.json", {"entity_token": "[E1]"}, True),
+        ("tokenizer_config.json", NAMED, True),
+    ],
+)
+@pytest.mark.parametrize("with_config", [True, False])
+def test_special_tokens_of_older_folders_have_the_same_ids(
+    file: str, content: dict[str, Any], is_found: bool, with_config: bool, tmp_path: Path
+) -> None:
+    """Find a token in lower case unless the place of its name makes it special."""
+    folder = Path(shutil.copytree(THEIRS, tmp_path / "folder"))
+    size = load(folder).vocab_size
+    (folder / "added_tokens.json").write_text(json.dumps({"[E1]": size}), "utf-8")
+    if with_config:
+        (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}', "utf-8")
+    config = {"do_lower_case": True} if file == "tokenizer_config.json" else {}
+    (folder / file).write_text(json.dumps(config | content), "utf-8")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["[e1]", "[E1]", "man[E1]s the[e1]", "[E1][e1] man"]
+    ours = load(folder)
+    assert (ours.encode(["[e1]"]) == [[size]]) == is_found
+    assert ours.encode(texts) == ids_of(theirs, texts)
+    export(ours, tmp_path / "exported", 40)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert ids_of(again, texts) == ids_of(theirs, texts)
+
+
 def wordpiece(uncased: bool, **options: bool) -> Tokenizer:
     letters = sorted(set(f"{TEXT} {TEXT.lower()}e") - {" "})
     pieces = [*SPECIALS, "the", "bread", "中国", *letters, *(f"##{c}" for c in letters)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import check_kind
@@ -186,15 +186,16 @@ def _read_added(
     for key, token in (decoder or {}).items():
         number = int(key) if key.isdecimal() else -1
         tokenizer_json.put(added, number, tokenizer_json.flags(token, config), config)
-    names = dict([*_specials(entries, config), *_specials(special_tokens, more)])
+    specials = [*_specials(entries, config), *_specials(special_tokens, more)]
     file = folder / ADDED_TOKENS_FILE
     for text, number in (read_json(file) if file.is_file() else {}).items():
-        is_special = text in names or text in NAMED_SPECIALS.values()
-        token = tokenizer_json.flags({"content": text, "special": is_special}, file)
+        stated = {"special": text in NAMED_SPECIALS.values()}
+        stated = next((s.flags for s in specials if s.text == text and s.flags), stated)
+        token = tokenizer_json.flags({"content": text, **stated}, file)
         tokenizer_json.put(added, number, token, file)
     known = {token["content"] for token in added.values()}
     ids = {piece: number for number, piece in enumerate(pieces)}
-    for text, source in names.items():
+    for text, source in {special.text: special.source for special in specials}.items():
         if text in known or text in NAMED_SPECIALS.values():
             continue
         if text not in ids:
@@ -204,7 +205,22 @@ def _read_added(
     return added
 
 
-def _specials(entries: Mapping[str, Any], source: Path) -> Iterator[tuple[str, Path]]:
+class _Special(NamedTuple):
+    """A special token that a file names.
+
+    Attributes:
+        text: The token.
+        source: The file.
+        flags: Those that transformers gives the token if ``added_tokens.json`` has its id; empty =
+            it stays an ordinary added token. Older versions had other flags.
+    """
+
+    text: str
+    source: Path
+    flags: dict[str, bool]
+
+
+def _specials(entries: Mapping[str, Any], source: Path) -> Iterator[_Special]:
     """Yield further special tokens of a file."""
     for name, value in entries.items():
         is_other = name not in TOKENIZER_FIELDS and name.endswith("_token")
@@ -213,10 +229,14 @@ def _specials(entries: Mapping[str, Any], source: Path) -> Iterator[tuple[str, P
         tokens = value if isinstance(value, list) else [value]
         if isinstance(value, dict) and "content" not in value:
             tokens = list(value.values())
+        is_named = is_other or (isinstance(value, dict) and "content" not in value)
+        flags = {"special": True, "normalized": is_named}
+        if name == "additional_special_tokens" and source.name == SPECIAL_TOKENS_FILE:
+            flags = {}
         for token in tokens:
             text = content(token)
             if isinstance(text, str):
-                yield text, source
+                yield _Special(text, source, flags)
             elif text is not None:
                 raise BadInputError(f"{source}: {name} is not a token or a list; {_SAVE_AGAIN}")
 

@@ -30,6 +30,7 @@ SPECIAL = {"content": "[E1]", "special": True, "normalized": False}
 # Inside of words, in capitals, and a special token in lower case.
 TEXTS = ["a [gene] hello[gene]s", "[GENE]", "hello [E1] hello[E1]s", "[e1]"]
 IDS = [[5, GENE, 6, GENE, 1], [GENE], [6, E1, 6, E1, 1], [10, 12, 11]]
+PLAIN_IDS = [*IDS[:3], [E1]]  # [E1] is not special; checked with transformers in tests/parity
 
 
 def write(folder: Path, name: str, content: Any) -> None:
@@ -55,6 +56,12 @@ def in_old_files(folder: Path) -> None:
     write(folder, "special_tokens_map.json", {"additional_special_tokens": ["[E1]"]})
 
 
+def in_old_config(folder: Path) -> None:
+    in_old_files(folder)
+    listed = {"additional_special_tokens": ["[E1]"]}
+    write(folder, "tokenizer_config.json", {"do_lower_case": True} | listed)
+
+
 def in_both(folder: Path) -> None:
     in_decoder(folder)
     in_old_files(folder)
@@ -67,15 +74,24 @@ def in_tokenizer_json(folder: Path) -> None:
     write(folder, "tokenizer.json", data)
 
 
-@pytest.mark.parametrize("source", [in_decoder, in_old_files, in_both, in_tokenizer_json])
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (in_decoder, IDS),
+        (in_old_files, PLAIN_IDS),
+        (in_old_config, IDS),
+        (in_both, IDS),
+        (in_tokenizer_json, IDS),
+    ],
+)
 def test_added_tokens_are_found_in_a_text_like_in_transformers(
-    folder: Path, source: Any, tmp_path: Path
+    folder: Path, source: Any, expected: list[list[int]], tmp_path: Path
 ) -> None:
     source(folder)
     tokenizer = load(folder)
     assert tokenizer.pieces == [*PIECES, "[gene]", "[E1]"]
-    assert tokenizer.encode(TEXTS) == IDS
-    assert [ids for ids, _ in tokenizer.encode_with_offsets(TEXTS)] == IDS
+    assert tokenizer.encode(TEXTS) == expected
+    assert [ids for ids, _ in tokenizer.encode_with_offsets(TEXTS)] == expected
     assert tokenizer.encode_with_offsets(["a [gene]"])[0][1] == [(0, 1), (2, 8)]
     assert tokenizer.encode_masked("[MASK] [gene]") == [4, GENE]
     tokenizer.save(tmp_path / "saved")
@@ -83,9 +99,9 @@ def test_added_tokens_are_found_in_a_text_like_in_transformers(
     for name in ("saved", "exported"):
         again = load(tmp_path / name)
         assert (again.digest, again.pieces) == (tokenizer.digest, tokenizer.pieces)
-        assert again.encode(TEXTS) == IDS
+        assert again.encode(TEXTS) == expected
     rust = RustTokenizer.from_file(str(tmp_path / "exported" / "tokenizer.json"))
-    assert [rust.encode(text, add_special_tokens=False).ids for text in TEXTS] == IDS
+    assert [rust.encode(text, add_special_tokens=False).ids for text in TEXTS] == expected
     plain = WordPieceTokenizer(tokenizer.pieces, uncased=True)
     assert plain.digest != tokenizer.digest
 
