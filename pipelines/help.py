@@ -28,7 +28,7 @@ GROUPS = {
         "doctor": "check devices, versions and storage, and suggest fixes",
     },
     "Convert": {
-        "convert": "write a model in the format of Hugging Face or of bert-jax",
+        "convert": "write a model for transformers, sentence-transformers or bert-jax; --push it",
     },
     "Cloud": {
         "tpu": "run on Cloud TPU slices: check, request, watch and stop them",

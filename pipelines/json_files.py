@@ -16,24 +16,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BadInputError: The file cannot be read, or is not a JSON object.
     """
-    content = read_value(path)
+    check_kind(path)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} is not JSON ({error}); correct or restore the file") from None
     if not isinstance(content, dict):
         raise BadInputError(
             f"{path}: expected keys and values, found a {type(content).__name__}; restore the file"
         )
     return content
-
-
-def read_value(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        BadInputError: The file cannot be read, or is not JSON.
-    """
-    check_kind(path)
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not JSON ({error}); correct or restore the file") from None

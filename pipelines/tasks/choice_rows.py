@@ -18,18 +18,20 @@ import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.json_files import read_json
+from pipelines.data.sources.locations import File, escaped, find, is_folder
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tables.class_folders import TEXT
 from pipelines.tasks.tables.examples import NO_PAIR
+from pipelines.tasks.tables.json_rows import value_of
 from pipelines.tasks.tables.labels import NO_LABEL
 from pipelines.tasks.tables.labels import labeled as with_labels
 from pipelines.tasks.tables.read import read as read_table
 from pipelines.tasks.tables.table import Table, checked, option
+from pipelines.tasks.tables.text import JSON_LINES, starts_with, text_of
 from pipelines.tasks.task import Columns, Record
 
 TEXTS = ("text", "context", "ctx", "article", "passage", "sent1", "premise", "goal")
@@ -115,21 +117,37 @@ def read_questions(
 
 def _read(source: str, columns: Columns, bad_rows: BadRows) -> Table:
     """Read a table, or a file or folder of RACE: a JSON object per .txt file."""
-    path = Path(source)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] * (path.suffix == ".txt")
-    if not files or not _is_object(files[0]):
+    files = _texts(source)
+    if not files or not starts_with(files[0], b"{"):
         return read_table(source, columns, bad_rows)
-    rows = [read_json(file) for file in files]
+    rows: list[Record] = []
+    locations: list[str] = []
+    skipped: list[str] = []
+    for file in files:
+        try:
+            row = value_of(file.name, text_of(file, (JSON_LINES,)))
+        except BadInputError:
+            if not bad_rows.skip:
+                raise
+            skipped.append(file.name)
+        else:
+            rows.append(row)
+            locations.append(file.name)
+    bad_rows.check(source, skipped, len(files))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return Table(source, names, rows, list(map(str, files)), {})
+    numbers = [number for number, file in enumerate(files) if file.name not in skipped]
+    return Table(source, names, rows, locations, {}, bad_rows, numbers=numbers)
 
 
-def _is_object(path: Path) -> bool:
-    """Return whether a file begins like an object of JSON."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(1) == b"{"
+def _texts(source: str) -> list[File]:
+    """List the .txt files of a path, URL or pattern, or below a folder."""
+    if is_folder(source):
+        folder = escaped(source.rstrip("/"))
+        found = [file for depth in range(3) for file in find(f"{folder}/{'*/' * depth}*")]
+        return [file for file in found if file.content_suffix == TEXT]
+    if File(source, 0).content_suffix != TEXT:
+        return []
+    return find(escaped(source)) or find(source)
 
 
 def _with_single_questions(table: Table) -> Table:

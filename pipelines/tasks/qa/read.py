@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.sources.locations import is_url
-from pipelines.json_files import read_value
+from pipelines.data.sources.locations import File, escaped, find
 from pipelines.tasks.qa.entries import (
     Entry,
     answer_texts,
@@ -23,7 +20,9 @@ from pipelines.tasks.qa.entries import (
     text,
 )
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tables.json_rows import is_lines, value_of
 from pipelines.tasks.tables.read import read as read_table
+from pipelines.tasks.tables.text import JSON_ARRAY, JSON_LINES, text_of
 
 
 @dataclass(frozen=True)
@@ -87,24 +86,14 @@ def read(source: str, labeled: bool, bad_rows: BadRows = STOP) -> list[Question]
 
 def _entries(source: str, bad_rows: BadRows) -> tuple[list[Entry], Any]:
     """Return the questions, and the version of SQuAD if it is stated."""
-    is_json = source.lower().endswith(".json") and not is_url(source)
-    if not is_json or "*" in source or _has_lines(Path(source)):
+    is_json = File(source, 0).content_suffix == ".json"
+    files = find(escaped(source)) if is_json else []
+    content = text_of(files[0], (JSON_LINES, JSON_ARRAY)) if files else ""
+    if not files or is_lines(content):
         return list(entries_of_table(read_table(source, bad_rows=bad_rows))), ""
-    data = read_value(Path(source))
+    data = value_of(source, content)
     version = data.get("version", "") if isinstance(data, dict) else ""
     return list(entries_of(data, source)), version
-
-
-def _has_lines(path: Path) -> bool:
-    """Return whether a file has several lines and the first is an object of JSON."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        first, rest = file.readline(), file.read(1)
-    try:
-        return bool(rest.strip()) and isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _question(

@@ -33,24 +33,44 @@ def read_lines(source: str, file: File, bad_rows: BadRows) -> Table:
     return Table(source, _columns(rows), rows, locations, {}, bad_rows, numbers=numbers)
 
 
-def read_document(source: str, file: File, text: str, bad_rows: BadRows) -> Table:
-    """Read a JSON file that is one value; a file of several is read as JSON Lines.
+def is_lines(text: str) -> bool:
+    """Return whether the first of several lines is an object: JSON Lines in a .json file.
+
+    `Dataset.to_json` of Hugging Face writes such files.
+    """
+    first, _, rest = text.lstrip().partition("\n")
+    try:
+        return bool(rest.strip()) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def value_of(source: str, text: str) -> Any:
+    """Return the value of a JSON text.
 
     Raises:
-        BadInputError: It is not JSON, or contains no rows.
+        BadInputError: It is not JSON.
     """
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # `Dataset.to_json` of Hugging Face writes JSON Lines
-            return read_lines(source, file, bad_rows)
         raise BadInputError(
             f"{source}, line {error.lineno}, column {error.colno}: not JSON ({error.msg});"
             " correct it"
         ) from None
     except (ValueError, RecursionError) as error:  # huge numbers, very deep lists
         raise BadInputError(f"{source} cannot be read as JSON: {error}") from None
-    content, features = _rows_of(source, content)
+
+
+def read_document(source: str, file: File, text: str, bad_rows: BadRows) -> Table:
+    """Read a JSON file that is one value, or JSON Lines.
+
+    Raises:
+        BadInputError: It is not JSON, or contains no rows.
+    """
+    if is_lines(text):
+        return read_lines(source, file, bad_rows)
+    content, features = _rows_of(source, value_of(source, text))
     rows, locations, skipped = [], [], []
     numbers: list[int] = []
     for number, row in enumerate(content, start=1):

@@ -16,7 +16,7 @@ text files may be compressed. Text is UTF-8.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -35,7 +35,6 @@ from pipelines.data.sources.locations import (
     find,
     is_folder,
     is_url,
-    readable,
 )
 from pipelines.data.sources.parquet import ParquetTable
 from pipelines.data.sources.tables import check_file
@@ -45,7 +44,7 @@ from pipelines.tasks.tables.delimited import read_delimited
 from pipelines.tasks.tables.json_rows import read_document, read_lines
 from pipelines.tasks.tables.stored import features_of, read_stored
 from pipelines.tasks.tables.table import Table
-from pipelines.tasks.tables.text import JSON_ARRAY, JSON_LINES, text_of
+from pipelines.tasks.tables.text import JSON_ARRAY, JSON_LINES, starts_with, text_of
 from pipelines.tasks.task import Columns
 
 _STORED = {".parquet": ParquetTable, ".arrow": ArrowTable}
@@ -194,14 +193,16 @@ def _read_files(source: str, files: Sequence[File], columns: Columns, bad_rows: 
         for file in files:
             check_file(file, suffix[1:], source)
         return read_stored(source, list(map(_STORED[suffix], files)), {}, bad_rows)
-    reader = _read_json if suffix in _JSON else _read_delimited
-    tables = [reader(file, suffix, columns, bad_rows) for file in files]
-    return replace(_joined(tables, reader), source=source)
+    if suffix in _JSON:
+        tables = [_read_json(file, suffix, bad_rows) for file in files]
+    else:
+        tables = [_read_delimited(file, suffix, columns, bad_rows) for file in files]
+        _check_headers(tables)
+    return replace(_joined(tables), source=source)
 
 
-def _read_json(file: File, suffix: str, columns: Columns, bad_rows: BadRows) -> Table:
-    del columns
-    if suffix in _JSON_LINES and not _starts_with(file, b"["):
+def _read_json(file: File, suffix: str, bad_rows: BadRows) -> Table:
+    if suffix in _JSON_LINES and not starts_with(file, b"["):
         return read_lines(file.name, file, bad_rows)
     return read_document(file.name, file, text_of(file, (JSON_LINES, JSON_ARRAY)), bad_rows)
 
@@ -210,20 +211,19 @@ def _read_delimited(file: File, suffix: str, columns: Columns, bad_rows: BadRows
     return read_delimited(file.name, text_of(file), _DELIMITED[suffix], columns, bad_rows)
 
 
-def _starts_with(file: File, sign: bytes) -> bool:
-    with readable(file), file.open_text() as content:
-        return content.peek().removeprefix(b"\xef\xbb\xbf").lstrip().startswith(sign)
-
-
-def _joined(tables: Sequence[Table], reader: Callable[..., Table]) -> Table:
-    """Return the rows of several files as one table."""
+def _check_headers(tables: Sequence[Table]) -> None:
     first, *others = tables
     for table in others:
-        if reader is _read_delimited and table.columns != first.columns:
+        if table.columns != first.columns:
             raise BadInputError(
                 f"{table.source} has the columns {', '.join(table.columns)}, but {first.source} has"
                 f" {', '.join(first.columns)}; read them one at a time"
             )
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    """Return the rows of several files as one table."""
+    first, *others = tables
     if not others:
         return first
     return replace(

@@ -46,3 +46,9 @@ def text_of(file: File, accepted: tuple[str, ...] = ()) -> str:
             f"{file}, line {line} is not UTF-8: byte 0x{data[error.start]:02x}; convert it, for"
             f" example with iconv -f latin1 -t utf-8 '{file}'"
         ) from None
+
+
+def starts_with(file: File, sign: bytes) -> bool:
+    """Return whether the text of a file begins with a sign, after white space."""
+    with readable(file), file.open_text() as content:
+        return content.peek().removeprefix(b"\xef\xbb\xbf").lstrip().startswith(sign)

@@ -27,7 +27,7 @@ from pipelines.data.sources.numbered_lines import lines, position
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.tables.table import option
 from pipelines.tasks.tagging import schemes
-from pipelines.tasks.tagging.sentence import Sentence, joined
+from pipelines.tasks.tagging.sentence import Sentence, joined, refuse_pieces
 from pipelines.tasks.task import Columns
 
 DOCUMENT_MARK = "-DOCSTART-"
@@ -37,6 +37,18 @@ _NEW_DOCUMENT = re.compile(rf"#\s*newdoc\b|{_BEGIN}")
 _KEYWORD = re.compile(r"#\s+(?:newdoc|newpar|[\w.:-]+\s+=)(?:\s|$)")  # of comments of CoNLL-U
 _NUMBER = re.compile(r"[0-9]+(?P<extra>[-.][0-9]+)?")
 _LANGUAGE = re.compile(r"[a-z][a-z-]+:(?=.)")
+
+
+class _LineError(BadInputError):
+    """A line that cannot be read.
+
+    Attributes:
+        position: Of the line; see `position`.
+    """
+
+    def __init__(self, source: str, line: int, problem: str) -> None:
+        self.position = position(source, line)
+        super().__init__(f"{source}, line {line} {problem}")
 
 
 @dataclass
@@ -214,10 +226,10 @@ def _sentences(
         try:
             _check_width(source, block, width or block.width)
             sentences.append(_sentence(source, number, block, token, tag))
-        except BadInputError:
+        except _LineError as error:
             if not bad_rows.skip:
                 raise
-            bad.append(position(source, block.numbers[0]))
+            bad.append(error.position)
     bad_rows.check(source, bad, len(blocks))
     return sentences
 
@@ -228,39 +240,44 @@ def _check_width(source: str, block: _Block, width: int) -> None:
             remedy = "separate the columns of all lines by tabs or spaces"
             if row[0].startswith("#"):
                 remedy = "move comments to the beginning of a sentence"
-            raise BadInputError(
-                f"{source}, line {number} has {len(row)} columns, but the lines before have"
-                f" {width}: {' '.join(row)!r:.80}; {remedy}"
+            raise _LineError(
+                source,
+                number,
+                f"has {len(row)} columns, but the lines before have {width}:"
+                f" {' '.join(row)!r:.80}; {remedy}",
             )
 
 
 def _sentence(source: str, number: int, block: _Block, token: str, label: str) -> Sentence:
-    first = f"{source}, line {block.numbers[0]}"
-    token_column = _column(token, block.width, first)
+    line = block.numbers[0]
+    token_column = _column(token, block.width, source, line)
     tokens = [row[token_column].strip(" ") for row in block.rows]
     tags = None
     if label:
-        tag_column = _column(label, block.width, first)
+        tag_column = _column(label, block.width, source, line)
         if tag_column == token_column:
-            raise BadInputError(
-                f"{first} has no tag beside {tokens[0]!r}; add the tag after a tab or space"
-            )
+            problem = f"has no tag beside {tokens[0]!r}; add the tag after a tab or space"
+            raise _LineError(source, line, problem)
         tags = [row[tag_column].strip(" ") for row in block.rows]
     for row, word in enumerate(tokens):
         if not word or (tags is not None and not tags[row]):
             missing = "tag" if word else "token"
-            raise BadInputError(f"{source}, line {block.numbers[row]} has no {missing}; add it")
+            raise _LineError(source, block.numbers[row], f"has no {missing}; add it")
+        refuse_pieces(tags[row] if tags else "", position(source, block.numbers[row]))
     text, starts = joined(tokens)
+    where = position(source, line)
     return Sentence(
-        str(number), tokens, tags, text, starts, block.document, source, first, block.numbers
+        str(number), tokens, tags, text, starts, block.document, source, where, block.numbers
     )
 
 
-def _column(number: str, width: int, location: str) -> int:
+def _column(number: str, width: int, source: str, line: int) -> int:
     if not (re.fullmatch(r"[0-9]{1,9}", number) and 1 <= int(number) <= width):
-        raise BadInputError(
-            f"{location} has {width} columns, but data.columns names {number!r:.40}; use a number"
-            f" from 1 to {width}"
+        raise _LineError(
+            source,
+            line,
+            f"has {width} columns, but data.columns names {number!r:.40}; use a number from 1 to"
+            f" {width}",
         )
     return int(number) - 1
 

@@ -13,7 +13,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.tasks.tables.table import Table, option
-from pipelines.tasks.tagging.sentence import Sentence, joined, split_words
+from pipelines.tasks.tagging.sentence import Sentence, joined, refuse_pieces, split_words
 from pipelines.tasks.tagging.tag_names import named
 from pipelines.tasks.task import Columns, Record
 
@@ -83,11 +83,12 @@ def _content(record: Record) -> str:
 
 
 def _check_kinds(table: Table, label: str) -> None:
-    """Refuse tags of which only some are numbers."""
+    """Refuse tags of pieces of words, and tags of which only some are numbers."""
     first: dict[bool, tuple[str, Any]] = {}
     for location, row in zip(table.locations, table.rows, strict=True):
         value = row.get(label)
         for tag in value if isinstance(value, list) else ():
+            refuse_pieces(tag, f"{location}: {label!r}")
             first.setdefault(type(tag) is int, (location, tag))
     if len(first) > 1:
         (location, number), (other, name) = first[True], first[False]

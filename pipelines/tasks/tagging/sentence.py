@@ -6,7 +6,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from bert_jax.runtime.errors import BadInputError
+
+_IGNORED = "-100"  # the target without a loss in PyTorch
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -41,6 +45,19 @@ class Sentence:
         lines = self.token_lines
         where = f"{self.source}, line {lines[token]:,}" if lines else self.where
         return f"{where}, {self.tokens[token]!r}"
+
+
+def refuse_pieces(tag: Any, location: str) -> None:
+    """Refuse a tag of Hugging Face's data after tokenization, which has no words any more.
+
+    Raises:
+        BadInputError: The tag is -100.
+    """
+    if str(tag) == _IGNORED:
+        raise BadInputError(
+            f"{location} has the tag {tag}, which marks further pieces of words and special tokens"
+            " after tokenization; use the data before tokenization, with a tag for each word"
+        )
 
 
 def split_words(text: str) -> tuple[list[str], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.tasks.choice_rows import Question
 from pipelines.tasks.multiple_choice import MultipleChoice
+from pipelines.tasks.tables.bad_rows import BadRows
 from pipelines.tasks.task import Columns
 from support.commands import ROOT
+from support.file_server import file_server
 
 Row = dict[str, Any]
 ARC = {"text": ["snow", "rain", "fog"], "label": ["A", "B", "C"]}
@@ -155,6 +158,30 @@ def test_the_files_of_race(tmp_path: Path) -> None:
     race(tmp_path / "high", "high1.txt", answers=["A", "C"])
     with pytest.raises(BadInputError, match=r"high1\.txt, question 2: label 'C'"):
         read(str(tmp_path))
+
+
+def test_files_of_race_are_compressed_bad_or_on_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data" / "train"
+    race(folder / "high", "high1.txt")
+    race(folder / "middle", "middle2.txt")
+    expected = read(str(folder))
+    packed = folder / "middle" / "middle2.txt.gz"
+    packed.write_bytes(gzip.compress((folder / "middle" / "middle2.txt").read_bytes()))
+    (folder / "middle" / "middle2.txt").unlink()
+    assert read(str(folder)) == expected
+    assert read(str(packed)) == expected[2:]
+    with file_server(tmp_path / "data") as url:
+        assert read(f"{url}/train/") == expected
+        assert read(f"{url}/train/high/high1.txt") == expected[:2]
+    (folder / "high" / "high0.txt").write_text('{"id": \n')
+    with pytest.raises(BadInputError, match=r"high0\.txt, line 2"):
+        read(str(folder))
+    task = MultipleChoice(None, BadRows(skip=True, most=0.5))
+    assert task.read(str(folder), Columns(), labeled=True) == expected
+    assert "1 row skipped" in (report := capsys.readouterr().err)
+    assert "high0.txt" in report
 
 
 def test_the_columns_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,7 +221,7 @@ def test_numbers_without_names_are_classes_of_words(tmp_path: Path, capsys: Outp
     assert "tags are numbers" in report
     assert "options.tag_names" in report
     assert task.classes(examples) == ["0", "1"]
-    for tags, part in (([1, "O"], "'O'"), ([-100, 0], "-100"), ([True, False], "True")):
+    for tags, part in (([1, "O"], "'O'"), ([-1, 0], "-1"), ([True, False], "True")):
         with pytest.raises(BadInputError, match=f"line 1: 'ner_tags' contains.*{part}"):
             Tagging().read(rows(tmp_path, ROW | {"ner_tags": tags}), DEFAULT, labeled=True)
 
@@ -300,7 +300,7 @@ def test_files_may_be_compressed_and_arrays(tmp_path: Path) -> None:
 
 def test_sentences_with_a_bad_line_are_skipped_on_request(tmp_path: Path, capsys: Output) -> None:
     skip = BadRows(skip=True, most=0.5)
-    conll = write_file(tmp_path, "A B-X\n\nB\nC O\n\nD O\n")
+    conll = write_file(tmp_path, "A B-X\n\nB O\nC\nE O\n\nD O\n")
     assert content(Tagging(None, skip).read(conll, DEFAULT, labeled=True)) == [
         ("A", "B-X"),
         ("D", "O"),
@@ -308,8 +308,25 @@ def test_sentences_with_a_bad_line_are_skipped_on_request(tmp_path: Path, capsys
     jsonl = rows(tmp_path, ROW, ROW | {"ner_tags": [1]})
     assert len(Tagging(None, skip).read(jsonl, DEFAULT, labeled=True)) == 1
     report = capsys.readouterr().err
-    assert "1 row skipped: not readable (line 3)" in report
+    assert "1 row skipped: not readable (line 4)" in report
     assert "1 row skipped: not readable (line 2)" in report
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("tag", [-100, "-100"])
+@pytest.mark.parametrize("field", ["ner_tags", "labels"])
+def test_tags_of_pieces_of_words_are_refused(
+    field: str, tag: int | str, skip: bool, tmp_path: Path
+) -> None:
+    other: int | str = 0 if isinstance(tag, int) else "O"
+    words = {"tokens": ["[CLS]", "Ann"]} if field == "ner_tags" else {"input_ids": [101, 7]}
+    jsonl = rows(tmp_path, *[words | {field: [tag, other]}] * 2)
+    conll = write_file(tmp_path, f"Ann {other}\n##a {tag}\n")
+    task = Tagging(None, BadRows(skip))
+    for source, place in ((jsonl, f"line 1: '{field}'"), (conll, "line 2")):
+        with pytest.raises(BadInputError, match=f"{place} has the tag -100.*before tokenization"):
+            task.read(source, DEFAULT, labeled=True)
+    assert len(task.read(conll, DEFAULT, labeled=False)) == 1
 
 
 SHARED = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))

@@ -107,7 +107,7 @@ def test_unknown_sources_are_reported(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"data": [}')
     for source, columns, words in [
         (f"{tmp_path}/missing.json", Columns(), "No such file"),
-        (f"{tmp_path}/broken.json", Columns(), "broken.json is not JSON .*line 1 column 11"),
+        (f"{tmp_path}/broken.json", Columns(), "broken.json, line 1, column 11: not JSON"),
         (write(tmp_path, []), Columns(text="body"), "remove the column names"),
         ("tfds:squad", Columns(), "names no split"),
     ]:
