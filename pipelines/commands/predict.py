@@ -56,8 +56,7 @@ def _options(argv: Sequence[str]) -> Namespace:
         "--input",
         required=True,
         metavar="FILE",
-        help="file, folder, URL or data set, as for training; for tagging, also a text per line of a"
-        " .txt file",
+        help="file, folder, URL or data set, as for training; for tagging, also text (.txt)",
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON Lines file to write")
     parser.add_argument("--batch-size", type=int, default=32, help="rows per batch")
