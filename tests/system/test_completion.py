@@ -46,7 +46,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("finetune t", {"tagging"}),
         ("finetune tagging --head.ki", {"--head.kind"}),
         ("fill-mask --to", {"--top-k"}),
-        ("convert MODEL OUT --to ", {"hf", "bert-jax"}),
+        ("convert MODEL OUT --to ", {"hf", "sentence-transformers", "bert-jax"}),
         ("show-batch store --data.ob", {"--data.objective"}),
         ("tpu pre", {"preflight"}),
         ("tpu types --js", {"--json"}),

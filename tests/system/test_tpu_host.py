@@ -16,6 +16,7 @@ import pytest
 from bert_jax.runtime import status_files
 from bert_jax.runtime.status_files import ENDED, Heartbeat
 from support.scripted_vm import Vm, files
+from support.waiting import wait_until
 from tpu.launch.bundle import SUMS
 from tpu.rehearsal.process_cleanup import processes
 
@@ -221,11 +222,7 @@ def test_a_changed_bundle_is_not_run(vm: Vm, name: str) -> None:
         file.write(b" ")
     vm.booted()
     log = vm.run / "logs" / "attempt-0001" / "startup-0.log"
-    end = time.monotonic() + 20
-    while not log.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    text = log.read_text("utf-8")
-    assert ("submit again" in text) if name == SUMS else ("host.json: FAILED" in text)
+    expected = "submit again" if name == SUMS else "host.json: FAILED"
+    wait_until(lambda: log.exists() and expected in log.read_text("utf-8"))
     assert not vm.supervisors()
     assert vm.acts.read_text("utf-8") == "exit 0"

@@ -48,7 +48,7 @@ def test_a_base_can_be_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("tinny", (" tiny,", "bert_base,", "finetune/{mrpc,", "tpu/{base_v3_32,")),
+        ("tinny", (" tiny,", "bert_base,", "finetune/{go_emotions,mrpc,", "tpu/{base_v3_32,")),
         ("configs/tiny.yaml", ("did you mean --config tiny?",)),
         ("tiny.yaml", ("did you mean --config tiny?",)),
     ],

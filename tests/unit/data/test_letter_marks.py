@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer as RustTokenizer
 
 from pipelines.data.store.prepare import prepare
 from pipelines.data.tokenizers import tokenizer as tokenizers
@@ -117,10 +117,10 @@ def test_keep_accents_is_recorded_and_exported(tmp_path: Path) -> None:
     config = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
     assert (config["do_lower_case"], config["strip_accents"]) == (True, False)
     export(tokenizer, tmp_path / "hf", 32)
-    exported = AutoTokenizer.from_pretrained(tmp_path / "hf")
-    assert exported.backend_tokenizer.normalizer.normalize_str("ÄÖ É नदी") == "äö é नदी"
+    exported = RustTokenizer.from_file(str(tmp_path / "hf/tokenizer.json"))
+    assert exported.normalizer.normalize_str("ÄÖ É नदी") == "äö é नदी"
     for line in text:
-        assert exported.encode(line, add_special_tokens=False) == tokenizer.encode([line])[0]
+        assert exported.encode(line, add_special_tokens=False).ids == tokenizer.encode([line])[0]
     assert train(tmp_path, 120, *options, text=text)[0] == 0  # finished work
     assert train(tmp_path, 120, "--kind", "wordpiece", text=text)[0] == 78
     # Records of versions before the option lack it.
