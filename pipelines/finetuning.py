@@ -66,6 +66,8 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
     task.check_texts(validation_examples, task.text_columns(examples))
     with open_run_folder(config.run_dir) as run:
         config, classes, tokenizer, weights, head = _start(config, task, examples, partitioner, run)
+        parts = (examples, validation_examples)
+        examples, validation_examples = (list(task.matched(part, classes)) for part in parts)
         length = _row_length(config)
         sets = [
             Examples(part, task.features(part, tokenizer, length, classes))

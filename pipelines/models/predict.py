@@ -105,7 +105,7 @@ def predict_file(
             else "labels are predicted from a probability of 0.5: no thresholds were tuned"
         )
     task.expect_classes(classes)
-    examples = task.read(source, columns, labeled=labeled)
+    examples = task.matched(task.read(source, columns, labeled=labeled), classes)
     task.check_texts(examples, trained)
     records = predict(model, task, head, examples, batch_size, length)
     return Predictions(name, task, examples, records, classes)

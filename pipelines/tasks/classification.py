@@ -15,6 +15,7 @@ from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
+from pipelines.tasks.tables.class_names import plain, remedy_of_unknown
 from pipelines.tasks.tables.examples import Example, examples_of, texts
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import Columns, Features, Record, Sample
@@ -91,12 +92,10 @@ class Classification(TextTask):
         for example in examples:
             if example.label not in number:
                 more = " …" * (len(classes) > _MOST_LISTED)
-                remedy = "remove the row, or train on rows of that class"
-                if classes[0] == "LABEL_0":  # Hugging Face's name of a class without one
-                    remedy = "give the classes their names in id2label of the model's config.json"
                 raise BadInputError(
                     f"{example.where}: label {example.label!r} is not a class of the model"
-                    f" ({', '.join(classes[:_MOST_LISTED])}{more}); {remedy}"
+                    f" ({', '.join(classes[:_MOST_LISTED])}{more});"
+                    f" {remedy_of_unknown(example.label, classes)}"
                 )
         arrays["labels"] = np.array([number[example.label] for example in examples], np.int32)
         arrays["weights"] = np.array([bool(example.label) for example in examples], np.float32)
@@ -184,8 +183,7 @@ def _alike(classes: Sequence[str]) -> list[list[str]]:
     """Return the classes in groups that differ only in case, spaces or a decimal point."""
     groups: dict[str, list[str]] = {}
     for name in classes:
-        plain = "".join(name.casefold().split()).removesuffix(".0")
-        groups.setdefault(plain, []).append(name)
+        groups.setdefault(plain(name), []).append(name)
     return list(groups.values())
 
 

@@ -197,6 +197,15 @@ class Task(ABC):
     def classes(self, examples: Sequence[Any]) -> list[str]:
         """Return the names of the network's outputs for these labels; the model stores them."""
 
+    def matched(self, examples: Sequence[Any], classes: Sequence[str]) -> Sequence[Any]:
+        """Return the examples; labels that have no names get those of the network's outputs.
+
+        Raises:
+            BadInputError: The labels do not fit `classes`.
+        """
+        del classes
+        return examples
+
     @abstractmethod
     def features(
         self, examples: Sequence[Any], tokenizer: Tokenizer, length: int, classes: Sequence[str]

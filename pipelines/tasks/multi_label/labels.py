@@ -1,6 +1,4 @@
-"""Label sets of the rows of a table.
-
-Labels are in one column, or there is a column with 0 or 1 for each label:
+"""Label sets of the rows of a table, in one column:
 
     JSON list            ["joy", "love"], [2, 7]; [] without labels
     JSON object          {"joy": 1, "anger": 0}
@@ -16,32 +14,27 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from pipelines.tasks.tables.examples import PAIRS, SINGLES
 from pipelines.tasks.tables.table import Table, checked, option
 
-COLUMNS = (
-    *("labels", "label", "tags", "topics", "genres", "emotions"),
-    *("categories", "category", "classes", "class"),
-)
 WHOLE = "none"  # the separator of labels that are never split
 _SEPARATORS = ("|", ";", ",")  # to try, in this order
+_ASKED = {"|": "|", ";": ";", ",": "comma", "/": "/", " ": "space"}  # to ask about, if others are
+_NO_VALUE = {"nan", "NaN", "NaT", "None", "NULL", "<NA>"}  # as programs write a missing value
 _NAMED = {"space": None, "tab": "\t", "comma": ","}  # None: any white space
-_INDEX = {"id", "idx", "index", "unnamed: 0", "(column 1)"}  # columns that are never a label
 _MOST = 30_000  # labels
 _MOST_LISTED = 10
 
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
-_WORDS = {"false": False, "true": True}
-_YES_NO = _FLAGS | _WORDS
-_ABSENT = ("-1", "-1.0", "", "null")  # of a row that nobody labeled
-_LITERAL = re.compile(r"[\[({].*[\])}]", re.DOTALL)
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
+WORDS = {"false": False, "true": True}
+YES_NO = FLAGS | WORDS
+_LITERAL = re.compile(r"[\[({].*[\])}]|set\(\)", re.DOTALL)
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _QUOTED = re.compile(r"""[\[({]\s*['"]""")  # the beginning of a list of texts
 _ANGLES = re.compile(r"(?:<[^<>]+>)+")
@@ -56,84 +49,23 @@ class Names:
         names: In the order of the data set, of the columns or of the alphabet.
         complete: Labels that no row has are among them, because the file lists all labels.
         detected: The columns of the labels were found by their values.
+        positions: The labels have no names but their numbers in vectors of 0 and 1.
     """
 
     names: tuple[str, ...]
     complete: bool = False
     detected: bool = False
+    positions: bool = False
 
 
 Sets = list[tuple[str, ...] | None]  # of each row; None if nobody labeled it
 
 
-def label_columns(table: Table, requested: str, others: Sequence[str]) -> tuple[list[str], bool]:
-    """Find the columns of the labels.
-
-    Args:
-        table: The table.
-        requested: Name of one column, or of several, separated by commas; empty = by the usual
-            names, or else all columns with only 0 and 1.
-        others: Columns that are not labels.
-
-    Returns:
-        The columns, and True if each is a label. Without any, the list is empty.
-
-    Raises:
-        BadInputError: A requested column is missing.
-    """
-    if requested:
-        names = [requested]
-        if requested not in table.columns and "," in requested:
-            names = [name.strip() for name in requested.split(",")]
-        names = [table.column(name, (), "label") for name in dict.fromkeys(names) if name]
-        # A column with a usual name contains labels, also if there are only "0" and "1".
-        one = names[0].lower() not in COLUMNS and _has_only(table, names[0], (_FLAGS, _WORDS))
-        return names, len(names) > 1 or one
-    usual = [name for name in map(table.named, COLUMNS) if name and name not in others]
-    if usual:
-        return usual[:1], False
-    never = {*_INDEX, *SINGLES, *chain.from_iterable(PAIRS)}
-    candidates = [
-        name for name in table.columns if name.lower() not in never and name not in others
-    ]
-    for kinds in ((_FLAGS,), (_WORDS,)):
-        if names := [name for name in candidates if _has_only(table, name, kinds)]:
-            return names, True
-    return [], False
-
-
-def _has_only(table: Table, column: str, kinds: Sequence[Mapping[str, bool]]) -> bool:
-    values = {_written(row.get(column)) for row in table.rows}
-    flags = {flag for kind in kinds for flag in kind}
-    return not values.isdisjoint(flags) and values <= flags | {"-1", "-1.0"}
-
-
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Return a value as the text that a CSV file has in its place."""
     if isinstance(value, str):
         return value.strip().lower()
     return json.dumps(value, default=str).lower()
-
-
-def sets_of_flags(table: Table, columns: Sequence[str], detected: bool) -> tuple[Names, Sets]:
-    """Return the labels of columns with 0 or 1.
-
-    Raises:
-        BadInputError: Another value.
-    """
-    sets: Sets = []
-    for location, row in zip(table.locations, table.rows, strict=True):
-        written = {name: _written(row.get(name)) for name in columns}
-        if all(value in _ABSENT for value in written.values()):
-            sets.append(None)
-            continue
-        if wrong := next((name for name, value in written.items() if value not in _YES_NO), None):
-            raise BadInputError(
-                f"{location}: {wrong!r} is {str(row.get(wrong))[:40]!r}, not 0 or 1; round"
-                f" fractions to 0 or 1, or choose the columns with {option('label', 'A,B')}"
-            )
-        sets.append(tuple(name for name, value in written.items() if _YES_NO[value]))
-    return Names(tuple(columns), complete=True, detected=detected), sets
 
 
 def sets_of_column(
@@ -178,6 +110,9 @@ def sets_of_column(
             f"{table.source}: {column!r} has {len(found):,} different labels; choose the column of"
             f" the labels with {option('label', 'NAME')}"
         )
+    texts = [text for row in table.rows if isinstance(text := row.get(column), str)]
+    if texts and not separator and not any(map(_LITERAL.match, texts)):
+        _ask_about_combined(table, column, found)
     in_order = sorted(found, key=int if all(map(_NUMBER.fullmatch, found)) else str)
     return Names(tuple(in_order)), sets
 
@@ -195,6 +130,7 @@ def _split_texts(table: Table, column: str, values: list[Any], separator: str) -
         split = re.compile(r"<([^<>]+)>").findall
     elif texts:
         if not separator:
+            _refuse_missing(table, column, values)
             separator = next((s for s in _SEPARATORS if any(s in text for text in texts)), WHOLE)
             if separator != WHOLE:
                 say(f"{table.source}: labels of {column!r} are separated by {separator!r}")
@@ -219,6 +155,36 @@ def _split_texts(table: Table, column: str, values: list[Any], separator: str) -
     return results
 
 
+def _refuse_missing(table: Table, column: str, values: Sequence[Any]) -> None:
+    for location, value in zip(table.locations, values, strict=True):
+        if isinstance(value, str) and value.strip() in _NO_VALUE:
+            raise BadInputError(
+                f"{location}: {column!r} is {value.strip()}, as programs write a missing value;"
+                " remove the row, or empty the value if there is no label; if this is a label, set"
+                " --options.separator to the sign between labels, or to none"
+            )
+
+
+def _ask_about_combined(table: Table, column: str, found: set[str]) -> None:
+    """Print a question if labels look like several labels with a sign between them.
+
+    Their parts are labels, too, or most labels are combinations of few parts.
+    """
+    for sign, option_value in _ASKED.items():
+        split = {name: [p.strip() for p in name.split(sign)] for name in found if sign in name}
+        parts = {part for of in split.values() for part in of}
+        certain = [name for name, of in split.items() if found.issuperset(of)]
+        if not certain and (2 * len(split) <= len(found) or len(parts) >= len(found)):
+            continue
+        example = min(certain or split)
+        say(
+            f"{table.source}: is {example!r} of {column!r} one label? If {sign!r} separates labels,"
+            f" as in {len(split):,} of {len(found):,} names, write it in every row, and add"
+            f" --options.separator {shlex.quote(option_value)}"
+        )
+        return
+
+
 def _of_literal(text: str) -> list[Any] | dict[Any, Any]:
     """Read a list as JSON, Python or NumPy write it.
 
@@ -228,6 +194,8 @@ def _of_literal(text: str) -> list[Any] | dict[Any, Any]:
     text = text.strip()
     if not _LITERAL.fullmatch(text):
         raise ValueError(text)
+    if text == "set()":
+        return []
     try:
         value = json.loads(text)
     except ValueError:
@@ -260,13 +228,13 @@ def _of_objects(table: Table, column: str, values: Sequence[Any]) -> tuple[Names
             raise BadInputError(f"{location}: {column!r} is a list, but an object in other rows")
         flags = {}
         for name, flag in value.items():
-            written = _written(flag)
-            if written not in _YES_NO:
+            sign = written(flag)
+            if sign not in YES_NO:
                 raise BadInputError(
                     f"{location}: {column!r}: the label {str(name)[:40]!r} has the value"
-                    f" {written[:40]}, not 0 or 1"
+                    f" {sign[:40]}, not 0 or 1"
                 )
-            flags[_text(name, column, location)] = _YES_NO[written]
+            flags[_text(name, column, location)] = YES_NO[sign]
         complete = complete and (not names or flags.keys() == names.keys())
         names |= dict.fromkeys(flags)
         sets.append(tuple(name for name, flag in flags.items() if flag))
@@ -291,6 +259,7 @@ def _of_vectors(
             " names of labels"
         )
     say(f"{table.source}: {column!r} has 0 or 1 for each of {count} labels")
+    positions = not names
     names = names or list(map(str, range(count)))
     sets: Sets = []
     for location, value in zip(table.locations, values, strict=True):
@@ -298,7 +267,7 @@ def _of_vectors(
             raise BadInputError(f"{location}: {column!r} has a value of -1, not 0 or 1")
         of = tuple(name for name, item in zip(names, value, strict=True) if item == 1)
         sets.append(None if -1 in value else of)
-    return Names(tuple(names), complete=True), sets
+    return Names(tuple(names), complete=True, positions=positions), sets
 
 
 def _name(item: Any, column: str, location: str, names: Sequence[str]) -> str:

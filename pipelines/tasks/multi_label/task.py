@@ -18,10 +18,11 @@ from bert_jax.training.losses import MetricSums, binary_cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
+from pipelines.tasks.multi_label import columns as label_columns
 from pipelines.tasks.multi_label import labels, scores
 from pipelines.tasks.multi_label.labels import Names, Sets
 from pipelines.tasks.tables.bad_rows import report_skipped
-from pipelines.tasks.tables.class_names import read_names
+from pipelines.tasks.tables.class_names import read_names, remedy_of_unknown
 from pipelines.tasks.tables.examples import Example, examples_of, texts
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.tables.table import Table, option
@@ -96,9 +97,12 @@ class MultiLabel(TextTask):
         """See `Task.read` and `labels`; rows that nobody labeled (-1) are skipped."""
         table = read(source, columns, self.bad_rows)
         others = (columns.text, columns.pair, columns.id)
-        found, are_labels = labels.label_columns(table, columns.label if labeled else "", others)
+        requested = columns.label if labeled else ""
+        found, are_labels = label_columns.label_columns(table, requested, others)
         sets: Sets = [None] * len(table.rows)
         names = _NO_NAMES
+        if labeled and not requested and (are_labels or not found):
+            label_columns.check_ignored(table, found, others)
         if labeled:
             names, sets = self._sets(table, found, are_labels, detected=not columns.label)
         # The labels are not the second text of a pair.
@@ -115,18 +119,42 @@ class MultiLabel(TextTask):
     ) -> tuple[Names, Sets]:
         if not columns:
             raise BadInputError(
-                f"{table.source} has no column called {', '.join(labels.COLUMNS[:3])} …, and none"
-                f" with only 0 and 1; its columns are {', '.join(table.columns)}; choose one"
+                f"{table.source} has no column called {', '.join(label_columns.COLUMNS[:3])} …, and"
+                f" none with only 0 and 1; its columns are {', '.join(table.columns)}; choose one"
                 f" or several with {option('label', 'A,B')}"
             )
         if are_labels:
-            listed = _listed(columns)
-            say(f"{table.source}: {len(columns)} columns are labels: {listed}")
-            return labels.sets_of_flags(table, columns, detected)
+            are = "column is a label" if len(columns) == 1 else "columns are labels"
+            say(f"{table.source}: {len(columns)} {are}: {_listed(columns)}")
+            return label_columns.sets_of_flags(table, columns, detected)
         say(f"{table.source}: labels in {columns[0]!r}")
         file = self.options.label_names
         names = read_names(file) if file else []
         return labels.sets_of_column(table, columns[0], self.options.separator, names)
+
+    def matched(
+        self, examples: Sequence[LabeledExample], classes: Sequence[str]
+    ) -> Sequence[LabeledExample]:
+        """See `Task.matched`; vectors of 0 and 1 have the order of the classes.
+
+        Raises:
+            BadInputError: The vectors have another number of values.
+        """
+        names = examples[0].names if examples else _NO_NAMES
+        if not names.positions or sorted(names.names) == sorted(classes):
+            return examples
+        if len(names.names) != len(classes):
+            raise BadInputError(
+                f"{examples[0].where}: rows have {len(names.names)} values of 0 or 1, but the model"
+                f" has {len(classes)} labels ({_listed(list(classes))}); give a value for each, in"
+                " this order, or lists of names"
+            )
+        say(f"the values of each row are those of {_listed(list(classes))}, in this order")
+        named = Names(tuple(classes), complete=True)
+        return [
+            replace(e, labels=tuple(classes[int(n)] for n in e.labels or ()), names=named)
+            for e in examples
+        ]
 
     def classes(self, examples: Sequence[LabeledExample]) -> list[str]:
         """Return all labels, in the order of the data set or in sorted order; print their counts.
@@ -276,7 +304,7 @@ def _check_names(examples: Sequence[LabeledExample], classes: Sequence[str]) -> 
         if wrong := next((name for name in example.labels or () if name not in known), None):
             raise BadInputError(
                 f"{example.where}: label {wrong!r} is not a label of the model"
-                f" ({_listed(list(classes))}); remove it, or train on rows with that label"
+                f" ({_listed(list(classes))}); {remedy_of_unknown(wrong, classes, 'label')}"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,31 @@ def read_names(file: str, field: str = "") -> list[str]:
             f"{path}: name {again + 1} repeats {names[again]!r}; each number needs its own name"
         )
     return [*names]
+
+
+def plain(name: str) -> str:
+    """Return a name without case, spaces and a decimal point of 0."""
+    return "".join(name.casefold().split()).removesuffix(".0")
+
+
+def remedy_of_unknown(label: str, classes: Sequence[str], noun: str = "class") -> str:
+    """Return what to do about a label that is not one of the classes of a model.
+
+    Args:
+        label: In the data.
+        classes: Of the model.
+        noun: What a class is called.
+    """
+    if classes[0] == "LABEL_0":  # Hugging Face's name of a class without one
+        return "give the classes their names in id2label of the model's config.json"
+    if alike := [name for name in classes if plain(name) == plain(label)]:
+        return f"write it as the model does: {alike[0]}"
+    numbers = [plain(name).isdecimal() for name in classes]
+    if plain(label).isdecimal() and not any(numbers):
+        return "labels are numbers here, but names in the model; write the names"
+    if not plain(label).isdecimal() and all(numbers):
+        return "labels are names here, but numbers in the model; write the numbers"
+    return f"remove the row, or train on rows of that {noun}"
 
 
 def _names(content: Any, field: str) -> Any:

@@ -267,3 +267,24 @@ def test_thresholds_are_kept_by_step(tmp_path: Path) -> None:
     assert thresholds.read(tmp_path, 3, ["a", "é"]) == (0.25, 0.5)
     assert thresholds.read(tmp_path, 6, ["a", "é"]) == (0.125, 1.0)
     assert thresholds.read(tmp_path, 9, ["a", "é"]) == ()
+
+
+def test_vectors_are_scored_in_the_order_of_the_model(
+    finetuned: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = finetuned("multi-label")
+    classes = ["drink", "food", "place"]
+    rows = read_json_lines(made / "validation.jsonl")
+    vectors = [row | {"labels": [int(name in row["labels"]) for name in classes]} for row in rows]
+    source = tmp_path / "vectors.jsonl"
+    source.write_text("\n".join(map(json.dumps, vectors)), "utf-8")
+    _, metrics, printed = predicted(made / "run", source, "--score")
+    (tmp_path / "names.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert metrics == predicted(made / "run", tmp_path / "names.jsonl", "--score")[1]
+    assert "drink, food, place" in printed
+    more = {"init": made / "run", "head.init": "keep", "train.epochs": 1}
+    words = options("multi-label", tmp_path, tmp_path / "kept", **more)
+    run([*words, "--data.train", str(source), "--data.validation", str(source)])
+    assert list(open_model(tmp_path / "kept").weights.labels) == classes
+    results = json.loads((tmp_path / "kept/eval_results.json").read_text("utf-8"))
+    assert results["macro_ap"] > 0.8

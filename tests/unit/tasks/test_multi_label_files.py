@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load
+from pipelines.tasks.classification import Classification
 from pipelines.tasks.multi_label.task import MultiLabel, MultiLabelOptions
 from pipelines.tasks.task import Columns
 from support.finetuned import MODEL
@@ -288,3 +290,109 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
     task = MultiLabel(MultiLabelOptions(label_names=str(names)))
     examples = task.read(str(path), Columns(text="1", label="2"), labeled=True)
     assert [example.labels for example in examples] == [("anger", "joy"), ("love",), ()]
+
+
+def flags(*odd: str) -> str:
+    """Return a table with the labels toxic and threat; the first values of threat are `odd`."""
+    values = [*odd, *"01010101"]
+    return "id,text,year,toxic,threat,replies\n" + "".join(
+        f"{n},the {n},{2001 + n},{n % 2},{value},{n % 5}\n" for n, value in enumerate(values)
+    )
+
+
+@pytest.mark.parametrize("odd", [("",), ("2",), ("0", "0.5"), ("x",), ("1", "", "")])
+def test_a_column_of_nearly_only_flags_is_not_ignored(odd: tuple[str, ...], tmp_path: Path) -> None:
+    path, line = tmp_path / "a.csv", next(n for n, x in enumerate(odd, 2) if x not in ("0", "1"))
+    with pytest.raises(BadInputError, match=rf"line {line}: 'threat' .*columns\.label A,B"):
+        read(path, flags(*odd))
+    assert read(path, flags(*odd), "toxic")[0] == ["toxic"]
+    assert MultiLabel().read(str(path), Columns(), labeled=False)
+    assert read(path, flags("0"))[0] == ["toxic", "threat"]  # no year, no replies
+
+
+def test_a_column_of_fractions_is_not_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    text = "text,toxic,threat\nthe,1,0.0\nman,0,0.7\nin,1,0.2\na,0,0.9\n"
+    with pytest.raises(BadInputError, match=r"line 3: 'threat' is '0\.7'"):
+        read(path, text)
+    assert read(path, text, "toxic") == (["toxic"], [("toxic",), (), ("toxic",), ()])
+    assert "1 column is a label: toxic" in capsys.readouterr().err
+    # Without a column of only 0 and 1, as where one row is blank in all columns.
+    with pytest.raises(BadInputError, match=r"line 2: 'toxic' is empty"):
+        read(path, "text,toxic,threat\nthe,,\nman,0,1\nin,1,1\na,0,0\n")
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "None", "<NA>"])
+def test_a_missing_value_that_is_written_as_text(value: str, tmp_path: Path) -> None:
+    text = table(["a|b", value, "a"])
+    with pytest.raises(BadInputError, match=r"line 3: 'labels' is .*--options\.separator"):
+        read(tmp_path / "a.csv", text)
+    assert value in read(tmp_path / "a.csv", text, separator="|")[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        (["joy|love", "joy,love", "joy"], "'joy,love'.*--options.separator comma"),
+        (["joy", "anger", "joy anger", "anger joy"], "--options.separator space"),
+        (["a/b", "b/c", "a/c", "a/b/c"], "--options.separator /"),
+        (["joy", "very happy", "new york"], ""),
+        (["Food, drink|Art", "Art"], ""),
+        (["['a', 'b']", "['a,b']"], ""),
+    ],
+)
+def test_names_that_look_like_several_labels(
+    values: list[str], asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path / "a.csv", table(values))
+    report = capsys.readouterr().err
+    assert ("one label?" in report) == bool(asked)
+    assert re.search(asked, report)
+
+
+def test_an_empty_set_of_python(tmp_path: Path) -> None:
+    values = ["set()", "{'joy'}", "{'joy', 'anger'}"]
+    sets: Sets = [(), ("joy",), ("anger", "joy")]
+    assert read(tmp_path / "a.csv", table(values)) == (["anger", "joy"], sets)
+
+
+def test_vectors_have_the_order_of_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, path = MultiLabel(), tmp_path / "a.jsonl"
+    path.write_text(rows([[1, 0, 1], [0, 1, 0], [0, 0, 0]]), "utf-8")
+    examples = task.read(str(path), Columns(), labeled=True)
+    named = task.matched(examples, ["c", "a", "b"])
+    assert [example.labels for example in named] == [("c", "b"), ("a",), ()]
+    assert "c, a, b" in capsys.readouterr().err
+    assert task.matched(examples, ["2", "0", "1"]) == examples
+    with pytest.raises(BadInputError, match=r"line 1: .*3 values.*2 labels .a, b."):
+        task.matched(examples, ["a", "b"])
+    path.write_text(rows([["a"], ["b"]]), "utf-8")
+    lists = task.read(str(path), Columns(), labeled=True)
+    assert task.matched(lists, ["a", "b", "c"]) == lists
+    assert task.matched([], ["a"]) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "remedy"),
+    [
+        (["0", "1"], ["bad", "good"], "write the names"),
+        (["bad", "good"], ["0", "1"], "write the numbers"),
+        (["Good", "good"], ["bad", "good"], "as the model does: good"),
+        (["1.0", "0"], ["0", "1"], "as the model does: 1"),
+        (["0", "1"], ["LABEL_0", "LABEL_1"], "id2label"),
+        (["new", "good"], ["bad", "good"], "remove the row"),
+    ],
+)
+def test_the_cause_of_an_unknown_label_is_named(
+    labels: list[str], classes: list[str], remedy: str, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = tmp_path / "a.csv"
+    for task, column in ((Classification(), "label"), (MultiLabel(), "labels")):
+        path.write_text(table(labels, column), "utf-8")
+        examples = task.read(str(path), Columns(), labeled=True)
+        with pytest.raises(BadInputError, match=f"line 2: label .*{remedy}"):
+            task.features(examples, tokenizer, 16, classes)
