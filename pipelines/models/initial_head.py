@@ -13,9 +13,8 @@ from bert_jax.runtime.errors import BadInputError
 from pipelines.models.open import LoadedModel
 from pipelines.models.predict import task_of
 from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.tables.labels import first_names
 from pipelines.tasks.task import Task
-
-_MOST_LISTED = 5  # classes in a message
 
 
 def initial_head(
@@ -56,7 +55,7 @@ def initial_head(
         return list(classes), head
     if mode == "keep":
         classes = names
-    say(f"the task head of {model.path} is kept, with its classes: {_listed(classes)}")
+    say(f"the task head of {model.path} is kept, with its classes: {first_names(classes)}")
     order = np.array([names.index(name) for name in classes])
     return list(classes), head | {
         "kernel": head["kernel"][:, order],
@@ -83,8 +82,5 @@ def _difference_of_classes(task: Task, classes: Sequence[str], names: Sequence[s
         return "its values may have another scale; --head.init keep uses it"
     if sorted(classes) == sorted(names) and len(set(names)) == len(names):
         return ""
-    return f"its classes are {_listed(names)}, those of the data are {_listed(classes)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_MOST_LISTED], "…"] if len(names) > _MOST_LISTED else names)
+    of_data = first_names(classes)
+    return f"its classes are {first_names(names)}, those of the data are {of_data}"

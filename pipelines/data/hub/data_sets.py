@@ -24,6 +24,7 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.hub.download import download
 from pipelines.data.hub.repository import HUB, Listing, Repository, listing, repository
+from pipelines.data.sources.locations import File
 
 CONVERTED = "refs/convert/parquet"
 _README = "README.md"
@@ -36,7 +37,6 @@ _NAME = re.compile(
 )
 # In this order: a repository may have its data in several formats.
 _FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # Names that the hub counts as the same split.
 _SPLITS = {
     "train": ("train", "training"),
@@ -232,7 +232,7 @@ def _shards_of(name: str) -> str:
 
 def _format(name: str) -> str:
     path = PurePosixPath(name)
-    suffix = PurePosixPath(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    suffix = File(name, 0).content_suffix
     is_hidden = any(part.startswith((".", "_")) for part in path.parts)
     is_data = path.name not in ("dataset_infos.json", "dataset_info.json", "state.json")
     return suffix if suffix in _FORMATS and is_data and not is_hidden else ""

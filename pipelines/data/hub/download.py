@@ -115,7 +115,7 @@ def size_text(size: int) -> str:
 
 def _bytes_to_download(missing: Sequence[RemoteFile], blobs: Path) -> int:
     """Return the bytes of the files; report those of an earlier command, and a full disk."""
-    partials = [path for file in missing if (path := _partial(blobs, file)).is_file()]
+    partials = [path for file in missing if (path := _incomplete(blobs, file)).is_file()]
     done, total = sum(path.stat().st_size for path in partials), sum(file.size for file in missing)
     if done:
         say(f"resuming after the {size_text(done)} that an earlier command downloaded")
@@ -128,7 +128,7 @@ def _bytes_to_download(missing: Sequence[RemoteFile], blobs: Path) -> int:
     return total
 
 
-def _partial(blobs: Path, file: RemoteFile) -> Path:
+def _incomplete(blobs: Path, file: RemoteFile) -> Path:
     return blobs / f"{file.digest}.incomplete"
 
 
@@ -136,7 +136,7 @@ def _fetch(
     source: Repository, commit: str, file: RemoteFile, blobs: Path, show: Callable[[int], None]
 ) -> None:
     """Download a blob, unless it is intact."""
-    blob, incomplete = blobs / file.digest, _partial(blobs, file)
+    blob, incomplete = blobs / file.digest, _incomplete(blobs, file)
     if not _is_intact(blob, file):
         blob.unlink(missing_ok=True)
         _Fetch(source, commit, file, incomplete).run(show)
@@ -146,17 +146,17 @@ def _fetch(
 class _Fetch:
     """The download of one file."""
 
-    def __init__(self, source: Repository, commit: str, file: RemoteFile, partial: Path) -> None:
+    def __init__(self, source: Repository, commit: str, file: RemoteFile, incomplete: Path) -> None:
         from huggingface_hub import hf_hub_url
 
-        self._source, self._file, self._partial = source, file, partial
+        self._source, self._file, self._incomplete = source, file, incomplete
         self._url = hf_hub_url(source.name, file.name, repo_type=source.kind, revision=commit)
 
     def run(self, show: Callable[[int], None]) -> None:
         """Complete the partial file; if it is wrong then, download it once more."""
         for _ in range(2):
             if self._size() > self._file.size:
-                self._partial.unlink()
+                self._incomplete.unlink()
             while self._size() < self._file.size:
                 before = self._size()
                 try:
@@ -164,9 +164,9 @@ class _Fetch:
                 except UnreachableError:
                     if self._size() <= before:
                         raise
-            if _is_intact(self._partial, self._file):
+            if _is_intact(self._incomplete, self._file):
                 return
-            self._partial.unlink(missing_ok=True)
+            self._incomplete.unlink(missing_ok=True)
             say(f"{self._source}: {self._file.name} has another checksum than the hub lists")
         raise self._wrong()
 
@@ -178,13 +178,13 @@ class _Fetch:
         )
 
     def _size(self) -> int:
-        return self._partial.stat().st_size if self._partial.is_file() else 0
+        return self._incomplete.stat().st_size if self._incomplete.is_file() else 0
 
     def _append(self, show: Callable[[int], None]) -> None:
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         headers = build_hf_headers(library_name=PROGRAM) | {"Accept-Encoding": "identity"}
-        with self._partial.open("ab") as content:
+        with self._incomplete.open("ab") as content:
             start = content.tell()
             if start:
                 headers["Range"] = f"bytes={start}-"

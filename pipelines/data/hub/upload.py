@@ -67,25 +67,39 @@ def push(folder: Path, target: Repository) -> str:
         parent = _prepare(api, target, set(paths))
         names = [f"{name} ({size_text(path.stat().st_size)})" for name, path in paths.items()]
         say(f"uploading {', '.join(names)}")
-        commit: Any = target.request(
-            lambda: api.create_commit(
-                target.name,
-                [CommitOperationAdd(name, str(path)) for name, path in paths.items()],
-                commit_message="Upload a model of bert-jax",
-                parent_commit=parent,
-            )
-        )
-    except Exception as error:
+        operations = [CommitOperationAdd(name, str(path)) for name, path in paths.items()]
+        commit = _commit(api, target, operations, parent)
+    except (UserError, OSError) as error:
         # The hub's own protocol, which the client uses for large files if hf_xet is installed.
         xet = "HF_HUB_DISABLE_XET=1 " if "xet" in str(error) else ""
         say(f"{folder} is complete; to upload it again: {xet}hf upload {target.name} {folder}")
         if isinstance(error, UserError):
             raise
-        # The client raises errors of any type for failed uploads of large files.
-        text = " ".join(f"{error} {error.__cause__ or ''}".split())[:200]
-        raise UnreachableError(f"{target}: the upload failed ({text}); try it again") from None
+        raise _failed(target, error) from None
     say(f"{HUB}{target.name}: commit {commit.oid[:12]}, {commit.commit_url}")
     return str(commit.commit_url)
+
+
+def _commit(api: Any, target: Repository, operations: list[Any], parent: str | None) -> Any:
+    """Upload the files in one commit."""
+    try:
+        return target.request(
+            lambda: api.create_commit(
+                target.name,
+                operations,
+                commit_message="Upload a model of bert-jax",
+                parent_commit=parent,
+            )
+        )
+    except UserError:
+        raise
+    except Exception as error:  # of any type, if the upload of a large file fails
+        raise _failed(target, error) from None
+
+
+def _failed(target: Repository, error: Exception) -> UnreachableError:
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())[:200]
+    return UnreachableError(f"{target}: the upload failed ({text}); try it again")
 
 
 def _prepare(api: Any, target: Repository, names: set[str]) -> str | None:

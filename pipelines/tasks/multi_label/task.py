@@ -24,6 +24,7 @@ from pipelines.tasks.multi_label.labels import Names, Sets
 from pipelines.tasks.tables.bad_rows import report_skipped
 from pipelines.tasks.tables.class_names import read_names, remedy_of_unknown
 from pipelines.tasks.tables.examples import Example, examples_of, texts
+from pipelines.tasks.tables.labels import first_names
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.tables.table import Table, option
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample
@@ -125,7 +126,7 @@ class MultiLabel(TextTask):
             )
         if are_labels:
             are = "column is a label" if len(columns) == 1 else "columns are labels"
-            say(f"{table.source}: {len(columns)} {are}: {_listed(columns)}")
+            say(f"{table.source}: {len(columns)} {are}: {first_names(columns)}")
             return label_columns.sets_of_flags(table, columns, detected)
         say(f"{table.source}: labels in {columns[0]!r}")
         file = self.options.label_names
@@ -146,10 +147,10 @@ class MultiLabel(TextTask):
         if len(names.names) != len(classes):
             raise BadInputError(
                 f"{examples[0].where}: rows have {len(names.names)} values of 0 or 1, but the model"
-                f" has {len(classes)} labels ({_listed(list(classes))}); give a value for each, in"
+                f" has {len(classes)} labels ({first_names(classes)}); give a value for each, in"
                 " this order, or lists of names"
             )
-        say(f"the values of each row are those of {_listed(list(classes))}, in this order")
+        say(f"the values of each row are those of {first_names(classes)}, in this order")
         named = Names(tuple(classes), complete=True)
         return [
             replace(e, labels=tuple(classes[int(n)] for n in e.labels or ()), names=named)
@@ -172,11 +173,11 @@ class MultiLabel(TextTask):
         if len(listed) > _MOST_LISTED:
             listed[_MOST_LISTED // 2 : -_MOST_LISTED // 2] = ["…"]
         say(
-            f"{len(classes)} labels: {', '.join(listed)}; {counts.total() / rows:.2f} per row;"
+            f"labels ({len(classes)}): {', '.join(listed)}; {counts.total() / rows:.2f} per row;"
             f" {without:,} of {rows:,} rows have none"
         )
         if never := [name for name in classes if name not in counts]:
-            say(f"labels without examples, which cannot be learned: {_listed(never)}")
+            say(f"labels without examples, which cannot be learned: {first_names(never)}")
         if len(classes) > 1 and all(len(example.labels or ()) == 1 for example in examples):
             say("every row has exactly one label; the task classification chooses exactly one")
         return classes
@@ -292,19 +293,19 @@ def _check_names(examples: Sequence[LabeledExample], classes: Sequence[str]) -> 
     missing = [name for name in classes if name not in of_file.names]
     if of_file.complete and missing:
         raise BadInputError(
-            f"{examples[0].where}: there is nothing for the labels {_listed(missing)} of the model;"
-            f" add them, or choose other columns with {option('label', 'A,B')}"
+            f"{examples[0].where}: there is nothing for the labels {first_names(missing)} of the"
+            f" model; add them, or choose other columns with {option('label', 'A,B')}"
         )
     known = set(classes)
     unknown = [name for name in of_file.names if name not in known]
     if unknown and of_file.detected:
-        say(f"columns that are no labels of the model are ignored: {_listed(unknown)}")
+        say(f"columns that are no labels of the model are ignored: {first_names(unknown)}")
         return
     for example in examples:
         if wrong := next((name for name in example.labels or () if name not in known), None):
             raise BadInputError(
                 f"{example.where}: label {wrong!r} is not a label of the model"
-                f" ({_listed(list(classes))}); {remedy_of_unknown(wrong, classes, 'label')}"
+                f" ({first_names(classes)}); {remedy_of_unknown(wrong, classes, 'label')}"
             )
 
 
@@ -325,7 +326,3 @@ def _matrix(sets: Sequence[Sequence[str]], classes: Sequence[str]) -> np.ndarray
     for row, names in enumerate(sets):
         matrix[row, [number[name] for name in names if name in number]] = 1
     return matrix
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_MOST_LISTED], "…"] if len(names) > _MOST_LISTED else names)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.rows import HALF_CHARACTER
-from pipelines.tasks.tables.table import Table
+from pipelines.tasks.tables.table import Table, check_ids
 
 ROW = (
     '{"id": "1", "context": "…", "question": "…", "answers": {"text": ["…"], "answer_start": [0]}}'
@@ -42,8 +42,8 @@ class Entry(NamedTuple):
     is_row: bool
 
 
-def entries_of(data: Any, source: str) -> Iterator[Entry]:
-    """Yield the questions of an object of JSON.
+def entries_of(data: Any, source: str) -> list[Entry]:
+    """Return the questions of an object of JSON.
 
     Args:
         data: See above.
@@ -65,8 +65,8 @@ def entries_of(data: Any, source: str) -> Iterator[Entry]:
     )
 
 
-def entries_of_table(table: Table) -> Iterator[Entry]:
-    """Yield the questions of a table; see `entries_of`."""
+def entries_of_table(table: Table) -> list[Entry]:
+    """Return the questions of a table; see `entries_of`."""
     numbered = zip(table.locations, table.rows, strict=True)
     return _unique(
         entry
@@ -150,15 +150,10 @@ def _of_paragraph(paragraph: Any, location: str) -> Iterator[Entry]:
         yield Entry(position, _id(qa, position), context, qa, False)
 
 
-def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
-    locations: dict[str, str] = {}
-    for entry in entries:
-        first = locations.setdefault(entry.id, entry.location)
-        if first is not entry.location:
-            raise BadInputError(
-                f"{entry.location} has the same id {entry.id!r} as {first}; make ids unique"
-            )
-        yield entry
+def _unique(entries: Iterable[Entry]) -> list[Entry]:
+    listed = list(entries)
+    check_ids((entry.id, entry.location) for entry in listed)
+    return listed
 
 
 def _id(record: Any, location: str) -> str:

@@ -90,10 +90,10 @@ def _entries(source: str, bad_rows: BadRows) -> tuple[list[Entry], Any]:
     files = find(escaped(source)) if is_json else []
     content = text_of(files[0], (JSON_LINES, JSON_ARRAY)) if files else ""
     if not files or is_lines(content):
-        return list(entries_of_table(read_table(source, bad_rows=bad_rows))), ""
+        return entries_of_table(read_table(source, bad_rows=bad_rows)), ""
     data = value_of(source, content)
     version = data.get("version", "") if isinstance(data, dict) else ""
-    return list(entries_of(data, source)), version
+    return entries_of(data, source), version
 
 
 def _question(

@@ -35,6 +35,7 @@ from pipelines.tasks.summarization.rouge import (
     words,
 )
 from pipelines.tasks.tables.read import read
+from pipelines.tasks.tables.table import check_ids
 from pipelines.tasks.task import REQUEST_ID, Arrays, Columns, Features, Record, Sample, Task
 
 # Usual names of columns: XSum, CNN/DailyMail, BillSum, SAMSum; and arXiv's abstracts.
@@ -127,17 +128,12 @@ class Summarization(Task):
         rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
         say(f"{source}: document {text!r}" + f", summary {label!r}" * labeled + rest)
         named = replace(columns, text=text, label=label)
-        examples: list[Example] = []
-        locations: dict[str, str] = {}
-        for location, record in zip(table.locations, table.rows, strict=True):
-            example = self._example(record, len(examples), location, named, labeled)
-            if example.id in locations:
-                raise BadInputError(
-                    f"{location} has the same id {example.id!r} as {locations[example.id]}; make"
-                    " ids unique"
-                )
-            locations[example.id] = location
-            examples.append(example)
+        located = enumerate(zip(table.locations, table.rows, strict=True))
+        examples = [
+            self._example(record, number, location, named, labeled)
+            for number, (location, record) in located
+        ]
+        check_ids(zip((example.id for example in examples), table.locations, strict=True))
         self._describe(source, examples)
         return examples
 

@@ -53,7 +53,7 @@ class Parsed:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all lines have the same number of fields, except for names of rows."""
+        """All lines have the same number of fields, except for names of rows."""
         widths = {len(record) for record in self.records}
         return len(widths) == 1 or has_row_names(self.records)
 

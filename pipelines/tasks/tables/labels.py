@@ -84,3 +84,8 @@ def _absent(values: Sequence[Any], column: str) -> list[Any]:
 
 def _is_int(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
+
+
+def first_names(names: Sequence[str], most: int = 10) -> str:
+    """Return the first names for a message; … stands for others."""
+    return ", ".join([*names[:most], "…"] if len(names) > most else names)

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,19 +142,14 @@ class Table:
         if not column and "id" not in self.columns:
             return numbers
         try:
-            return self._unique(self.names(self.column(column, ("id",), "id")))
+            names = self.names(self.column(column, ("id",), "id"))
+            check_ids(zip(names, self.locations, strict=True))
+            return names
         except BadInputError as error:
             if column:
                 raise
             say(f"{error}: the numbers of the rows, from 0, are the ids")
             return numbers
-
-    def _unique(self, ids: list[str]) -> list[str]:
-        first: dict[str, str] = {}
-        for location, name in zip(self.locations, ids, strict=True):
-            if first.setdefault(name, location) is not location:
-                raise BadInputError(f"{location}: {first[name]} has the same id {name!r}")
-        return ids
 
     def warn_of_empty(self, *columns: Sequence[str]) -> None:
         """Print a warning if rows have an empty text."""
@@ -169,6 +164,21 @@ class Table:
                 f"{self.source}: {len(empty):,} of {len(self.rows):,} rows have an empty text"
                 f" (first: {first}); they are used anyway"
             )
+
+
+def check_ids(ids: Iterable[tuple[str, str]]) -> None:
+    """Check that ids, each with its location, are unique.
+
+    Raises:
+        BadInputError: Two are equal.
+    """
+    first: dict[str, str] = {}
+    for name, location in ids:
+        if name in first:
+            raise BadInputError(
+                f"{location} has the same id {name!r} as {first[name]}; make ids unique"
+            )
+        first[name] = location
 
 
 def checked(value: Any, column: str, location: str) -> str:

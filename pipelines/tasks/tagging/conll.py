@@ -102,7 +102,9 @@ def read_columns(
         )
     width = 0 if is_conll_2012 or are_chosen else blocks[0].width
     sentences = _sentences(source, blocks, width, token, tag, bad_rows)
-    rest = ", ".join(f"{count:,} {name}" for name, count in skipped.items() if count)
+    rest = ", ".join(
+        f"{count:,} {name}{'s' * (count > 1)}" for name, count in skipped.items() if count
+    )
     if blocks[0].width > 2 or rest:
         tags = f", column {tag} the tag" if tag else ""
         say(f"{source}: column {token} is the word{tags}" + (f"; skipped: {rest}" if rest else ""))
@@ -148,7 +150,7 @@ def _blocks(content: Sequence[tuple[int, str]], skipped: Counter[str]) -> list[_
             not block.rows and _is_comment(line, widths, has_tabs)
         )
         if is_comment:
-            skipped["comment lines"] += 1
+            skipped["comment line"] += 1
         if _NEW_DOCUMENT.match(line) if is_comment else line.lstrip().startswith(DOCUMENT_MARK):
             document += 1
         elif not (is_blank or is_comment):
@@ -196,8 +198,8 @@ def _without_extra_rows(blocks: Sequence[_Block], skipped: Counter[str]) -> list
     kept = []
     for block in blocks:
         ids = [row[0] for row in block.rows]
-        skipped["lines of multiword tokens"] += sum("-" in number for number in ids)
-        skipped["empty nodes"] += sum("." in number for number in ids)
+        skipped["multiword token"] += sum("-" in number for number in ids)
+        skipped["empty node"] += sum("." in number for number in ids)
         is_word = [number.isdigit() for number in ids]
         rows, numbers = compress(block.rows, is_word), compress(block.numbers, is_word)
         kept.append(_Block(block.document, list(rows), list(numbers)))

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from bert_jax.runtime.errors import BadInputError
 from pipelines.data.sources.arrow import folder_and_split
-from pipelines.data.sources.decompression import DECOMPRESSORS
-from pipelines.data.sources.locations import is_folder
+from pipelines.data.sources.locations import File, is_folder
 from pipelines.data.sources.numbered_lines import lines, position
 from pipelines.tasks.tables import read as tables
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tables.table import check_ids
 from pipelines.tasks.tagging.conll import are_columns, read_columns
 from pipelines.tasks.tagging.records import read_rows
 from pipelines.tasks.tagging.sentence import Sentence, split_words
@@ -54,7 +53,7 @@ def read_sentences(
         raise BadInputError(
             f"tagging has no pairs of texts; remove data.columns.pair ({columns.pair!r})"
         )
-    suffix = _suffix(source)
+    suffix = File(source, 0).content_suffix
     if suffix in _ROWS or _SCHEME.match(source) or is_folder(folder_and_split(source)[0]):
         table = tables.read(source, Columns(), bad_rows)
         sentences = read_rows(table, columns, labeled, tag_names)
@@ -66,21 +65,8 @@ def read_sentences(
             sentences = named(sentences, source, tag_names, "")
     if not any(sentence.tokens for sentence in sentences):
         raise BadInputError(f"{source} has no words; check that it is the right file")
-    first: dict[str, str] = {}
-    for sentence in sentences:
-        if sentence.id in first:
-            raise BadInputError(
-                f"{sentence.where}: {first[sentence.id]} has the same id {sentence.id!r}; change"
-                " one of them, or remove data.columns.id"
-            )
-        first[sentence.id] = sentence.where
+    check_ids((sentence.id, sentence.where) for sentence in sentences)
     return sentences
-
-
-def _suffix(source: str) -> str:
-    """Return the suffix of a path or URL, without that of a compression."""
-    path = PurePosixPath(source.partition("?")[0].lower())
-    return PurePosixPath(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
 
 
 def _is_conll(source: str, columns: Columns) -> bool:

@@ -61,7 +61,7 @@ class Scheme:
 
     @property
     def is_bio(self) -> bool:
-        """The tags are BIO as it is written here."""
+        """All tags are written as in the BIO of this module: ``B-TYPE``, ``I-TYPE``, ``O``."""
         return self.name == "BIO" and all(tag == bio for tag, bio in self.as_bioes.items())
 
     def from_bio(self, bio: Sequence[str]) -> Tags:

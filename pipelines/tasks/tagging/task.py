@@ -26,6 +26,7 @@ from bert_jax.training.losses import MetricSums, cross_entropy
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks.endpoint import Endpoint, Field, Single
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
+from pipelines.tasks.tables.labels import first_names
 from pipelines.tasks.tagging import bio_tags, entity_f1, schemes
 from pipelines.tasks.tagging.conversion import in_bio, located_tags
 from pipelines.tasks.tagging.read import read_sentences
@@ -137,8 +138,9 @@ class Tagging(Task):
         counts = self.counts(examples)
         of_entities = self._of_entities(tags)
         listed = (f"{name} {count:,}" for name, count in counts.most_common(_MOST_LISTED + 1))
-        kind = "entities" if of_entities else "words"
-        names = "" if [*counts] == [bio_tags.UNTYPED] else f": {_listed(list(listed))}"
+        one, many = ("entity", "entities") if of_entities else ("word", "words")
+        kind = one if counts.total() == 1 else many
+        names = "" if [*counts] == [bio_tags.UNTYPED] else f": {first_names(list(listed))}"
         say(f"{counts.total():,} {kind}{names}")
         if of_entities:
             types = {bio_tags.type_of(tag) for tag in tags if tag != bio_tags.OUTSIDE}
@@ -277,10 +279,6 @@ def _tag_counts(examples: Sequence[Sentence]) -> Counter[str]:
     return Counter(chain.from_iterable(example.tags or () for example in examples))
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join([*names[:_MOST_LISTED], "…"] if len(names) > _MOST_LISTED else names)
-
-
 def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.ndarray:
     """Return the class of every word, int32 [W]; 0 if sentences have no tags."""
     if all(example.tags is None for example in examples):
@@ -299,7 +297,7 @@ def _class_numbers(examples: Sequence[Sentence], classes: Sequence[str]) -> np.n
             remedy = "give the classes their names in id2label of the model's config.json"
         raise BadInputError(
             f"{location} has the tag {tag!r}, which is not a class of the model"
-            f" ({_listed(list(classes))}); {remedy}"
+            f" ({first_names(classes)}); {remedy}"
         )
     return np.array(numbers, np.int32)
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file
 
 import bert_jax
-from pipelines.data.hub import repository
+from pipelines.data.hub import repository, upload
 from pipelines.data.sources import remote
 from support.commands import ROOT, inspected, invoke, refused
 from support.faulty_proxy import faulty_proxy
@@ -161,6 +161,15 @@ def test_a_failed_upload_leaves_the_folder(
     assert f"hf upload {TARGET} {out}" in text
     assert TOKEN not in text
     assert inspected(out)["digest"] == inspected(MODEL)["digest"]
+
+
+def test_a_fault_of_the_program_is_no_failed_upload(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    monkeypatch.setattr(upload, "size_text", lambda size: {}[size])
+    with pytest.raises(KeyError):
+        upload.push(tmp_path, upload.push_target(TARGET))
 
 
 def test_a_server_without_xet_is_named(

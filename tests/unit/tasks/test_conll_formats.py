@@ -77,7 +77,7 @@ def test_conll_u(tmp_path: Path, capsys: Output) -> None:
             ("_", "PUNCT"),
         ]
         report = capsys.readouterr().err.splitlines()[0]
-        for part in ("column 2", "column 4", "6 comment", "1 lines of multiword", "1 empty"):
+        for part in ("column 2", "column 4", "6 comment", "1 multiword token", "1 empty node"):
             assert part in report
     assert [s.document for s in found] == [1, 1, 2]
     assert found[0].location(2).endswith("line 8, '#'")  # lines of the file, not of the words
