@@ -92,7 +92,7 @@ def examples_of(
         table: From `read`.
         columns: Names of the columns.
         labeled: Require labels. Otherwise labels are ignored.
-        labels: Usual names of the label column.
+        labels: Usual names of the label column; others than `LABELS` are those of values.
         more: Columns that the task reads by itself.
 
     Raises:
@@ -102,7 +102,7 @@ def examples_of(
     label = columns.label
     if labeled:
         label = table.column(columns.label, labels, "label")
-        table = with_labels(table, label)
+        table = with_labels(table, label, are_values=labels is not LABELS)
     report_columns(table, first, second, columns, label, more)
     read = (first, second) if second else (first,)
     texts = table.texts(first)

@@ -21,16 +21,21 @@ _NO_AGREEMENT = "-"
 _INFERENCES = {"entailment", "neutral", "contradiction", "not_entailment"}
 
 
-def labeled(table: Table, column: str) -> Table:
+def labeled(table: Table, column: str, are_values: bool = False) -> Table:
     """Return the rows that have a label in `column`; print how many do not.
 
     An empty label is an error of the file, so it stays, unless bad rows are skipped.
+
+    Args:
+        table: The table.
+        column: The column of the labels.
+        are_values: Labels are numbers to learn, of which -1 may be one.
 
     Raises:
         BadInputError: No row has a label, or too many labels are empty.
     """
     values = [row.get(column) for row in table.rows]
-    absent = _absent(values, column)
+    absent = [] if are_values else _absent(values, column)
     if column in table.class_names:
         absent.append(None)
     empty = [None, ""] if table.bad_rows.skip else []

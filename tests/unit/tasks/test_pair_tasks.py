@@ -378,3 +378,12 @@ def test_queries_without_ids_are_distinguished_by_their_text(tmp_path: Path) -> 
     file.write_text("query,label\nwho,0\n")
     with pytest.raises(BadInputError, match=r"passage, .*columns are query, label; .*columns.pair"):
         PassageRanking().read(str(file), Columns(), labeled=True)
+
+
+def test_minus_one_is_a_value_of_a_regression(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    rows = "".join(f"a man,{value}\n" for value in (-1, 0, 1, 2, -1))
+    file.write_text(f"text,score\n{rows}")
+    values = [example.label for example in Regression().read(str(file), Columns(), labeled=True)]
+    assert values == ["-1", "0", "1", "2", "-1"]
+    assert len(Classification().read(str(file), Columns(label="score"), labeled=True)) == 3
