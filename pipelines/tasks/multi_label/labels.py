@@ -11,7 +11,6 @@ One rule is chosen for all rows of a column, never row by row.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
@@ -21,6 +20,7 @@ from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tables.literals import LITERAL, list_in
 from pipelines.tasks.tables.table import Table, checked, option
 
 WHOLE = "none"  # the separator of labels that are never split
@@ -34,11 +34,9 @@ _MOST_LISTED = 10
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 WORDS = {"false": False, "true": True}
 YES_NO = FLAGS | WORDS
-_LITERAL = re.compile(r"[\[({].*[\])}]|set\(\)", re.DOTALL)
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _QUOTED = re.compile(r"""[\[({]\s*['"]""")  # the beginning of a list of texts
 _ANGLES = re.compile(r"(?:<[^<>]+>)+")
-_QUOTES_APART = re.compile(r"""(?<=['"])\s+(?=['"])""")  # an array of NumPy has no commas
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def sets_of_column(
             f" the labels with {option('label', 'NAME')}"
         )
     texts = [text for row in table.rows if isinstance(text := row.get(column), str)]
-    if texts and not separator and not any(map(_LITERAL.match, texts)):
+    if texts and not separator and not any(map(LITERAL.match, texts)):
         _ask_about_combined(table, column, found)
     in_order = sorted(found, key=int if all(map(_NUMBER.fullmatch, found)) else str)
     return Names(tuple(in_order)), sets
@@ -122,8 +120,8 @@ def _split_texts(table: Table, column: str, values: list[Any], separator: str) -
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
     split: Any = None
     quoted = any(map(_QUOTED.match, texts))
-    if texts and not separator and (quoted or all(map(_LITERAL.fullmatch, texts))):
-        split = _of_literal
+    if texts and not separator and (quoted or all(map(LITERAL.fullmatch, texts))):
+        split = list_in
         say(f"{table.source}: {column!r} has lists written as text")
     elif texts and not separator and all(map(_ANGLES.fullmatch, texts)):
         say(f"{table.source}: labels of {column!r} are between < and >")
@@ -183,37 +181,6 @@ def _ask_about_combined(table: Table, column: str, found: set[str]) -> None:
             f" --options.separator {shlex.quote(option_value)}"
         )
         return
-
-
-def _of_literal(text: str) -> list[Any] | dict[Any, Any]:
-    """Read a list as JSON, Python or NumPy write it.
-
-    Raises:
-        ValueError: It is not one; also SyntaxError, RecursionError or MemoryError.
-    """
-    text = text.strip()
-    if not _LITERAL.fullmatch(text):
-        raise ValueError(text)
-    if text == "set()":
-        return []
-    try:
-        value = json.loads(text)
-    except ValueError:
-        inside = text[1:-1]
-        if re.fullmatch(r"[-\d.\s]+", inside):  # numbers of NumPy
-            value = [float(part) for part in inside.split()]
-        elif "'" in inside or '"' in inside or not inside.strip():
-            # Python joins texts without a comma between them.
-            value = ast.literal_eval(_QUOTES_APART.sub(", ", text))
-        elif "," in inside and re.fullmatch(r"[-\d.,\s]+", inside):
-            value = ast.literal_eval(text)
-        else:
-            value = [part.strip() for part in inside.split(",")]
-    if isinstance(value, dict):
-        return value
-    if not isinstance(value, list | tuple | set):
-        value = [value]  # (a) is not a tuple
-    return sorted(value, key=str) if isinstance(value, set) else list(value)
 
 
 def _of_objects(table: Table, column: str, values: Sequence[Any]) -> tuple[Names, Sets]:

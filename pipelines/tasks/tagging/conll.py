@@ -27,6 +27,7 @@ from pipelines.data.sources.numbered_lines import lines, position
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
 from pipelines.tasks.tables.table import option
 from pipelines.tasks.tagging import schemes
+from pipelines.tasks.tagging.column_checks import check_separator, check_tags, header_columns
 from pipelines.tasks.tagging.sentence import Sentence, joined, refuse_pieces
 from pipelines.tasks.task import Columns
 
@@ -82,17 +83,19 @@ def read_columns(
         raise BadInputError(f"{source}: CoNLL columns have no ids; remove data.columns.id")
     content = list(lines(source))
     skipped: Counter[str] = Counter()
+    content, header = _without_header(content, skipped)
     blocks = _blocks(content, skipped)
     if not blocks:
         return []
     if is_numbered := _is_numbered(blocks):
         blocks = _without_extra_rows(blocks, skipped)
     is_conll_2012 = blocks[0].width >= 12 and any(line.startswith(_BEGIN) for _, line in content)
-    token, tag = "1", str(blocks[0].width)
+    token, tag = header or ("1", str(blocks[0].width))
     if is_conll_2012:
         token, tag = "4", "11"
-    elif is_numbered:
+    elif is_numbered and not header:
         token, tag = "2", _usual_label(blocks)
+    _check(source, blocks, labeled and (token, tag) == ("1", str(blocks[0].width)), columns)
     are_chosen = bool(columns.text) and (bool(columns.label) or not labeled)
     token, tag = columns.text or token, (columns.label or tag) if labeled else ""
     if labeled and not tag:
@@ -111,6 +114,26 @@ def read_columns(
     if not any(block.document for block in blocks):
         sentences = [replace(s, document=number) for number, s in enumerate(sentences)]
     return _without_language(source, sentences) if sentences else []
+
+
+def _without_header(
+    content: list[tuple[int, str]], skipped: Counter[str]
+) -> tuple[list[tuple[int, str]], tuple[str, str] | None]:
+    """Return the lines after a header, and the columns that it names; see `header_columns`."""
+    written = [(number, line) for number, line in content if line.strip()]
+    header = header_columns([_cells(line) for _, line in written])
+    if header:
+        content = content[content.index(written[0]) + 1 :]
+        skipped["header line"] += 1
+    return content, header
+
+
+def _check(source: str, blocks: Sequence[_Block], are_usual: bool, columns: Columns) -> None:
+    """Refuse lines that are no columns, or whose tags are not in the usual ones."""
+    rows = [row for block in blocks for row in block.rows]
+    check_separator(source, rows)
+    if are_usual and not (columns.text or columns.label):
+        check_tags(source, rows)
 
 
 def are_columns(content: Sequence[str], columns: Columns) -> bool:

@@ -46,7 +46,8 @@ def read_rows(table: Table, columns: Columns, labeled: bool, tag_names: str = ""
     if labeled:
         used = [name for name in (words, label, columns.id) if name]
         choice = f"; choose others with {option('label', 'NAME')}" if len(usual) > 1 else ""
-        if rest := ", ".join(name for name in names if name not in used):
+        rest = ", ".join(name for name in names if name not in used)
+        if rest and set(used) <= set(names):
             say(f"{source}: reads {', '.join(map(repr, used))}; ignored: {rest}{choice}")
         _check_kinds(table, label)
         lists_of_tags = [row[label] for row in table.rows if isinstance(row.get(label), list)]
