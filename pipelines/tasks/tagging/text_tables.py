@@ -21,7 +21,7 @@ from pipelines.tasks.tables.literals import list_in
 from pipelines.tasks.tables.table import Table, checked
 from pipelines.tasks.tagging.column_names import LIST, RAW, TAGS, WORDS, numbers_sentences
 from pipelines.tasks.tagging.records import read_rows
-from pipelines.tasks.tagging.sentence import Sentence, joined
+from pipelines.tasks.tagging.sentence import Sentence, joined, refuse_pieces
 from pipelines.tasks.tagging.tag_names import named
 from pipelines.tasks.task import Columns
 
@@ -202,6 +202,8 @@ def _sentence(table: Table, found: _Found, count: int, numbers: Sequence[int]) -
             text = checked(value, of, table.locations[number]).strip()
             if not text:
                 raise BadInputError(f"{table.locations[number]}: {of!r} is empty; fill it in")
+            if of == found.tags:
+                refuse_pieces(text, f"{table.locations[number]}: {of!r}")
             texts.append(text)
         return texts
 

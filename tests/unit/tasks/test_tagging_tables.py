@@ -69,7 +69,12 @@ def test_rows_of_words(tmp_path: Path, capsys: Output) -> None:
     report = capsys.readouterr().err
     for part in ("'Word'", "'POS'", "'Sentence #'", "3 words", "2 sentences", "Tag"):
         assert part in report
-    for rows, line in (("1,a,O\n2,b,O\n1,c,B-X\n", 4), (",a,O\n", 2), ("1,a,O\n1,,O\n", 3)):
+    for rows, line in (
+        ("1,a,O\n2,b,O\n1,c,B-X\n", 4),
+        (",a,O\n", 2),
+        ("1,a,O\n1,,O\n", 3),
+        ("1,a,-100\n", 2),
+    ):
         with pytest.raises(BadInputError, match=f"line {line}"):
             read(f"sentence_id,word,tag\n{rows}", tmp_path, "b.csv")
     rows = "1,a,O\n1,,O\n" + "".join(f"{n},b,B-X\n" for n in range(2, 20))
