@@ -75,7 +75,7 @@ def read_text_table(
     if not (are_sentences or is_raw):
         names = " and ".join(map(repr, found.names))
         raise BadInputError(
-            f"{table.source}: {names} have no lists, and no column has sentence ids; {FORMS}"
+            f"{table.source}: there are no lists in {names}, and no sentence ids; {FORMS}"
         )
     rest = ", ".join(n for n in table.columns if n not in (*found.names, columns.id))
     ignored = f"; ignored: {rest}" if rest and not labeled else ""  # else `read_rows` prints them
