@@ -15,7 +15,6 @@ from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.models.formats.hugging_face import CONFIG
 from pipelines.models.open import LoadedModel
 from pipelines.tasks.experiment import all_logits, logits_step
-from pipelines.tasks.multi_label.task import MultiLabel
 from pipelines.tasks.ranking import PassageRanking, ranked
 from pipelines.tasks.registry import TaskOptions, open_task, task_of_architecture
 from pipelines.tasks.tables.bad_rows import STOP, BadRows
@@ -82,28 +81,21 @@ def predict_file(
     """
     columns = columns_of(model, columns or Columns())
     classes = list(model.weights.labels)
-    name, head, options = task_of(model)
+    name, head, _ = task_of(model)
     if rank and (name != "classification" or len(classes) != 2):
         raise BadArgumentsError(
             f"--rank needs a classification model with 2 classes; {model.path} is a {name} model"
             f" with {len(classes)}"
         )
-    thresholds = model.weights.thresholds
-    task = (
-        PassageRanking(None, bad_rows) if rank else open_task(name, options, bad_rows, thresholds)
-    )
+    task = PassageRanking(None, bad_rows) if rank else open_task_of(model, bad_rows)
     trained = model.weights.text_columns
     if task.needs_pairs and len(trained) == 1:
         raise BadArgumentsError(
             f"--rank needs a model of pairs, but {model.path} was trained on single texts"
             f" ({trained[0]}); train one with data.columns.pair"
         )
-    if isinstance(task, MultiLabel):
-        say(
-            "labels are predicted from the thresholds that were tuned in training"
-            if task.thresholds
-            else "labels are predicted from a probability of 0.5: no thresholds were tuned"
-        )
+    if notice := task.notice():
+        say(notice)
     task.expect_classes(classes)
     examples = task.matched(task.read(source, columns, labeled=labeled), classes)
     task.check_texts(examples, trained)
@@ -125,9 +117,8 @@ def predict_objects(
         BadArgumentsError: An object is none of these.
         BadInputError: The model has no task head, or was trained on another number of texts.
     """
-    name, head, options = task_of(model)
-    task = open_task(name, options)
-    task.expect_classes(list(model.weights.labels))
+    _, head, _ = task_of(model)
+    task = open_task_of(model)
     examples = [
         replace(example, id=str(number))
         for number, item in enumerate(inputs)
@@ -207,6 +198,12 @@ def task_of(model: LoadedModel) -> tuple[str, HeadConfig, TaskOptions]:
             f"{model.path} is a {kind} without a task head; train one with bert-jax finetune TASK"
         )
     return task, HeadConfig(), TaskOptions()
+
+
+def open_task_of(model: LoadedModel, bad_rows: BadRows = STOP) -> Task:
+    """Return the task of a fine-tuned model, with the thresholds of the model; see `task_of`."""
+    name, _, options = task_of(model)
+    return open_task(name, options, bad_rows, model.weights.thresholds)
 
 
 def _check_problem_type(model: LoadedModel) -> None:

@@ -12,9 +12,9 @@ from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.models.open import LoadedModel
-from pipelines.models.predict import row_length, task_network_of, task_of
+from pipelines.models.predict import open_task_of, row_length, task_network_of, task_of
 from pipelines.serving.batching import Row
-from pipelines.tasks.registry import open_task, uses
+from pipelines.tasks.registry import uses
 from pipelines.tasks.task import Features, Record, Task
 
 MAX_ROWS = 128  # per request; a long passage has several
@@ -50,8 +50,7 @@ class ServedTask:
             BadInputError: The task of the head is unknown.
         """
         name, head, options = task_of(model)
-        thresholds, classes = model.weights.thresholds, tuple(model.weights.labels)
-        task = open_task(name, options, thresholds=thresholds)
+        task, classes = open_task_of(model), tuple(model.weights.labels)
         network = task_network_of(model, task, head)
         single = len(model.weights.text_columns) == 1
         tasks = {

@@ -221,18 +221,15 @@ def _report(
     """
     used = dict.fromkeys(choices, "choices")
     used |= {text: "text", before: "before each choice", label: "label", columns.id or "id": "id"}
-    ignored = [name for name in table.columns if name not in used]
     known = any(names <= set(table.columns) for names in _KNOWN)
-    texts = [] if known or before or columns.pair else list(filter(table.has_text, ignored))
-    if texts:
+    asks = not (known or before or columns.pair)
+    if asks and (texts := list(filter(table.has_text, table.others(used)))):
         raise BadInputError(
             f"{table.source}: {text!r} is read as text, but {texts[0]!r} looks like text, too; to"
             f" put it before each choice, add {option('pair', texts[0])}; otherwise add"
             f" {option('pair', NO_PAIR)}"
         )
-    read = ", ".join(f"{kind} {name!r}" for name, kind in used.items() if name in table.columns)
-    rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
-    say(f"{table.source}: {read}{rest}")
+    table.report(used)
 
 
 def _numbered(table: Table) -> list[str]:

@@ -17,11 +17,10 @@ from pipelines.tasks import sequences
 from pipelines.tasks.endpoint import Endpoint, MaybePair, pair_fields
 from pipelines.tasks.tables.class_names import plain, remedy_of_unknown
 from pipelines.tasks.tables.examples import Example, examples_of, texts
+from pipelines.tasks.tables.labels import first_names, listed_counts
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import Columns, Features, Record, Sample
 from pipelines.tasks.text_task import TextTask
-
-_MOST_LISTED = 10  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,14 @@ class Classification(TextTask):
         Raises:
             BadInputError: There are fewer than two.
         """
-        counts = Counter((example.rank, example.label) for example in examples)
-        classes = [label for _, label in sorted(counts)]
+        classes = [label for _, label in sorted({(e.rank, e.label) for e in examples})]
         if len(classes) < 2:
             raise BadInputError(
                 f"{examples[0].where}: all rows have the label {classes[0]!r}; classification"
                 " needs at least two different labels"
             )
-        listed = [
-            f"{label} {count:,} ({count / len(examples):.1%})"
-            for (_, label), count in counts.most_common()
-        ]
-        if len(listed) > _MOST_LISTED:
-            listed[_MOST_LISTED // 2 : -_MOST_LISTED // 2] = ["…"]
-        say(f"{len(classes)} classes: {', '.join(listed)}")
+        listed = listed_counts(self.counts(examples), len(examples))
+        say(f"{len(classes)} classes: {listed}")
         if alike := [names for names in _alike(classes) if len(names) > 1]:
             say(f"are these different classes? {'; '.join(map(' and '.join, alike))}")
         return classes
@@ -91,10 +84,9 @@ class Classification(TextTask):
         number = {label: n for n, label in enumerate(classes)} | {"": 0}
         for example in examples:
             if example.label not in number:
-                more = " …" * (len(classes) > _MOST_LISTED)
                 raise BadInputError(
                     f"{example.where}: label {example.label!r} is not a class of the model"
-                    f" ({', '.join(classes[:_MOST_LISTED])}{more});"
+                    f" ({first_names(classes)});"
                     f" {remedy_of_unknown(example.label, classes)}"
                 )
         arrays["labels"] = np.array([number[example.label] for example in examples], np.int32)

@@ -57,7 +57,8 @@ class Regression(TextTask):
 
     def read(self, source: str, columns: Columns, labeled: bool) -> list[Example]:
         """See `Task.read`; labels are numbers."""
-        examples = examples_of(read(source, columns, self.bad_rows), columns, labeled, LABELS)
+        table = read(source, columns, self.bad_rows)
+        examples = examples_of(table, columns, labeled, LABELS, are_values=True)
         for example in examples if labeled else ():
             if not _is_number(example.label):
                 raise BadInputError(

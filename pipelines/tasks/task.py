@@ -220,6 +220,10 @@ class Task(ABC):
     def objective(self, logits: Array, batch: dict[str, Array]) -> MetricSums:
         """Return the sums of loss and correct predictions of a batch; `logits` are float32."""
 
+    def notice(self) -> str:
+        """Return a line about how this task predicts, for the user; may be empty."""
+        return ""
+
     def tuned_thresholds(self, features: Features, logits: np.ndarray) -> tuple[float, ...]:
         """Return a threshold per class that suits labeled rows; empty if the task has none.
 

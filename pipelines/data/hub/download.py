@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError
@@ -27,8 +26,6 @@ from pipelines.data.hub.repository import (
     unwritable,
 )
 from pipelines.folders import exclusive
-
-_BLOCK = 1 << 20  # bytes
 
 
 def download(
@@ -213,20 +210,13 @@ def _is_intact(path: Path, file: RemoteFile) -> bool:
     """Return whether a file has the bytes of its checksum."""
     if not path.is_file() or path.stat().st_size != file.size:
         return False
-    if len(file.digest) == 64:
-        return _digest(path, hashlib.sha256()) == file.digest
+    state = hashlib.sha256()
     if len(file.digest) == 40:
-        git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-        return _digest(path, git) == file.digest
-    return True  # a copy in the cache of a server with other names of blobs
-
-
-def _digest(path: Path, state: Any) -> str:
+        state = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    elif len(file.digest) != 64:
+        return True  # a copy in the cache of a server with other names of blobs
     with path.open("rb") as content:
-        while block := content.read(_BLOCK):
-            state.update(block)
-    digest: str = state.hexdigest()
-    return digest
+        return hashlib.file_digest(content, lambda: state).hexdigest() == file.digest
 
 
 def _link(link: Path, blob: Path) -> None:

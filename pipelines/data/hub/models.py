@@ -15,11 +15,12 @@ from pipelines.data.tokenizers.tokenizer import (
     SENTENCEPIECE_FILE,
     VOCAB_FILE,
 )
+from pipelines.data.tokenizers.wordpiece_files import ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE
 from pipelines.json_files import read_json
 
 _CONFIG = "config.json"
 _TOKENIZER = (SENTENCEPIECE_FILE, VOCAB_FILE, JSON_FILE, CONFIG_FILE)
-_MORE_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+_MORE_TOKENS = (SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
 _POOLING = ("modules.json", "1_Pooling/config.json")  # of sentence-transformers
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"model-[^/]*\.safetensors")

@@ -20,6 +20,7 @@ from typing import Any
 
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
+from pipelines.tasks.tables.labels import first_names
 from pipelines.tasks.tables.literals import LITERAL, list_in
 from pipelines.tasks.tables.table import Table, checked, option
 
@@ -29,7 +30,6 @@ _ASKED = {"|": "|", ";": ";", ",": "comma", "/": "/", " ": "space"}  # to ask ab
 _NO_VALUE = {"nan", "NaN", "NaT", "None", "NULL", "<NA>"}  # as programs write a missing value
 _NAMED = {"space": None, "tab": "\t", "comma": ","}  # None: any white space
 _MOST = 30_000  # labels
-_MOST_LISTED = 10
 
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 WORDS = {"false": False, "true": True}
@@ -266,8 +266,6 @@ def _check_known(table: Table, sets: Sets, names: Sequence[str]) -> None:
     known = set(names)
     for location, of in zip(table.locations, sets, strict=True):
         if wrong := next((name for name in of or () if name not in known), None):
-            more = " …" * (len(names) > _MOST_LISTED)
             raise BadInputError(
-                f"{location}: label {wrong!r} is not one of the names"
-                f" ({', '.join(names[:_MOST_LISTED])}{more})"
+                f"{location}: label {wrong!r} is not one of the names ({first_names(names)})"
             )

@@ -24,14 +24,13 @@ from pipelines.tasks.multi_label.labels import Names, Sets
 from pipelines.tasks.tables.bad_rows import report_skipped
 from pipelines.tasks.tables.class_names import read_names, remedy_of_unknown
 from pipelines.tasks.tables.examples import Example, examples_of, texts
-from pipelines.tasks.tables.labels import first_names
+from pipelines.tasks.tables.labels import first_names, listed_counts
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.tables.table import Table, option
 from pipelines.tasks.task import REQUEST_ID, Columns, Features, Record, Sample
 from pipelines.tasks.text_task import TextTask
 
 NO_LABEL = "(no label)"  # in counts and reports
-_MOST_LISTED = 10  # names in a message
 _NO_NAMES = Names(())
 _attributes = attrgetter(*(field.name for field in fields(Example)))
 
@@ -169,12 +168,9 @@ class MultiLabel(TextTask):
         if not counts:
             raise BadInputError(f"{examples[0].where}: no row has a label; check the labels")
         rows = len(examples)
-        listed = [f"{name} {n:,} ({n / rows:.1%})" for name, n in counts.most_common()]
-        if len(listed) > _MOST_LISTED:
-            listed[_MOST_LISTED // 2 : -_MOST_LISTED // 2] = ["…"]
         say(
-            f"labels ({len(classes)}): {', '.join(listed)}; {counts.total() / rows:.2f} per row;"
-            f" {without:,} of {rows:,} rows have none"
+            f"labels ({len(classes)}): {listed_counts(counts, rows)};"
+            f" {counts.total() / rows:.2f} per row; {without:,} of {rows:,} rows have none"
         )
         if never := [name for name in classes if name not in counts]:
             say(f"labels without examples, which cannot be learned: {first_names(never)}")
@@ -205,6 +201,11 @@ class MultiLabel(TextTask):
         loss = jnp.mean(binary_cross_entropy(x, targets), axis=-1)  # [B]
         correct = jnp.all((x > 0) == (targets > 0), axis=-1)
         return MetricSums(jnp.sum(loss * weights), jnp.sum(correct * weights), jnp.sum(weights))
+
+    def notice(self) -> str:
+        if self.thresholds:
+            return "labels are predicted from the thresholds that were tuned in training"
+        return "labels are predicted from a probability of 0.5: no thresholds were tuned"
 
     def tuned_thresholds(self, features: Features, logits: np.ndarray) -> tuple[float, ...]:
         """See `Task.tuned_thresholds`; maximizes the F1 of each label."""

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from pipelines.tasks.tables.labels import NO_LABEL
 from pipelines.tasks.tables.labels import labeled as with_labels
@@ -85,6 +84,8 @@ def examples_of(
     labeled: bool,
     labels: Sequence[str] = LABELS,
     more: Sequence[str] = (),
+    *,
+    are_values: bool = False,
 ) -> list[Example]:
     """Make examples of the rows of a table.
 
@@ -92,8 +93,9 @@ def examples_of(
         table: From `read`.
         columns: Names of the columns.
         labeled: Require labels. Otherwise labels are ignored.
-        labels: Usual names of the label column; others than `LABELS` are those of values.
+        labels: Usual names of the label column.
         more: Columns that the task reads by itself.
+        are_values: Labels are numbers to learn, of which -1 may be one.
 
     Raises:
         BadInputError: A value is missing. The message names the line or column.
@@ -102,7 +104,7 @@ def examples_of(
     label = columns.label
     if labeled:
         label = table.column(columns.label, labels, "label")
-        table = with_labels(table, label, are_values=labels is not LABELS)
+        table = with_labels(table, label, are_values)
     report_columns(table, first, second, columns, label, more)
     read = (first, second) if second else (first,)
     texts = table.texts(first)
@@ -167,8 +169,7 @@ def report_columns(
     """
     used = {first: "text", second: "pair", label: "label", columns.id or "id": "id"}
     used |= dict.fromkeys(more, "also")
-    ignored = [name for name in table.columns if name not in used]
-    others = [name for name in ignored if _may_be_pair(table, name)]
+    others = [name for name in table.others(used) if _may_be_pair(table, name)]
     if others and not (second or columns.pair):
         other = others[0]
         raise BadInputError(
@@ -176,9 +177,7 @@ def report_columns(
             f" is the second text of each pair, add {option('pair', other)}; for single texts,"
             f" add {option('pair', NO_PAIR)}"
         )
-    read = ", ".join(f"{kind} {name!r}" for name, kind in used.items() if name in table.columns)
-    rest = f"; ignored: {', '.join(ignored)}" if ignored else ""
-    say(f"{table.source}: {read}{rest}")
+    table.report(used)
 
 
 def _may_be_pair(table: Table, column: str) -> bool:

@@ -7,6 +7,7 @@ None                a class of -1 in a data set that lists its classes, as in te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from pipelines.tasks.tables.bad_rows import REMEDY, report_skipped
 from pipelines.tasks.tables.table import Table
 
 NO_LABEL = f"fill it in, or {REMEDY}"
+_MOST_LISTED = 10  # names in a message
 _NO_AGREEMENT = "-"
 _INFERENCES = {"entailment", "neutral", "contradiction", "not_entailment"}
 
@@ -91,6 +93,14 @@ def _is_int(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
-def first_names(names: Sequence[str], most: int = 10) -> str:
+def listed_counts(counts: Counter[str], rows: int) -> str:
+    """List labels with their counts and fractions of the rows, the most frequent first."""
+    listed = [f"{label} {count:,} ({count / rows:.1%})" for label, count in counts.most_common()]
+    if len(listed) > _MOST_LISTED:
+        listed[_MOST_LISTED // 2 : -_MOST_LISTED // 2] = ["…"]
+    return ", ".join(listed)
+
+
+def first_names(names: Sequence[str], most: int = _MOST_LISTED) -> str:
     """Return the first names for a message; … stands for others."""
     return ", ".join([*names[:most], "…"] if len(names) > most else names)

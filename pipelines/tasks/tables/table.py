@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,6 +150,21 @@ class Table:
                 raise
             say(f"{error}: the numbers of the rows, from 0, are the ids")
             return numbers
+
+    def others(self, used: Mapping[str, str]) -> list[str]:
+        """Return the columns that are not among the `used` ones."""
+        return [name for name in self.columns if name not in used]
+
+    def report(self, used: Mapping[str, str]) -> None:
+        """Print which columns are read, and which are ignored.
+
+        Args:
+            used: Name -> what the column is read as; names that do not exist are left out.
+        """
+        read = [f"{kind} {name!r}" for name, kind in used.items() if name in self.columns]
+        others = self.others(used)
+        rest = f"; ignored: {', '.join(others)}" if others else ""
+        say(f"{self.source}: {', '.join(read)}{rest}")
 
     def warn_of_empty(self, *columns: Sequence[str]) -> None:
         """Print a warning if rows have an empty text."""

@@ -25,6 +25,7 @@ from pipelines.tasks.registry import task_of_architecture
 from pipelines.tasks.task import Features
 from support.commands import invoke
 from support.finetuned import FILES, options, run
+from support.model_server import served
 from support.task_files.task_files import read_json_lines
 
 NAMES = ["a", "b", "c", "d"]
@@ -175,6 +176,21 @@ def predicted(model: Path, source: Path, *words: str) -> tuple[list[dict[str, An
     result = invoke("predict", model, "--input", source, "--output", out, "--length", "16", *words)
     assert result.returncode == 0, result.stderr
     return read_json_lines(out), json.loads(result.stdout or "{}"), result.stderr
+
+
+def test_lists_and_requests_use_the_thresholds_of_the_model(
+    finetuned: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finetuned("multi-label"), tmp_path / "made")) / "run"
+    labels = open_model(run).weights.labels
+    texts = [row["text"] for row in read_json_lines(run.parent / "validation.jsonl")]
+    for threshold, expected in ((1.0, []), (0.0, list(labels))):
+        values = dict.fromkeys(labels, threshold)
+        (run / thresholds.FILE).write_text(json.dumps({"48": values}), "utf-8")
+        records = bert_jax_package.load(run).predict(texts)
+        assert {tuple(record["labels"]) for record in records} == {tuple(expected)}
+        with served(run) as client:
+            assert client.result("multi-label", text=texts[0])["labels"] == expected
 
 
 def test_thresholds_follow_the_model(finetuned: Callable[[str], Path], tmp_path: Path) -> None:
