@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from pipelines.data.hub import repository
+from pipelines.data.sources import remote
 from support.server_threads import serving
 
 DATA_SET = "me/books"
@@ -112,6 +114,22 @@ def hub_server(folder: Path) -> Iterator[str]:
     """Serve a folder as the data set; yield the URL of the hub."""
     with serve(Hub({f"datasets/{DATA_SET}": {"main": folder}})) as hub:
         yield hub.url
+
+
+@contextmanager
+def impatient_client(
+    patch: pytest.MonkeyPatch,
+    repositories: dict[str, dict[str, Path]],
+    home: Path,
+    token: str = "",
+) -> Iterator[Hub]:
+    """Serve repositories to the client in this process, which gives up after half a second."""
+    patch.setattr(remote, "_FIRST_WAIT", 0.02)
+    patch.setattr(remote, "_PATIENCE", 0.5)
+    patch.setattr(repository, "_PATIENCE", 0.5)
+    with serve(Hub(repositories, large=1000)) as hub:
+        use(patch, hub.url, home, token)
+        yield hub
 
 
 def use(patch: pytest.MonkeyPatch, url: str, home: Path, token: str = "") -> Path:

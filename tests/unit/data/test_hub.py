@@ -13,11 +13,10 @@ from huggingface_hub import constants, hf_hub_download
 from bert_jax.runtime.errors import BadInputError, UnreachableError, UserError
 from pipelines.data.hub import download, repository
 from pipelines.data.hub.models import model_folder, tokenizer_folder
-from pipelines.data.sources import remote
 from pipelines.data.tokenizers.fetch import tokenizer_folder as any_tokenizer
 from support.commands import ROOT
 from support.faulty_proxy import faulty_proxy
-from support.hub_server import TOKEN, Hub, commit_of, serve, use
+from support.hub_server import TOKEN, Hub, commit_of, impatient_client, use
 
 MODEL = ROOT / "tests/golden/hugging_face"
 WEIGHTS = "model.safetensors"
@@ -27,15 +26,12 @@ NAME = "hf:me/bert"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with a model, whose client is this process."""
-    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.02)
-    monkeypatch.setattr(remote, "_PATIENCE", 0.5)
-    monkeypatch.setattr(repository, "_PATIENCE", 0.5)
     folder = Path(shutil.copytree(MODEL, tmp_path / "server/bert"))
     for name in ("pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"not downloaded")
-    with serve(Hub({"models/me/bert": {"main": folder}}, large=1000)) as hub:
-        use(monkeypatch, hub.url, tmp_path / "home")
+    repositories = {"models/me/bert": {"main": folder}}
+    with impatient_client(monkeypatch, repositories, tmp_path / "home") as hub:
         yield hub
 
 

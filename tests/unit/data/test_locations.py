@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipelines.data.sources.locations import find, is_folder
 from pipelines.data.sources.registry import open_source
 from support import gcs_emulator, s3_server
 from support.corpora import compressed, write_corpus
+from support.data_servers import data_servers
 from support.faulty_proxy import FAULTS, Proxy, faulty_proxy
 from support.file_server import file_server
 from support.hub_server import DATA_SET, hub_server
@@ -71,14 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def servers(folder: Path) -> Iterator[dict[str, str]]:
-    with ExitStack() as stack:
-        http = stack.enter_context(file_server(folder.parent))
-        s3 = stack.enter_context(s3_server.s3_server())
-        gs, _ = stack.enter_context(gcs_emulator.emulator())
-        s3_server.upload(s3, folder, "s3://bucket/data")
-        gcs_emulator.make_bucket(gs, "bucket")
-        gcs_emulator.upload(gs, folder, "gs://bucket/data")
-        yield {"http": http, "s3": s3, "gs": gs}
+    with data_servers(folder) as addresses:
+        yield addresses
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file
 
 import bert_jax
-from pipelines.data.hub import repository, upload
-from pipelines.data.sources import remote
+from pipelines.data.hub import upload
 from support.commands import ROOT, inspected, invoke, refused
 from support.faulty_proxy import faulty_proxy
-from support.hub_server import TOKEN, Hub, commit_of, serve, use
+from support.hub_server import TOKEN, Hub, commit_of, impatient_client, use
 
 MODEL = ROOT / "tests/golden/hugging_face"
 NAME = "hf:me/bert"
@@ -29,13 +28,9 @@ TARGET = "me/uploaded"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with a model and space for new ones, whose client is this process."""
-    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.02)
-    monkeypatch.setattr(remote, "_PATIENCE", 0.5)
-    monkeypatch.setattr(repository, "_PATIENCE", 0.5)
     folder = Path(shutil.copytree(MODEL, tmp_path / "server/bert"))
     repositories = {"models/me/bert": {"main": folder}, "models/new": {"main": tmp_path / "server"}}
-    with serve(Hub(repositories, large=1000)) as hub:
-        use(monkeypatch, hub.url, tmp_path / "home", TOKEN)
+    with impatient_client(monkeypatch, repositories, tmp_path / "home", TOKEN) as hub:
         yield hub
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,12 @@ from support.hugging_face_folders import (
     DECODER,
     MLM_BIAS,
     SEQUENCE,
-    THEIRS,
     TOKENS,
     change,
     classifier,
     edit,
     opened,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(THEIRS, tmp_path / "theirs"))
-
 
 TAGS = {"0": "O", "1": "B-LOC", "2": "I-LOC"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,11 @@ from pipelines.models.formats.hugging_face import WEIGHTS
 from support.commands import invoke, refused
 from support.hugging_face_folders import (
     SEQUENCE,
-    THEIRS,
     TOKENS,
     change,
     classifier,
     edit,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(THEIRS, tmp_path / "theirs"))
 
 
 @pytest.mark.parametrize(

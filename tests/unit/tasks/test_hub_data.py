@@ -14,14 +14,12 @@ import pytest
 from huggingface_hub import constants
 
 from bert_jax.runtime.errors import BadInputError, UnreachableError
-from pipelines.data.hub import repository
 from pipelines.data.hub.data_sets import hub_split
-from pipelines.data.sources import remote
 from pipelines.tasks.registry import open_task
 from pipelines.tasks.tables.read import read
 from pipelines.tasks.task import Columns
 from support.commands import ROOT, invoke
-from support.hub_server import TOKEN, Hub, serve, use
+from support.hub_server import TOKEN, Hub, impatient_client, use
 
 NAME = "hf:me/moods"
 ROWS = [{"text": f"text {number}", "label": number % 2} for number in range(6)]
@@ -46,12 +44,9 @@ def write(path: Path, rows: Sequence[dict[str, Any]] = ROWS, features: Any = CLA
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with an empty data set, whose client is this process."""
-    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.02)
-    monkeypatch.setattr(remote, "_PATIENCE", 0.5)
-    monkeypatch.setattr(repository, "_PATIENCE", 0.5)
     (tmp_path / "moods").mkdir()
-    with serve(Hub({"datasets/me/moods": {"main": tmp_path / "moods"}}, large=1000)) as hub:
-        use(monkeypatch, hub.url, tmp_path / "home")
+    repositories = {"datasets/me/moods": {"main": tmp_path / "moods"}}
+    with impatient_client(monkeypatch, repositories, tmp_path / "home") as hub:
         yield hub
 
 

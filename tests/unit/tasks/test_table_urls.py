@@ -19,7 +19,7 @@ from pipelines.tasks.registry import TASKS
 from pipelines.tasks.summarization.task import Summarization
 from pipelines.tasks.task import Columns
 from support import gcs_emulator, s3_server
-from support.file_server import file_server
+from support.data_servers import data_servers
 from support.hub_server import DATA_SET, hub_server
 from support.labeled_files import ROWS, save_to_disk, write_parquet
 
@@ -62,21 +62,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def servers(folder: Path) -> Iterator[dict[str, str]]:
     """URLs of the folder at servers that clients find."""
     with ExitStack() as stack:
-        http = stack.enter_context(file_server(folder.parent))
-        s3 = stack.enter_context(s3_server.s3_server())
-        gs, variables = stack.enter_context(gcs_emulator.emulator())
+        addresses = stack.enter_context(data_servers(folder))
         hub = stack.enter_context(hub_server(folder))
-        s3_server.upload(s3, folder, "s3://bucket/data")
-        gcs_emulator.make_bucket(gs, "bucket")
-        gcs_emulator.upload(gs, folder, "gs://bucket/data")
+        variables = gcs_emulator.variables(addresses["gs"])
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(remote, "_FIRST_WAIT", 0.02)
-        for name, value in (variables | s3_server.variables(s3)).items():
+        for name, value in (variables | s3_server.variables(addresses["s3"])).items():
             patch.setenv(name, value)
         patch.setitem(fsspec.config.conf, "hf", {"endpoint": hub})
         remote._file_system.cache_clear()
         yield {
-            "http": f"{http}/data",
+            "http": f"{addresses['http']}/data",
             "s3": "s3://bucket/data",
             "gs": "gs://bucket/data",
             "hf": f"hf://datasets/{DATA_SET}",
