@@ -17,7 +17,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import DataConfig, Phase, RunConfig
 from bert_jax.config.stores import MixedStore
 from pipelines.data.batches.loader import PhaseBatches, PretrainingData
 from pipelines.data.batches.mixture import MixedData

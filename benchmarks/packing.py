@@ -17,7 +17,8 @@ from typing import Any
 import jax
 from pretraining import initial_state_and_step
 
-from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import DataConfig, Phase, RunConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.batches.loader import PretrainingData

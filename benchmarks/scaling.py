@@ -53,13 +53,8 @@ def main() -> None:
 def by_compiler(chips: list[int]) -> None:
     """Print weak scaling on v3."""
     from bert_jax.config.accelerators import find_slice
-    from bert_jax.config.run import (
-        ModelConfig,
-        OptimizerConfig,
-        ParallelConfig,
-        Phase,
-        RunConfig,
-    )
+    from bert_jax.config.model import ModelConfig
+    from bert_jax.config.run import OptimizerConfig, ParallelConfig, Phase, RunConfig
     from tpu.preflight.hlo_analysis import compile_step
 
     print("| v3 chips | batch | ms per step | ratio | exchanged MB per device |")
@@ -91,7 +86,8 @@ def emulated(count: int) -> float:
     from pretraining import initial_state_and_step
     from step import arrays
 
-    from bert_jax.config.run import ModelConfig, Phase, RunConfig
+    from bert_jax.config.model import ModelConfig
+    from bert_jax.config.run import Phase, RunConfig
     from bert_jax.runtime.distributed import devices
     from bert_jax.training.partitioner import Partitioner
 

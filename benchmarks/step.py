@@ -116,7 +116,8 @@ def bert_jax_updates(
     import jax
     from pretraining import initial_state_and_step
 
-    from bert_jax.config.run import ModelConfig, Phase, RunConfig
+    from bert_jax.config.model import ModelConfig
+    from bert_jax.config.run import Phase, RunConfig
     from bert_jax.runtime.distributed import devices
     from bert_jax.training.partitioner import Partitioner
 

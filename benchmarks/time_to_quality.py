@@ -29,7 +29,8 @@ from finetune_torch import groups
 from pretraining import initial_state_and_step
 from pretraining_torch import DEVICE, losses, network
 
-from bert_jax.config.run import DataConfig, ModelConfig, OptimizerConfig, Phase, RunConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import DataConfig, OptimizerConfig, Phase, RunConfig
 from bert_jax.nn.tensor_names import ModelWeights
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.optimizers import learning_rate

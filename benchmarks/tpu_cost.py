@@ -15,13 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bert_jax.config.accelerators import find_slice
-from bert_jax.config.run import (
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    Phase,
-    RunConfig,
-)
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import OptimizerConfig, ParallelConfig, Phase, RunConfig
 from pipelines.settings import read_yaml
 from tpu.config import SubmittedConfig
 from tpu.preflight.hlo_analysis import compile_step

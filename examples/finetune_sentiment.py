@@ -15,7 +15,8 @@ import sample_data
 from pretrain_on_your_text import pretrain_small
 
 import bert_jax
-from bert_jax.config.run import ModelConfig, OptimizerConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import OptimizerConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.finetuning import finetune

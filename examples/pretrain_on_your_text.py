@@ -13,14 +13,8 @@ from pathlib import Path
 import sample_data
 
 import bert_jax
-from bert_jax.config.run import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Phase,
-    RunConfig,
-    TrainConfig,
-)
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import DataConfig, OptimizerConfig, Phase, RunConfig, TrainConfig
 from bert_jax.runtime.distributed import devices
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.sources.corpora import open_corpus

@@ -15,8 +15,9 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt as Count  # noqa: F401
 
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.renamed_keys import OPTIONS, old_keys, renamed_keys, renamed_model_keys
-from bert_jax.config.run import ModelConfig, RunConfig, as_dict
+from bert_jax.config.run import RunConfig, as_dict
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import check_kind

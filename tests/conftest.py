@@ -25,10 +25,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.run import (
     CheckpointConfig,
     DataConfig,
-    ModelConfig,
     OptimizerConfig,
     Phase,
     RunConfig,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.device_context import device_kind
 from bert_jax.nn.heads import MaskedLanguageHead, NextSentenceHead

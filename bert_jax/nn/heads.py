@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.layers import Einsum, gelu, layer_norm
 from bert_jax.nn.matmul import scores
 

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.attention import attend, probabilities, uses_kernel
 from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.dropout import dropout, seeds

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.task_head import FEATURES, HeadConfig
 from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertModel, Params

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.encoder import Params, init_params
 from bert_jax.runtime.errors import BadInputError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 
 
 def training_flops(config: ModelConfig, tokens: int, sequences: int, predictions: int) -> float:

@@ -19,7 +19,8 @@ import optax
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import RunConfig
 from bert_jax.nn.encoder import Params, PretrainingLogits, define
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.training.losses import MetricSums, cross_entropy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from bert_jax.config.run import DataConfig, ModelConfig, Phase, RunConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import DataConfig, Phase, RunConfig
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.batches.benchmark import benchmark
 from pipelines.settings import command_parser, parse

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.encoder import BertModel, Params, define
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.batches.padding import padded

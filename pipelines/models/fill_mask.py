@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.encoder import Params, define
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.training.step import forward

@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.presets import PRESETS
-from bert_jax.config.run import ModelConfig, as_dict
+from bert_jax.config.run import as_dict
 from bert_jax.nn.encoder import Params
 from bert_jax.nn.tensor_names import abstract_params
 from bert_jax.runtime.errors import BadArgumentsError

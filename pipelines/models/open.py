@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax
 
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.renamed_keys import renamed_model_keys
-from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.config.run import RunConfig
 from bert_jax.nn.encoder import Params, init_params
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jax import Array
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.losses import MetricSums
 from pipelines.data.tokenizers.tokenizer import Tokenizer

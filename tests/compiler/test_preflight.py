@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.tensor_names import abstract_params
 from bert_jax.training.state import parameter_count
 from support.commands import ROOT, environment, refused

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.config.run import ModelConfig, OptimizerConfig, Phase
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import OptimizerConfig, Phase
 from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.encoder import BertForPreTraining, Params, define
 from bert_jax.nn.tensor_names import from_tensors, named_leaves

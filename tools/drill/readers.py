@@ -15,7 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.run import ModelConfig, Phase, RunConfig, as_dict
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import Phase, RunConfig, as_dict
 from bert_jax.nn.encoder import init_params
 from bert_jax.training import checkpoint, metrics
 from pipelines.data.batches.loader import PretrainingData

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bert_jax.config.run import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,
     ENCODER,

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.presets import PRESETS
-from bert_jax.config.run import ModelConfig
 from bert_jax.nn.attention_mask import AttentionMask
 from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits, init_params

@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert_jax.config.run import (
-    DataConfig,
-    ModelConfig,
-    Phase,
-    RunConfig,
-    TrainConfig,
-    as_dict,
-)
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import DataConfig, Phase, RunConfig, TrainConfig, as_dict
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError, printable
 from bert_jax.runtime.paths import _REMEDY

@@ -17,7 +17,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from bert_jax.config.accelerators import accelerators, peak_flops
-from bert_jax.config.run import ModelConfig, RunConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import RunConfig
 from bert_jax.nn.encoder import define, init_params
 from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, NotFiniteError

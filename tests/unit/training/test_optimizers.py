@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config.run import ModelConfig, OptimizerConfig, Phase
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.run import OptimizerConfig, Phase
 from bert_jax.nn.encoder import init_params
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.optimizers import (

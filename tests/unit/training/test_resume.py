@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.resume_policies import resume_policies
-from bert_jax.config.run import DataConfig, ModelConfig, RunConfig, as_dict
+from bert_jax.config.run import DataConfig, RunConfig, as_dict
 from bert_jax.runtime.distributed import devices
 from bert_jax.runtime.errors import BadInputError, PreemptedError
 from bert_jax.training import metrics, resume
