@@ -22,7 +22,10 @@ RUN_TOKENIZER = "tokenizer"
 DATA_CARD = "data.md"  # the card of the store
 RUN_RESULTS = "eval_results.json"  # the last evaluation of a fine-tuning run
 RUN_LAUNCH = "launch"  # bundle for the machines of a submitted run
-RUN_MARKS = (RUN_CONFIG, "checkpoints", RUN_LAUNCH)  # every run folder has one of them
+INITIAL_VALUES = "initial_values.npz"
+INITIAL_VALUES_DRAFT = f"{INITIAL_VALUES}.tmp"
+# Every run folder has one of these; one that was interrupted while it counted, only the last two.
+RUN_MARKS = (RUN_CONFIG, "checkpoints", RUN_LAUNCH, INITIAL_VALUES, INITIAL_VALUES_DRAFT)
 
 
 def own(folder: Path, option: str, marks: tuple[str, ...]) -> None:

@@ -10,6 +10,10 @@ from bert_jax.config.resume_policies import free
 from bert_jax.runtime.errors import BadInputError, at_least, fraction
 
 _SIZE_NAMES = ("hidden_size", "layers", "heads", "feed_forward_size")
+_RANGE = 0.02  # initializer_range of BERT
+# Dimensions that `initialization: corpus` gives to positions: two for each frequency. With fewer
+# than four frequencies, offsets can hardly be distinguished.
+_MOST_POSITION_DIMENSIONS, _LEAST_POSITION_DIMENSIONS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class ModelConfig:
         attention_dropout: Dropout rate on the attention probabilities.
         gelu: tanh (approximation, as in google-research/bert) or erf (Hugging Face's "gelu").
         layer_norm_epsilon: Added to the variance in LayerNorm.
-        initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of these).
+        initialization: normal (BERT: random), or corpus: initial values from the token counts of
+            the store, with which training skips its plateau; the network is the same.
+        initializer_range: Nominal standard deviation of the truncated normal (cut at 2 of these);
+            not for corpus, which uses 1.1 / sqrt(hidden_size).
         encoder: transformer (BERT), or a baseline to compare it with: left-to-right (causal
             attention) or lstm (bidirectional).
         dtype: Dtype of matrix multiplications; parameters, softmax, LayerNorm and loss are float32.
@@ -53,7 +60,8 @@ class ModelConfig:
     attention_dropout: float = free(0.1)
     gelu: Literal["tanh", "erf"] = "tanh"
     layer_norm_epsilon: float = 1e-12
-    initializer_range: float = free(0.02)
+    initialization: Literal["normal", "corpus"] = "normal"
+    initializer_range: float = free(_RANGE)
     encoder: Literal["transformer", "left-to-right", "lstm"] = "transformer"
     dtype: Literal["bfloat16", "float32"] = free("bfloat16")
     attention: Literal["auto", "xla", "pallas"] = free("auto")
@@ -98,7 +106,34 @@ class ModelConfig:
                 f"model.hidden_size {full.hidden_size} is not a multiple of"
                 f" model.heads {full.heads}; change one of them"
             )
+        if full.initialization == "corpus":
+            full._check_corpus()
         return full
+
+    @property
+    def position_dimensions(self) -> int:
+        """The dimensions R of the embeddings that ``initialization: corpus`` gives to positions."""
+        head_size = self.hidden_size // self.heads
+        return min(_MOST_POSITION_DIMENSIONS, head_size, self.hidden_size // 4) // 2 * 2
+
+    def _check_corpus(self) -> None:
+        if self.encoder != "transformer":
+            raise BadInputError(
+                f"model.initialization corpus needs model.encoder transformer, not {self.encoder};"
+                " use model.initialization normal"
+            )
+        if self.initializer_range != _RANGE:
+            raise BadInputError(
+                "model.initializer_range has no effect with model.initialization corpus; remove one"
+                " of them"
+            )
+        if self.position_dimensions < (least := _LEAST_POSITION_DIMENSIONS):
+            raise BadInputError(
+                f"model.initialization corpus gives positions at least {least} dimensions, a"
+                f" quarter of model.hidden_size at most, now {self.hidden_size}, and not more than"
+                f" a head has, now {self.hidden_size // self.heads}; use a larger hidden_size,"
+                " fewer heads or model.initialization normal"
+            )
 
     def started_from(self, other: ModelConfig) -> ModelConfig:
         """Return the network `other` with the training options of this config (dropout, dtype).
@@ -108,8 +143,8 @@ class ModelConfig:
         """
         requested = self.resolved() if self.preset else self
         training = (
-            *("preset", "hidden_dropout", "attention_dropout", "initializer_range", "dtype"),
-            *("attention", "remat"),
+            *("preset", "hidden_dropout", "attention_dropout", "initialization"),
+            *("initializer_range", "dtype", "attention", "remat"),
         )
         for key in fields(self):
             value, initial = getattr(requested, key.name), getattr(other, key.name)

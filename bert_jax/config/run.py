@@ -231,6 +231,11 @@ class TrainableConfig:
             raise BadInputError(f"seed must be in [0, 2**32), not {self.seed}")
         if not self.run_dir:
             raise BadInputError("run_dir is not set; add --run-dir DIR")
+        if self.init and self.model.initialization == "corpus":
+            raise BadInputError(
+                f"model.initialization corpus is for new networks, but init is {self.init}; remove"
+                " one of them"
+            )
 
     @property
     def steps(self) -> int:
