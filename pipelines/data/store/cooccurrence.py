@@ -108,8 +108,8 @@ def vectors(pairs: sparse.csr_array, dimensions: int, seed: int) -> np.ndarray:
         BadInputError: Fewer than K tokens have a pair.
     """
     information = _positive_information((pairs + pairs.T).tocsr())
-    present = np.count_nonzero(np.diff(information.indptr))
-    if present < dimensions:
+    has_pair = np.diff(information.indptr) > 0  # [V]
+    if (present := np.count_nonzero(has_pair)) < dimensions:
         raise BadInputError(
             f"the training text is too small to count for model.initialization corpus: {present:,}"
             f" different tokens, and this network needs {dimensions:,}; use a larger store or"
@@ -122,7 +122,7 @@ def vectors(pairs: sparse.csr_array, dimensions: int, seed: int) -> np.ndarray:
         n_iter=_ITERATIONS,
         random_state=seed,
     )
-    return (left * np.sqrt(scales)).astype(np.float32)
+    return np.where(has_pair[:, None], left * np.sqrt(scales), 0).astype(np.float32)
 
 
 def _positive_information(pairs: sparse.csr_array) -> sparse.csr_array:
