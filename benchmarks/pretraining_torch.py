@@ -12,13 +12,21 @@ from bert_jax.config.presets import PRESETS
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def network(size: str, vocabulary: int, pad_id: int = 0, attention: str = "sdpa") -> Any:
+def network(
+    size: str,
+    vocabulary: int,
+    pad_id: int = 0,
+    attention: str = "sdpa",
+    dropout: float = 0.1,
+    initializer_range: float = 0.02,
+) -> Any:
     """Return a fresh BertForPreTraining of one of our sizes, on the device, in training mode."""
     _, layers, hidden, heads = PRESETS[f"bert-{size}"]
     config = transformers.BertConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers,
         num_attention_heads=heads, intermediate_size=4 * hidden, hidden_act="gelu_pytorch_tanh",
-        pad_token_id=pad_id,
+        pad_token_id=pad_id, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        initializer_range=initializer_range,
     )  # fmt: skip
     config._attn_implementation = attention
     return transformers.BertForPreTraining(config).to(DEVICE).train()

@@ -22,8 +22,7 @@ from pipelines.data.store.card import CARD
 from pipelines.data.store.diagnosis import pairs_warnings
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store, token_dtype
-from pipelines.folders import DATA_CARD
-from pipelines.models.initial_values import DIGEST, corpus_start
+from pipelines.folders import DATA_CARD, INITIAL_VALUES
 from pipelines.models.warm_start import start_from
 from pipelines.run_folder import open_run_folder
 
@@ -72,12 +71,15 @@ def pretrain(
         data = MixedData(stores, config) if mixed else PretrainingData(stores[0], config)
         _check_plan(config, stores)
         if config.model.initialization == "corpus":
+            # Here, because importing scikit-learn takes a second.
+            from pipelines.models.initial_values import corpus_start
+
             fractions = {"": 1.0}
             if isinstance(data, MixedData):
                 fractions = data.fractions(config.phases[0].length)
             parts = zip(fractions.items(), stores, strict=True)
             start = corpus_start(config, partitioner, run, {k: (x, s) for (k, x), s in parts})
-            data.digests[DIGEST], warm_start_fn = start.digest, start.state
+            data.digests[INITIAL_VALUES], warm_start_fn = start.digest, start.state
         experiment = pretraining(config, partitioner, data, warm_start_fn)
         # Stores of older versions have no card.
         cards = [x.read_bytes() for store in stores if (x := store.folder / CARD).is_file()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ import numpy as np
 from bert_jax.config.run import RunConfig
 from bert_jax.nn.corpus_values import Values, corpus_params, corpus_values
 from bert_jax.runtime.console import say
-from bert_jax.runtime.distributed import any_process
-from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.errors import BadInputError, UnreachableError
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
@@ -32,9 +32,9 @@ from pipelines.data.store.token_store import Split, Store
 from pipelines.folders import INITIAL_VALUES, INITIAL_VALUES_DRAFT
 from pipelines.run_folder import RunFolder
 
-DIGEST = "initial_values"  # among the digests of the data of a run
 _ORIGIN = "origin"
 _FORMAT = 1
+_LONGEST_WAIT = 3600  # seconds
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def corpus_start(
     path = run.path / INITIAL_VALUES
     if run.newest is not None and not path.is_file():
         # The run no longer needs them.
-        return CorpusStart(config, partitioner, path, run.newest.data.get(DIGEST, ""))
+        return CorpusStart(config, partitioner, path, run.newest.data.get(INITIAL_VALUES, ""))
     origin = _origin(config, stores)
-    if jax.process_index() == 0 and not path.is_file():
+    if jax.process_index() > 0:
+        _wait_for(path)
+    elif not path.is_file():
         _write(path, _compute(config, stores), origin)
-    any_process(False)  # the others wait for process 0
     values, written = _read(path)
     different = [key for key in origin if written.get(key) != origin[key]]
     if different and run.newest is None:
@@ -98,6 +99,21 @@ def corpus_start(
             f" {origin[different[0]]}); choose another run_dir, or remove {run.path}"
         )
     return CorpusStart(config, partitioner, path, _digest(values))
+
+
+def _wait_for(path: Path) -> None:
+    """Wait until process 0 has written the file; JAX ends this process if that one ends.
+
+    A collective cannot wait for so long: on CPUs, Gloo connects within 30 seconds or fails.
+    """
+    for _ in range(_LONGEST_WAIT):
+        if path.is_file():
+            return
+        time.sleep(1)
+    raise UnreachableError(
+        f"{path} did not appear within {_LONGEST_WAIT // 60} minutes; all processes of a job need"
+        " the same run_dir, on a shared disk or in a bucket"
+    )
 
 
 def _origin(config: RunConfig, stores: Mapping[str, tuple[float, Store]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bert_jax.config.run import RunConfig, as_dict, flatten
 from bert_jax.runtime.errors import printable
 from bert_jax.runtime.paths import absolute
 from bert_jax.training.checkpoint import FOLDER
+from pipelines.folders import INITIAL_VALUES
 from pipelines.reports.run import Run, size
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
 from pipelines.tasks.registry import TASKS
@@ -101,6 +102,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("state", f"{state}: {reason}" if reason else state),
         ("step", f"{run.step:,} of {config.steps:,}"),
         ("model", f"{run.kind}, {network.layers} layers of {network.hidden_size}"),
+        ("initial values", _initial_values(run)),
         ("training time", span(last["seconds"]) if "seconds" in last else NONE),
         ("throughput", f"{speed:,.0f} tokens/s (median)" if speed is not None else NONE),
         ("tokens trained on", f"{int(last['tokens']):,}" if "tokens" in last else NONE),
@@ -113,6 +115,15 @@ def facts(run: Run) -> list[tuple[str, str]]:
             ("last log line", moment(run.written)),
         ]
     return rows
+
+
+def _initial_values(run: Run) -> str:
+    if run.config.init:
+        return f"the weights of {run.config.init}"
+    if run.config.model.initialization == "normal":
+        return "random"
+    digest = run.meta.data.get(INITIAL_VALUES, "") if run.meta else ""
+    return f"statistics of the store ({digest[:12] or 'no checkpoint yet'})"
 
 
 def _median(run: Run, key: str) -> float | None:

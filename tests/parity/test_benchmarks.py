@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("transformers", reason="extra parity is not installed")
 
+from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
+from pipelines.data.tokenizers.vocabulary import train_vocabulary
 from support.commands import ROOT, environment
 
 
@@ -47,3 +49,26 @@ def test_rows_of_one_pair_and_packed_ones_are_measured(store: Store) -> None:
 def test_a_batch_is_split_over_emulated_devices() -> None:
     *_, one, two = run_benchmark("scaling.py", "--emulated", "1", "2").splitlines()
     assert (one.split("|")[1].strip(), two.split("|")[1].strip()) == ("1", "2")
+
+
+def test_every_side_of_time_to_quality_trains_and_is_scored(tmp_path: Path) -> None:
+    text, tokenizer = ROOT / "docs/concepts.md", tmp_path / "tokenizer"
+    lines = [line for line in text.read_text("utf-8").splitlines() if line]
+    train_vocabulary("wordpiece", lines, 400, uncased=True).save(tokenizer)
+    prepare([f"text:{text}"], tokenizer, tmp_path / "store", 0.1)
+    rows = "text,label\nthe old man,a\nthe dog ran,b\n" * 8
+    (tmp_path / "tasks/words").mkdir(parents=True)
+    for name in ("train", "test"):
+        (tmp_path / f"tasks/words/{name}.csv").write_text(rows, "utf-8")
+    options = ["--size", "tiny", "--length", "16", "--batch", "4", "--minutes", "0.01"]
+    options += ["--names", "words", "--finetune-seeds", "1", "--dtype", "float32"]
+    options += ["--out", str(tmp_path / "out"), "--epochs", "1", "--finetune-length", "8"]
+    table = run_benchmark("time_to_quality.py", tmp_path / "store", tmp_path / "tasks", *options)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        *("corpus", "normal", "transformers")
+    ]
+    results = (tmp_path / "out/results.jsonl").read_text("utf-8").splitlines()
+    for result in map(json.loads, results):
+        assert result["updates"] >= 30
+        assert 0 < result["mlm_loss"] < 10
+        assert 0 <= result["scores"]["words"][0] <= 1

@@ -28,7 +28,7 @@ from pipelines.data.store.prepare import prepare
 from pipelines.data.store.token_store import Store
 from pipelines.folders import INITIAL_VALUES, INITIAL_VALUES_DRAFT
 from pipelines.models import initial_values
-from pipelines.models.initial_values import DIGEST, corpus_start
+from pipelines.models.initial_values import corpus_start
 from pipelines.models.open import open_model
 from pipelines.pretraining import pretrain
 from pipelines.run_folder import RunFolder
@@ -141,7 +141,7 @@ def test_training_from_corpus_statistics(corpus_config: RunConfig, trained: Path
     assert shapes[0] == shapes[1]
     meta = newest_meta(run)
     assert meta is not None
-    assert len(meta.data[DIGEST]) == 64
+    assert len(meta.data[INITIAL_VALUES]) == 64
 
 
 def test_a_resumed_run_reads_its_values_and_never_computes_them(
@@ -157,7 +157,7 @@ def test_a_resumed_run_reads_its_values_and_never_computes_them(
     values, origin = initial_values._read(path)
     values["bias"][0] += 1
     initial_values._write(path, values, origin)
-    with pytest.raises(BadInputError, match=DIGEST):
+    with pytest.raises(BadInputError, match=INITIAL_VALUES):
         one_device(longer)
     path.write_bytes(original[:100])
     with pytest.raises(BadInputError, match=INITIAL_VALUES):
