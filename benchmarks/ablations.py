@@ -4,10 +4,9 @@
     bert-jax prepare --corpus text:wiki.txt --tokenizer TOKENIZER --out STORE
     python benchmarks/ablations.py STORE [RUNS]
 
-Trains missing runs (ten to twenty minutes each on two cores), evaluates every run on held-out
-batches of the kind that it was trained on (pairs, or whole sentences of one document without next
-sentence prediction), and times the updates of all runs in turns, in one process, at the length of
-the last phase.
+Trains missing runs (ten to twenty minutes each on two cores), evaluates every run on the same
+masked tokens of held-out pairs, and times the updates of all runs in turns, in one process, at the
+length of the last phase. The column "batches" is the objective of the training.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.experiment import pretraining
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.watchdog import Watchdog
+from pipelines.data.batches import held_out
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.batches.mixture import MixedData
 from pipelines.data.store.card import CARD
@@ -131,9 +132,12 @@ def _open_store(path: str, config: RunConfig) -> Store:
 
 
 def _check_plan(config: RunConfig, stores: list[Store]) -> None:
-    """Report settings that are allowed but probably not intended."""
-    for store, path in zip(stores, config.data.paths.values(), strict=True):
-        if config.train.eval_every and store.ledger.total("heldout", "documents") < 2:
+    """Report how held-out text is evaluated, and settings that are probably not intended."""
+    documents = [store.ledger.total("heldout", "documents") for store in stores]
+    if config.train.eval_every and max(documents) >= 2:
+        say(f"evaluation: {held_out.described([phase.length for phase in config.phases])}")
+    for count, path in zip(documents, config.data.paths.values(), strict=True):
+        if config.train.eval_every and count < 2:
             say(
                 f"no held-out evaluation: {path} holds out fewer than two documents; run"
                 " bert-jax prepare with a larger --held-out"

@@ -57,7 +57,7 @@ class HeldOutPart(Protocol):
     """Held-out text of one store."""
 
     def held_out(self, length: int, batch_size: int, rows: slice, limit: int) -> Iterator[Batch]:
-        """Return the batches of held-out text: at most `limit`, unless that is 0."""
+        """Return the batches of held-out text, at most `limit` of a kind, unless that is 0."""
 
 
 class HeldOutData(TrainingData, Protocol):
@@ -82,7 +82,8 @@ def pretraining(
         for name, (weight, part) in data.held_out_parts(phase.length).items():
             batches = part.held_out(phase.length, phase.batch_size, rows, limit)
             results[name] = weight, evaluate(eval_step, partitioner, state.params, batches)
-        return results[""][1] if "" in results else mean_of_stores(results)
+        metrics = results[""][1] if "" in results else mean_of_stores(results)
+        return metrics | {"length": phase.length} if metrics else {}
 
     def flops(tokens: int, sequences: int) -> float:
         predictions = round(tokens * config.data.mlm_probability)

@@ -12,6 +12,7 @@ from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
 from bert_jax.runtime.paths import CLOUD
 from bert_jax.training.partitioner import Partitioner
+from pipelines.data.batches import held_out
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store
 from pipelines.models.evaluate import evaluate, masked_sentence
@@ -45,7 +46,12 @@ def main(argv: Sequence[str]) -> None:
             text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
             print(f"{name:{width}} {text}")  # noqa: T201
     next_command = ("fill-mask", options.model, masked_sentence(store))
-    summary(f"{options.model}: {metrics['tokens']:,} held-out tokens", started, next_command)
+    measured = held_out.described([metrics["length"]])
+    summary(
+        f"{options.model}: {metrics['tokens']:,} held-out tokens in {measured}",
+        started,
+        next_command,
+    )
 
 
 def _trained_on(model: LoadedModel) -> str:

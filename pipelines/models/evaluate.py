@@ -25,6 +25,9 @@ _SHORT, _LONG, _SEARCHED = 5, 30, 1000
 def evaluate(model: LoadedModel, store: Store, length: int | None = None) -> dict[str, Any]:
     """Return losses and accuracies over all held-out pairs, with baselines without context.
 
+    Pairs and masks are those of `PretrainingData.held_out`: the same for every model with the same
+    tokenizer, whatever it was trained on.
+
     Args:
         model: See `pipelines.models.open.open_model`.
         store: With held-out documents, made with the tokenizer of the model.
@@ -37,7 +40,8 @@ def evaluate(model: LoadedModel, store: Store, length: int | None = None) -> dic
         no such value. Baselines: ``constant_guess_accuracy``, the accuracy of always predicting
         the most frequent target token; ``nsp_constant_guess_accuracy``, the accuracy of always
         giving the same answer to pairs; ``unigram_entropy`` (nats), the lowest loss that token
-        frequencies alone can reach. Also the held-out ``tokens`` and the ``step`` of the model.
+        frequencies alone can reach. Also the ``length`` of the sequences, the held-out ``tokens``
+        and the ``step`` of the model.
 
     Raises:
         BadArgumentsError: The model does not accept sequences of that length.
@@ -74,13 +78,14 @@ def evaluate(model: LoadedModel, store: Store, length: int | None = None) -> dic
         "constant_guess_accuracy": float(targets.max() / targets.sum()),
         "nsp_constant_guess_accuracy": float(labels.max() / labels.sum()) if any(labels) else None,
         "unigram_entropy": entropy(_frequencies(split, tokenizer.vocab_size)),
+        "length": length,
         "tokens": split.tokens,
         "step": model.step,
     }
 
 
 def _plan(model: LoadedModel, length: int | None) -> tuple[RunConfig, int]:
-    """Return the config for batches, as in training, or BERT's defaults for foreign weights."""
+    """Return the config of the run, or one for foreign weights, and the sequence length."""
     most = model.network.max_positions
     if length is not None and not 5 <= length <= most:
         raise BadArgumentsError(f"--length must be from 5 to {most}, not {length}")

@@ -15,6 +15,7 @@ from bert_jax.nn.tensor_names import MLM
 from bert_jax.training import metrics
 from bert_jax.training.checksums import digest
 from bert_jax.training.state import parameter_count
+from pipelines.data.batches import held_out
 from pipelines.data.hub.repository import is_hub_name, repository
 from pipelines.data.store.card import escaped
 from pipelines.folders import DATA_CARD
@@ -131,9 +132,11 @@ def results(run_dir: Path, step: int, data: str = "Held-out") -> list[str]:
     ]
     if not rows:
         return []
+    length = newest.get("eval_length")  # of pre-training; absent in runs of older versions
     return [
         f"## {data} results at step {newest['step']:,}",
         "\n".join(["| | |\n|---|---:|", *rows]),
+        *([f"Measured on {held_out.described([length])}."] if type(length) is int else []),
     ]
 
 

@@ -23,8 +23,8 @@ _CHARTS = (
     ("Throughput", "tokens/s, without padding", "tokens_per_second", False),
     ("Use of the devices", "fraction of their bfloat16 peak", "mfu", False),
 )
-# The same in every evaluation, or a function of a loss.
-_NOT_DRAWN = {"predictions", "sequences", "perplexity"}
+# The same in every evaluation of a phase, or a function of a loss.
+_NOT_DRAWN = {"predictions", "sequences", "perplexity", "length"}
 _MAX_CHARTS = 16
 _MAX_MARKS = 60  # of a kind
 

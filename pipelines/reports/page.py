@@ -59,6 +59,7 @@ def page(runs: Sequence[Run], store: str | None, output: Path) -> str:
         evaluated=any(curve.kind == "held-out" for chart, _ in figures for curve in chart.curves),
         evaluation=runs[0].evaluation,
         evaluations=report_tables.evaluations(runs),
+        held_out_note=report_tables.held_out_note(runs),
         perplexities=report_tables.perplexities(runs),
         config=report_tables.config_table(runs),
     )

@@ -16,6 +16,7 @@ from bert_jax.config.run import RunConfig, as_dict, flatten
 from bert_jax.runtime.errors import printable
 from bert_jax.runtime.paths import absolute
 from bert_jax.training.checkpoint import FOLDER
+from pipelines.data.batches import held_out
 from pipelines.folders import INITIAL_VALUES
 from pipelines.reports.run import Run, size
 from pipelines.tasks.config import FinetuneConfig, TaskDataConfig
@@ -167,6 +168,19 @@ def evaluations(runs: Sequence[Run]) -> Table | None:
     return Table(["step", *map(_plain, names)], rows, marked)
 
 
+def held_out_note(runs: Sequence[Run]) -> str:
+    """Describe the held-out examples of pre-training; empty for fine-tuning."""
+    lines = [line for run in runs if isinstance(run.config, RunConfig) for line in run.evaluated]
+    lengths = [int(line["eval_length"]) for line in lines if "eval_length" in line]
+    notes = [f"Measured on {held_out.described(lengths)}."] if lengths else []
+    if len(lengths) < len(lines):
+        notes.append(
+            "Evaluations without a length are of an older version, which used the data settings of"
+            " the run; compare them only with those of runs with the same settings."
+        )
+    return " ".join(notes)
+
+
 def _plain(key: str) -> str:
     return key.removeprefix("eval_").replace("_", " ")
 
@@ -179,7 +193,9 @@ def perplexities(runs: Sequence[Run]) -> Table | None:
         for line in run.evaluated if isinstance(run.config, RunConfig) else ():
             if "eval_perplexity" in line:
                 phase = phases[min(number_of(int(line["step"]), phases), len(phases)) - 1]
-                by_length.setdefault(phase.length, []).append(line["eval_perplexity"])
+                # Lines of older versions have no length.
+                length = int(line.get("eval_length", phase.length))
+                by_length.setdefault(length, []).append(line["eval_perplexity"])
         for length, values in by_length.items():
             rows.append([f"{run.name}, length {length}", number(values[-1]), number(min(values))])
     if not rows:

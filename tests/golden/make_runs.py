@@ -15,6 +15,9 @@ version makes them again, they differ only in times and in the names of Orbax's 
     runs/texts.csv                         three texts to predict
     runs/expected.json                     results of this version, and versions of the packages
 
+Held-out losses in `expected.json` were computed again with this version when evaluation became the
+same for all runs: with the default data config instead of that of the run (`short_seq_prob` 0.5).
+
 Every command runs in `runs`, so all paths that the program writes are relative. The script changes
 two things afterwards: it renames the event files of TensorBoard, which are named after the host,
 and it shortens the path in Orbax's `commit_success.txt` to `runs`.

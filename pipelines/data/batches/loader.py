@@ -19,10 +19,8 @@ from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.batch import Batch, BatchShape, Shapes
 from pipelines.data.batches.examples import Examples, PlanCache
+from pipelines.data.batches.held_out import example_sets
 from pipelines.data.store.token_store import Store
-
-# Held-out pairs and masks do not depend on the seed of the run, so that runs can be compared.
-_HELD_OUT_SEED = 0
 
 _PREFETCHED = 2  # batches that are prepared during a step
 
@@ -120,38 +118,40 @@ class PretrainingData(PhaseBatches):
     ) -> Iterator[Batch]:
         """Yield every held-out pair once, in a fixed random order, or the first `limit` batches.
 
-        The last batch is filled with sequences of weight 0.
+        Pairs and masks are the same for every run: NSP pairs by the default `DataConfig`, whose
+        masked tokens count and, if NSP is the objective of the run, whose labels. If it is SOP, all
+        SOP pairs (or `limit` batches) follow, of which the labels count. What does not count has
+        weight 0; so do the sequences that fill the last batch of each kind. If it is "mlm", all
+        token types are 0 as in training: the network has no type 1, or never trained it.
         """
-        if not self.can_evaluate:
-            return
-        examples = self._held_out_examples(length)
-        total = len(examples)
-        for number, start in enumerate(range(0, total, batch_size)):
-            if limit and number == limit:
-                return
-            numbers = start + np.arange(batch_size)
-            batch = examples.batch(np.minimum(numbers, total - 1), rows)
-            real = (numbers < total)[rows].astype(np.float32)
-            weights = {
-                "mlm_weights": batch.arrays["mlm_weights"] * real[:, None],
-                "nsp_weights": batch.arrays["nsp_weights"] * real[:, None],
-            }
-            yield replace(batch, arrays=batch.arrays | weights)
+        objective = self._config.data.objective
+        for examples, counted in self._held_out_sets(length):
+            total = len(examples)
+            for number, start in enumerate(range(0, total, batch_size)):
+                if limit and number == limit:
+                    break
+                numbers = start + np.arange(batch_size)
+                batch = examples.batch(np.minimum(numbers, total - 1), rows)
+                real = (numbers < total)[rows].astype(np.float32)
+                arrays = dict(batch.arrays)
+                for name in ("mlm_weights", "nsp_weights"):
+                    arrays[name] = arrays[name] * real[:, None] * (name in counted)
+                if objective == "mlm":
+                    arrays["token_type_ids"] = np.zeros_like(arrays["token_type_ids"])
+                yield replace(batch, arrays=arrays)
 
     def held_out_batches(self, length: int, batch_size: int) -> int:
         """Return the number of batches of held-out text."""
-        if not self.can_evaluate:
-            return 0
-        return -(-len(self._held_out_examples(length)) // batch_size)
+        return sum(-(-len(examples) // batch_size) for examples, _ in self._held_out_sets(length))
 
     def held_out_parts(self, length: int) -> Mapping[str, tuple[float, PretrainingData]]:
         """Return the data whose held-out losses are measured: these, without a name."""
         return {"": (1.0, self)}
 
-    def _held_out_examples(self, length: int) -> Examples:
-        return Examples(
-            self._held_out, self._tokenizer, self._config.data, _HELD_OUT_SEED, length, self._plans
-        )
+    def _held_out_sets(self, length: int) -> Iterator[tuple[Examples, tuple[str, ...]]]:
+        if self.can_evaluate:
+            of_run = self._config.data.objective, length, self._plans
+            yield from example_sets(self._held_out, self._tokenizer, *of_run)
 
     def examples(self, length: int) -> Examples:
         """Return the training examples at one sequence length."""

@@ -21,6 +21,8 @@ from pipelines.commands import convert, report
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.reports.figures import thinned
+from pipelines.reports.report_tables import held_out_note
+from pipelines.reports.run import open_run
 from pipelines.reports.write import write
 from support import gcs_emulator
 from support.commands import invoke, refused
@@ -88,10 +90,11 @@ def test_the_page_shows_what_the_run_logged(run: Path, store: Store) -> None:
     assert len(corners) == len(evaluated) == 2
     rows = table(root, "step")
     assert [row[0] for row in rows[1:]] == ["10", "20"]
-    place = rows[0].index("mlm loss")
-    assert [float(row[place]) for row in rows[1:]] == [
-        round(line["eval_mlm_loss"], 4) for line in evaluated
-    ]
+    for key in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "length"):
+        place = rows[0].index(key.replace("_", " "))
+        assert [float(row[place]) for row in rows[1:]] == [
+            round(line[f"eval_{key}"], 4) for line in evaluated
+        ]
     beside = table(root, "held-out perplexity of masked tokens")
     assert [row[:2] for row in beside[2:]] == [
         ["BERT-Base, as published", "3.99"],
@@ -251,6 +254,23 @@ def test_perplexities_are_compared_within_a_length(config_base: RunConfig, tmp_p
     write([write_bare_run(tmp_path / "run", config, lines)], tmp_path / "out.html")
     rows = table(read(tmp_path / "out.html"), "held-out perplexity of masked tokens")
     assert rows[1:3] == [["run, length 32", "20", "20"], ["run, length 64", "11", "9"]]
+
+
+def test_evaluations_of_older_versions_are_marked(config_base: RunConfig, tmp_path: Path) -> None:
+    old = {"step": 10, "eval_loss": 2.0, "eval_perplexity": 7.0}
+    new = {"step": 20, "eval_loss": 3.0, "eval_perplexity": 9.0, "eval_length": 32}
+    notes = []
+    for lines, lengths in (([old], []), ([old, new], ["-", "32"]), ([new], ["32"])):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        run = write_bare_run(tmp_path / f"run-{len(notes)}", config_base, text)
+        write([run], tmp_path / "out.html")
+        notes.append(held_out_note([open_run(run, "run")]))
+        head, *rows = table(read(tmp_path / "out.html"), "step")
+        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+        assert list(columns.get("length", ())) == lengths
+    assert len(set(notes)) == 3
+    assert notes[2] in notes[1]
+    assert notes[0] in notes[1]
 
 
 def test_a_long_run_makes_no_long_page(config_base: RunConfig, tmp_path: Path) -> None:
