@@ -14,7 +14,9 @@ from bert_jax.runtime import trackers
 from bert_jax.runtime.console import say, summary
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.experiment import pretraining
+from bert_jax.training.metadata import Meta
 from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.state import WarmStart
 from bert_jax.training.watchdog import Watchdog
 from pipelines.data.batches import held_out
 from pipelines.data.batches.loader import PretrainingData
@@ -72,15 +74,7 @@ def pretrain(
         data = MixedData(stores, config) if mixed else PretrainingData(stores[0], config)
         _check_plan(config, stores)
         if config.model.initialization == "corpus":
-            # Here, because importing scikit-learn takes a second.
-            from pipelines.models.initial_values import corpus_start
-
-            fractions = {"": 1.0}
-            if isinstance(data, MixedData):
-                fractions = data.fractions(config.phases[0].length)
-            parts = zip(fractions.items(), stores, strict=True)
-            start = corpus_start(config, partitioner, run, {k: (x, s) for (k, x), s in parts})
-            data.digests[INITIAL_VALUES], warm_start_fn = start.digest, start.state
+            warm_start_fn = _from_corpus(config, stores, data, partitioner, run.newest)
         experiment = pretraining(config, partitioner, data, warm_start_fn)
         # Stores of older versions have no card.
         cards = [x.read_bytes() for store in stores if (x := store.folder / CARD).is_file()]
@@ -98,6 +92,26 @@ def pretrain(
                 ("evaluate", str(run.path), *(("--store", str(stores[0].folder)) if mixed else ())),
                 **run.latest_metrics(*_METRICS),
             )
+
+
+def _from_corpus(
+    config: RunConfig,
+    stores: list[Store],
+    data: MixedData | PretrainingData,
+    partitioner: Partitioner,
+    newest: Meta | None,
+) -> WarmStart:
+    """Return the start from the statistics of the stores; its digest becomes one of `data`."""
+    # Here, because importing scikit-learn takes a second.
+    from pipelines.models.initial_values import corpus_start
+
+    fractions = {"": 1.0}
+    if isinstance(data, MixedData):
+        fractions = data.fractions(config.phases[0].length)
+    parts = {name: (fractions[name], store) for name, store in zip(fractions, stores, strict=True)}
+    start = corpus_start(config, partitioner, newest, parts)
+    data.digests[INITIAL_VALUES] = start.digest
+    return start.state
 
 
 def _open_stores(config: RunConfig) -> list[Store]:

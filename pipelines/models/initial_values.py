@@ -24,13 +24,14 @@ from bert_jax.config.run import RunConfig
 from bert_jax.nn.corpus_values import Values, corpus_params, corpus_values
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError, UnreachableError
+from bert_jax.runtime.paths import at
+from bert_jax.training.metadata import Meta
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
 from pipelines.data.store import cooccurrence
 from pipelines.data.store.token_store import Split, Store
 from pipelines.folders import INITIAL_VALUES, INITIAL_VALUES_DRAFT
-from pipelines.run_folder import RunFolder
 
 _ORIGIN = "origin"
 _FORMAT = 1
@@ -67,7 +68,7 @@ class CorpusStart:
 def corpus_start(
     config: RunConfig,
     partitioner: Partitioner,
-    run: RunFolder,
+    newest: Meta | None,
     stores: Mapping[str, tuple[float, Store]],
 ) -> CorpusStart:
     """Read the initial values of a run, or compute and write them for a new one.
@@ -75,17 +76,17 @@ def corpus_start(
     Args:
         config: Of the run, ``model.vocab_size`` included.
         partitioner: The devices.
-        run: The folder of the run.
+        newest: Metadata of the newest checkpoint of the run; None without one.
         stores: Name -> (fraction of the rows, store).
 
     Raises:
         BadInputError: The text is too small, the vocabulary too large, or the file in the folder is
             damaged or of another run.
     """
-    path = run.path / INITIAL_VALUES
-    if run.newest is not None and not path.is_file():
+    path = at(config.run_dir) / INITIAL_VALUES
+    if newest is not None and not path.is_file():
         # The run no longer needs them.
-        return CorpusStart(config, partitioner, path, run.newest.data.get(INITIAL_VALUES, ""))
+        return CorpusStart(config, partitioner, path, newest.data.get(INITIAL_VALUES, ""))
     origin = _origin(config, stores)
     if jax.process_index() > 0:
         _wait_for(path)
@@ -93,10 +94,10 @@ def corpus_start(
         _write(path, _compute(config, stores), origin)
     values, written = _read(path)
     different = [key for key in origin if written.get(key) != origin[key]]
-    if different and run.newest is None:
+    if different and newest is None:
         raise BadInputError(
             f"{path} was computed with another {different[0]} ({written.get(different[0])}, now"
-            f" {origin[different[0]]}); choose another run_dir, or remove {run.path}"
+            f" {origin[different[0]]}); choose another run_dir, or remove {path.parent}"
         )
     return CorpusStart(config, partitioner, path, _digest(values))
 

@@ -58,8 +58,9 @@ OWNERS = {
     },
     "rouge_score": {"pipelines/tasks/summarization/rouge.py"},
     "safetensors": {"pipelines/models/formats/hugging_face.py"},
-    "scipy": {"pipelines/tasks/regression.py"},
+    "scipy": {"pipelines/tasks/regression.py", "pipelines/data/store/cooccurrence.py"},
     "sklearn": {
+        "pipelines/data/store/cooccurrence.py",
         "pipelines/tasks/multi_label/scores.py",
         "pipelines/tasks/tagging/entity_f1.py",
         "pipelines/tasks/classification.py",

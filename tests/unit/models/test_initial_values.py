@@ -31,7 +31,6 @@ from pipelines.models import initial_values
 from pipelines.models.initial_values import corpus_start
 from pipelines.models.open import open_model
 from pipelines.pretraining import pretrain
-from pipelines.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def initial_state(config: RunConfig, store: Store, count: int = 1) -> Any:
     folder = Path(config.run_dir)
     folder.mkdir(exist_ok=True)
     partitioner = Partitioner(devices()[:count])
-    return corpus_start(config, partitioner, RunFolder(folder), {"": (1.0, store)}).state()
+    return corpus_start(config, partitioner, None, {"": (1.0, store)}).state()
 
 
 def occurrences(store: Store, vocab_size: int) -> np.ndarray:
