@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 
@@ -26,7 +27,7 @@ from pipelines.data.store.diagnosis import pairs_warnings
 from pipelines.data.store.store_cache import ensure_local
 from pipelines.data.store.token_store import Store, token_dtype
 from pipelines.folders import DATA_CARD, INITIAL_VALUES
-from pipelines.models.warm_start import start_from
+from pipelines.models.warm_start import ModelStart, start_from
 from pipelines.run_folder import open_run_folder
 
 # Metrics in the summary of a complete run.
@@ -66,15 +67,14 @@ def pretrain(
     stores = _open_stores(config)
     tokenizer = stores[0].tokenizer
     with open_run_folder(config.run_dir) as run:
-        warm_start_fn = None
+        model_start = None
         if config.init:
-            config, warm_start_fn = start_from(config, tokenizer, partitioner, run.newest)
+            config, model_start = start_from(config, tokenizer, partitioner, run.newest)
         config = replace(config, model=config.model.with_vocabulary(tokenizer.vocab_size))
         mixed = bool(config.data.stores)
         data = MixedData(stores, config) if mixed else PretrainingData(stores[0], config)
         _check_plan(config, stores)
-        if config.model.initialization == "corpus":
-            warm_start_fn = _from_corpus(config, stores, data, partitioner, run.newest)
+        warm_start_fn = _warm_start(config, stores, data, partitioner, run.newest, model_start)
         experiment = pretraining(config, partitioner, data, warm_start_fn)
         # Stores of older versions have no card.
         cards = [x.read_bytes() for store in stores if (x := store.folder / CARD).is_file()]
@@ -94,22 +94,35 @@ def pretrain(
             )
 
 
-def _from_corpus(
+def _parts(
+    config: RunConfig, stores: list[Store], data: MixedData | PretrainingData
+) -> dict[str, tuple[float, Store]]:
+    """Return name -> (fraction of the rows, store), at the length of the first phase."""
+    fractions = {"": 1.0}
+    if isinstance(data, MixedData):
+        fractions = data.fractions(config.phases[0].length)
+    return {name: (fractions[name], store) for name, store in zip(fractions, stores, strict=True)}
+
+
+def _warm_start(
     config: RunConfig,
     stores: list[Store],
     data: MixedData | PretrainingData,
     partitioner: Partitioner,
     newest: Meta | None,
-) -> WarmStart:
-    """Return the start from the statistics of the stores; its digest becomes one of `data`."""
+    model_start: ModelStart | None,
+) -> WarmStart | None:
+    """Return the start from a model or from the statistics of the stores; None for random weights.
+
+    The digest of the statistics becomes one of `data`.
+    """
+    parts = partial(_parts, config, stores, data)
+    if config.model.initialization != "corpus":
+        return partial(model_start, parts) if model_start else None
     # Here, because importing scikit-learn takes a second.
     from pipelines.models.initial_values import corpus_start
 
-    fractions = {"": 1.0}
-    if isinstance(data, MixedData):
-        fractions = data.fractions(config.phases[0].length)
-    parts = {name: (fractions[name], store) for name, store in zip(fractions, stores, strict=True)}
-    start = corpus_start(config, partitioner, newest, parts)
+    start = corpus_start(config, partitioner, newest, parts())
     data.digests[INITIAL_VALUES] = start.digest
     return start.state
 

@@ -245,8 +245,15 @@ class TrainableConfig:
 
 @dataclass(frozen=True)
 class RunConfig(TrainableConfig):
-    """A pre-training run."""
+    """A pre-training run.
 
+    Args:
+        new_tokens: First values of the tokens that bert-jax extend-tokenizer added to the model
+            given as init: pieces (the mean of their former pieces) or corpus (predicted from their
+            contexts in the store).
+    """
+
+    new_tokens: Literal["pieces", "corpus"] = "pieces"
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     phases: tuple[Phase, ...] = free((Phase(),), "silent")
@@ -254,6 +261,11 @@ class RunConfig(TrainableConfig):
     def __post_init__(self) -> None:
         """Resolve sizes, and steps and batch size of every phase."""
         super().__post_init__()
+        if self.new_tokens == "corpus" and not self.init:
+            raise BadInputError(
+                "new_tokens corpus is for runs that start from a model; set init, or remove"
+                " new_tokens"
+            )
         phases = planned(self.phases, self.train.steps, self.train.batch_size)
         object.__setattr__(self, "phases", phases)
         if not self.init or self.model.is_stated:

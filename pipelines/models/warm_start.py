@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import jax
-import numpy as np
-from jax import Array
-
 from bert_jax.config.run import RunConfig
-from bert_jax.nn.encoder import Params
 from bert_jax.nn.tensor_names import HEAD, MLM, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
@@ -19,15 +15,19 @@ from bert_jax.runtime.paths import at
 from bert_jax.training.checkpoint import Meta
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
-from bert_jax.training.state import TrainState, WarmStart, new_state
+from bert_jax.training.state import TrainState, new_state
 from pipelines.data.tokenizers.tokenizer import Tokenizer, WordPieceTokenizer
+from pipelines.models.new_tokens import Stores, with_new_tokens
 from pipelines.models.open import LoadedModel, network_of, open_model
+
+# From a function that returns the training text.
+ModelStart = Callable[[Callable[[], Stores]], TrainState]
 
 
 def start_from(
     config: RunConfig, tokenizer: Tokenizer, partitioner: Partitioner, newest: Meta | None
-) -> tuple[RunConfig, WarmStart | None]:
-    """Return the run with the network of ``init``, and a function for its initial state.
+) -> tuple[RunConfig, ModelStart | None]:
+    """Return the run with the network of ``init``, and a function of its text for its first state.
 
     A run that has a checkpoint resumes from it; its ``init`` is not opened again.
 
@@ -58,10 +58,17 @@ def start_from(
         f" encoder {network.encoder}"
     )
     added = _added_tokens(model, tokenizer)
+    if config.new_tokens == "corpus" and not added:
+        raise BadInputError(
+            f"new_tokens corpus has no effect: the store has the vocabulary of {model.path}; remove"
+            " new_tokens, or prepare the text with a tokenizer of bert-jax extend-tokenizer"
+        )
     return config, partial(_first_state, config, model, added)
 
 
-def _first_state(config: RunConfig, model: LoadedModel, added: dict[int, list[int]]) -> TrainState:
+def _first_state(
+    config: RunConfig, model: LoadedModel, added: dict[int, list[int]], stores: Callable[[], Stores]
+) -> TrainState:
     say(f"weights from {model.described}; the run starts at step 0")
     if HEAD in parts(model.weights.params):
         say(f"the task head of {model.path} is not used")
@@ -70,8 +77,8 @@ def _first_state(config: RunConfig, model: LoadedModel, added: dict[int, list[in
         say(f"new weights for missing parts: {', '.join(sorted(lacking))}")
     params = model.pretraining_params(config.model, config.seed)
     if added:
-        say(f"{len(added)} new tokens; each starts as the mean of its former pieces")
-        params = _with_means(params, added, model.partitioner)
+        text = stores() if config.new_tokens == "corpus" else None
+        params = with_new_tokens(params, added, model.partitioner, text, config.seed)
     rule = optimizer(config.optimizer, config.phases)
     return model.partitioner.build(partial(new_state, rule), params)
 
@@ -99,17 +106,3 @@ def _added_tokens(model: LoadedModel, tokenizer: Tokenizer) -> dict[int, list[in
     if not all(re.fullmatch(r"\[unused\d+\]", trained.pieces[number]) for number in changed):
         raise mismatch
     return dict(zip(changed, trained.encode(list(changed.values())), strict=True))
-
-
-def _with_means(params: Params, added: dict[int, list[int]], partitioner: Partitioner) -> Params:
-    """Set embedding and output bias of each added token to the mean over its pieces."""
-
-    def averaged(old: Array) -> Array:
-        table = np.array(old)
-        for token, pieces in added.items():
-            table[token] = np.asarray(old)[pieces].mean(axis=0)
-        return jax.device_put(table, partitioner.replicated)
-
-    embeddings = params["bert"]["embeddings"]
-    bert = params["bert"] | {"embeddings": embeddings | {"token": averaged(embeddings["token"])}}
-    return params | {"bert": bert, "mlm": params["mlm"] | {"bias": averaged(params["mlm"]["bias"])}}

@@ -64,6 +64,7 @@ OWNERS = {
         "pipelines/tasks/multi_label/scores.py",
         "pipelines/tasks/tagging/entity_f1.py",
         "pipelines/tasks/classification.py",
+        "pipelines/models/new_tokens.py",
     },
     "tensorflow_datasets": {
         f"pipelines/data/sources/{name}.py" for name in ("data_sets", "tf_examples")

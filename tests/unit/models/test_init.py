@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config.run import Phase, RunConfig
+from bert_jax.config.run import DataConfig, OptimizerConfig, Phase, RunConfig
 from bert_jax.nn.encoder import define
 from bert_jax.nn.tensor_names import ModelWeights, only
 from bert_jax.runtime.distributed import devices
@@ -25,6 +26,7 @@ from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers import tokenizer as tokenizers
 from pipelines.models.formats import hugging_face
 from pipelines.models.open import open_model
+from pipelines.pretraining import pretrain
 from support.commands import ROOT, invoke, refused
 
 THEIRS = ROOT / "tests/golden/hugging_face"
@@ -146,33 +148,99 @@ def test_a_mismatch_is_reported_in_one_line(
     assert not run.exists()
 
 
-def test_new_words_begin_as_the_mean_of_their_pieces(tmp_path: Path, text: Path) -> None:
-    model = tmp_path / "model"
+class Extended(NamedTuple):
+    """A model whose vocabulary was extended, and a store of the new one."""
+
+    model: Path
+    store: Path
+    former: dict[int, list[int]]  # new token -> former pieces
+
+    def rows(self, run: Path) -> np.ndarray:
+        params = open_model(run, Partitioner(devices()[:1])).weights.params
+        return np.asarray(params["bert"]["embeddings"]["token"])
+
+
+@pytest.fixture(scope="module")
+def extended(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Extended:
+    folder = tmp_path_factory.mktemp("extended")
+    model = folder / "model"
     shutil.copytree(THEIRS, model)
     # The vocabulary of the golden has no free places; its last tokens become such.
     pieces = (model / "vocab.txt").read_text("utf-8").split()
     pieces[-3:] = ["[unused1]", "[unused2]", "[unused3]"]
     (model / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
-    (tmp_path / "words.txt").write_text("cab\nfad\n", "utf-8")
-    extended = invoke(
-        "extend-tokenizer", model, "--list", tmp_path / "words.txt", "--out", tmp_path / "tok"
-    )
-    assert extended.returncode == 0, extended.stderr
-    new = tokenizers.load(tmp_path / "tok")
-    assert new.pieces[67:] == ["cab", "fad", "[unused3]"]
-    store, run = tmp_path / "store", tmp_path / "run"
-    prepare([f"text:{text}"], tmp_path / "tok", store, 0.0)
-    made = invoke(
-        "pretrain", *options(store, run, 1, optimizer__learning_rate=0.0), "--init", model
-    )
+    words = ["cab", "fad", "dab"]  # the last does not occur in the text
+    (folder / "words.txt").write_text("\n".join(words), "utf-8")
+    made = invoke("extend-tokenizer", model, "--list", folder / "words.txt", "--out", folder / "to")
     assert made.returncode == 0, made.stderr
-    assert "2 new tokens" in made.stderr
-    before = hugging_face.read(model).params["bert"]["embeddings"]["token"]
-    after = np.array(
-        open_model(run, Partitioner(devices()[:1])).weights.params["bert"]["embeddings"]["token"]
-    )
-    for number, word in ((67, ["c", "##a", "##b"]), (68, ["f", "##a", "##d"])):
-        rows = [pieces.index(piece) for piece in word]
-        assert np.allclose(after[number], before[rows].mean(axis=0), atol=1e-7)
-    untouched = np.delete(np.arange(70), [67, 68])
+    assert tokenizers.load(folder / "to").pieces[67:] == words
+    prepare([f"text:{text}"], folder / "to", folder / "store", 0.0)
+    letters = [[word[0], f"##{word[1]}", f"##{word[2]}"] for word in words]
+    former = {67 + n: [pieces.index(x) for x in letters[n]] for n in range(3)}
+    return Extended(model, folder / "store", former)
+
+
+def test_new_words_begin_as_the_mean_of_their_pieces(tmp_path: Path, extended: Extended) -> None:
+    run = tmp_path / "run"
+    still = options(extended.store, run, 1, optimizer__learning_rate=0.0)
+    made = invoke("pretrain", *still, "--init", extended.model)
+    assert made.returncode == 0, made.stderr
+    assert "3 new tokens" in made.stderr
+    before, after = extended.rows(extended.model), extended.rows(run)
+    for token, pieces in extended.former.items():
+        assert np.allclose(after[token], before[pieces].mean(axis=0), atol=1e-7)
+    untouched = np.delete(np.arange(70), list(extended.former))
     assert np.array_equal(after[untouched], before[untouched])
+
+
+def test_new_words_that_occur_begin_from_their_contexts(
+    tmp_path: Path, extended: Extended, all_devices: Partitioner
+) -> None:
+    config = RunConfig(
+        run_dir=str(tmp_path / "8"),
+        init=str(extended.model),
+        new_tokens="corpus",
+        data=DataConfig(store=str(extended.store)),
+        optimizer=OptimizerConfig(learning_rate=0.0),
+        phases=(Phase(24, 1, 8),),
+    )
+    pretrain(config, all_devices)
+    pretrain(replace(config, run_dir=str(tmp_path / "1")), Partitioner(devices()[:1]))
+    before, after = extended.rows(extended.model), extended.rows(tmp_path / "8")
+    assert np.array_equal(after, extended.rows(tmp_path / "1"))
+    means = {token: before[pieces].mean(axis=0) for token, pieces in extended.former.items()}
+    close = {token: np.allclose(after[token], mean, atol=1e-7) for token, mean in means.items()}
+    assert close == {67: False, 68: False, 69: True}
+    untouched = np.delete(np.arange(70), list(extended.former))
+    assert np.array_equal(after[untouched], before[untouched])
+
+
+def test_a_run_whose_new_words_began_from_contexts_resumes(
+    tmp_path: Path, extended: Extended
+) -> None:
+    whole, cut, model = tmp_path / "whole", tmp_path / "cut", tmp_path / "model"
+    shutil.copytree(extended.model, model)
+
+    def result(run: Path, steps: int, new_tokens: str = "corpus") -> Any:
+        plan = (*options(extended.store, run, 4), "--train.steps", str(steps))
+        return invoke("pretrain", *plan, "--init", model, "--new_tokens", new_tokens)
+
+    for run, steps in ((whole, 4), (cut, 2)):
+        made = result(run, steps)
+        assert made.returncode == 0, made.stderr
+    shutil.rmtree(model)
+    refused(result(cut, 4, "pieces"), 78, "new_tokens")
+    resumed = result(cut, 4)
+    assert resumed.returncode == 0, resumed.stderr
+    assert np.array_equal(extended.rows(cut), extended.rows(whole))
+
+
+def test_contexts_need_a_model_and_new_words(
+    tmp_path: Path, their_store: Path, store: Store
+) -> None:
+    contexts = ("--new_tokens", "corpus")
+    run = tmp_path / "run"
+    refused(invoke("pretrain", *options(store.folder, run), *contexts), 78, "new_tokens")
+    started = ("pretrain", *options(their_store, run), "--init", THEIRS)
+    refused(invoke(*started, *contexts), 78, "new_tokens")
+    assert not run.exists()
