@@ -113,17 +113,9 @@ def result_of(options: Any, side: str, seed: int) -> dict[str, Any]:
     command = [sys.executable, *sys.argv, "--train", side, "--seed", str(seed)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     run = folder / "run"
-    arguments = [
-        "evaluate",
-        str(run),
-        "--store",
-        str(options.store),
-        "--length",
-        str(options.length),
-    ]
-    output = subprocess.run(
-        ["bert-jax", *arguments, "--json"], check=True, capture_output=True, text=True
-    )
+    command = [*BERT_JAX, "evaluate", str(run), "--store", str(options.store), "--json"]
+    command += ["--length", str(options.length)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True)
     evaluated = json.loads(output.stdout)
     scores = {
         name: [score_of(options, run, name, number) for number in range(options.finetune_seeds)]

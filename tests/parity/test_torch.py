@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from pipelines.data.store.token_store import Store
 from pipelines.models.convert import convert
 from pipelines.models.formats import hugging_face
 from pipelines.models.open import open_model
+from pipelines.pretraining import pretrain
 from support.commands import ROOT
 from support.corpora import VOCABULARY
 from support.network import RULE, assert_equal, ours, synthetic, training_curve
@@ -146,8 +148,15 @@ def test_narrow_types_are_widened_exactly(
     assert np.array_equal(read.params["bert"]["pooler"]["kernel"], theirs.T)
 
 
-def test_a_run_is_opened_by_the_automatic_classes(tmp_path: Path, trained: Path) -> None:
-    convert(open_model(trained, Partitioner(devices()[:1])), tmp_path / "hf", "hf")
+@pytest.mark.parametrize("initialization", ["normal", "corpus"])
+def test_a_run_is_opened_by_the_automatic_classes(
+    tmp_path: Path, trained: Path, config: RunConfig, initialization: Literal["normal", "corpus"]
+) -> None:
+    run, one = trained, Partitioner(devices()[:1])
+    if initialization == "corpus":
+        run = Path(config.run_dir)
+        pretrain(replace(config, model=replace(config.model, initialization="corpus")), one)
+    convert(open_model(run, one), tmp_path / "hf", "hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     model = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "hf").eval()
     encoder = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
@@ -155,7 +164,7 @@ def test_a_run_is_opened_by_the_automatic_classes(tmp_path: Path, trained: Path)
     inputs = tokenizer([text], return_tensors="pt")
     with torch.no_grad():
         hidden = encoder(**inputs).last_hidden_state[0].numpy()
-    bert = bert_jax.load(trained)
+    bert = bert_jax.load(run)
     (states,) = bert.encode([text], pooling=None)
     assert np.abs(states - hidden).max() <= 1e-4
     masked = "The captain carries a small [MASK]."
