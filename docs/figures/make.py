@@ -20,7 +20,7 @@ from svg import BLUE, FAINT, GREEN, GREY, GRID, INK, ORANGE, Axes, Drawing
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "RESULTS.md"
 RUN, BATCH = HERE / "run.jsonl", HERE / "batch.json"
-_LONGER = 2000  # step after which the sequences of this run are longer
+_LONGER = 3500  # step after which the sequences of this run are longer
 _FILLS = {"[MASK]": "#fff1c2", "random": "#ffd8d3", "kept": "#d3f4da"}
 
 
@@ -57,7 +57,7 @@ def run() -> Drawing:
     held_out = [line for line in lines if "eval_mlm_loss" in line]
     last = max(line["step"] for line in lines)
     draw = Drawing(760, 270, f"Loss and accuracy of a run of {last:,} steps")
-    ticks = [0, 500, 1000, 1500, 2000]
+    ticks = [0, 1000, 2000, 3000, 4000]
     loss = Axes(draw, 50, 40, 310, 180, (0, last), (3.5, 7.5))
     loss.frame("masked-token loss, nats", ticks, [4, 5, 6, 7])
     accuracy = Axes(draw, 430, 40, 310, 180, (0, last), (0, 0.8))

@@ -130,7 +130,7 @@ def test_the_figures_are_those_of_their_script(monkeypatch: pytest.MonkeyPatch) 
     for name, drawing in figures.items():
         assert (ROOT / f"docs/figures/{name}.svg").read_text("utf-8") == drawing.content(), name
     lines = (ROOT / "docs/figures/run.jsonl").read_text("utf-8").splitlines()
-    assert json.loads(lines[-1])["step"] == 2300
+    assert json.loads(lines[-1])["step"] == 4000
 
 
 @pytest.mark.full
