@@ -154,7 +154,8 @@ def recipe_of(options: Any, side: str) -> Recipe:
     """Return the settings of a side."""
     recipe, known = Recipe(), {field.name for field in fields(Recipe)}
     for setting in options.set:
-        (of, _, key), value = setting.partition("=")[0].partition("."), setting.partition("=")[2]
+        name, _, value = setting.partition("=")
+        of, _, key = name.partition(".")
         if of not in SIDES or key not in known:
             raise SystemExit(f"--set {setting}: SIDE is one of {SIDES}, KEY one of {sorted(known)}")
         if of == side:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from bert_jax.config.run import RunConfig
 from bert_jax.runtime import trackers
 from bert_jax.runtime.console import say, summary
 from bert_jax.runtime.errors import BadInputError
+from bert_jax.runtime.memory import physical_memory
 from bert_jax.training.experiment import pretraining
 from bert_jax.training.metadata import Meta
 from bert_jax.training.partitioner import Partitioner
@@ -136,7 +136,7 @@ def _open_stores(config: RunConfig) -> list[Store]:
         * token_dtype(store.ledger.vocab_size).itemsize
         for store in stores
     )
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = physical_memory()
     if window > 0.7 * memory:
         say(
             f"the shuffle window takes {window / 2**30:.1f} of {memory / 2**30:.1f} GiB of memory,"

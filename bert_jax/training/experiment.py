@@ -29,7 +29,8 @@ class Experiment:
         init_fn: Returns the state before the first update; pure.
         evaluate: (compiled evaluation, state, phase) -> metrics of the held-out data.
         flops: (tokens, sequences) of an update -> its floating point operations.
-        warm_start_fn: Returns the state that a new run with ``init`` starts from.
+        warm_start_fn: Returns the state of a new run that starts from a model or from the
+            statistics of its text; None for random weights.
         absent: Metrics without a meaning in this run.
         architecture: Name of the network with its heads; see `tensor_names`.
         labels: Names of the classes of a task head.

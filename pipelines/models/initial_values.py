@@ -7,7 +7,6 @@ Process 0 computes them once; every process reads them. A resumed run never comp
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import time
@@ -25,12 +24,13 @@ from bert_jax.nn.corpus_values import Values, corpus_params, corpus_values
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError, UnreachableError
 from bert_jax.runtime.paths import at
+from bert_jax.training.checksums import digest
 from bert_jax.training.metadata import Meta
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
 from pipelines.data.store import cooccurrence
-from pipelines.data.store.token_store import Split, Store
+from pipelines.data.store.token_store import Store
 from pipelines.folders import INITIAL_VALUES, INITIAL_VALUES_DRAFT
 
 _ORIGIN = "origin"
@@ -46,7 +46,7 @@ class CorpusStart:
         config: Of the run.
         partitioner: The devices.
         path: Of the file.
-        digest: SHA-256 of the arrays.
+        digest: Of the arrays; see `checksums.digest`.
     """
 
     config: RunConfig
@@ -99,7 +99,7 @@ def corpus_start(
             f"{path} was computed with another {different[0]} ({written.get(different[0])}, now"
             f" {origin[different[0]]}); choose another run_dir, or remove {path.parent}"
         )
-    return CorpusStart(config, partitioner, path, _digest(values))
+    return CorpusStart(config, partitioner, path, digest(values))
 
 
 def _wait_for(path: Path) -> None:
@@ -129,8 +129,7 @@ def _compute(config: RunConfig, stores: Mapping[str, tuple[float, Store]]) -> Va
     tokenizer = next(iter(stores.values()))[1].tokenizer
     dimensions = config.model.hidden_size - config.model.position_dimensions
     cooccurrence.check_memory(tokenizer.vocab_size, dimensions)
-    splits: list[tuple[float, Split]] = [(x, store.split("train")) for x, store in stores.values()]
-    counts = cooccurrence.count(splits, tokenizer.vocab_size, config.seed)
+    counts = cooccurrence.count(stores.values(), config.seed)
     say(
         f"counted {counts.tokens.sum():,.0f} tokens and {counts.pairs.nnz:,} pairs; factorizing"
         f" them into {dimensions} dimensions"
@@ -160,11 +159,3 @@ def _read(path: Path) -> tuple[Values, dict[str, Any]]:
             f"{path} is damaged ({error}); remove it, and it is computed again unless the run has"
             " a checkpoint"
         ) from None
-
-
-def _digest(values: Values) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(values):
-        digest.update(f"{name} {values[name].shape} ".encode())
-        digest.update(values[name].tobytes())
-    return digest.hexdigest()

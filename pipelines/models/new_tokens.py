@@ -111,15 +111,13 @@ def with_new_tokens(
     """
     embeddings, mlm = params["bert"]["embeddings"], params["mlm"]
     table = Rows(np.asarray(embeddings["token"]), np.asarray(mlm["bias"]))
-    rows = mean_rows(table, added)
     if stores is None:
+        rows = mean_rows(table, added)
         say(f"{len(added)} new tokens; each starts as the mean of its former pieces")
     else:
         from pipelines.data.store import cooccurrence
 
-        splits = [(fraction, store.split("train")) for fraction, store in stores.values()]
-        vocab_size = next(iter(stores.values()))[1].tokenizer.vocab_size
-        rows = context_rows(table, added, cooccurrence.count(splits, vocab_size, seed))
+        rows = context_rows(table, added, cooccurrence.count(stores.values(), seed))
         rows = multihost_utils.broadcast_one_to_all(rows)
 
     def replaced(old: np.ndarray, new: np.ndarray) -> Array:

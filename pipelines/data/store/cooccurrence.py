@@ -6,8 +6,7 @@ tokens of 30,522 kinds.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ from sklearn.utils.extmath import randomized_svd
 
 from bert_jax.runtime.console import progress
 from bert_jax.runtime.errors import BadInputError
-from pipelines.data.store.token_store import Split
+from bert_jax.runtime.memory import physical_memory
+from pipelines.data.store.token_store import Split, Store
 
 _SAMPLE = 100_000_000  # tokens to count, which takes about a minute
 _CHUNK = 1 << 23  # tokens that are counted at a time
@@ -35,16 +35,17 @@ class Counts(NamedTuple):
     pairs: sparse.csr_array  # float32 [V, V]: the second within two tokens after the first
 
 
-def count(splits: Sequence[tuple[float, Split]], vocab_size: int, seed: int) -> Counts:
-    """Count the tokens of each split, and the pairs of tokens that are near each other.
+def count(stores: Collection[tuple[float, Store]], seed: int) -> Counts:
+    """Count the training tokens of each store, and the pairs of tokens that are near each other.
 
     At most 100 million tokens are read: whole shards, in an order that depends on `seed`.
 
     Args:
-        splits: Stores with the fractions of the training rows that come from them.
-        vocab_size: Number of ids, V.
+        stores: Each with the fraction of the training rows that come from it; of one vocabulary.
         seed: Of the run.
     """
+    (vocab_size,) = {store.ledger.vocab_size for _, store in stores}
+    splits = [(fraction, store.split("train")) for fraction, store in stores]
     sizes = [min(split.tokens, round(_SAMPLE * fraction)) for fraction, split in splits]
     tokens, pairs = np.zeros(vocab_size), sparse.csr_array((vocab_size, vocab_size), dtype="f4")
     done = 0
@@ -84,7 +85,7 @@ def check_memory(vocab_size: int, dimensions: int) -> None:
         BadInputError: They would take more memory than this machine has.
     """
     needed = _COPIES * 4 * vocab_size * (dimensions + _OVERSAMPLING)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = physical_memory()
     if needed > memory:
         raise BadInputError(
             f"model.initialization corpus needs about {needed / 2**30:.0f} GiB of memory for a"

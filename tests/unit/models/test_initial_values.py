@@ -179,7 +179,7 @@ def test_a_run_that_was_killed_while_it_counted_starts_again(
     values = [
         initial_values._read(Path(x.run_dir) / INITIAL_VALUES) for x in (corpus_config, again)
     ]
-    assert initial_values._digest(values[0][0]) == initial_values._digest(values[1][0])
+    assert digest(values[0][0]) == digest(values[1][0])
 
 
 def test_values_of_another_run_are_refused(corpus_config: RunConfig, store: Store) -> None:
@@ -198,8 +198,7 @@ def test_a_mixture_counts_every_store_by_its_fraction(
     data = replace(corpus_config.data, store="", stores=entries)
     one_device(replace(corpus_config, data=data))
     V, stores = corpus_config.model.vocab_size, (Store(store_dir), Store(other_dir))
-    splits = [store.split("train") for store in stores]
-    counts = cooccurrence.count(list(zip((0.25, 0.75), splits, strict=True)), V, 0).tokens
+    counts = cooccurrence.count(list(zip((0.25, 0.75), stores, strict=True)), 0).tokens
     first, second = (occurrences(store, V) for store in stores)
     total = first.sum() + second.sum()
     assert np.allclose(counts / total, 0.25 * first / first.sum() + 0.75 * second / second.sum())
@@ -239,11 +238,8 @@ def test_other_models_and_small_texts_are_refused(
 def test_sampling_reads_whole_shards_in_an_order_of_the_seed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = store.split("train")
     monkeypatch.setattr(cooccurrence, "_SAMPLE", 500)
-    first, again, other = (
-        cooccurrence.count([(1.0, split)], store.ledger.vocab_size, seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (cooccurrence.count([(1.0, store)], seed) for seed in (0, 0, 1))
     assert first.tokens.sum() == other.tokens.sum() == 500
     assert np.array_equal(first.tokens, again.tokens)
     assert (first.pairs != again.pairs).nnz == 0
