@@ -62,6 +62,7 @@ class Recipe:
         initializer_range: Of random values; not for the side "corpus".
         mlm_probability: Fraction of the tokens that is predicted.
         dropout: Of hidden values and attention.
+        short_rows: Fraction of the minutes that comes first, with rows of half the length.
     """
 
     learning_rate: float = 1e-3
@@ -69,6 +70,7 @@ class Recipe:
     initializer_range: float = 0.02
     mlm_probability: float = 0.15
     dropout: float = 0.0
+    short_rows: float = 0.0
 
 
 def main() -> None:
@@ -163,9 +165,10 @@ def recipe_of(options: Any, side: str) -> Recipe:
     return recipe
 
 
-def config_of(options: Any, side: str, run: Path, updates: int) -> RunConfig:
+def config_of(options: Any, side: str, run: Path, phases: Sequence[Phase]) -> RunConfig:
     """Return the config of a side; that of transformers describes its batches and its schedule."""
     recipe = recipe_of(options, side)
+    updates = sum(phase.steps for phase in phases)
     model = ModelConfig(
         preset=f"bert-{options.size}",
         dtype=options.dtype,
@@ -185,29 +188,42 @@ def config_of(options: Any, side: str, run: Path, updates: int) -> RunConfig:
             learning_rate=recipe.learning_rate, warmup_steps=round(recipe.warm_up * updates)
         ),
         train=TrainConfig(eval_every=0, log_every=TIMED),
-        phases=(Phase(options.length, updates, options.batch),),
+        phases=tuple(phases),
     )
 
 
 def train_for_minutes(
-    options: Any, folder: Path, train: Callable[[Path, int], tuple[float, float]]
+    options: Any, folder: Path, train: Callable[[Path, Sequence[Phase]], tuple[float, float]]
 ) -> None:
     """Train as many updates as fit, and write ``result.json``.
 
     Args:
         options: Of the command.
         folder: Of the side.
-        train: (folder, updates) -> seconds before the first update is done, and per update.
+        train: (folder, phases) -> seconds before the first update is done, and per update.
     """
-    before, per_update = train(folder / "trial", WARM_UP + TIMED)
-    updates = max(WARM_UP + TIMED, round((60 * options.minutes - before) / per_update))
+    short = recipe_of(options, options.train).short_rows
+    fractions = {options.length // 2: short, options.length: 1 - short}
+    trials = {
+        length: train(folder / f"trial-{length}", [Phase(length, WARM_UP + TIMED, options.batch)])
+        for length, fraction in fractions.items()
+        if fraction
+    }
+    left = 60 * options.minutes - sum(before for before, _ in trials.values())
+    phases = [
+        Phase(
+            length,
+            max(WARM_UP + TIMED, round(fractions[length] * left / per_update)),
+            options.batch,
+        )
+        for length, (_, per_update) in trials.items()
+    ]
     started = time.perf_counter()
-    train(folder / "run", updates)
-    seconds = time.perf_counter() - started
+    train(folder / "run", phases)
     result = {
-        "updates": updates,
-        "seconds": seconds,
-        "tokens": updates * options.batch * options.length,
+        "updates": sum(phase.steps for phase in phases),
+        "seconds": time.perf_counter() - started,
+        "tokens": sum(phase.steps * phase.length for phase in phases) * options.batch,
     }
     (folder / "result.json").write_text(json.dumps(result), "utf-8")
 
@@ -215,9 +231,9 @@ def train_for_minutes(
 def train_here(options: Any, folder: Path) -> None:
     """Train with bert-jax."""
 
-    def train(run: Path, updates: int) -> tuple[float, float]:
+    def train(run: Path, phases: Sequence[Phase]) -> tuple[float, float]:
         times = [time.perf_counter()]
-        config = config_of(options, options.train, run, updates)
+        config = config_of(options, options.train, run, phases)
         pretrain(config, Partitioner(devices()), lambda step: times.append(time.perf_counter()))
         *_, last = [line for line in read(run) if "seconds" in line]
         return times[1] - times[0], last["seconds"] / last["step"]
@@ -234,7 +250,7 @@ def train_in_pytorch(options: Any, folder: Path) -> None:
     store = Store(options.store)
     recipe = recipe_of(options, "transformers")
 
-    def train(run: Path, updates: int) -> tuple[float, float]:
+    def train(run: Path, phases: Sequence[Phase]) -> tuple[float, float]:
         started = time.perf_counter()
         torch.manual_seed(options.seed)
         vocabulary = store.tokenizer.vocab_size
@@ -243,11 +259,12 @@ def train_in_pytorch(options: Any, folder: Path) -> None:
             dropout=recipe.dropout, initializer_range=recipe.initializer_range,
         )  # fmt: skip
         optimizer = torch.optim.AdamW(groups(model), lr=1.0, eps=1e-6, fused=True)
-        ours = config_of(options, "transformers", run, updates)
+        ours = config_of(options, "transformers", run, phases)
+        updates = sum(phase.steps for phase in phases)
         rates = np.asarray(
             jax.vmap(learning_rate(ours.optimizer, updates))(np.arange(1.0 * updates))
         )
-        compiled = torch.compile(losses)
+        compiled = torch.compile(losses, dynamic=False)  # once per length
         times = []
         for number, batch in enumerate(PretrainingData(store, ours).batches(0, updates)):
             tensors = {n: torch.tensor(a).to(DEVICE) for n, a in batch.arrays.items()}

@@ -78,6 +78,7 @@ def test_sides_of_time_to_quality_train_and_are_scored(tmp_path: Path) -> None:
         "float32",
     ]
     options += ["--out", str(tmp_path / "out"), "--epochs", "1", "--finetune-length", "8"]
+    options += ["--set", "transformers.short_rows=0.5"]
     arguments = (tmp_path / "store", tmp_path / "tasks", *options)
     table = run_benchmark("time_to_quality.py", *arguments, TORCHDYNAMO_DISABLE="1")
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
