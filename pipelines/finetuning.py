@@ -82,7 +82,10 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
         say(f"{len(examples):,} training and {len(validation_examples):,} validation examples")
         step = logits_step(task_network(config, len(classes)), partitioner)
         validation_set = sets[1] if validation_examples else None
-        validation = Validation(validation_set, task, classes, step, partitioner, run.path)
+        validation = Validation(
+            *(validation_set, task, classes, step, partitioner, run.path),
+            packing=config.data.packing,
+        )
         experiment = finetuning(
             config, task, classes, sets[0], validation, tokenizer, partitioner, weights, head
         )

@@ -18,6 +18,7 @@ from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertModel, Params
 from bert_jax.nn.layers import initializer, split
 from bert_jax.nn.lstm import LstmLayer, sequence_starts
+from bert_jax.nn.packed_rows import STARTS, first_tokens, is_packed, of_sequences
 from bert_jax.runtime.errors import BadInputError
 
 
@@ -71,21 +72,31 @@ class BertForTask(nnx.Module):
     def __call__(self, batch: Mapping[str, Array], key: Array | None) -> Array:
         """Return float32 logits: [B, T, C] of tokens, or [B, K, C] of sequences.
 
-        Multiple choice, with ids of shape [B, C, T], gives [B, C, 1].
+        Multiple choice, with ids of shape [B, C, T], gives [B, C, 1]. B counts the rows of the
+        task, also where `packed_rows` put several of them into one.
         """
         ids = [batch[name] for name in ("token_ids", "token_type_ids", "segment_ids")]
-        choices = ids[0].shape[:-1]
+        packed = is_packed(batch)
+        choices = batch[STARTS].shape if packed else ids[0].shape[:-1]
         # [B, T]
         token_ids, token_type_ids, segment_ids = (x.reshape(-1, x.shape[-1]) for x in ids)
         encoder_key, head_key = split(key, 2)
         frozen = self.network.head.trainable == "head"
         # A frozen encoder has no dropout, so that its features are fixed.
         last, inputs = self.bert.hidden_states(
-            token_ids, token_type_ids, segment_ids, None if frozen else encoder_key
+            *(token_ids, token_type_ids, segment_ids),
+            *(None if frozen else encoder_key, batch.get("position_ids")),
         )
         states = [*inputs, last]  # (L + 1) x [B, T, D]
         x = self.head.combine(jax.lax.stop_gradient(states) if frozen else states)
-        if not self.network.tokens:
+        if self.network.tokens:
+            logits = self.head(x, segment_ids, head_key)
+            return of_sequences(logits, batch) if packed else logits
+        if packed:
+            x = x.reshape(1, -1, x.shape[-1])  # [1, B x T, D]
+            pooled = self._pooled(x, first_tokens(batch)[None])  # [1, S x K, D]
+            x = pooled.reshape(batch[STARTS].size, -1, pooled.shape[-1])
+        else:
             x = self._pooled(x, batch.get("cls_positions"))  # [B, K, D]
         logits = self.head(x, segment_ids, head_key)
         return logits.reshape(*choices, -1) if len(choices) > 1 else logits

@@ -21,6 +21,7 @@ from jax import Array
 
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.run import RunConfig
+from bert_jax.nn import packed_rows
 from bert_jax.nn.encoder import Params, PretrainingLogits, define
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.training.losses import MetricSums, cross_entropy
@@ -104,7 +105,8 @@ def task_objective(
     model = network.define()
 
     def sums(params: Params, batch: DeviceBatch, key: Array | None) -> LossSums:
-        return {"task": loss_sums(nnx.merge(model, params)(batch, key), batch)}
+        logits = nnx.merge(model, params)(batch, key)
+        return {"task": loss_sums(logits, packed_rows.as_task(batch))}
 
     return Objective(sums, lambda batch: {"task": jnp.sum(batch["weights"])})
 
@@ -184,7 +186,8 @@ class Steps:
             return gradients_of_part(params, batch, key)
 
         def add(total: Any, part: tuple[DeviceBatch, Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradients_of_part(params, *part)), None
+            rows, key = packed_rows.of_part(part[0], self.accumulate), part[1]
+            return jax.tree.map(jnp.add, total, gradients_of_part(params, rows, key)), None
 
         # [B, …] -> [A, B / A, …]: every A-th row, so that the rows of a part do not depend on the
         # number of devices.

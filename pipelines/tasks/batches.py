@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
 
 import numpy as np
 
 from bert_jax.training.batch import Batch, Shapes
 from pipelines.data.batches.counter_rng import key, shuffled
+from pipelines.tasks.packing import TrainingLayout, training_layout
 from pipelines.tasks.task import Arrays, Features
 
 _ORDER = 1  # the stream of random numbers that shuffles an epoch
@@ -28,9 +31,11 @@ class TaskBatches:
         self, features: Features, batch_size: int, seed: int, more: Mapping[str, str]
     ) -> None:
         """Create batches of `batch_size` rows; `more` are digests of other inputs of the run."""
-        self._arrays, self._seed, self._batch_size = features.arrays, seed, batch_size
+        self._features, self._arrays = features, features.arrays
+        self._seed, self._batch_size = seed, batch_size
         self.rows = len(features.examples)
         self.steps_per_epoch = -(-self.rows // batch_size)
+        self._layout: TrainingLayout | None = None
         total = hashlib.sha256()
         named = {_NAME_IN_DIGEST.get(name, name): a for name, a in self._arrays.items()}
         for name, array in sorted(named.items()):
@@ -38,22 +43,37 @@ class TaskBatches:
             total.update(np.ascontiguousarray(array).data)
         self.digests = {"training rows": total.hexdigest(), **more}
 
+    def pack(self, steps: int, devices: int, parts: int) -> None:
+        """Put several rows into one, in all `steps` of a run; see `packing.training_layout`."""
+        epochs = range(-(-steps // self.steps_per_epoch))
+        batches = islice(chain.from_iterable(map(self._epoch, epochs)), steps)
+        self._layout = training_layout(self._features, batches, self._batch_size, devices, parts)
+
     def shapes(self, length: int, batch_size: int) -> Shapes:
         """Return the shapes and dtypes of all batches."""
         del length
+        if self._layout is not None:
+            return self._layout.shapes(self._arrays)
         return {n: ((batch_size, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Return the batch of a step; rows of zeros fill up the last batch of an epoch."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        order = shuffled(key(self._seed, _ORDER, epoch)[()], self.rows)
-        chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
-        return filled(self._arrays, chosen, self._batch_size, rows)
+        chosen = self._epoch(epoch)[number]
+        if self._layout is None:
+            return filled(self._arrays, chosen, self._batch_size, rows)
+        whole = filled(self._arrays, chosen, self._batch_size, slice(None))
+        return replace(whole, arrays=self._layout.batch(whole.arrays, rows))
 
     def batches(self, first: int, last: int, rows: slice = slice(None)) -> Iterator[Batch]:
         """Yield the batches of the steps first … last - 1."""
         for step in range(first, last):
             yield self.batch_at(step, rows)
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        """Return the rows of each batch of an epoch."""
+        order = shuffled(key(self._seed, _ORDER, epoch)[()], self.rows)
+        return np.split(order, range(self._batch_size, self.rows, self._batch_size))
 
 
 def in_order(features: Features, batch_size: int, rows: slice) -> Iterator[Batch]:

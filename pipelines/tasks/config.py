@@ -28,6 +28,8 @@ class TaskDataConfig:
         validation: Validation examples; empty = no evaluation.
         columns: Names of the columns or keys; empty = the usual names.
         length: Most tokens of a row, with [CLS] and [SEP].
+        packing: Put several rows into one, without attention between them, where that saves time.
+            The loss is the same; dropout differs.
         bad_rows: Rows of a table that have more or fewer fields than the others, or no label: stop
             at the first one, or skip and count them.
         max_bad: Largest fraction of the rows of a table that may be skipped.
@@ -37,6 +39,7 @@ class TaskDataConfig:
     validation: str = free("")
     columns: Columns = field(default_factory=Columns, metadata={"resume": "print"})
     length: int = 128
+    packing: bool = free(True)
     bad_rows: Literal["stop", "skip"] = free("stop")
     max_bad: float = free(BadRows.most)
 

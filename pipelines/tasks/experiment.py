@@ -30,6 +30,7 @@ from pipelines.data.tokenizers.tokenizer import Tokenizer
 from pipelines.tasks import thresholds
 from pipelines.tasks.batches import TaskBatches, in_order
 from pipelines.tasks.config import FinetuneConfig
+from pipelines.tasks.packing import PredictionLayout
 from pipelines.tasks.registry import TASKS
 from pipelines.tasks.task import Features, Record, Task
 
@@ -108,6 +109,8 @@ def finetuning(
     rule = optimizer(config.optimizer, config.phases, lr_scales)
     more = {"tokenizer": tokenizer.digest}
     data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
+    if config.data.packing:
+        data.pack(config.steps, len(partitioner.devices), config.train.accumulate)
 
     def init_fn() -> TrainState:
         return new_state(rule, network.init_params(config.seed))
@@ -179,17 +182,56 @@ def logits_step(network: TaskNetwork, partitioner: Partitioner) -> Run:
 
 
 def all_logits(
-    run: Run, params: Params, features: Features, batch_size: int, partitioner: Partitioner
+    run: Run,
+    params: Params,
+    features: Features,
+    batch_size: int,
+    partitioner: Partitioner,
+    packing: bool = True,
 ) -> np.ndarray:
-    """Return the float32 logits of every row; `run` is from `logits_step`."""
-    count = len(features.examples)
-    batch_size = -(-batch_size // len(partitioner.devices)) * len(partitioner.devices)
-    logits: list[np.ndarray] = []
+    """Return the float32 logits of every row.
+
+    Args:
+        run: From `logits_step`.
+        params: Of the network.
+        features: The rows.
+        batch_size: Rows of the network per batch.
+        partitioner: The devices.
+        packing: Put several rows into one.
+    """
+    count, devices = len(features.examples), len(partitioner.devices)
+    batch_size = -(-batch_size // devices) * devices
+    layout = PredictionLayout.of(features, batch_size, devices) if packing else None
     with progress("predicting row", count) as show:
+        if layout is not None:
+            return _packed_logits(run, params, layout, partitioner, show)
+        logits: list[np.ndarray] = []
         for batch in in_order(features, batch_size, partitioner.rows(batch_size)):
             logits.append(np.asarray(run(params, batch.arrays)))
             show(min(count, len(logits) * batch_size), "")
     return np.concatenate(logits)[:count]
+
+
+def _packed_logits(
+    run: Run,
+    params: Params,
+    layout: PredictionLayout,
+    partitioner: Partitioner,
+    show: Callable[[int, str], None],
+) -> np.ndarray:
+    """Return the logits of all rows in the order of the task."""
+    *shape, _ = layout.features.arrays["segment_ids"].shape  # [R], or [R, C] of multiple choice
+    sequences: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    for arrays, slots in layout.batches(partitioner.rows(layout.size)):
+        used = slots >= 0
+        sequences.append(slots[used])
+        logits.append(np.asarray(run(params, arrays))[used])  # [sequences, …]
+        show(sum(map(len, sequences)) * shape[0] // math.prod(shape), "")
+    packed = np.concatenate(logits)
+    ordered = np.zeros((math.prod(shape), *packed.shape[1:]), np.float32)
+    ordered[np.concatenate(sequences)] = packed
+    return ordered.reshape(*shape, *packed.shape[len(shape) :])
 
 
 @dataclass
@@ -201,6 +243,7 @@ class Validation:
         folder: Of the run, for tuned thresholds; None = they are not saved.
         latest: Metrics and records of the newest evaluation.
         tuned: The thresholds of the task were tuned on these examples.
+        packing: Put several rows into one.
     """
 
     validation_set: Examples | None
@@ -211,6 +254,7 @@ class Validation:
     folder: Path | None = None
     latest: tuple[dict[str, Any], list[Record]] | None = None
     tuned: bool = False
+    packing: bool = True
 
     def __call__(self, eval_step: Any, state: TrainState, phase: Phase) -> dict[str, Any]:
         """Return the metrics of a state in training."""
@@ -231,7 +275,9 @@ class Validation:
         if self.validation_set is None:
             return {}
         examples, features = self.validation_set.examples, self.validation_set.features
-        logits = all_logits(self.run, params, features, phase.batch_size, self.partitioner)
+        logits = all_logits(
+            self.run, params, features, phase.batch_size, self.partitioner, self.packing
+        )
         self.task.thresholds = known or self.task.tuned_thresholds(features, logits)
         self.tuned = bool(self.task.thresholds) and not known
         if self.tuned and self.folder and jax.process_index() == 0:

@@ -1,0 +1,255 @@
+"""Put several rows of a task into one row of the network; see `bert_jax.nn.packed_rows`.
+
+Texts of fine-tuning are short and of different lengths: padded to the longest one, most of a batch
+is padding. A packed batch has the same examples and the same loss in fewer rows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bert_jax.nn.packed_rows import LENGTHS, STARTS
+from bert_jax.runtime.console import say
+from bert_jax.training.batch import Shapes
+from pipelines.tasks.task import Arrays, Features
+
+_INPUTS = ("token_ids", "token_type_ids", "segment_ids")
+_WORTHWHILE = 0.9  # packing must need at most this part of the rows; otherwise it is not used
+_WINDOW = 4096  # sequences that are sorted and packed together for predictions
+_MOST = 16  # sequences per row of a prediction: each row has slots for as many
+
+Rows = list[list[int]]  # the sequences of each row
+
+
+def best_fit(lengths: Sequence[int], room: int, most: int) -> Rows:
+    """Assign sequences to rows: the longest first, to the fullest row with enough room.
+
+    As `data.batches.packing.pack`, which is fast for millions; this one is fast for a batch.
+
+    Args:
+        lengths: Each at most `room`; 0 is in no row.
+        room: Tokens per row.
+        most: Sequences per row.
+    """
+    rows: Rows = []
+    free: list[tuple[int, int]] = []  # (room, row) of the rows that are not full, ascending
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[index]
+        if not length:
+            break
+        place = bisect_left(free, (length, 0))
+        left, row = free.pop(place) if place < len(free) else (room, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(index)
+        if left > length and len(rows[row]) < most:
+            insort(free, (left - length, row))
+    return rows
+
+
+def row_lengths(arrays: Arrays) -> np.ndarray:
+    """Return the tokens of each row of a task, int64 [R], or [R, C] of multiple choice."""
+    return np.count_nonzero(arrays["segment_ids"], axis=-1)
+
+
+def packed_inputs(arrays: Arrays, rows: Sequence[Sequence[int]]) -> Arrays:
+    """Return the inputs of the network.
+
+    Args:
+        arrays: Of the task; rows and choices count as one dimension.
+        rows: Which sequences are in each row; may be none.
+
+    Returns:
+        Four arrays, int32 [B, T], as in `bert_jax.nn.packed_rows`.
+    """
+    T = arrays["token_ids"].shape[-1]
+    places = [(row, rank, n) for row, chosen in enumerate(rows) for rank, n in enumerate(chosen)]
+    row, rank, sequence = np.array(places, np.int64).reshape(-1, 3).T  # [N]
+    count = row_lengths(arrays).reshape(-1)[sequence]
+    position = _ranges(count)  # of every token in its sequence, [tokens]
+    source = np.repeat(sequence * T, count) + position
+    target = np.repeat(row * T + _offsets(row, count), count) + position
+    values = {name: arrays[name].reshape(-1)[source] for name in _INPUTS}
+    values |= {"segment_ids": np.repeat(rank + 1, count), "position_ids": position}
+    inputs = {name: np.zeros(len(rows) * T, np.int32) for name in values}
+    for name, array in inputs.items():
+        array[target] = values[name]
+    return {name: array.reshape(-1, T) for name, array in inputs.items()}
+
+
+def _ranges(counts: np.ndarray) -> np.ndarray:
+    """Return 0 … n - 1 for each n of `counts`, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+
+
+def _offsets(row: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return where each sequence begins in its row; `row` is ascending."""
+    before = np.cumsum(count) - count
+    return before - before[np.searchsorted(row, row)]
+
+
+@dataclass(frozen=True)
+class TrainingLayout:
+    """The layout of training batches. Every device and part of a batch has rows of its own.
+
+    Attributes:
+        batch_size: Rows of the task per batch, over all devices.
+        length: T.
+        devices: Of all processes.
+        parts: Of the rows of a device (train.accumulate); row r belongs to part r mod `parts`.
+        rows: Of each part.
+    """
+
+    batch_size: int
+    length: int
+    devices: int
+    parts: int
+    rows: int
+
+    @property
+    def total(self) -> int:
+        """Rows of the network per batch, B."""
+        return self.rows * self.parts * self.devices
+
+    def shapes(self, arrays: Arrays) -> Shapes:
+        """Return the shapes and dtypes of a batch."""
+        inputs, places = (self.total, self.length), arrays["segment_ids"].shape[1:-1]
+        named = dict.fromkeys((*_INPUTS, "position_ids"), inputs)
+        named |= dict.fromkeys((STARTS, LENGTHS), (self.batch_size, *places))
+        targets = {n: ((self.batch_size, *a.shape[1:]), a.dtype) for n, a in arrays.items()}
+        return targets | {name: (shape, np.dtype(np.int32)) for name, shape in named.items()}
+
+    def batch(self, arrays: Arrays, slots: slice) -> Arrays:
+        """Pack a batch.
+
+        Args:
+            arrays: Of the task, all `batch_size` rows of it.
+            slots: The rows of the task on this process.
+
+        Returns:
+            This process's part of the batch.
+        """
+        lengths = row_lengths(arrays)
+        numbers = np.arange(lengths.size).reshape(lengths.shape)
+        of_device = self.rows * self.parts
+        rows: Rows = [[]] * self.total
+        starts = np.zeros(lengths.size, np.int32)
+        for device, part, group in groups(self.batch_size, self.devices, self.parts):
+            flat, chosen = lengths[group].reshape(-1), numbers[group].reshape(-1)
+            for number, members in enumerate(best_fit(flat.tolist(), self.length, len(flat))):
+                row = number * self.parts + part  # of the device
+                rows[device * of_device + row] = chosen[members].tolist()
+                ends = np.cumsum(flat[members])
+                starts[chosen[members]] = row * self.length + ends - flat[members]
+        per_device = self.batch_size // self.devices
+        first, last, _ = slots.indices(self.batch_size)
+        mine = slice(first // per_device * of_device, last // per_device * of_device)
+        own = {name: array[slots] for name, array in arrays.items() if name not in _INPUTS}
+        own[STARTS] = starts.reshape(lengths.shape)[slots]
+        own[LENGTHS] = lengths[slots].astype(np.int32)
+        return own | packed_inputs(arrays, rows[mine])
+
+
+def groups(rows: int, devices: int, parts: int) -> Iterator[tuple[int, int, slice]]:
+    """Yield device, part and the rows of a batch that share rows of the network."""
+    size = rows // devices
+    for device in range(devices):
+        for part in range(parts):
+            yield device, part, slice(device * size + part, (device + 1) * size, parts)
+
+
+def training_layout(
+    features: Features, batches: Iterable[np.ndarray], batch_size: int, devices: int, parts: int
+) -> TrainingLayout | None:
+    """Return a layout in which every batch of a run fits; None if packing does not pay.
+
+    Args:
+        features: The rows of the task.
+        batches: Which rows are in each batch; at most `batch_size`.
+        batch_size: Rows of the task per batch.
+        devices: Of all processes.
+        parts: Of the rows of a device.
+    """
+    lengths, T = row_lengths(features.arrays), features.arrays["token_ids"].shape[-1]
+    most, tokens, count = 1, 0, 0
+    for chosen in batches:
+        batch = lengths[chosen]
+        tokens, count = tokens + int(batch.sum()), count + 1
+        for _, _, group in groups(batch_size, devices, parts):
+            flat = batch[group].reshape(-1).tolist()
+            most = max(most, len(best_fit(flat, T, len(flat))))
+    layout = TrainingLayout(batch_size, T, devices, parts, most)
+    if layout.total > _WORTHWHILE * batch_size * lengths[0].size:
+        return None
+    say(
+        f"packing: {batch_size} rows of the task in {layout.total} rows of {T} tokens,"
+        f" {tokens / max(1, count * layout.total * T):.0%} full"
+    )
+    return layout
+
+
+@dataclass(frozen=True)
+class PredictionLayout:
+    """The layout of rows that are predicted. Each row of the network has K slots.
+
+    Attributes:
+        features: The rows of the task.
+        rows: The sequences of each row.
+        size: B, rows per batch, over all devices.
+        devices: Of all processes.
+        most: K.
+    """
+
+    features: Features
+    rows: Rows
+    size: int
+    devices: int
+    most: int
+
+    @classmethod
+    def of(cls, features: Features, batch_size: int, devices: int) -> PredictionLayout | None:
+        """Pack all rows; None if packing does not pay.
+
+        Args:
+            features: The rows of the task.
+            batch_size: Most rows per batch, a multiple of `devices`.
+            devices: Of all processes.
+        """
+        lengths = row_lengths(features.arrays).reshape(-1).tolist()
+        T = features.arrays["token_ids"].shape[-1]
+        rows: Rows = []
+        for first in range(0, len(lengths), _WINDOW):
+            window = best_fit(lengths[first : first + _WINDOW], T, _MOST)
+            rows += [[first + index for index in members] for members in window]
+        if not rows or len(rows) > _WORTHWHILE * len(lengths):
+            return None
+        size = min(batch_size, -(-len(rows) // devices) * devices)
+        return cls(features, rows, size, devices, max(map(len, rows)))
+
+    def batches(self, own: slice) -> Iterator[tuple[Arrays, np.ndarray]]:
+        """Yield batches of the rows `own`, and the sequence in each slot, [B x K]; -1 is none."""
+        arrays, K = self.features.arrays, self.most
+        lengths, T = row_lengths(arrays).reshape(-1), arrays["token_ids"].shape[-1]
+        first_of_row = np.arange(self.size) % (self.size // self.devices) * T  # on its device
+        start, stop, _ = own.indices(self.size)
+        for first in range(0, len(self.rows), self.size):
+            rows = self.rows[first : first + self.size]
+            rows += [[]] * (self.size - len(rows))
+            slots = np.full((self.size, K), -1)
+            for number, members in enumerate(rows):
+                slots[number, : len(members)] = members
+            counts = np.where(slots < 0, 0, lengths[slots])  # [B, K]
+            starts = first_of_row[:, None] + np.cumsum(counts, axis=1) - counts
+            places = {STARTS: np.where(slots < 0, 0, starts), LENGTHS: counts}
+            if "cls_positions" in arrays:
+                places["cls_positions"] = arrays["cls_positions"][slots]
+            mine = {
+                name: array[start:stop].reshape(-1, *array.shape[2:]).astype(np.int32)
+                for name, array in places.items()
+            }
+            yield mine | packed_inputs(arrays, rows[start:stop]), slots.reshape(-1)
