@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.hub.upload import push, push_target
-from pipelines.models.api import Pooling
 from pipelines.models.convert import Format, convert
 from pipelines.models.open import MODEL_HELP, open_model
+from pipelines.models.states import Pooling
 from pipelines.settings import command_parser, parse
 
 

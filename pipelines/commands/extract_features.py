@@ -10,9 +10,10 @@ from pathlib import Path
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.models.api import Bert, Pooling, check_layers
+from pipelines.models.api import Bert, check_layers
 from pipelines.models.features import Extraction, extract
 from pipelines.models.open import MODEL_HELP
+from pipelines.models.states import Pooling
 from pipelines.settings import command_parser, parse
 
 
@@ -40,7 +41,9 @@ def main(argv: Sequence[str]) -> None:
         action="store_true",
         help="write a vector per word instead: the mean over its tokens",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="texts per batch")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="rows per batch; short texts share rows"
+    )
     options = parse(parser, argv)
     started = time.monotonic()
     if options.words and options.pooling:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
 from bert_jax.config.model import ModelConfig
-from bert_jax.nn.encoder import BertModel, Params, define
+from bert_jax.nn.encoder import Params, define
+from bert_jax.runtime import console
 from bert_jax.runtime.errors import BadArgumentsError
-from pipelines.data.batches.padding import padded
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.models.fill_mask import fill_mask
 from pipelines.models.open import LoadedModel, open_model
+from pipelines.models.states import Pooling, StatesOfTexts, hidden_states
 
-Pooling = Literal["mean", "cls", "max"]
+_WINDOW = 1 << 14  # texts whose vectors are computed before the next ones
 
 
 class Bert:
@@ -40,6 +41,7 @@ class Bert:
         """
         self.model: LoadedModel = open_model(path)
         self.tokenizer = self.model.tokenizer()
+        self._states: dict[tuple[tuple[int, ...], Pooling | None], StatesOfTexts] = {}
 
     def encode(
         self,
@@ -47,6 +49,7 @@ class Bert:
         layer: int = -1,
         pooling: Pooling | None = "mean",
         batch_size: int = 32,
+        progress: bool = False,
     ) -> np.ndarray | list[np.ndarray]:
         """Return vectors of texts; a text that is too long is truncated at its end.
 
@@ -55,7 +58,8 @@ class Bert:
             layer: Layer of the hidden states: 0 is the embeddings, 1 the first layer, -1 the last.
             pooling: mean or max over all tokens ([CLS] and [SEP] included), cls for the state of
                 [CLS], None for the states of all tokens.
-            batch_size: Texts per batch.
+            batch_size: Rows per batch; short texts share rows.
+            progress: Show how many texts are done.
 
         Returns:
             float32 [texts, hidden size]; without pooling, per text float32 [tokens, hidden size].
@@ -75,9 +79,15 @@ class Bert:
         ids = self._ids(texts)
         token_types = [[0] * len(tokens) for tokens in ids]
         encoded: list[Any] = [None] * len(ids)
-        for rows, states in self.states(ids, token_types, (layer,), pooling, batch_size):
-            for row, vectors in zip(rows, states[0], strict=True):
-                encoded[row] = vectors if pooling else vectors[: len(ids[row])]
+        with console.progress("texts", len(ids)) if progress else nullcontext(_silent) as show:
+            for first in range(0, len(ids), _WINDOW):
+                window = slice(first, first + _WINDOW)
+                states = self.states(
+                    ids[window], token_types[window], (layer,), pooling, batch_size
+                )
+                for text, vectors in states:
+                    encoded[first + text] = vectors[0]
+                show(min(first + _WINDOW, len(ids)), "")
         if pooling is None:
             return encoded
         D = self.model.network.hidden_size
@@ -90,30 +100,26 @@ class Bert:
         layers: Sequence[int],
         pooling: Pooling | None,
         batch_size: int,
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield hidden states of sequences, in batches of similar length, the shortest first.
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the index and the hidden states of each text, in any order.
 
         Args:
-            token_ids: Of each sequence, with special tokens; at most as many as the model accepts.
+            token_ids: Of each text, with special tokens; at most as many as the model accepts.
             token_type_ids: Of each token.
             layers: See `encode`; several cost no more than the highest one.
             pooling: See `encode`.
-            batch_size: Sequences per batch.
+            batch_size: Rows per batch; short texts share rows.
 
         Yields:
-            Indices of B sequences, and float32 [layers, B, D], without pooling [layers, B, T, D],
-            where T is at least the length of the longest.
+            The index, and float32 [layers, D], without pooling [layers, tokens, D].
         """
-        L, longest = self.model.network.layers, self.model.network.max_positions
+        L = self.model.network.layers
         indices = tuple(layer % (L + 1) for layer in layers)
-        by_length = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
-        B = min(batch_size, len(token_ids))
-        for first in range(0, len(token_ids), batch_size):
-            rows = by_length[first : first + batch_size]
-            ids = padded([token_ids[row] for row in rows], B, self.tokenizer.pad_id, longest)
-            token_types = padded([token_type_ids[row] for row in rows], B, 0, longest)
-            states = self._states(self._params, ids, token_types, indices, pooling)
-            yield rows, np.asarray(states)[:, : len(rows)]
+        key = indices, pooling
+        if key not in self._states:
+            compute = partial(self._compute, self._params, indices, pooling)
+            self._states[key] = StatesOfTexts(compute, self.model.network.max_positions)
+        return self._states[key](token_ids, token_type_ids, pooling is not None, batch_size)
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[dict[str, Any]]]:
         """Return the most probable tokens for every [MASK] of a text.
@@ -187,13 +193,15 @@ class Bert:
         return self.model.pretraining_params()
 
     @cached_property
-    def _states(self) -> Callable[..., Array]:
-        network, pad_id = define(self.model.network), self.tokenizer.pad_id
+    def _compute(self) -> Callable[..., Array]:
+        network = define(self.model.network)
 
-        def states(params: Params, *arguments: Any) -> Array:
-            return hidden_states(nnx.merge(network, params).bert, pad_id, *arguments)
+        def states(
+            params: Params, layers: tuple[int, ...], pooling: Pooling | None, batch: Any, most: int
+        ) -> Array:
+            return hidden_states(nnx.merge(network, params).bert, batch, layers, pooling, most)
 
-        return jax.jit(states, static_argnums=(3, 4))
+        return jax.jit(states, static_argnums=(1, 2, 4))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str):
@@ -210,6 +218,10 @@ class Bert:
         ]
 
 
+def _silent(done: int, note: str) -> None:
+    del done, note
+
+
 def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
     """Refuse layers that a network does not have.
 
@@ -221,28 +233,3 @@ def check_layers(network: ModelConfig, layers: Sequence[int]) -> None:
             raise BadArgumentsError(
                 f"layer {layer} does not exist; use 0 (the embeddings) to {network.layers}"
             )
-
-
-def hidden_states(
-    bert: BertModel,
-    pad_id: int,
-    token_ids: Array,
-    token_type_ids: Array,
-    layers: tuple[int, ...],
-    pooling: Pooling | None,
-) -> Array:
-    """Return float32 [layers, B, D], or [layers, B, T, D] without pooling; see `Bert.states`."""
-    is_token = token_ids != pad_id  # [B, T]
-    segment_ids = is_token.astype(jnp.int32)
-    last, inputs = bert.hidden_states(token_ids, token_type_ids, segment_ids)
-    L = inputs.shape[0]
-    states = jnp.stack([last if layer == L else inputs[layer] for layer in layers])
-    states = states.astype(jnp.float32)
-    if pooling == "cls":
-        return states[:, :, 0]
-    if pooling == "max":
-        return jnp.max(jnp.where(is_token[None, ..., None], states, -jnp.inf), axis=2)
-    if pooling == "mean":
-        count = jnp.maximum(jnp.sum(segment_ids, axis=1), 1)[None, :, None]  # padding rows have 0
-        return jnp.einsum("KBTD,BT->KBD", states, is_token.astype(jnp.float32)) / count
-    return states

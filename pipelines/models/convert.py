@@ -27,10 +27,10 @@ from bert_jax.training.checkpoint import Meta, save_params
 from bert_jax.training.checksums import digest
 from pipelines.data.tokenizers.export import export
 from pipelines.folders import RUN_TOKENIZER, own
-from pipelines.models.api import Pooling
 from pipelines.models.formats import hugging_face, sentence_transformers
 from pipelines.models.model_card import model_card
 from pipelines.models.open import LoadedModel
+from pipelines.models.states import Pooling
 from pipelines.tasks import thresholds
 
 Format = Literal["hf", "sentence-transformers", "bert-jax"]

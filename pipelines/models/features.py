@@ -1,6 +1,6 @@
 """Write the vectors of all texts of a file while they are computed.
 
-Memory contains a limited number of texts. They are sorted by length, which reduces padding, and
+Memory contains a limited number of texts. Short ones share rows of the network, and all are
 restored to the order of the file before they are written.
 """
 
@@ -25,8 +25,9 @@ from bert_jax.runtime.signals import end_at_once, take_over
 from pipelines.data.sources import numbered_lines
 from pipelines.data.sources.locations import existing
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.api import Bert, Pooling
+from pipelines.models.api import Bert
 from pipelines.models.formats import feature_files
+from pipelines.models.states import Pooling
 from pipelines.tasks.sequences import truncated
 
 # Between the texts of a pair, as in google-research/bert.
@@ -47,7 +48,7 @@ class Extraction:
         layers: 0 is the embeddings, 1 the first layer, -1 the last.
         pooling: See `pipelines.models.api.Bert.encode`; None for a vector per token.
         words: A vector per word: the mean over its tokens.
-        batch_size: Texts per batch.
+        batch_size: Rows per batch; short texts share rows.
     """
 
     layers: tuple[int, ...] = (-1,)
@@ -209,17 +210,12 @@ def _columns(
     states_of: list[Any] = [None] * len(rows)
     pooling = None if options.words else options.pooling
     ids, token_types = [row.token_ids for row in rows], [row.token_type_ids for row in rows]
-    batches = bert.states(ids, token_types, options.layers, pooling, options.batch_size)
-    for numbers, states in batches:
-        for index, number in enumerate(numbers):
-            vectors = states[:, index]
-            if options.words:
-                vectors = _word_means(vectors, rows[number])
-            elif pooling is None:
-                vectors = vectors[:, : len(ids[number])]
-            else:
-                vectors = vectors[:, None]
-            states_of[number] = vectors
+    states = bert.states(ids, token_types, options.layers, pooling, options.batch_size)
+    for number, vectors in states:
+        if options.words:
+            states_of[number] = _word_means(vectors, rows[number])
+        else:
+            states_of[number] = vectors if pooling is None else vectors[:, None]
     columns = {
         f"layer_{layer}": np.concatenate([vectors[index] for vectors in states_of])
         for index, layer in enumerate(options.layers)

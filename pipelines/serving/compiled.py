@@ -19,8 +19,8 @@ from bert_jax.runtime.errors import UserError
 from bert_jax.training.step import DeviceBatch, forward
 from pipelines.data.batches.padding import padded, padded_length
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.api import hidden_states
 from pipelines.models.open import LoadedModel
+from pipelines.models.states import hidden_states
 from pipelines.serving.batching import Row
 
 MAX_ANSWERS = 100  # per mask
@@ -130,9 +130,9 @@ def _vector(
     params: Params,
     batch: DeviceBatch,
 ) -> Array:
-    token_ids, token_type_ids = batch["token_ids"], batch["token_type_ids"]
-    bert = nnx.merge(definition, params)
-    return hidden_states(bert, pad_id, token_ids, token_type_ids, layers, "mean")[0]
+    is_token = batch["token_ids"] != pad_id
+    batch = batch | {"segment_ids": is_token.astype(jnp.int32)}
+    return hidden_states(nnx.merge(definition, params), batch, layers, "mean")[0, :, 0]
 
 
 def _attention(definition: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
