@@ -12,7 +12,7 @@ from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.models.api import Bert, check_layers
 from pipelines.models.features import Extraction, extract
-from pipelines.models.open import MODEL_HELP
+from pipelines.models.open import DTYPE_HELP, DTYPES, MODEL_HELP
 from pipelines.models.states import Pooling
 from pipelines.settings import command_parser, parse
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, help="rows per batch; short texts share rows"
     )
+    parser.add_argument("--dtype", choices=DTYPES, help=DTYPE_HELP)
     options = parse(parser, argv)
     started = time.monotonic()
     if options.words and options.pooling:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     pooling: Pooling | None = None if options.pooling == "none" else options.pooling or "mean"
     layers = _layers(options.layers)
     distributed.enable_compilation_cache()
-    bert = Bert(options.model)
+    bert = Bert(options.model, options.dtype or "")
     check_layers(bert.model.network, layers)
     if len({layer % (bert.model.network.layers + 1) for layer in layers}) < len(layers):
         raise BadArgumentsError(f"--layers {options.layers} names a layer twice; name it once")

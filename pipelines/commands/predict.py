@@ -13,7 +13,7 @@ from bert_jax.runtime import distributed
 from bert_jax.runtime.console import summary
 from bert_jax.runtime.errors import BadArgumentsError
 from bert_jax.training.partitioner import Partitioner
-from pipelines.models.open import MODEL_HELP, open_model
+from pipelines.models.open import DTYPE_HELP, DTYPES, MODEL_HELP, open_model
 from pipelines.models.predict import predict_file
 from pipelines.settings import Namespace, command_parser, parse
 from pipelines.tasks.experiment import write_records
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     started = time.monotonic()
     distributed.enable_compilation_cache()
     partitioner = Partitioner(distributed.devices()[: len(jax.local_devices())])
-    model = open_model(options.model, partitioner)
+    model = open_model(options.model, partitioner).computing_in(options.dtype or "")
     predictions = predict_file(
         model,
         options.input,
@@ -78,6 +78,7 @@ def _options(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--score", action="store_true", help="print metrics; the input must have labels"
     )
+    parser.add_argument("--dtype", choices=DTYPES, help=DTYPE_HELP)
     options = parse(parser, argv)
     if options.length and options.length < 8:
         raise BadArgumentsError(f"--length must be at least 8, not {options.length}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from bert_jax.runtime import console
 from bert_jax.runtime.errors import BadArgumentsError
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.models.fill_mask import fill_mask
-from pipelines.models.open import LoadedModel, open_model
+from pipelines.models.open import DTYPES, Dtype, LoadedModel, open_model
 from pipelines.models.states import Pooling, StatesOfTexts, hidden_states
 
 _WINDOW = 1 << 14  # texts whose vectors are computed before the next ones
@@ -33,13 +33,20 @@ class Bert:
         tokenizer: The tokenizer of the model.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, dtype: Dtype | Literal[""] = "") -> None:
         """Open a run, a checkpoint, ``hf:ORG/NAME``, or a folder from elsewhere.
 
+        Args:
+            path: The model.
+            dtype: Of matrix multiplications; empty = that of the model.
+
         Raises:
+            BadArgumentsError: The dtype does not exist.
             BadInputError: The path contains no model, or a damaged one.
         """
-        self.model: LoadedModel = open_model(path)
+        if dtype not in ("", *DTYPES):
+            raise BadArgumentsError(f"dtype {dtype!r}: choose {' or '.join(DTYPES)}")
+        self.model: LoadedModel = open_model(path).computing_in(dtype)
         self.tokenizer = self.model.tokenizer()
         self._states: dict[tuple[tuple[int, ...], Pooling | None], StatesOfTexts] = {}
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -35,7 +36,7 @@ SEPARATOR = " ||| "
 
 # Most tokens, and numbers in their vectors (64 MiB), that are computed before they are written. A
 # single batch may have more.
-_CHUNK_TOKENS, _CHUNK_NUMBERS = 1 << 15, 1 << 24
+_CHUNK_TOKENS, _CHUNK_NUMBERS = 1 << 17, 1 << 24
 
 Text = tuple[str, ...]  # one text, or two of a pair
 
@@ -133,7 +134,7 @@ def extract(bert: Bert, source: str | Path, out: Path, options: Extraction) -> i
     done = truncated_count = blank = 0
     with _draft(out) as folder, closing(feature_files.writer(out.suffix, folder)) as writer:
         with progress("texts", total) as show:
-            for rows in _chunks(bert, read(source), options):
+            for rows in _ahead(_chunks(bert, read(source), options)):
                 writer.append(*_columns(bert, rows, options))
                 done += len(rows)
                 truncated_count += sum(row.is_truncated for row in rows)
@@ -201,6 +202,15 @@ def _chunks(bert: Bert, texts: Iterator[Text], options: Extraction) -> Iterator[
             rows = []
     if rows:
         yield rows
+
+
+def _ahead(chunks: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """Yield the chunks; a thread makes the next one while one is computed."""
+    with ThreadPoolExecutor(1, "tokenizer") as thread:
+        waiting = thread.submit(next, chunks, None)
+        while rows := waiting.result():
+            waiting = thread.submit(next, chunks, None)
+            yield rows
 
 
 def _columns(

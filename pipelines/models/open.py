@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import jax
 
@@ -43,6 +44,9 @@ from pipelines.tasks.experiment import task_network
 # Largest multiple to which others round the number of embeddings up.
 _ROUNDING = 1024
 
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+DTYPE_HELP = "dtype of matrix multiplications (default: that of the model)"
 MODEL_HELP = (
     "run folder, RUN/checkpoints/STEP, hf:ORG/NAME[@REVISION] on the Hugging Face hub, or folder"
     " from there or from google-research/bert"
@@ -104,6 +108,13 @@ class LoadedModel:
         """The path, the architecture and the step."""
         step = "" if self.step is None else f" at step {self.step:,}"
         return f"{self.path} ({self.weights.architecture}{step})"
+
+    def computing_in(self, dtype: Dtype | Literal[""]) -> LoadedModel:
+        """Return the model with matrix multiplications in `dtype`; empty = as it is stored."""
+        if not dtype:
+            return self
+        config = replace(self.network, dtype=dtype)
+        return replace(self, weights=replace(self.weights, config=config))
 
     def require_masked_language_head(self) -> None:
         """Refuse a model without a masked language modeling head.
