@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--packing", action="store_true", help="of bert-jax: several rows in one")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     print("| task | train / test | metric | bert-jax | PyTorch | difference, points |")
@@ -158,7 +159,7 @@ def make_config(run_dir: str, name: str, seed: int, options: Any, case: Case) ->
         init=str(options.model),
         task=kind,
         seed=seed,
-        data=TaskDataConfig(train="in memory", length=length),
+        data=TaskDataConfig(train="in memory", length=length, packing=options.packing),
         model=replace(case.model.network, hidden_dropout=rate, attention_dropout=rate),
         # BertForQuestionAnswering has no dropout before its head.
         head=HeadConfig(dropout=0.0 if kind == "qa" else rate),
@@ -182,12 +183,13 @@ def train_here(config: FinetuneConfig, case: Case) -> np.ndarray:
     )
     run = logits_step(task_network(config, len(classes)), partitioner)
     nothing = Validation(None, task, classes, run, partitioner)
+    packing = config.data.packing
     work = finetuning(
         config, task, classes, case.train, nothing, tokenizer, partitioner, case.model.weights
     )
     with open_run_folder(config.run_dir) as folder:
         params = folder.train(work, partitioner, tokenizer)
-    return all_logits(run, params, case.test.features, ROWS, partitioner)
+    return all_logits(run, params, case.test.features, ROWS, partitioner, packing)
 
 
 def train_in_pytorch(config: FinetuneConfig, case: Case) -> np.ndarray:

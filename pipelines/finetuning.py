@@ -81,11 +81,8 @@ def finetune(config: FinetuneConfig, partitioner: Partitioner) -> dict[str, Any]
         config = planned(config, len(sets[0].features.examples) if has_labels else 0)
         say(f"{len(examples):,} training and {len(validation_examples):,} validation examples")
         step = logits_step(task_network(config, len(classes)), partitioner)
-        validation_set = sets[1] if validation_examples else None
-        validation = Validation(
-            *(validation_set, task, classes, step, partitioner, run.path),
-            packing=config.data.packing,
-        )
+        validated, packing = (sets[1] if validation_examples else None), config.data.packing
+        validation = Validation(validated, task, classes, step, partitioner, run.path, packing)
         experiment = finetuning(
             config, task, classes, sets[0], validation, tokenizer, partitioner, weights, head
         )

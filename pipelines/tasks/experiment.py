@@ -241,9 +241,9 @@ class Validation:
     Attributes:
         validation_set: The examples; None = no evaluation.
         folder: Of the run, for tuned thresholds; None = they are not saved.
+        packing: Put several rows into one.
         latest: Metrics and records of the newest evaluation.
         tuned: The thresholds of the task were tuned on these examples.
-        packing: Put several rows into one.
     """
 
     validation_set: Examples | None
@@ -252,9 +252,9 @@ class Validation:
     run: Run
     partitioner: Partitioner
     folder: Path | None = None
+    packing: bool = True
     latest: tuple[dict[str, Any], list[Record]] | None = None
     tuned: bool = False
-    packing: bool = True
 
     def __call__(self, eval_step: Any, state: TrainState, phase: Phase) -> dict[str, Any]:
         """Return the metrics of a state in training."""
