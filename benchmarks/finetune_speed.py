@@ -63,14 +63,8 @@ def sides(name: str, folder: Path, options: argparse.Namespace) -> list[Side]:
         ends = "\n\n" if kind == "tagging" else "\n"  # of a row
         kept = source.read_text("utf-8").split(ends)[: most + (kind != "tagging")]
         rows.write_text(ends.join(kept) + ends, "utf-8")
-    words = [
-        "finetune",
-        kind,
-        "--init",
-        str(options.model.absolute()),
-        "--run-dir",
-        f"{FOLDER}/run",
-    ]
+    model = str(options.model.absolute())
+    words = ["finetune", kind, "--init", model, "--run-dir", f"{FOLDER}/run"]
     words += ["--data.train", str(rows), "--data.length", str(length), "--train.batch_size", "32"]
     words += ["--train.epochs", str(epochs), "--model.dtype", "float32"]
     trees = {"before": options.before} if options.before else {}
