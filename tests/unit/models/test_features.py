@@ -86,6 +86,19 @@ def test_the_file_contains_the_vectors_of_encode(
         np.testing.assert_allclose(array, np.stack(list(expected)), atol=ROUNDING, rtol=0)
 
 
+def test_pooling_is_over_the_tokens_of_a_text(bert: Bert) -> None:
+    texts = lines(30)
+    tokens = bert.encode(texts, pooling=None)
+    for pooling, reduce in (
+        ("mean", lambda states: states.mean(axis=0)),
+        ("max", lambda states: states.max(axis=0)),
+        ("cls", lambda states: states[0]),
+    ):
+        vectors = bert.encode(texts, pooling=pooling)  # type: ignore[arg-type]
+        expected = np.stack([reduce(states) for states in tokens])
+        np.testing.assert_allclose(vectors, expected, atol=ROUNDING, rtol=0)
+
+
 def test_without_pooling_there_is_a_vector_of_every_token(bert: Bert, tmp_path: Path) -> None:
     texts = lines(30)
     arrays = extracted(bert, tmp_path, texts, Extraction((-2,), None, batch_size=8))

@@ -136,3 +136,17 @@ def test_every_sequence_is_in_one_row_that_has_room(lengths: list[int], most: in
     members = [n for row in rows for n in row]
     assert sorted(members) == [n for n, length in enumerate(lengths) if length]
     assert all(0 < len(row) <= most and sum(lengths[n] for n in row) <= 40 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["classification", "multiple-choice"])
+def test_processes_have_their_parts_of_a_batch(name: str, made: Callable[[str], Made]) -> None:
+    _, features, _ = made(name)
+    data = TaskBatches(features, BATCH, 0, {})
+    data.pack(2, 8, 1)
+    whole, halves = (
+        data.batch_at(0),
+        [data.batch_at(0, slice(0, 8)), data.batch_at(0, slice(8, 16))],
+    )
+    for key, array in whole.arrays.items():
+        np.testing.assert_array_equal(array, np.concatenate([h.arrays[key] for h in halves]))
+    assert all((half.tokens, half.sequences) == (whole.tokens, whole.sequences) for half in halves)
