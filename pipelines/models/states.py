@@ -96,7 +96,9 @@ class StatesOfTexts:
         needed = min(batch_size, 1 << (len(rows) - 1).bit_length())
         if not needed <= B <= min(batch_size, _FEW * needed):
             rows = best_fit(lengths, length, _MOST)
-            B, K = self.shapes[length] = needed, max(map(len, rows))
+            # Powers of two, so that other texts need the same compiled programs.
+            most = 1 << (max(map(len, rows)) - 1).bit_length()
+            B, K = self.shapes[length] = needed, most
         return rows, B, K
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 
@@ -46,7 +46,9 @@ class TaskBatches:
     def pack(self, steps: int, devices: int, parts: int) -> None:
         """Put several rows into one, in all `steps` of a run; see `packing.training_layout`."""
         epochs = range(-(-steps // self.steps_per_epoch))
-        batches = islice(chain.from_iterable(map(self._epoch, epochs)), steps)
+        numbers = range(self.steps_per_epoch)
+        orders = ((order, n) for order in map(self._order, epochs) for n in numbers)
+        batches = (self._chosen(order, n) for order, n in islice(orders, steps))
         self._layout = training_layout(self._features, batches, self._batch_size, devices, parts)
 
     def shapes(self, length: int, batch_size: int) -> Shapes:
@@ -59,7 +61,7 @@ class TaskBatches:
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Return the batch of a step; rows of zeros fill up the last batch of an epoch."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        chosen = self._epoch(epoch)[number]
+        chosen = self._chosen(self._order(epoch), number)
         if self._layout is None:
             return filled(self._arrays, chosen, self._batch_size, rows)
         whole = filled(self._arrays, chosen, self._batch_size, slice(None))
@@ -70,10 +72,12 @@ class TaskBatches:
         for step in range(first, last):
             yield self.batch_at(step, rows)
 
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """Return the rows of each batch of an epoch."""
-        order = shuffled(key(self._seed, _ORDER, epoch)[()], self.rows)
-        return np.split(order, range(self._batch_size, self.rows, self._batch_size))
+    def _order(self, epoch: int) -> np.ndarray:
+        return shuffled(key(self._seed, _ORDER, epoch)[()], self.rows)
+
+    def _chosen(self, order: np.ndarray, number: int) -> np.ndarray:
+        """Return the rows of batch `number` of an epoch."""
+        return order[number * self._batch_size : (number + 1) * self._batch_size]
 
 
 def in_order(features: Features, batch_size: int, rows: slice) -> Iterator[Batch]:

@@ -229,7 +229,9 @@ class PredictionLayout:
         if not rows or len(rows) > _WORTHWHILE * len(lengths):
             return None
         size = min(batch_size, -(-len(rows) // devices) * devices)
-        return cls(features, rows, size, devices, max(map(len, rows)))
+        # Powers of two, so that other inputs need the same compiled programs.
+        most = 1 << (max(map(len, rows)) - 1).bit_length()
+        return cls(features, rows, size, devices, most)
 
     def batches(self, own: slice) -> Iterator[tuple[Arrays, np.ndarray]]:
         """Yield batches of the rows `own`, and the sequence in each slot, [B x K]; -1 is none."""

@@ -130,6 +130,18 @@ def test_logits_are_those_of_the_rows_apart(
     np.testing.assert_allclose(packed[exists], expected[exists], atol=1e-5)
 
 
+def test_a_bilstm_reads_each_sentence_apart(made: Callable[[str], Made]) -> None:
+    _, features, network = made("tagging")
+    head = replace(network.head, kind="bilstm", features="weighted-all")
+    network = replace(network, head=head)
+    partitioner = Partitioner(devices()[:1])
+    run, params = logits_step(network, partitioner), network.init_params(0)
+    expected = all_logits(run, params, features, 8, partitioner, packing=False)
+    packed = all_logits(run, params, features, 8, partitioner)
+    inside = features.arrays["segment_ids"] > 0
+    np.testing.assert_allclose(packed[inside], expected[inside], atol=1e-5)
+
+
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(1, 8))
 def test_every_sequence_is_in_one_row_that_has_room(lengths: list[int], most: int) -> None:
     rows = best_fit(lengths, 40, most)
