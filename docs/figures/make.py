@@ -19,7 +19,8 @@ from svg import BLUE, FAINT, GREEN, GREY, GRID, INK, ORANGE, Axes, Drawing
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "RESULTS.md"
-RUN, BATCH = HERE / "run.jsonl", HERE / "batch.json"
+RUN, BATCH, PLATEAU = (HERE / name for name in ("run.jsonl", "batch.json", "plateau.json"))
+_ENTROPY = 6.80  # nats, of the token frequencies of the store of these two runs
 _LONGER = 3500  # step after which the sequences of this run are longer
 _FILLS = {"[MASK]": "#fff1c2", "random": "#ffd8d3", "kept": "#d3f4da"}
 
@@ -47,7 +48,25 @@ def figures() -> dict[str, Drawing]:
         "masking": masking(batch["counts"]),
         "attention": attention(batch["tokens"]),
         "ablations": ablations(),
+        "plateau": plateau(),
     }
+
+
+def plateau() -> Drawing:
+    """Draw the training losses of two bert-mini runs; see "Initial values" in RESULTS.md."""
+    losses = json.loads(PLATEAU.read_text("utf-8"))
+    draw = Drawing(760, 270, "Loss of a run from random values and of one from counts")
+    axes = Axes(draw, 50, 40, 690, 180, (0, 8), (4, 7.5))
+    axes.frame("masked-token loss by millions of tokens", list(range(9)), [4, 5, 6, 7])
+    axes.curve([(0, _ENTROPY), (8, _ENTROPY)], FAINT, dashes="3,3")
+    colors = {"normal": ORANGE, "corpus": BLUE}
+    for name, color in colors.items():
+        axes.curve([(t / 1e6, min(max(x, 4), 7.5)) for t, x in losses[name] if t < 8e6], color, 2.4)
+    for x, (name, color) in zip((50, 250), colors.items(), strict=True):
+        draw.line([(x, 252), (x + 18, 252)], color, 2.4)
+        draw.text(x + 24, 256, f"model.initialization: {name}", size=12, fill=FAINT)
+    draw.text(450, 256, "dashed: entropy of the token frequencies", size=12, fill=FAINT)
+    return draw
 
 
 def run() -> Drawing:
