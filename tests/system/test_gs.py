@@ -370,3 +370,21 @@ for name in ("a", "b"):
 def test_files_of_other_programs_are_visible_at_once(bucket_server: str, bucket: str) -> None:
     result = run_python(LISTING, bucket_server, f"{bucket}/folder")
     assert result.stdout.splitlines() == ["['a']", "['a', 'b']"], result.stderr
+
+
+@pytest.mark.full
+def test_the_initial_values_of_a_run_in_a_bucket_are_those_of_a_disk(
+    bucket: str, config_base: RunConfig, tmp_path: Path
+) -> None:
+    """The second session reads them; a resumed run does not compute them again."""
+    model = replace(config_base.model, initialization="corpus", hidden_size=32)
+    stopped = replace(config_base.train, steps=2)
+    digests = []
+    for run in (f"{bucket}/run", str(tmp_path / "run")):
+        for train in (stopped, replace(stopped, steps=4)):
+            config = replace(config_base, run_dir=run, model=model, train=train)
+            result = run_process("pretrain", "--config", write_config(config, tmp_path))
+            assert result.returncode == 0, result.stderr
+        assert "initial values from" not in result.stderr
+        digests.append(inspected(run)["digest"])
+    assert digests[0] == digests[1]
