@@ -28,7 +28,7 @@ Rows = list[list[int]]  # the sequences of each row
 def best_fit(lengths: Sequence[int], room: int, most: int) -> Rows:
     """Assign sequences to rows: the longest first, to the fullest row with enough room.
 
-    As `data.batches.packing.pack`, which is fast for millions; this one is fast for a batch.
+    For a batch; `pipelines.data.batches.packing.pack` does the same for millions.
 
     Args:
         lengths: Each at most `room`; 0 is in no row.
