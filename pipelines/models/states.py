@@ -27,6 +27,7 @@ Compute = Callable[[Arrays, int], Array]
 _SHORT = 128  # tokens of the shortest kind of row for many texts
 _MOST = 16  # texts per row
 _FEW = 8  # a batch is not more than so many times larger than needed
+_MORE = 1.25  # rows, relative to the fewest, that are accepted for a program that is compiled
 
 
 @dataclass
@@ -53,7 +54,7 @@ class StatesOfTexts:
         """Yield the index of each text and its states, float32 [layers, D] or [layers, n, D].
 
         Args:
-            token_ids: Of each text, with special tokens; at most `longest`.
+            token_ids: Of each text, with special tokens; 1 to `longest`.
             token_type_ids: Of each token.
             pooled: Texts have one vector per layer, otherwise one per token (n).
             batch_size: Most rows per batch.
@@ -91,14 +92,16 @@ class StatesOfTexts:
 
     def _shape(self, length: int, lengths: Sequence[int], batch_size: int) -> tuple[Rows, int, int]:
         """Return the texts of each row, B and K."""
-        B, K = self.shapes.get(length, (0, _MOST))
+        fewest = best_fit(lengths, length, _MOST)
+        B, K = self.shapes.get(length, (0, 1))
         rows = best_fit(lengths, length, K)
         needed = min(batch_size, 1 << (len(rows) - 1).bit_length())
-        if not needed <= B <= min(batch_size, _FEW * needed):
-            rows = best_fit(lengths, length, _MOST)
+        fits = needed <= B <= min(batch_size, _FEW * needed)
+        if not fits or len(rows) > _MORE * len(fewest):
             # Powers of two, so that other texts need the same compiled programs.
-            most = 1 << (max(map(len, rows)) - 1).bit_length()
-            B, K = self.shapes[length] = needed, most
+            rows, most = fewest, 1 << (max(map(len, fewest)) - 1).bit_length()
+            B, K = min(batch_size, 1 << (len(rows) - 1).bit_length()), max(K, most)
+            self.shapes[length] = B, K
         return rows, B, K
 
 
@@ -112,7 +115,7 @@ def _apart(
         for place, member in enumerate(members):
             end = start + lengths[member]
             part = fetched[:, row, place] if pooled else fetched[:, row, start:end]
-            yield texts[member], part
+            yield texts[member], part.copy()  # a view would keep the whole batch
             start = end
 
 

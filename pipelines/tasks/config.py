@@ -29,7 +29,7 @@ class TaskDataConfig:
         columns: Names of the columns or keys; empty = the usual names.
         length: Most tokens of a row, with [CLS] and [SEP].
         packing: Put several rows into one, without attention between them, where that saves time.
-            The loss is the same; dropout differs.
+            The loss is the same, except that qa has no padding to score; dropout differs.
         bad_rows: Rows of a table that have more or fewer fields than the others, or no label: stop
             at the first one, or skip and count them.
         max_bad: Largest fraction of the rows of a table that may be skipped.

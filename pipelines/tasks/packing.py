@@ -1,7 +1,8 @@
 """Put several rows of a task into one row of the network; see `bert_jax.nn.packed_rows`.
 
 Texts of fine-tuning are short and of different lengths: padded to the longest one, most of a batch
-is padding. A packed batch has the same examples and the same loss in fewer rows.
+is padding. A packed batch has the same examples and the same loss in fewer rows; only question
+answering, which scores padding as well, has none to score.
 """
 
 from __future__ import annotations
@@ -69,11 +70,12 @@ def packed_inputs(arrays: Arrays, rows: Sequence[Sequence[int]]) -> Arrays:
     T = arrays["token_ids"].shape[-1]
     places = [(row, rank, n) for row, chosen in enumerate(rows) for rank, n in enumerate(chosen)]
     row, rank, sequence = np.array(places, np.int64).reshape(-1, 3).T  # [N]
-    count = row_lengths(arrays).reshape(-1)[sequence]
+    # Only the chosen rows are read: `arrays` may have all rows of a file.
+    inside = arrays["segment_ids"].reshape(-1, T)[sequence] > 0  # [N, T]
+    count = np.count_nonzero(inside, axis=1)
     position = _ranges(count)  # of every token in its sequence, [tokens]
-    source = np.repeat(sequence * T, count) + position
     target = np.repeat(row * T + _offsets(row, count), count) + position
-    values = {name: arrays[name].reshape(-1)[source] for name in _INPUTS}
+    values = {name: arrays[name].reshape(-1, T)[sequence][inside] for name in _INPUTS}
     values |= {"segment_ids": np.repeat(rank + 1, count), "position_ids": position}
     inputs = {name: np.zeros(len(rows) * T, np.int32) for name in values}
     for name, array in inputs.items():
@@ -183,9 +185,9 @@ def training_layout(
         for _, _, group in groups(batch_size, devices, parts):
             flat = batch[group].reshape(-1).tolist()
             most = max(most, len(best_fit(flat, T, len(flat))))
+        if most * devices * parts > _WORTHWHILE * batch_size * lengths[0].size:
+            return None
     layout = TrainingLayout(batch_size, T, devices, parts, most)
-    if layout.total > _WORTHWHILE * batch_size * lengths[0].size:
-        return None
     say(
         f"packing: {batch_size} rows of the task in {layout.total} rows of {T} tokens,"
         f" {tokens / max(1, count * layout.total * T):.0%} full"
@@ -228,8 +230,8 @@ class PredictionLayout:
             rows += [[first + index for index in members] for members in window]
         if not rows or len(rows) > _WORTHWHILE * len(lengths):
             return None
-        size = min(batch_size, -(-len(rows) // devices) * devices)
         # Powers of two, so that other inputs need the same compiled programs.
+        size = min(batch_size, devices << (-(-len(rows) // devices) - 1).bit_length())
         most = 1 << (max(map(len, rows)) - 1).bit_length()
         return cls(features, rows, size, devices, most)
 

@@ -174,7 +174,7 @@ class QuestionAnswering(Task):
         """Return the mean cross-entropy of start and end; correct if both are.
 
         No position is masked, not even padding: the network learns to avoid it, as in
-        google-research/bert.
+        google-research/bert. Packed rows have none.
 
         Args:
             logits: float32 [B, T, 2].
