@@ -230,8 +230,8 @@ class PredictionLayout:
             rows += [[first + index for index in members] for members in window]
         if not rows or len(rows) > _WORTHWHILE * len(lengths):
             return None
-        # Powers of two, so that other inputs need the same compiled programs.
-        size = min(batch_size, devices << (-(-len(rows) // devices) - 1).bit_length())
+        size = min(batch_size, -(-len(rows) // devices) * devices)
+        # A power of two, so that other inputs need the same compiled programs.
         most = 1 << (max(map(len, rows)) - 1).bit_length()
         return cls(features, rows, size, devices, most)
 
