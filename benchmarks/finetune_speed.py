@@ -5,8 +5,8 @@
     python benchmarks/finetune_speed.py MODEL TASKS --before ../before --names trec qnli wikiann
 
 MODEL is a Hugging Face folder. All sides run the same examples, epochs, batch size and most tokens,
-in turns; the compilation caches of bert-jax are warm after the first round, so take three rounds or
-more for medians of warm runs, or ``--cold``. The Trainer pads each batch to its longest row; its
+in turns; the compilation caches of bert-jax are empty in the first round only, so the medians of
+three rounds or more are those of warm runs. The Trainer pads each batch to its longest row; its
 variants are those of ``--peers``. Needs the extra ``parity`` and accelerate.
 """
 
@@ -74,7 +74,9 @@ def sides(name: str, folder: Path, options: argparse.Namespace) -> list[Side]:
         return made
     peer = [sys.executable, str(ROOT / "benchmarks/trainer_peer.py")]
     peer += [model, str(rows), FOLDER, "--length", str(length), "--epochs", str(epochs)]
-    return made + [Side(f"Trainer, {peer_}", [*peer, *PEERS[peer_]]) for peer_ in options.peers]
+    return made + [
+        Side(f"Trainer, {variant}", [*peer, *PEERS[variant]]) for variant in options.peers
+    ]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jax import Array
 
 from bert_jax.nn.encoder import BertModel
 from pipelines.data.batches.padding import padded, padded_length
-from pipelines.tasks.packing import Rows, best_fit, packed_inputs
+from pipelines.tasks.packing import MOST, Rows, best_fit, packed_inputs, slots_per_row
 from pipelines.tasks.task import Arrays
 
 Pooling = Literal["mean", "cls", "max"]
@@ -25,7 +25,6 @@ Pooling = Literal["mean", "cls", "max"]
 Compute = Callable[[Arrays, int], Array]
 
 _SHORT = 128  # tokens of the shortest kind of row for many texts
-_MOST = 16  # texts per row
 _FEW = 8  # a batch is not more than so many times larger than needed
 _MORE = 1.25  # rows, relative to the fewest, that are accepted for a program that is compiled
 
@@ -92,15 +91,16 @@ class StatesOfTexts:
 
     def _shape(self, length: int, lengths: Sequence[int], batch_size: int) -> tuple[Rows, int, int]:
         """Return the texts of each row, B and K."""
-        fewest = best_fit(lengths, length, _MOST)
+        fewest = best_fit(lengths, length, MOST)
         B, K = self.shapes.get(length, (0, 1))
-        rows = best_fit(lengths, length, K)
+        enough = slots_per_row(fewest)
+        rows = fewest if enough <= K else best_fit(lengths, length, K)
         needed = min(batch_size, 1 << (len(rows) - 1).bit_length())
         fits = needed <= B <= min(batch_size, _FEW * needed)
         if not fits or len(rows) > _MORE * len(fewest):
-            # Powers of two, so that other texts need the same compiled programs.
-            rows, most = fewest, 1 << (max(map(len, fewest)) - 1).bit_length()
-            B, K = min(batch_size, 1 << (len(rows) - 1).bit_length()), max(K, most)
+            # A power of two, so that other texts need the same compiled programs.
+            rows, K = fewest, max(K, enough)
+            B = min(batch_size, 1 << (len(rows) - 1).bit_length())
             self.shapes[length] = B, K
         return rows, B, K
 

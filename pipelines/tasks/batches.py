@@ -31,8 +31,7 @@ class TaskBatches:
         self, features: Features, batch_size: int, seed: int, more: Mapping[str, str]
     ) -> None:
         """Create batches of `batch_size` rows; `more` are digests of other inputs of the run."""
-        self._features, self._arrays = features, features.arrays
-        self._seed, self._batch_size = seed, batch_size
+        self._arrays, self._seed, self._batch_size = features.arrays, seed, batch_size
         self.rows = len(features.examples)
         self.steps_per_epoch = -(-self.rows // batch_size)
         self._layout: TrainingLayout | None = None
@@ -49,7 +48,7 @@ class TaskBatches:
         numbers = range(self.steps_per_epoch)
         orders = ((order, n) for order in map(self._order, epochs) for n in numbers)
         batches = (self._chosen(order, n) for order, n in islice(orders, steps))
-        self._layout = training_layout(self._features, batches, self._batch_size, devices, parts)
+        self._layout = training_layout(self._arrays, batches, self._batch_size, devices, parts)
 
     def shapes(self, length: int, batch_size: int) -> Shapes:
         """Return the shapes and dtypes of all batches."""

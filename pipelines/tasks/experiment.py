@@ -201,7 +201,7 @@ def all_logits(
     """
     count, devices = len(features.examples), len(partitioner.devices)
     batch_size = -(-batch_size // devices) * devices
-    layout = PredictionLayout.of(features, batch_size, devices) if packing else None
+    layout = PredictionLayout.of(features.arrays, batch_size, devices) if packing else None
     with progress("predicting row", count) as show:
         if layout is not None:
             return _packed_logits(run, params, layout, partitioner, show)
@@ -220,7 +220,7 @@ def _packed_logits(
     show: Callable[[int, str], None],
 ) -> np.ndarray:
     """Return the logits of all rows in the order of the task."""
-    *shape, _ = layout.features.arrays["segment_ids"].shape  # [R], or [R, C] of multiple choice
+    *shape, _ = layout.arrays["segment_ids"].shape  # [R], or [R, C] of multiple choice
     sequences: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     for arrays, slots in layout.batches(partitioner.rows(layout.size)):

@@ -16,12 +16,12 @@ import numpy as np
 from bert_jax.nn.packed_rows import LENGTHS, STARTS
 from bert_jax.runtime.console import say
 from bert_jax.training.batch import Shapes
-from pipelines.tasks.task import Arrays, Features
+from pipelines.tasks.task import Arrays
 
 _INPUTS = ("token_ids", "token_type_ids", "segment_ids")
 _WORTHWHILE = 0.9  # packing must need at most this part of the rows; otherwise it is not used
 _WINDOW = 4096  # sequences that are sorted and packed together for predictions
-_MOST = 16  # sequences per row of a prediction: each row has slots for as many
+MOST = 16  # sequences per row of a prediction: each row has slots for as many
 
 Rows = list[list[int]]  # the sequences of each row
 
@@ -50,6 +50,11 @@ def best_fit(lengths: Sequence[int], room: int, most: int) -> Rows:
         if left > length and len(rows[row]) < most:
             insort(free, (left - length, row))
     return rows
+
+
+def slots_per_row(rows: Rows) -> int:
+    """Return K for these rows: a power of two, so that other inputs need the same programs."""
+    return 1 << (max(map(len, rows)) - 1).bit_length()
 
 
 def row_lengths(arrays: Arrays) -> np.ndarray:
@@ -166,18 +171,18 @@ def groups(rows: int, devices: int, parts: int) -> Iterator[tuple[int, int, slic
 
 
 def training_layout(
-    features: Features, batches: Iterable[np.ndarray], batch_size: int, devices: int, parts: int
+    arrays: Arrays, batches: Iterable[np.ndarray], batch_size: int, devices: int, parts: int
 ) -> TrainingLayout | None:
     """Return a layout in which every batch of a run fits; None if packing does not pay.
 
     Args:
-        features: The rows of the task.
+        arrays: Of the task.
         batches: Which rows are in each batch; at most `batch_size`.
         batch_size: Rows of the task per batch.
         devices: Of all processes.
         parts: Of the rows of a device.
     """
-    lengths, T = row_lengths(features.arrays), features.arrays["token_ids"].shape[-1]
+    lengths, T = row_lengths(arrays), arrays["token_ids"].shape[-1]
     most, tokens, count = 1, 0, 0
     for chosen in batches:
         batch = lengths[chosen]
@@ -200,44 +205,41 @@ class PredictionLayout:
     """The layout of rows that are predicted. Each row of the network has K slots.
 
     Attributes:
-        features: The rows of the task.
+        arrays: Of the task.
         rows: The sequences of each row.
         size: B, rows per batch, over all devices.
         devices: Of all processes.
         most: K.
     """
 
-    features: Features
+    arrays: Arrays
     rows: Rows
     size: int
     devices: int
     most: int
 
     @classmethod
-    def of(cls, features: Features, batch_size: int, devices: int) -> PredictionLayout | None:
+    def of(cls, arrays: Arrays, batch_size: int, devices: int) -> PredictionLayout | None:
         """Pack all rows; None if packing does not pay.
 
         Args:
-            features: The rows of the task.
+            arrays: Of the task.
             batch_size: Most rows per batch, a multiple of `devices`.
             devices: Of all processes.
         """
-        lengths = row_lengths(features.arrays).reshape(-1).tolist()
-        T = features.arrays["token_ids"].shape[-1]
+        lengths, T = row_lengths(arrays).reshape(-1).tolist(), arrays["token_ids"].shape[-1]
         rows: Rows = []
         for first in range(0, len(lengths), _WINDOW):
-            window = best_fit(lengths[first : first + _WINDOW], T, _MOST)
+            window = best_fit(lengths[first : first + _WINDOW], T, MOST)
             rows += [[first + index for index in members] for members in window]
         if not rows or len(rows) > _WORTHWHILE * len(lengths):
             return None
         size = min(batch_size, -(-len(rows) // devices) * devices)
-        # A power of two, so that other inputs need the same compiled programs.
-        most = 1 << (max(map(len, rows)) - 1).bit_length()
-        return cls(features, rows, size, devices, most)
+        return cls(arrays, rows, size, devices, slots_per_row(rows))
 
     def batches(self, own: slice) -> Iterator[tuple[Arrays, np.ndarray]]:
         """Yield batches of the rows `own`, and the sequence in each slot, [B x K]; -1 is none."""
-        arrays, K = self.features.arrays, self.most
+        arrays, K = self.arrays, self.most
         lengths, T = row_lengths(arrays).reshape(-1), arrays["token_ids"].shape[-1]
         first_of_row = np.arange(self.size) % (self.size // self.devices) * T  # on its device
         start, stop, _ = own.indices(self.size)
