@@ -16,8 +16,9 @@ from bert_jax.nn.encoder import Params
 from bert_jax.runtime.errors import BadInputError, is_lost_process
 from bert_jax.runtime.paths import at, is_remote, remove
 from bert_jax.training import metrics
-from bert_jax.training.checkpoint import Meta, newest_meta
+from bert_jax.training.checkpoint import newest_meta
 from bert_jax.training.experiment import Experiment
+from bert_jax.training.metadata import Meta
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.trainer import Trainer
 from pipelines.data.tokenizers.tokenizer import Tokenizer, load

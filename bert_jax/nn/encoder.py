@@ -17,6 +17,7 @@ from bert_jax.nn.device_context import device_kind
 from bert_jax.nn.heads import MaskedLanguageHead, NextSentenceHead
 from bert_jax.nn.layers import Einsum, Embeddings, EncoderLayer, split
 from bert_jax.nn.lstm import LstmLayer, sequence_starts
+from bert_jax.nn.rngs import init_rngs
 
 Params = dict[str, Any]  # nested, of float32 arrays
 M = TypeVar("M", bound=nnx.Module)
@@ -33,11 +34,9 @@ REMAT: dict[str, Callable[[Any], Any]] = {
 
 def stack_layers(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
     """Create `count` modules as one with a leading axis L on its arrays, for `jax.lax.scan`."""
-    arrays = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(
-        jax.random.split(rngs.params(), count)
-    )
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    return nnx.merge(nnx.graphdef(abstract), arrays)
+    keys = jax.random.split(rngs.params(), count)
+    definition, arrays = jax.vmap(lambda key: nnx.split(make(init_rngs(key))))(keys)
+    return nnx.merge(definition, arrays)
 
 
 class BertModel(nnx.Module):
@@ -191,11 +190,20 @@ class BertForPreTraining(nnx.Module):
 
 
 @cache
+def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef[BertForPreTraining], nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: BertForPreTraining(config, init_rngs(0))))
+
+
 def define(config: ModelConfig) -> nnx.GraphDef[BertForPreTraining]:
     """Return the network without its arrays; `nnx.merge` with parameters makes it callable."""
-    return nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
+    return _abstract(config)[0]
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    """Return the shapes and dtypes of all parameters, in a tree that the caller may change."""
+    return nnx.to_pure_dict(_abstract(config)[1])
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
     """Return randomly initialized parameters."""
-    return nnx.to_pure_dict(nnx.state(BertForPreTraining(config, nnx.Rngs(seed))))
+    return nnx.to_pure_dict(nnx.state(BertForPreTraining(config, init_rngs(seed))))

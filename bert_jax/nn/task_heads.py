@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from bert_jax.nn.encoder import BertModel, Params
 from bert_jax.nn.layers import initializer, split
 from bert_jax.nn.lstm import LstmLayer, sequence_starts
 from bert_jax.nn.packed_rows import STARTS, first_tokens, is_packed, of_sequences
+from bert_jax.nn.rngs import init_rngs
 from bert_jax.runtime.errors import BadInputError
 
 
@@ -145,11 +147,15 @@ class TaskNetwork:
 
     def define(self) -> nnx.GraphDef[BertForTask]:
         """Return the network without its arrays."""
-        return nnx.graphdef(nnx.eval_shape(lambda: BertForTask(self, nnx.Rngs(0))))
+        return _abstract(self)[0]
+
+    def param_shapes(self) -> Params:
+        """Return the shapes and dtypes of all parameters."""
+        return nnx.to_pure_dict(_abstract(self)[1])
 
     def init_params(self, seed: int) -> Params:
         """Return randomly initialized parameters, ``{"bert": …, "head": …}``."""
-        return nnx.to_pure_dict(nnx.state(BertForTask(self, nnx.Rngs(seed))))
+        return nnx.to_pure_dict(nnx.state(BertForTask(self, init_rngs(seed))))
 
     def completed(self, params: Params) -> Params:
         """Return the parameters of this network, without the heads of pre-training.
@@ -195,3 +201,8 @@ class TaskNetwork:
             return np.full([1] * leaf.ndim, value, np.float32)
 
         return jax.tree_util.tree_map_with_path(scale, params)
+
+
+@cache
+def _abstract(network: TaskNetwork) -> tuple[nnx.GraphDef[BertForTask], nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: BertForTask(network, init_rngs(0))))

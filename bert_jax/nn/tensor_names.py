@@ -12,14 +12,13 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from bert_jax.config.model import ModelConfig
-from bert_jax.nn.encoder import Params, init_params
+from bert_jax.nn.encoder import Params, param_shapes
 from bert_jax.runtime.errors import BadInputError
 
 Naming = Literal["hugging_face", "google_research"]
@@ -153,7 +152,7 @@ def _part(path: str) -> str:
 
 def abstract_params(config: ModelConfig, classes: int = 0) -> Params:
     """Return shapes and dtypes of a complete tree, with a task head if `classes` is not 0."""
-    tree = jax.eval_shape(partial(init_params, config, 0))
+    tree = param_shapes(config)
     if classes:
         shapes = {"kernel": (config.hidden_size, classes), "bias": (classes,)}
         tree["head"] = {

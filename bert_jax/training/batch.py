@@ -7,7 +7,7 @@ JAX libraries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,8 +83,11 @@ class TrainingData(Protocol):
 
     digests: dict[str, str]
 
-    def shapes(self, length: int, batch_size: int) -> Shapes:
-        """Return the shapes and dtypes of the global batches of a phase."""
+    def shapes(self, length: int, batch_size: int) -> Sequence[Shapes]:
+        """Return the shapes and dtypes that a global batch of a phase can have.
+
+        Each is a program to compile; they differ in the number of rows.
+        """
 
     def batches(self, first: int, last: int, rows: slice) -> Iterator[Batch]:
         """Yield the batches of steps first, first + 1, … last - 1 (all in one phase)."""

@@ -31,10 +31,8 @@ from bert_jax.runtime.errors import BadInputError, UserError, is_lost_process
 from bert_jax.runtime.paths import absolute, check_kind, explained, is_remote, remove
 from bert_jax.training import orbax_repairs
 from bert_jax.training.checksums import checksums_if_finite, examined
-from bert_jax.training.metadata import DamagedError, Meta, signed, verified
+from bert_jax.training.metadata import FOLDER, DamagedError, Meta, signed, verified
 from bert_jax.training.state import TrainState
-
-FOLDER = "checkpoints"
 
 orbax_repairs.keep_quiet()
 orbax_repairs.use_steady_clock()

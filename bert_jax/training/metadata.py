@@ -18,6 +18,9 @@ class DamagedError(Exception):
     """A checkpoint cannot be read, or differs from what was saved."""
 
 
+FOLDER = "checkpoints"  # in a run folder
+
+
 @dataclass(frozen=True)
 class Meta:
     """Metadata of a checkpoint.

@@ -12,8 +12,9 @@ from bert_jax.config.run import Phase, RunConfig, TrainableConfig, as_dict, flat
 from bert_jax.config.stores import changed_proportions
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
-from bert_jax.training.checkpoint import Checkpoints, Meta
+from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.experiment import Experiment
+from bert_jax.training.metadata import Meta
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, parameter_count
 

@@ -23,8 +23,9 @@ from bert_jax.nn.tensor_names import (
 )
 from bert_jax.runtime.console import say, summary
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError, UserError
-from bert_jax.training.checkpoint import Meta, save_params
+from bert_jax.training.checkpoint import save_params
 from bert_jax.training.checksums import digest
+from bert_jax.training.metadata import Meta
 from pipelines.data.tokenizers.export import export
 from pipelines.folders import RUN_TOKENIZER, own
 from pipelines.models.formats import hugging_face, sentence_transformers

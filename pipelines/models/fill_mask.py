@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
+from jax import Array
 
 from bert_jax.config.model import ModelConfig
 from bert_jax.nn.encoder import Params, define
 from bert_jax.runtime.errors import BadArgumentsError
-from bert_jax.training.step import forward
+from bert_jax.training.step import DeviceBatch, forward
 from pipelines.data.batches.padding import padded
 from pipelines.data.sources.rows import HALF_CHARACTER
 from pipelines.data.tokenizers.tokenizer import Tokenizer
 
-# Compiled once for all texts of similar length.
-compiled_forward = jax.jit(forward, static_argnums=0)
+
+@partial(jax.jit, static_argnums=0)
+def mask_probabilities(model: nnx.GraphDef, params: Params, batch: DeviceBatch) -> Array:
+    """Return the probability of every token at the predicted positions, float32 [B, P, V].
+
+    Compiled once for all texts of similar length.
+    """
+    return jax.nn.softmax(forward(model, params, batch, None).mlm)
 
 
 def fill_mask(
@@ -44,8 +53,9 @@ def fill_mask(
         "segment_ids": is_token.astype(np.int32),
         "mlm_positions": np.array([masked.positions], np.int32),
     }
-    logits = compiled_forward(define(network), params, jax.device_put(batch), None).mlm[0]
-    probabilities = np.asarray(jax.nn.softmax(logits))[:, : tokenizer.vocab_size]
+    # [P, V]
+    probabilities = np.asarray(mask_probabilities(define(network), params, batch))[0]
+    probabilities = probabilities[:, : tokenizer.vocab_size]
     best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
     return answers(tokenizer, masked, best, np.take_along_axis(probabilities, best, axis=-1))
 

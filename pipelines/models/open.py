@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.renamed_keys import renamed_model_keys
 from bert_jax.config.run import RunConfig
-from bert_jax.nn.encoder import Params, init_params
+from bert_jax.nn.encoder import Params, init_params, param_shapes
 from bert_jax.nn.tensor_names import (
     ARCHITECTURES,
     HEAD,
@@ -27,7 +28,7 @@ from bert_jax.nn.tensor_names import (
 from bert_jax.runtime import distributed
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import absolute, at, is_remote
-from bert_jax.training.checkpoint import FOLDER, Meta, newest_params
+from bert_jax.training.metadata import FOLDER, Meta
 from bert_jax.training.partitioner import Partitioner
 from pipelines.data.hub.models import model_folder
 from pipelines.data.hub.repository import is_hub_name, repository
@@ -129,21 +130,36 @@ class LoadedModel:
                 f" head; train one with bert-jax pretrain --init {self.path}"
             )
 
-    def pretraining_params(self, network: ModelConfig | None = None, seed: int = 0) -> Params:
-        """Return the parameters of the whole pre-training network.
+    def pretraining_params(self) -> Params:
+        """Return parameters for the whole pre-training network; missing parts have zeros."""
+        return self._with(
+            lambda missing: jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=self.partitioner.replicated),
+                only(param_shapes(self.network), missing),
+            )
+        )
+
+    def initialized_params(self, network: ModelConfig, seed: int) -> Params:
+        """Return parameters for the whole pre-training network.
 
         Args:
-            network: Config that initializes missing parts; None = that of the model.
-            seed: Of missing parts.
+            network: Config that initializes missing parts.
+            seed: Of these.
         """
+        return self._with(
+            lambda missing: self.partitioner.build(
+                lambda: only(init_params(network, seed), missing)
+            )
+        )
+
+    def _with(self, make: Callable[[frozenset[str]], Params]) -> Params:
+        """Return the parameters without a task head, with missing parts from `make`."""
         params = self.weights.params
         missing = frozenset({POOLER, MLM, NSP}) - parts(params)
         kept = {name: tree for name, tree in params.items() if name != HEAD}
         if not missing:
             return kept
-        new = self.partitioner.build(
-            lambda: only(init_params(network or self.network, seed), missing)
-        )
+        new = make(missing)
         bert = kept["bert"] | new.pop("bert", {})
         return kept | new | {"bert": bert}
 
@@ -191,6 +207,9 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
             f" (Hugging Face) nor {google_research.CONFIG} (google-research/bert)"
         )
         raise BadInputError(remedy(path) or reason)
+    # Orbax takes 0.2 s to import; a folder of Hugging Face does not need it.
+    from bert_jax.training.checkpoint import newest_params
+
     params, meta = newest_params(
         folder, lambda meta: partitioner.abstract(_abstract(meta, path)), step
     )
@@ -246,6 +265,6 @@ def _abstract(meta: Meta, path: Path) -> Params:
     if "task" in meta.config:
         tuned = config_from_dict(meta.config, str(path), FinetuneConfig)
         network = task_network(tuned, len(meta.labels))
-        return jax.eval_shape(partial(network.init_params, 0))
+        return network.param_shapes()
     tree = abstract_params(network_of(meta, path), len(meta.labels))
     return only(tree, frozenset(meta.parts or ARCHITECTURES[meta.architecture].parts))

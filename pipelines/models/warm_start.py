@@ -12,7 +12,7 @@ from bert_jax.nn.tensor_names import HEAD, MLM, parts
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.runtime.paths import at
-from bert_jax.training.checkpoint import Meta
+from bert_jax.training.metadata import Meta
 from bert_jax.training.optimizers import optimizer
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, new_state
@@ -75,7 +75,7 @@ def _first_state(
     lacking = {"pooler", "mlm", "nsp"} - parts(model.weights.params)
     if lacking:
         say(f"new weights for missing parts: {', '.join(sorted(lacking))}")
-    params = model.pretraining_params(config.model, config.seed)
+    params = model.initialized_params(config.model, config.seed)
     if added:
         text = stores() if config.new_tokens == "corpus" else None
         params = with_new_tokens(params, added, model.partitioner, text, config.seed)

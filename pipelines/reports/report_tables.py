@@ -15,7 +15,7 @@ from bert_jax.config.phases import Phase, number_of
 from bert_jax.config.run import RunConfig, as_dict, flatten
 from bert_jax.runtime.errors import printable
 from bert_jax.runtime.paths import absolute
-from bert_jax.training.checkpoint import FOLDER
+from bert_jax.training.metadata import FOLDER
 from pipelines.data.batches import held_out
 from pipelines.folders import INITIAL_VALUES
 from pipelines.reports.run import Run, size

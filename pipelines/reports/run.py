@@ -16,8 +16,8 @@ from bert_jax.runtime.errors import BadInputError, one_line
 from bert_jax.runtime.paths import absolute, check_kind, failures_explained, is_remote
 from bert_jax.runtime.sessions import Session, read_sessions
 from bert_jax.training import metrics
-from bert_jax.training.checkpoint import FOLDER, newest_meta
-from bert_jax.training.metadata import Meta
+from bert_jax.training.checkpoint import newest_meta
+from bert_jax.training.metadata import FOLDER, Meta
 from pipelines.folders import RUN_CONFIG, RUN_LAUNCH, RUN_RESULTS, absent
 from pipelines.models.formats import google_research, hugging_face
 from pipelines.settings import config_from_dict, yaml_values

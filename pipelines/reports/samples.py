@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from bert_jax.config.run import RunConfig
@@ -18,7 +17,7 @@ from bert_jax.training.batch import Arrays
 from pipelines.data.batches.loader import PretrainingData
 from pipelines.data.store.token_store import Store
 from pipelines.data.tokenizers.tokenizer import Tokenizer
-from pipelines.models.fill_mask import compiled_forward
+from pipelines.models.fill_mask import mask_probabilities
 from pipelines.models.open import open_model
 from pipelines.reports.report_tables import NONE, Table
 from pipelines.reports.run import Run, text
@@ -84,8 +83,8 @@ def predictions(run: Run, config: RunConfig, store: Store) -> tuple[list[Sample]
             "the store has no held-out text; prepare one with bert-jax prepare --held-out 0.05"
         )
     params, arrays = model.pretraining_params(), batch.arrays
-    logits = compiled_forward(define(model.network), params, jax.device_put(arrays), None).mlm
-    probabilities = np.asarray(jax.nn.softmax(logits))[..., : store.tokenizer.vocab_size]
+    probabilities = np.asarray(mask_probabilities(define(model.network), params, arrays))
+    probabilities = probabilities[..., : store.tokenizer.vocab_size]
     samples = [
         _sample(arrays, row, probabilities[row], store.tokenizer) for row in range(_SEQUENCES)
     ]

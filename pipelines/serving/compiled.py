@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 from bert_jax.nn.encoder import BertModel, Params, define
+from bert_jax.nn.rngs import init_rngs
 from bert_jax.nn.task_heads import TaskNetwork
 from bert_jax.nn.tensor_names import MLM, NSP, parts
 from bert_jax.runtime.errors import UserError
@@ -56,7 +57,7 @@ class CompiledFunctions:
         """
         network, weights = model.network, model.weights.params
         self._longest, self._pad_id = network.max_positions, tokenizer.pad_id
-        encoder = nnx.graphdef(nnx.eval_shape(lambda: BertModel(network, nnx.Rngs(0))))
+        encoder = nnx.graphdef(nnx.eval_shape(lambda: BertModel(network, init_rngs(0))))
         # These do not depend on the pooler, which may be missing.
         D = network.hidden_size
         pooler = {"kernel": jnp.zeros((D, D)), "bias": jnp.zeros(D)}

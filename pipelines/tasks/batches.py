@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -50,12 +50,12 @@ class TaskBatches:
         batches = (self._chosen(order, n) for order, n in islice(orders, steps))
         self._layout = training_layout(self._arrays, batches, self._batch_size, devices, parts)
 
-    def shapes(self, length: int, batch_size: int) -> Shapes:
-        """Return the shapes and dtypes of all batches."""
+    def shapes(self, length: int, batch_size: int) -> Sequence[Shapes]:
+        """Return the shapes and dtypes that a batch can have."""
         del length
         if self._layout is not None:
             return self._layout.shapes(self._arrays)
-        return {n: ((batch_size, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}
+        return [{n: ((batch_size, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}]
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Return the batch of a step; rows of zeros fill up the last batch of an epoch."""

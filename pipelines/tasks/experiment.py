@@ -17,7 +17,7 @@ from flax import nnx
 from bert_jax.config.run import Phase
 from bert_jax.nn.encoder import Params
 from bert_jax.nn.task_heads import TaskNetwork
-from bert_jax.nn.tensor_names import ModelWeights
+from bert_jax.nn.tensor_names import HEAD, POOLER, ModelWeights, only
 from bert_jax.runtime.console import progress, say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.experiment import Experiment
@@ -105,7 +105,7 @@ def finetuning(
     """
     network = task_network(config, len(classes))
     best = task.best_metric
-    lr_scales = network.lr_scales(jax.eval_shape(partial(network.init_params, config.seed)))
+    lr_scales = network.lr_scales(network.param_shapes())
     rule = optimizer(config.optimizer, config.phases, lr_scales)
     more = {"tokenizer": tokenizer.digest}
     data = TaskBatches(train.features, config.train.batch_size, config.seed, more)
@@ -152,12 +152,14 @@ def _warm_start(
     head: Params | None,
     partitioner: Partitioner,
 ) -> TrainState:
-    missing = {"head": head is None, "pooler": "pooler" not in weights["bert"]}
-    if new := [name for name, is_missing in missing.items() if is_missing]:
-        say(f"randomly initialized: {' and '.join(new)}")
-    params = partitioner.build(partial(network.init_params, config.seed))
-    # A pooler that the model lacks stays randomly initialized.
-    params |= {"bert": params["bert"] | weights["bert"], "head": head or params["head"]}
+    missing = {HEAD: head is None, POOLER: "pooler" not in weights["bert"]}
+    new: Params = {}
+    if names := [name for name, is_missing in missing.items() if is_missing]:
+        say(f"randomly initialized: {' and '.join(names)}")
+        # XLA leaves out what the model has.
+        init = partial(network.init_params, config.seed)
+        new = partitioner.build(lambda: only(init(), frozenset(names)))
+    params = {"bert": new.get("bert", {}) | weights["bert"], "head": head or new["head"]}
     return partitioner.build(partial(new_state, optimizer(config.optimizer, config.phases)), params)
 
 

@@ -8,6 +8,7 @@ answering, which scores padding as well, has none to score.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from pipelines.tasks.task import Arrays
 
 _INPUTS = ("token_ids", "token_type_ids", "segment_ids")
 _WORTHWHILE = 0.9  # packing must need at most this part of the rows; otherwise it is not used
+_LONG = 200  # a run of fewer steps does not pay for a second program
+_SAVING = 0.05  # a second program must save at least this part of the rows
 _WINDOW = 4096  # sequences that are sorted and packed together for predictions
 MOST = 16  # sequences per row of a prediction: each row has slots for as many
 
@@ -109,23 +112,27 @@ class TrainingLayout:
         length: T.
         devices: Of all processes.
         parts: Of the rows of a device (train.accumulate); row r belongs to part r mod `parts`.
-        rows: Of each part.
+        sizes: Possible numbers of rows of each part, ascending. A batch has the smallest that is
+            enough.
     """
 
     batch_size: int
     length: int
     devices: int
     parts: int
-    rows: int
+    sizes: Sequence[int]
 
     @property
-    def total(self) -> int:
-        """Rows of the network per batch, B."""
-        return self.rows * self.parts * self.devices
+    def totals(self) -> list[int]:
+        """Possible numbers of rows of the network per batch, B."""
+        return [rows * self.parts * self.devices for rows in self.sizes]
 
-    def shapes(self, arrays: Arrays) -> Shapes:
-        """Return the shapes and dtypes of a batch."""
-        inputs, places = (self.total, self.length), arrays["segment_ids"].shape[1:-1]
+    def shapes(self, arrays: Arrays) -> list[Shapes]:
+        """Return the shapes and dtypes that a batch can have."""
+        return [self._shapes(arrays, total) for total in self.totals]
+
+    def _shapes(self, arrays: Arrays, total: int) -> Shapes:
+        inputs, places = (total, self.length), arrays["segment_ids"].shape[1:-1]
         named = dict.fromkeys((*_INPUTS, "position_ids"), inputs)
         named |= dict.fromkeys((STARTS, LENGTHS), (self.batch_size, *places))
         targets = {n: ((self.batch_size, *a.shape[1:]), a.dtype) for n, a in arrays.items()}
@@ -143,12 +150,13 @@ class TrainingLayout:
         """
         lengths = row_lengths(arrays)
         numbers = np.arange(lengths.size).reshape(lengths.shape)
-        of_device = self.rows * self.parts
-        rows: Rows = [[]] * self.total
+        fits = packed_groups(lengths, self.length, self.devices, self.parts)
+        of_device = self.parts * next(n for n in self.sizes if n >= max(map(len, fits.values())))
+        rows: Rows = [[]] * (of_device * self.devices)
         starts = np.zeros(lengths.size, np.int32)
         for device, part, group in groups(self.batch_size, self.devices, self.parts):
             flat, chosen = lengths[group].reshape(-1), numbers[group].reshape(-1)
-            for number, members in enumerate(best_fit(flat.tolist(), self.length, len(flat))):
+            for number, members in enumerate(fits[device, part]):
                 row = number * self.parts + part  # of the device
                 rows[device * of_device + row] = chosen[members].tolist()
                 ends = np.cumsum(flat[members])
@@ -170,6 +178,17 @@ def groups(rows: int, devices: int, parts: int) -> Iterator[tuple[int, int, slic
             yield device, part, slice(device * size + part, (device + 1) * size, parts)
 
 
+def packed_groups(
+    lengths: np.ndarray, room: int, devices: int, parts: int
+) -> dict[tuple[int, int], Rows]:
+    """Pack the rows of every device and part of a batch; see `best_fit`."""
+    packed = {}
+    for device, part, group in groups(len(lengths), devices, parts):
+        flat = lengths[group].reshape(-1).tolist()
+        packed[device, part] = best_fit(flat, room, len(flat))
+    return packed
+
+
 def training_layout(
     arrays: Arrays, batches: Iterable[np.ndarray], batch_size: int, devices: int, parts: int
 ) -> TrainingLayout | None:
@@ -183,21 +202,38 @@ def training_layout(
         parts: Of the rows of a device.
     """
     lengths, T = row_lengths(arrays), arrays["token_ids"].shape[-1]
-    most, tokens, count = 1, 0, 0
+    tokens, needed = 0, Counter[int]()  # rows of each part -> batches
     for chosen in batches:
-        batch = lengths[chosen]
-        tokens, count = tokens + int(batch.sum()), count + 1
-        for _, _, group in groups(batch_size, devices, parts):
-            flat = batch[group].reshape(-1).tolist()
-            most = max(most, len(best_fit(flat, T, len(flat))))
-        if most * devices * parts > _WORTHWHILE * batch_size * lengths[0].size:
+        batch = np.zeros((batch_size, *lengths.shape[1:]), np.int64)
+        batch[: len(chosen)] = lengths[chosen]
+        rows = max(1, *map(len, packed_groups(batch, T, devices, parts).values()))
+        tokens, needed[rows] = tokens + int(batch.sum()), needed[rows] + 1
+        if rows * devices * parts > _WORTHWHILE * batch_size * lengths[0].size:
             return None
-    layout = TrainingLayout(batch_size, T, devices, parts, most)
+    layout = TrainingLayout(batch_size, T, devices, parts, _sizes(needed))
+    used = _rows(needed, layout.sizes) * devices * parts
     say(
-        f"packing: {batch_size} rows of the task in {layout.total} rows of {T} tokens,"
-        f" {tokens / max(1, count * layout.total * T):.0%} full"
+        f"packing: {batch_size} rows of the task in {' or '.join(map(str, layout.totals))} rows of"
+        f" {T} tokens, {tokens / max(1, used * T):.0%} full"
     )
     return layout
+
+
+def _sizes(needed: Counter[int]) -> list[int]:
+    """Return one or two sizes for batches that need so many rows."""
+    most = max(needed, default=1)
+    if needed.total() < _LONG:
+        return [most]
+    best = min(needed, key=lambda size: _rows(needed, (size, most)))
+    saves = _rows(needed, (best, most)) <= (1 - _SAVING) * _rows(needed, (most,))
+    return [best, most] if saves else [most]
+
+
+def _rows(needed: Counter[int], sizes: Sequence[int]) -> int:
+    """Return the rows of all batches, where each has the smallest of `sizes` that is enough."""
+    return sum(
+        count * next(size for size in sizes if size >= rows) for rows, count in needed.items()
+    )
 
 
 @dataclass(frozen=True)

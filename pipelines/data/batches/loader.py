@@ -6,7 +6,7 @@ every process can compute the rows of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Protocol
@@ -49,9 +49,9 @@ class PhaseBatches:
         """Return the rows at one sequence length."""
         raise NotImplementedError
 
-    def shapes(self, length: int, batch_size: int) -> Shapes:
-        """Return the shapes and dtypes of the batches of a phase."""
-        return self.examples(length).shape(batch_size).fields()
+    def shapes(self, length: int, batch_size: int) -> Sequence[Shapes]:
+        """Return the shapes and dtypes of the batches of a phase: they are all equal."""
+        return [self.examples(length).shape(batch_size).fields()]
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Make the batch of update number `step` (the first is 0)."""

@@ -30,7 +30,7 @@ def test_a_batch_has_the_documented_shapes_and_layout(data: PretrainingData, sto
     batch = data.batch_at(0)
     arrays = batch.arrays
     expected = BatchShape(rows=8, length=32, predictions=5).fields()
-    assert data.shapes(32, 8) == expected
+    assert data.shapes(32, 8) == [expected]
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
     tokenizer = store.tokenizer
     ids, segments, mask = arrays["token_ids"], arrays["token_type_ids"], arrays["segment_ids"] == 1

@@ -61,7 +61,7 @@ def test_a_packed_batch_has_the_documented_layout(store: Store, packed: RunConfi
     data = PretrainingData(store, packed)
     batch = data.batch_at(0)
     arrays = batch.arrays
-    expected = data.shapes(LENGTH, 8)
+    (expected,) = data.shapes(LENGTH, 8)
     assert set(expected) == {*FIELDS, *PACKED_FIELDS}
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == expected
     ids, sequence = arrays["token_ids"], arrays["segment_ids"]

@@ -102,7 +102,7 @@ def test_loss_and_gradients_are_those_of_the_rows_apart(
     packed = data.batch_at(step)
     assert data.digests == digests
     assert (packed.tokens, packed.sequences) == (apart.tokens, apart.sequences)
-    shapes = data.shapes(0, BATCH)
+    (shapes,) = data.shapes(0, BATCH)
     assert {n: (a.shape, a.dtype) for n, a in packed.arrays.items()} == dict(shapes)
     assert packed.arrays["token_ids"].size < apart.arrays["token_ids"].size
     expected, expected_metrics = _update(objective, network, apart, count, parts)
