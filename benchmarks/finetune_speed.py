@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=["trec", "qnli", "wikiann"], choices=TASKS)
     parser.add_argument("--before", type=Path, help="another checkout of bert-jax")
     parser.add_argument("--peers", nargs="*", default=["float32", "bfloat16"], choices=PEERS)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=0, help="instead of those of the task")
     parser.add_argument("--rows", type=int, default=0, help="most training rows of every task")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,14 +68,26 @@ def sides(name: str, folder: Path, options: argparse.Namespace) -> list[Side]:
     model = str(options.model.absolute())
     words = ["finetune", kind, "--init", model, "--run-dir", f"{FOLDER}/run"]
     words += ["--data.train", str(rows), "--data.length", str(length), "--train.batch_size", "32"]
-    words += ["--train.epochs", str(epochs), "--model.dtype", "float32"]
-    trees = {"before": options.before} if options.before else {}
+    words += ["--train.epochs", str(options.epochs or epochs), "--model.dtype"]
+    trees = {"before": options.before.absolute()} if options.before else {}
     trees["bert-jax"] = ROOT
-    made = [bert_jax(side, tree.absolute(), folder, *words) for side, tree in trees.items()]
+    made = [
+        bert_jax(f"{side}, {dtype}", tree, folder, *words, dtype)
+        for dtype in options.dtypes
+        for side, tree in trees.items()
+    ]
     if kind == "tagging":
         return made
     peer = [sys.executable, str(ROOT / "benchmarks/trainer_peer.py")]
-    peer += [model, str(rows), FOLDER, "--length", str(length), "--epochs", str(epochs)]
+    peer += [
+        model,
+        str(rows),
+        FOLDER,
+        "--length",
+        str(length),
+        "--epochs",
+        str(options.epochs or epochs),
+    ]
     return made + [
         Side(f"Trainer, {variant}", [*peer, *PEERS[variant]]) for variant in options.peers
     ]

@@ -13,20 +13,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# RecordWriter is public. The public SummaryWriter was tried: its thread prints a traceback when
-# the disk is full and drops the values. So the messages are built here, from the modules that
-# SummaryWriter builds them from.
-from tensorboardX import RecordWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-# RecordWriter's own support of gs:// was tried: it needs another client library than gcsfs.
-from tensorboardX.record_writer import register_writer_factory
-from tensorboardX.summary import scalar
-
 from bert_jax.runtime.bucket_append import AppendedObject
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError, UserError, one_line
+from bert_jax.runtime.imports import absent
 from bert_jax.runtime.paths import at, is_remote
+
+# tensorboardX imports PyTorch and clients of two clouds where they are installed, which takes longer than the whole
+# start of a run; nothing here needs them.
+with absent("torch", "boto3", "google.cloud.storage"):
+    # RecordWriter is public. The public SummaryWriter was tried: its thread prints a traceback when
+    # the disk is full and drops the values. So the messages are built here, from the modules that
+    # SummaryWriter builds them from.
+    from tensorboardX import RecordWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    # RecordWriter's own support of gs:// was tried: it needs another client library than gcsfs.
+    from tensorboardX.record_writer import register_writer_factory
+    from tensorboardX.summary import scalar
 
 TENSORBOARD = "tensorboard"
 WANDB_ID = "wandb-id"  # the file with the run's id at Weights & Biases
