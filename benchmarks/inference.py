@@ -6,8 +6,10 @@
 
 MODEL is a Hugging Face folder, CLASSIFIER a classifier that was fine-tuned from it on a task of
 TASKS and exported to Hugging Face. Vectors of sentences are compared with sentence-transformers,
-predictions with transformers on batches of similar length. All sides compute in float32 and run in
-turns; see whole_commands.py. Needs the extra ``parity`` and sentence-transformers.
+predictions with transformers on batches of similar length, and one masked word with its pipeline.
+All sides run in turns; see whole_commands.py. bert-jax computes as the model is stored (float32)
+and in bfloat16. Needs the extra ``parity`` and sentence-transformers; its ONNX backend wants an
+older transformers, and so another environment (``--onnx-python``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import transformers
 from whole_commands import FOLDER, ROOT, Side, bert_jax, compare
 
 
@@ -33,21 +36,40 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="texts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--onnx-python", help="Python with sentence-transformers[onnx]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for title, words, peer in works(Path(name), options):
-            trees = {"before": options.before.absolute()} if options.before else {}
-            trees["bert-jax"] = ROOT
-            sides = [bert_jax(side, tree, Path(name), *words) for side, tree in trees.items()]
-            if not options.no_peers:
-                script = str(ROOT / "benchmarks/inference_peers.py")
-                sides.append(Side(f"peer, {peer[0]}", [sys.executable, script, *peer]))
-            compare(title, sides, options.rounds)
+            compare(title, list(sides(Path(name), words, peer, options)), options.rounds)
+
+
+def sides(
+    folder: Path, words: list[str], peer: list[str], options: argparse.Namespace
+) -> Iterator[Side]:
+    """Yield the commands of a work; `folder` is for compilation caches."""
+    if options.before:
+        yield bert_jax("before", options.before.absolute(), folder, *words)
+    yield bert_jax("bert-jax", ROOT, folder, *words)
+    if words[0] != "fill-mask":
+        yield bert_jax("bert-jax, bfloat16", ROOT, folder, *words, "--dtype", "bfloat16")
+    if options.no_peers:
+        return
+    script = str(ROOT / "benchmarks/inference_peers.py")
+    yield Side(f"peer, {peer[0]}", [sys.executable, script, *peer])
+    if options.onnx_python and peer[0] == "encode":
+        yield Side("peer, encode-onnx", [options.onnx_python, script, "encode-onnx", *peer[1:]])
 
 
 def works(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield title, command of bert-jax and arguments of the peer; `folder` is for the inputs."""
     classifier, model = str(options.classifier.absolute()), str(options.model.absolute())
+    masked, text = folder / "masked", "Paris is the [MASK] of France."
+    # The head of a model without one is new: it costs the same.
+    transformers.BertForMaskedLM.from_pretrained(model).save_pretrained(masked)
+    transformers.AutoTokenizer.from_pretrained(model).save_pretrained(masked)
+    (folder / "masked.json").write_text(json.dumps([text]), "utf-8")
+    peer = ["fill-mask", str(masked), str(folder / "masked.json")]
+    yield "fill-mask", ["fill-mask", str(masked), text], peer
     for task in ("polarity", "subjectivity"):
         texts = sentences(options.tasks / task, options.count)
         for_peer = folder / f"{task}.json"

@@ -19,8 +19,8 @@ from bert_jax.runtime.errors import BadInputError, UserError, one_line
 from bert_jax.runtime.imports import absent
 from bert_jax.runtime.paths import at, is_remote
 
-# tensorboardX imports PyTorch and clients of two clouds where they are installed, which takes longer than the whole
-# start of a run; nothing here needs them.
+# tensorboardX imports PyTorch and clients of two clouds where they are installed. That takes longer
+# than the whole start of a run, and nothing here needs them.
 with absent("torch", "boto3", "google.cloud.storage"):
     # RecordWriter is public. The public SummaryWriter was tried: its thread prints a traceback when
     # the disk is full and drops the values. So the messages are built here, from the modules that
