@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import transformers
 from whole_commands import FOLDER, ROOT, Side, bert_jax, compare
 
 
@@ -62,6 +61,8 @@ def sides(
 
 def works(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield title, command of bert-jax and arguments of the peer; `folder` is for the inputs."""
+    import transformers
+
     classifier, model = str(options.classifier.absolute()), str(options.model.absolute())
     masked, text = folder / "masked", "Paris is the [MASK] of France."
     # The head of a model without one is new: it costs the same.

@@ -10,7 +10,6 @@ import jax
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import be_quiet
 from bert_jax.runtime.errors import BadArgumentsError, BadInputError
-from bert_jax.runtime.memory import keep_freed_memory
 from bert_jax.training.partitioner import Partitioner
 from pipelines.finetuning import finetune, finetune_seeds
 from pipelines.help import example, finetune_example
@@ -33,7 +32,6 @@ def main(argv: Sequence[str]) -> None:
             return
         raise BadArgumentsError(f"give a task: {', '.join(TASKS)}")
     config, seeds = _config(*argv)
-    keep_freed_memory()
     distributed.enable_compilation_cache()
     partitioner = Partitioner.of(config.parallel, distributed.join())
     if jax.process_index():

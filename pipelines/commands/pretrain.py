@@ -8,7 +8,6 @@ import jax
 
 from bert_jax.runtime import distributed
 from bert_jax.runtime.console import be_quiet
-from bert_jax.runtime.memory import keep_freed_memory
 from bert_jax.training.partitioner import Partitioner
 from pipelines.pretraining import pretrain
 from pipelines.settings import run_config
@@ -16,7 +15,6 @@ from pipelines.settings import run_config
 
 def main(argv: Sequence[str]) -> None:
     config = run_config(argv)
-    keep_freed_memory()
     distributed.enable_compilation_cache()
     partitioner = Partitioner.of(config.parallel, distributed.join())
     if jax.process_index():

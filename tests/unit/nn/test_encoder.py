@@ -20,6 +20,7 @@ from bert_jax.nn.dropout import dropout
 from bert_jax.nn.encoder import BertForPreTraining, PretrainingLogits, init_params
 from bert_jax.nn.layers import Attention
 from bert_jax.nn.lstm import LstmLayer, sequence_starts
+from bert_jax.nn.rngs import init_rngs
 from bert_jax.nn.tensor_names import abstract_params
 from bert_jax.training.state import parameter_count
 
@@ -259,3 +260,11 @@ def test_gelu_follows_the_config(model: Forward, small: ModelConfig) -> None:
     erf = compiled(replace(small, gelu="erf"))
     difference = np.abs(model(*inputs()).mlm - erf(*inputs()).mlm).max()
     assert 1e-7 < difference < 0.05
+
+
+@pytest.mark.parametrize("of", [3, "key"])
+def test_initial_keys_are_those_of_flax(of: int | str) -> None:
+    seed = jax.random.key(7) if of == "key" else 3
+    ours, theirs = init_rngs(seed), nnx.Rngs(seed)
+    for _ in range(3):
+        assert jnp.array_equal(ours.params(), theirs.params())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,10 +27,10 @@ from bert_jax.training.step import Steps, task_objective
 from pipelines.data.tokenizers.tokenizer import load
 from pipelines.tasks.batches import TaskBatches
 from pipelines.tasks.experiment import all_logits, logits_step
-from pipelines.tasks.packing import best_fit
+from pipelines.tasks.packing import best_fit, training_layout
 from pipelines.tasks.registry import TASKS, open_task
 from pipelines.tasks.task import Columns, Features, Task
-from support.finetuned import FILES, MODEL
+from support.finetuned import FILES, MODEL, options, run
 
 BATCH = 16
 Made = tuple[Task, Features, TaskNetwork]
@@ -148,6 +150,42 @@ def test_every_sequence_is_in_one_row_that_has_room(lengths: list[int], most: in
     members = [n for row in rows for n in row]
     assert sorted(members) == [n for n, length in enumerate(lengths) if length]
     assert all(0 < len(row) <= most and sum(lengths[n] for n in row) <= 40 for row in rows)
+
+
+def test_a_long_run_has_batches_of_two_sizes() -> None:
+    lengths = np.random.default_rng(0).integers(2, 17, 500)
+    ids = (np.arange(24) < lengths[:, None]).astype(np.int32)
+    arrays = {"token_ids": ids, "token_type_ids": 0 * ids, "segment_ids": ids}
+    batches = np.random.default_rng(1).integers(0, 500, (300, 16))
+    layout = training_layout(arrays, batches, 16, 1, 1)
+    short = training_layout(arrays, batches[:100], 16, 1, 1)
+    assert layout is not None
+    assert short is not None
+    few, many = layout.sizes
+    assert len(short.sizes) == 1
+    used = set()
+    for chosen in batches:
+        needed = len(best_fit(lengths[chosen].tolist(), 24, 16))
+        packed = layout.batch({name: array[chosen] for name, array in arrays.items()}, slice(None))
+        assert len(packed["token_ids"]) == (few if needed <= few else many)
+        used.add(len(packed["token_ids"]))
+    assert used == {few, many}
+    shapes = [of["token_ids"][0] for of in layout.shapes(arrays)]
+    assert shapes == [(few, 24), (many, 24)]
+
+
+@pytest.mark.full
+def test_a_long_run_trains_with_both_sizes(tmp_path: Path) -> None:
+    last = []
+    for packing in ("true", "false"):
+        folder = tmp_path / packing
+        folder.mkdir()
+        more = {"train__epochs": 13, "train__batch_size": 4, "data__packing": packing}
+        run(options("classification", folder, folder / "run", data__length=24, **more))
+        lines = (folder / "run/metrics.jsonl").read_text("utf-8").splitlines()
+        losses = [json.loads(line)["loss"] for line in lines if "learning_rate" in line]
+        last.append(losses[:3])
+    np.testing.assert_allclose(last[0], last[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["classification", "multiple-choice"])
