@@ -207,6 +207,10 @@ def open_model(path: str | Path, partitioner: Partitioner | None = None) -> Load
             f" (Hugging Face) nor {google_research.CONFIG} (google-research/bert)"
         )
         raise BadInputError(remedy(path) or reason)
+    return _open_run(path, folder, step, partitioner)
+
+
+def _open_run(path: Path, folder: Path, step: int | None, partitioner: Partitioner) -> LoadedModel:
     # Orbax takes 0.2 s to import; a folder of Hugging Face does not need it.
     from bert_jax.training.checkpoint import newest_params
 
