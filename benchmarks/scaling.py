@@ -4,9 +4,9 @@
     python benchmarks/scaling.py --emulated 1 2 4 8    # tiny, the same batch on each number
 
 Weak scaling by the compiler: the rows per device are constant, and the ratio is the time on the
-fewest chips divided by the time. It is unknown what the cost model assumes for collectives; the
-exchanged bytes are counted. Emulated devices share the same cores, so there the ratio is the cost
-of splitting a batch.
+fewest chips divided by the time. The compiler's figures do not contain the number of chips; what
+grows is the modeled exchange (tpu/preflight/estimates.py). Emulated devices share the same cores,
+so there the ratio is the cost of splitting a batch.
 """
 
 from __future__ import annotations

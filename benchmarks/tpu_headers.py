@@ -50,13 +50,12 @@ def header(plan: Plan, every: int, full: bool) -> list[str]:
         full: True if compiled with full effort.
     """
     slice_ = plan.slice
-    timed = plan.phases[0][1].estimate == "compiler"
     lines = [
         f"# Hardware: {slice_.name}, {slice_.chips} chips on {slice_.hosts}"
         f" host{'s' * (slice_.hosts > 1)},"
         f" {slice_.devices} JAX devices of {slice_.hbm:g} GiB.",
-        f"# Estimates of the TPU compiler ({'its cost model' if timed else 'a roofline'}), never"
-        " measured on hardware:",
+        "# Estimates of the TPU compiler (the larger of its two, and the exchange between chips),"
+        " never measured on hardware:",
         f"# compiled with {'full effort' if full else '--quick'}, libtpu {version('libtpu')},"
         f" {datetime.now(UTC):%Y-%m-%d}; without evaluations, checkpoints and waiting.",
     ]

@@ -71,7 +71,7 @@ class RunFolder:
             raise
         finally:
             trainer.close(wait=not lost)
-        return trainer.state.params
+        return trainer.form.as_stored(trainer.state).params
 
     def latest_metrics(self, *names: str) -> dict[str, str]:
         """Return the newest values of these metrics, as text, and the command for the curves."""

@@ -28,11 +28,13 @@ class Accelerator:
     prefix: str = ""
     cores_per_chip: int = 1
     memory_gib: float = 0.0
+    granted_gib: float = 0.0
     bandwidth_gb: float = 0.0
+    links_gb: float = 0.0
+    clock_ghz: float = 0.0
     chips_of_one_host: int = _CHIPS_PER_HOST
     topologies: Mapping[int, str] = field(default_factory=dict)
     runtime: str = ""
-    compiler_times: bool = False
     compiler_options: Mapping[str, Any] = field(default_factory=dict)
     prices: Mapping[str, float] | None = None
     price_zones: str = ""

@@ -69,6 +69,11 @@ class Einsum(nnx.Module):
         """Map `x`, in its dtype."""
         return linear(self.einsum, x, self.kernel[...], self.bias[...])
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the kernel has the heads side by side (see `training.device_form`)."""
+        return self.kernel.ndim == 2
+
     def flat(self, x: Array) -> Array:
         """Map [B, T, D] to [B, T, E], with heads side by side in the last axis (N x H)."""
         bias = self.bias[...].reshape(-1)
@@ -151,9 +156,17 @@ class Attention(nnx.Module):
                 query * scale, keys, value, attention_mask, self.head_size, dropout_seeds, rate
             )
             return self.output.flat(heads)  # [B, T, D]
-        query, keys, value = (project(x) for project in projections)  # [B, T, N, H]
+        query, keys, value = (self._heads(project, x) for project in projections)  # [B, T, N, H]
         heads = attend(query * scale, keys, value, attention_mask, dropout_seeds, rate)
+        if self.output.is_flat:
+            return self.output.flat(heads.reshape(x.shape))  # [B, T, D]
         return self.output(heads)  # [B, T, D]
+
+    def _heads(self, project: Einsum, x: Array) -> Array:
+        """Map [B, T, D] to [B, T, N, H]."""
+        if project.is_flat:
+            return project.flat(x).reshape(*x.shape[:2], -1, self.head_size)
+        return project(x)
 
     def probabilities(self, x: Array, attention_mask: AttentionMask) -> Array:
         """Return the attention probabilities without dropout, float32 [B, N, T, S].
@@ -162,8 +175,8 @@ class Attention(nnx.Module):
             x: As in `__call__`, which does not use this method; it is for inspection.
             attention_mask: The same.
         """
-        query = self.query(x) * self.head_size**-0.5  # [B, T, N, H]
-        return probabilities(query, self.key(x), attention_mask.mask())
+        query = self._heads(self.query, x) * self.head_size**-0.5  # [B, T, N, H]
+        return probabilities(query, self._heads(self.key, x), attention_mask.mask())
 
 
 class FeedForward(nnx.Module):

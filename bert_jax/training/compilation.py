@@ -8,6 +8,7 @@ from typing import Any
 
 from bert_jax.config.phases import Phase
 from bert_jax.runtime.console import say
+from bert_jax.training import device_form
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState
@@ -23,7 +24,7 @@ def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> 
     """
     B, T = phase.batch_size, phase.length
     say(f"phase: {phase.steps:,} steps of {B} x {T} tokens ({B * T:,} tokens per step)")
-    state = partitioner.abstract_state(experiment.init_fn)
+    state = device_form.of_run(experiment, partitioner).abstract()
     lowered = partitioner.train_step(experiment.steps).lower
     programs: dict[tuple[int, ...], Any] = {}
     for shapes in experiment.data.shapes(T, B):

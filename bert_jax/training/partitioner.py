@@ -21,6 +21,7 @@ from bert_jax.config.run import ParallelConfig
 from bert_jax.nn.encoder import Params
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.batch import Arrays, Shapes
+from bert_jax.training.layers_apart import apart, exchanged
 from bert_jax.training.state import TrainState
 from bert_jax.training.step import DeviceBatch, Steps
 
@@ -78,6 +79,11 @@ class Partitioner:
         shards = max(n for n in range(1, _MAX_SHARDS + 1) if len(self.devices) % n == 0)
         groups = np.array(self.devices).reshape(-1, shards if self.shard_state else 1)
         return Mesh(groups, AXES, axis_types=(AxisType.Auto,) * 2)
+
+    @property
+    def on_tpu(self) -> bool:
+        """Whether the devices are TPUs; they may be absent, for a program compiled ahead."""
+        return self.devices[0].platform == "tpu"
 
     @property
     def replicated(self) -> NamedSharding:
@@ -176,8 +182,9 @@ class Partitioner:
             def on_device(shards: Params, step: Array, batch: DeviceBatch) -> Any:
                 dtypes = steps.param_gather_dtype(shards)
                 params = jax.tree.map(_all_gather, shards, specs, dtypes)
-                gradients, sums = steps.gradients(params, step, batch, _sum_over_devices)
-                return jax.tree.map(_reduce_scatter, gradients, specs), _sum_over_devices(sums)
+                layers = apart(params, specs)
+                gradients, sums = steps.gradients(layers, step, batch, _sum_over_devices)
+                return exchanged(gradients, specs, _reduce_scatter), _sum_over_devices(sums)
 
             gradients, sums = self._mapped(on_device, (specs, _ALL, _ROWS), (specs, _ALL))(
                 state.params, state.step, batch

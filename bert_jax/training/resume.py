@@ -13,9 +13,9 @@ from bert_jax.config.stores import changed_proportions
 from bert_jax.runtime.console import say
 from bert_jax.runtime.errors import BadInputError
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.device_form import DeviceForm
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.metadata import Meta
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState, parameter_count
 
 # The keys that decide the number of steps, of pre-training and of fine-tuning.
@@ -23,9 +23,12 @@ _LENGTH = ("train.steps or the steps of its phases", "train.epochs")
 
 
 def restore_or_init(
-    checkpoints: Checkpoints, experiment: Experiment, partitioner: Partitioner
+    checkpoints: Checkpoints, experiment: Experiment, form: DeviceForm
 ) -> tuple[TrainState, Meta]:
     """Restore the newest good checkpoint of a run; initialize the run where none exists.
+
+    Returns:
+        The state as the devices need it, and its metadata.
 
     Raises:
         BadInputError: The run started with other settings, or all checkpoints are damaged.
@@ -38,15 +41,15 @@ def restore_or_init(
         for line in lines:
             say(f"changed since step {meta.step:,}: {line}")
 
-    warm_start_fn = experiment.warm_start_fn or partial(partitioner.build, experiment.init_fn)
-    return checkpoints.restore(partitioner.abstract_state(experiment.init_fn), check) or (
-        warm_start_fn(),
-        Meta(),
-    )
+    build = partial(form.partitioner.build, experiment.init_fn)
+    warm_start_fn = experiment.warm_start_fn or build
+    restored = checkpoints.restore(form.partitioner.abstract(form.stored), check)
+    state, meta = restored or (warm_start_fn(), Meta())
+    return form.on_device(state), meta
 
 
-def report(state: TrainState, step: int, config: TrainableConfig) -> None:
-    """Print where a run starts and the size of its network."""
+def report(state: Any, step: int, config: TrainableConfig) -> None:
+    """Print where a run starts and the size of its network; `state` may be abstract."""
     say(f"{f'resuming at step {step:,}' if step else 'new run'} in {config.run_dir}")
     millions = parameter_count(state.params) / 1e6
     say(f"{millions:.1f}M parameters, {config.model.dtype} compute")

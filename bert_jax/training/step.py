@@ -24,6 +24,7 @@ from bert_jax.config.run import RunConfig
 from bert_jax.nn import packed_rows
 from bert_jax.nn.encoder import Params, PretrainingLogits, define
 from bert_jax.nn.task_heads import TaskNetwork
+from bert_jax.training.layers_apart import together
 from bert_jax.training.losses import MetricSums, cross_entropy
 from bert_jax.training.optimizers import optimizer, schedule
 from bert_jax.training.state import TrainState
@@ -170,14 +171,17 @@ class Steps:
     def gradients(
         self, params: Params, step: Array, batch: DeviceBatch, reduce: Reduce = unreduced
     ) -> tuple[Params, LossSums]:
-        """Return this device's part of the gradients of the loss, and its sums; to be reduced."""
+        """Return this device's part of the gradients of the loss, and its sums; to be reduced.
+
+        The parameters may be those of `layers_apart.apart`; the gradients have their form.
+        """
         key = jax.random.fold_in(jax.random.key(self.seed), step)
         # The one global division: by the counts of the whole batch, over all devices and parts.
         # Without a single label (masked language model alone) a term is 0.
         counts = reduce(self.objective.counts(batch))
 
         def loss(params: Params, batch: DeviceBatch, key: Array) -> tuple[Array, LossSums]:
-            sums = self.objective.loss_sums(params, batch, key)
+            sums = self.objective.loss_sums(together(params), batch, key)
             terms = [term.loss / jnp.maximum(counts[name], 1) for name, term in sums.items()]
             return sum(terms, jnp.zeros(())), sums
 

@@ -11,7 +11,7 @@ from bert_jax.config.phases import Phase, number_of, remaining
 from bert_jax.runtime.console import progress
 from bert_jax.runtime.errors import NotFiniteError
 from bert_jax.runtime.paths import at
-from bert_jax.training import resume
+from bert_jax.training import device_form, resume
 from bert_jax.training.batch import Batch
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.compilation import compiler
@@ -43,13 +43,14 @@ class Trainer:
         run_dir, saving = at(self.config.run_dir), self.config.checkpoint
         self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
         self.guard = RollbackGuard()
-        self.state, meta = resume.restore_or_init(self.checkpoints, experiment, partitioner)
+        self.form = device_form.of_run(experiment, partitioner)
+        self.state, meta = resume.restore_or_init(self.checkpoints, experiment, self.form)
         self.step = meta.step
         self.last_batch: DeviceBatch | None = None  # of the newest update since the restore
         self.compiled = compiler(experiment, partitioner)
         self.log = MetricsLog(run_dir, experiment, meta.step, meta.tokens, meta.seconds)
         self.profile = Profile(traced, run_dir, self.log.settle)
-        resume.report(self.state, self.step, self.config)
+        resume.report(self.form.stored, self.step, self.config)
 
     def run(self) -> None:
         """Train to the last step.
@@ -112,8 +113,7 @@ class Trainer:
         # Memory may not fit two states, and the frames of the error refer to this one.
         del self.state
         error.__traceback__ = None
-        parts = self.checkpoints, self.experiment, self.partitioner
-        self.state, meta = resume.restore_or_init(*parts)
+        self.state, meta = resume.restore_or_init(self.checkpoints, self.experiment, self.form)
         self.step, self.last_batch = meta.step, None
         self.guard.roll_back(meta.step, error)
         self.log.rewind(meta.step, meta.tokens)
@@ -147,4 +147,4 @@ class Trainer:
             self.log.check_finite(self.step, after)
         self.log.store()
         meta = resume.note(self.experiment, self.step, self.log.tokens, self.log.seconds)
-        self.checkpoints.save(self.state, meta, eval_loss)
+        self.checkpoints.save(self.form.as_stored(self.state), meta, eval_loss)

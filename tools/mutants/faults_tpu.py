@@ -64,9 +64,9 @@ FAULTS = [
     ),
     Fault(
         name="preflight-memory-without-arguments",
-        file="tpu/preflight/hlo_analysis.py",
-        old="return self.argument_gib + self.temp_gib",
-        new="return self.temp_gib",
+        file="tpu/preflight/estimates.py",
+        old="total = memory.argument_size_in_bytes + memory.temp_size_in_bytes",
+        new="total = memory.temp_size_in_bytes",
         description="preflight reports too little memory",
         core=True,
     ),

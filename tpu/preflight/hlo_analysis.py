@@ -1,6 +1,6 @@
 """Estimates of the TPU compiler for a training step, on a computer without a TPU.
 
-libtpu compiles for any topology. Its figures are estimates of a cost model, not measurements.
+libtpu compiles for any topology. Its figures are estimates of cost models, see `estimates`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,30 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from bert_jax.config.accelerators import Slice
 from bert_jax.config.run import Phase, RunConfig
 from bert_jax.runtime.errors import BadInputError, DeviceUnavailableError
+from bert_jax.training.device_form import DeviceForm
 from bert_jax.training.flops import training_flops
-from bert_jax.training.partitioner import Partitioner
+from bert_jax.training.partitioner import FSDP, Partitioner
 from bert_jax.training.state import init_state
 from bert_jax.training.step import Steps
 from pipelines.data.batches.examples import batch_shape
+from tpu.preflight.estimates import (
+    StepTime,
+    cycle_seconds,
+    exchange_seconds,
+    memory_gib,
+    operation_seconds,
+)
 
 GIB = 2**30
 _SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}
@@ -42,9 +53,8 @@ class CompiledStep:
     """A compiled step.
 
     Attributes:
-        seconds: Estimated time of a step.
-        estimate: Source of that time: compiler, or roofline: the larger of the times for arithmetic
-            and for memory traffic.
+        time: Estimated time of a step.
+        gib: Memory of a device.
         argument_gib: Memory of a device for parameters, optimizer state and batch.
         temp_gib: Temporary memory of a device.
         flops: FLOP of a step on all devices, as the compiler counts.
@@ -53,8 +63,8 @@ class CompiledStep:
         model_flops: FLOP of the matrix multiplications only, see `bert_jax.training.flops`.
     """
 
-    seconds: float
-    estimate: str
+    time: StepTime
+    gib: float
     argument_gib: float
     temp_gib: float
     flops: float
@@ -63,9 +73,9 @@ class CompiledStep:
     model_flops: float
 
     @property
-    def gib(self) -> float:
-        """Total memory of a device."""
-        return self.argument_gib + self.temp_gib
+    def seconds(self) -> float:
+        """Estimated time of a step."""
+        return self.time.seconds
 
 
 def topology(slice_: Slice) -> tuple[jax.Device, ...]:
@@ -129,33 +139,54 @@ def compile_step(config: RunConfig, phase: Phase, slice_: Slice) -> CompiledStep
         part = _compile(whole, replace(phase, batch_size=phase.batch_size // parts), partitioner)
     memory, cost = program.memory_analysis(), part.cost_analysis()
     flops, traffic = parts * float(cost["flops"]), parts * float(cost["bytes accessed"])
-    by_compiler = parts * float(cost.get("optimal_seconds", -1.0))
-    timed = slice_.generation.compiler_times and by_compiler > 0
+    cycles = cycle_seconds(part.as_text(), slice_)
+    operations = operation_seconds(float(cost["optimal_seconds"]), cycles)
+    exchanged = collectives(program.as_text())
+    exchange = exchange_seconds(exchanged, partitioner.mesh.shape[FSDP], slice_)
     tokens = phase.batch_size * phase.length
     predictions = phase.batch_size * config.data.predictions(phase.length)
     return CompiledStep(
-        seconds=by_compiler if timed else max(flops / slice_.peak, traffic / slice_.bandwidth),
-        estimate="compiler" if timed else "roofline",
+        time=StepTime(parts * operations, parts * cycles, exchange),
+        gib=memory_gib(memory, slice_),
         argument_gib=memory.argument_size_in_bytes / GIB,
         temp_gib=memory.temp_size_in_bytes / GIB,
         flops=flops * slice_.devices,
         bytes=traffic,
-        collectives=collectives(program.as_text()),
+        collectives=exchanged,
         model_flops=training_flops(config.model, tokens, phase.batch_size, predictions),
     )
 
 
+def honors_effort(slice_: Slice) -> bool:
+    """Return whether the installed compiler makes another program with less effort.
+
+    Raises:
+        DeviceUnavailableError: As `topology`.
+    """
+    device = SingleDeviceSharding(topology(slice_)[0])
+    square = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=device)
+    lowered = jax.jit(lambda x, y: x @ y).lower(square, square)
+    less: Any = {"exec_time_optimization_effort": -1.0}
+    return lowered.compile().as_text() != lowered.compile(less).as_text()
+
+
 def _compile(config: RunConfig, phase: Phase, partitioner: Partitioner) -> Any:
     steps = Steps.of(config)
-    state = partitioner.abstract_state(
-        lambda: init_state(config.model, steps.optimizer, config.seed)
-    )
+    init_fn = partial(init_state, config.model, steps.optimizer, config.seed)
+    state = DeviceForm.of(partitioner, steps, init_fn).abstract()
     shape = batch_shape(config.data, phase.length, phase.batch_size)
     batch = partitioner.abstract_batch(shape.fields())
     try:
         return partitioner.train_step(steps).lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         raise _out_of_memory(error) from None
+    except Exception as error:
+        # Not public, and no JaxRuntimeError: v2 and v3 have no bfloat16 products in kernels.
+        if type(error).__name__ != "MosaicError":
+            raise
+        raise BadInputError(
+            "the attention kernel does not compile for these chips; set --model.attention xla"
+        ) from None
 
 
 def collectives(text: str) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -53,10 +54,14 @@ class Plan:
                 "steps": phase.steps,
                 "rows_per_device": phase.batch_size // self.slice.devices,
                 "seconds_per_step": step.seconds,
-                "estimate": step.estimate,
+                "estimate": step.time.source,
+                "seconds_by_operations": step.time.operations,
+                "seconds_by_cycles": step.time.cycles,
+                "exchange_seconds": step.time.exchange,
+                "memory_gib": round(step.gib, 3),
                 "temp_gib": round(step.temp_gib, 3),
                 "argument_gib": round(step.argument_gib, 3),
-                "hbm_gib": self.slice.hbm,
+                "granted_gib": self.slice.generation.granted_gib,
                 "flops_per_step": step.flops,
                 "model_flops_per_step": step.model_flops,
                 "bytes_per_step": step.bytes,
@@ -84,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile several times faster; estimates differ by about 15%, in one case by 27%",
+        help="compile in less time, to another program: for its memory, not for its time",
     )
     parser.add_argument(
         "--largest",
@@ -98,6 +103,8 @@ def main(argv: Sequence[str]) -> None:
     slice_ = find_slice(accelerator)
     config = _complete(submitted.run)
     if options["quick"]:
+        if not hlo_analysis.honors_effort(slice_):
+            say(f"--quick has no effect: libtpu {version('libtpu')} compiles the same program")
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
     try:
         plan = preflight(config, slice_)
@@ -210,19 +217,23 @@ def _table(plan: Plan) -> str:
             "",
             f"{phase.steps:,} steps of {phase.batch_size} x {phase.length}"
             f" ({phase.batch_size / slice_.devices:g} rows per device)",
-            f"  memory       {step.gib:6.2f} of {slice_.hbm:g} GiB ({step.argument_gib:.2f}"
-            f" arguments, {step.temp_gib:.2f} temporary)",
+            f"  memory       {step.gib:6.2f} of {slice_.generation.granted_gib:g} GiB that programs"
+            f" get ({step.argument_gib:.2f} arguments, {step.temp_gib:.2f} temporary)",
             f"  work         {step.flops:.3g} FLOP in total, {step.bytes:.3g} bytes of memory"
             " traffic per device",
             f"  collectives  {received or 'none'} per device",
-            f"  time         {step.seconds * 1000:.1f} ms per step ({step.estimate} estimate;"
-            f" {utilization:.0%} of the peak), {_duration(phase.steps * step.seconds)}",
+            f"  estimates    {step.time.operations * 1000:.2f} ms by operations,"
+            f" {step.time.cycles * 1000:.2f} ms by cycles at {slice_.generation.clock_ghz:g} GHz",
+            f"  exchange     {step.time.exchange * 1000:.2f} ms between chips, over all links",
+            f"  time         {step.seconds * 1000:.1f} ms per step (by {step.time.source}, the"
+            f" larger estimate, and the exchange; {utilization:.0%} of the peak),"
+            f" {_duration(phase.steps * step.seconds)}",
         ]
     lines += [
         "",
         f"total: {_duration(plan.hours * _HOUR)}, {plan.chip_hours:,.0f} chip-hours{_price(plan)}",
-        "Estimates of the TPU compiler's cost model, without evaluations, checkpoints and waiting;"
-        " not measured on hardware.",
+        f"Estimates of the TPU compiler (libtpu {version('libtpu')}), without evaluations,"
+        " checkpoints and waiting; not measured on hardware.",
     ]
     return "\n".join(lines)
 
