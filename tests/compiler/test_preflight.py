@@ -26,8 +26,8 @@ pytestmark = [
     ),
 ]
 PARAMETERS = parameter_count(
-    abstract_params(ModelConfig(preset="bert-tiny", vocab_size=1024).resolved())
-)
+    abstract_params(ModelConfig(preset="bert-tiny", vocab_size=2048).resolved())
+)  # the vocabulary of the config, 1024, is padded
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_compiler_estimates_time_memory_and_collectives(config: Path) -> Non
     assert phase["estimate"] in ("operations", "cycles")
     assert phase["granted_gib"] == 15.48
     # Goldens of libtpu 0.0.42; another version may differ a little.
-    assert phase["seconds_per_step"] == pytest.approx(0.00078, rel=0.15)
+    assert phase["seconds_by_operations"] == pytest.approx(0.00078, rel=0.15)
     assert phase["temp_gib"] < 0.06
     assert phase["flops_per_step"] == pytest.approx(phase["model_flops_per_step"], rel=0.15)
     # One gradient, in float32, and some sums.
@@ -80,12 +80,12 @@ def test_bert_base_stays_as_fast_and_small_as_it_is(config: Path) -> None:
         *(config, "--accelerator", "v2-32", "--quick", "--parallel.shard_state", "true"),
         *("--model.preset", "bert-base", "--model.vocab_size", "30522"),
     )["phases"]
-    assert phase["seconds_per_step"] < 0.036
+    assert phase["seconds_by_operations"] < 0.034
     assert phase["temp_gib"] < 0.75
     assert phase["argument_gib"] < 0.1
     # One gradient in float32, of parts or whole; parameters in half of that, but for embeddings.
-    assert phase["collectives"]["all-reduce"] < 4 * 110_106_428
-    assert phase["collectives"]["all-gather"] < 2 * 1.3 * 110_106_428
+    assert phase["collectives"]["all-reduce"] < 4 * 110_258_690
+    assert phase["collectives"]["all-gather"] < 2 * 1.3 * 110_258_690
     assert set(phase["collectives"]) == {"all-reduce", "all-gather", "reduce-scatter"}
 
 
@@ -102,7 +102,7 @@ def test_long_rows_of_bert_base_and_bert_large_stay_as_fast_and_small_as_they_ar
             *("--model.preset", preset, "--model.vocab_size", "30522"),
             *("--phases", "[{length: 512, steps: 100, batch_size: 256}]"),
         )["phases"]
-        assert phase["seconds_per_step"] < seconds
+        assert phase["seconds_by_operations"] < seconds
         assert phase["temp_gib"] < temporary
 
 
