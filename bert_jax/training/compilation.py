@@ -8,27 +8,26 @@ from typing import Any
 
 from bert_jax.config.phases import Phase
 from bert_jax.runtime.console import say
-from bert_jax.training import device_form
+from bert_jax.training.device_form import DeviceForm
 from bert_jax.training.experiment import Experiment
-from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState
 from bert_jax.training.step import DeviceBatch, Metrics
 
 Compiled = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
 
 
-def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> Compiled:
+def compiled(experiment: Experiment, form: DeviceForm, phase: Phase) -> Compiled:
     """Return the compiled update, which donates the state.
 
     Prints the size of a step and the memory that it needs.
     """
     B, T = phase.batch_size, phase.length
     say(f"phase: {phase.steps:,} steps of {B} x {T} tokens ({B * T:,} tokens per step)")
-    state = device_form.of_run(experiment, partitioner).abstract()
-    lowered = partitioner.train_step(experiment.steps).lower
+    state = form.abstract()
+    lowered = form.partitioner.train_step(experiment.steps).lower
     programs: dict[tuple[int, ...], Any] = {}
     for shapes in experiment.data.shapes(T, B):
-        batch = partitioner.abstract_batch(shapes)
+        batch = form.partitioner.abstract_batch(shapes)
         programs[batch["token_ids"].shape] = step = lowered(state, batch).compile()
     # The last one has the largest batch.
     memory = step.memory_analysis()
@@ -37,6 +36,6 @@ def compiled(experiment: Experiment, partitioner: Partitioner, phase: Phase) -> 
     return lambda state, batch: programs[batch["token_ids"].shape](state, batch)
 
 
-def compiler(experiment: Experiment, partitioner: Partitioner) -> Callable[[Phase], Compiled]:
+def compiler(experiment: Experiment, form: DeviceForm) -> Callable[[Phase], Compiled]:
     """Return phase -> compiled step; a rollback into the newest phase does not compile again."""
-    return lru_cache(maxsize=1)(partial(compiled, experiment, partitioner))
+    return lru_cache(maxsize=1)(partial(compiled, experiment, form))

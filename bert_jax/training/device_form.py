@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from bert_jax.nn.attention_mask import MASKED_SCORE
-from bert_jax.training.experiment import Experiment
 from bert_jax.training.partitioner import Partitioner
 from bert_jax.training.state import TrainState
 from bert_jax.training.step import Steps
@@ -80,11 +79,6 @@ class DeviceForm:
     def _to_stored(self) -> Callable[[TrainState], TrainState]:
         shardings = self.partitioner.shardings(self.stored)
         return jax.jit(partial(as_stored, stored=self.stored), out_shardings=shardings)
-
-
-def of_run(experiment: Experiment, partitioner: Partitioner) -> DeviceForm:
-    """Return the form of the states of a run."""
-    return DeviceForm.of(partitioner, experiment.steps, experiment.init_fn)
 
 
 def on_device(state: TrainState) -> TrainState:

@@ -43,11 +43,11 @@ class Trainer:
         run_dir, saving = at(self.config.run_dir), self.config.checkpoint
         self.checkpoints = Checkpoints(run_dir, saving.keep, saving.keep_best)
         self.guard = RollbackGuard()
-        self.form = device_form.of_run(experiment, partitioner)
+        self.form = device_form.DeviceForm.of(partitioner, experiment.steps, experiment.init_fn)
         self.state, meta = resume.restore_or_init(self.checkpoints, experiment, self.form)
         self.step = meta.step
         self.last_batch: DeviceBatch | None = None  # of the newest update since the restore
-        self.compiled = compiler(experiment, partitioner)
+        self.compiled = compiler(experiment, self.form)
         self.log = MetricsLog(run_dir, experiment, meta.step, meta.tokens, meta.seconds)
         self.profile = Profile(traced, run_dir, self.log.settle)
         resume.report(self.form.stored, self.step, self.config)

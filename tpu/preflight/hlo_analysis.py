@@ -131,17 +131,19 @@ def compile_step(config: RunConfig, phase: Phase, slice_: Slice) -> CompiledStep
     parts = config.train.accumulate
     partitioner.rows(phase.batch_size, parts)
     program = _compile(config, phase, partitioner)
+    text = program.as_text()
     # The compiler counts the body of a loop once, so multiply by the parts of a batch here. Each
     # part includes the update, which overestimates a little.
-    part = program
+    part, part_text = program, text
     if parts > 1:
         whole = replace(config, train=replace(config.train, accumulate=1))
         part = _compile(whole, replace(phase, batch_size=phase.batch_size // parts), partitioner)
+        part_text = part.as_text()
     memory, cost = program.memory_analysis(), part.cost_analysis()
     flops, traffic = parts * float(cost["flops"]), parts * float(cost["bytes accessed"])
-    cycles = cycle_seconds(part.as_text(), slice_)
+    cycles = cycle_seconds(part_text, slice_)
     operations = operation_seconds(float(cost["optimal_seconds"]), cycles)
-    exchanged = collectives(program.as_text())
+    exchanged = collectives(text)
     exchange = exchange_seconds(exchanged, partitioner.mesh.shape[FSDP], slice_)
     tokens = phase.batch_size * phase.length
     predictions = phase.batch_size * config.data.predictions(phase.length)
